@@ -1,0 +1,71 @@
+"""Activations: what is compared.
+
+Each is element-wise: it maps a tensor of any shape to one of the same shape
+and dtype. ``CATALOGUE`` gives all of them by name.
+"""
+
+from actbench.activations.catalogue import CATALOGUE, Entry, trainable_parameters
+from actbench.activations.fixed import (
+    GCU,
+    ISRLU,
+    ISRU,
+    Arctan,
+    BentIdentity,
+    ELiSH,
+    ESwish,
+    Gaussian,
+    GoLU,
+    LeCunTanh,
+    LiSHT,
+    Logish,
+    NLReLU,
+    Phish,
+    QuickGELU,
+    RReLU,
+    Serf,
+    Sine,
+    SmeLU,
+    Smish,
+    SquaredReLU,
+    Squareplus,
+    TanhExp,
+)
+from actbench.activations.trainable import PELU, XIELU, AconC, PadeUnit, SinLU, Snake, SReLU, StarReLU, Swish
+
+__all__ = [
+    "CATALOGUE",
+    "GCU",
+    "ISRLU",
+    "ISRU",
+    "PELU",
+    "XIELU",
+    "AconC",
+    "Arctan",
+    "BentIdentity",
+    "ELiSH",
+    "ESwish",
+    "Entry",
+    "Gaussian",
+    "GoLU",
+    "LeCunTanh",
+    "LiSHT",
+    "Logish",
+    "NLReLU",
+    "PadeUnit",
+    "Phish",
+    "QuickGELU",
+    "RReLU",
+    "SReLU",
+    "Serf",
+    "SinLU",
+    "Sine",
+    "SmeLU",
+    "Smish",
+    "Snake",
+    "SquaredReLU",
+    "Squareplus",
+    "StarReLU",
+    "Swish",
+    "TanhExp",
+    "trainable_parameters",
+]

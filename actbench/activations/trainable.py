@@ -1,0 +1,259 @@
+"""Activations that torch lacks with parameters that can be trained, one set for each place in a network."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+
+from actbench.activations.fixed import check_positive
+
+
+def trained(value: float) -> nn.Parameter:
+    """A trained number, at its start."""
+    return nn.Parameter(torch.tensor(float(value)))
+
+
+def number(value: float, *, trainable: bool) -> nn.Parameter | float:
+    """A number, trained or not."""
+    return trained(value) if trainable else float(value)
+
+
+class Swish(nn.Module):
+    """Swish: x·σ(βx).
+
+    With β = 1 it is SiLU.
+
+    Args:
+        beta: Factor β, where it starts if it is trained.
+        trainable: Whether β is trained.
+
+    Source:
+        Ramachandran, Zoph and Le (2017), Searching for activation functions, arXiv:1710.05941.
+    """
+
+    def __init__(self, beta: float = 1.0, trainable: bool = False) -> None:
+        super().__init__()
+        self.beta = number(beta, trainable=trainable)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.beta * x)
+
+
+class StarReLU(nn.Module):
+    """StarReLU: s·max(0, x)² + b.
+
+    With the defaults its output has mean 0 and variance 1 for standard normal input.
+
+    Args:
+        scale: Factor s, where it starts if it is trained.
+        bias: Shift b, where it starts if it is trained.
+        trainable: Whether s and b are trained, as in the source.
+
+    Source:
+        Yu et al. (2022), MetaFormer baselines for vision, arXiv:2210.13452.
+    """
+
+    def __init__(self, scale: float = 0.8944, bias: float = -0.4472, trainable: bool = True) -> None:
+        super().__init__()
+        self.scale = number(scale, trainable=trainable)
+        self.bias = number(bias, trainable=trainable)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * relu(x).square() + self.bias
+
+
+class AconC(nn.Module):
+    """ACON-C: (p₁ - p₂)·x·σ(β(p₁ - p₂)x) + p₂x.
+
+    p₁, p₂ and β are trained, one of each for a place in the network; in the source, one of each for a channel.
+
+    Args:
+        p1: Slope p₁ for large x, at the start.
+        p2: Slope p₂ for large negative x, at the start.
+        beta: Sharpness β of the bend, at the start.
+
+    Source:
+        Ma, Zhang, Liu and Sun (2021), Activate or not: learning customized activation, arXiv:2009.04759.
+    """
+
+    def __init__(self, p1: float = 1.0, p2: float = 0.0, beta: float = 1.0) -> None:
+        super().__init__()
+        self.p1 = trained(p1)
+        self.p2 = trained(p2)
+        self.beta = trained(beta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tilted = (self.p1 - self.p2) * x
+        return tilted * torch.sigmoid(self.beta * tilted) + self.p2 * x
+
+
+class Snake(nn.Module):
+    """Snake: x + sin²(ax) / a.
+
+    Args:
+        a: Frequency a, where it starts if it is trained.
+        trainable: Whether a is trained.
+
+    Raises:
+        ValueError: ``a`` is not positive.
+
+    Source:
+        Ziyin, Hartwig and Ueda (2020), Neural networks fail to learn periodic functions and how to fix it,
+        arXiv:2006.08195.
+    """
+
+    def __init__(self, a: float = 1.0, trainable: bool = False) -> None:
+        super().__init__()
+        check_positive(a=a)
+        self.a = number(a, trainable=trainable)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.sin(self.a * x).square() / self.a
+
+
+class PELU(nn.Module):
+    """PELU: (a/b)·x for x ≥ 0, a·(exp(x/b) - 1) for x < 0.
+
+    a and b are trained and kept above 0.1, as in the source.
+
+    Args:
+        a: Scale a, at the start.
+        b: Width b, at the start.
+
+    Raises:
+        ValueError: ``a`` or ``b`` is below 0.1.
+
+    Source:
+        Trottier, Giguère and Chaib-draa (2017), Parametric exponential linear unit for deep convolutional neural
+        networks, arXiv:1605.09332.
+    """
+
+    def __init__(self, a: float = 1.0, b: float = 1.0) -> None:
+        super().__init__()
+        if min(a, b) < 0.1:
+            raise ValueError(f"a and b must be at least 0.1, got {a} and {b}")
+        self.a = trained(a)
+        self.b = trained(b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a.clamp(min=0.1), self.b.clamp(min=0.1)
+        return a / b * relu(x) + a * torch.expm1(x.clamp(max=0.0) / b)
+
+
+class SReLU(nn.Module):
+    """SReLU: x + (1 - aₗ)·max(0, tₗ - x) + (aᵣ - 1)·max(0, x - tᵣ).
+
+    x between two thresholds, and beyond each a line of another slope. All four are trained, one of each for a place in
+    the network; in the source, one of each for a channel.
+
+    Args:
+        left: Threshold tₗ, at the start.
+        left_slope: Slope aₗ, at the start.
+        right: Threshold tᵣ, at the start.
+        right_slope: Slope aᵣ, at the start.
+
+    Raises:
+        ValueError: ``left`` is above ``right``.
+
+    Source:
+        Jin et al. (2016), Deep learning with S-shaped rectified linear activation units, AAAI, arXiv:1512.07030.
+    """
+
+    def __init__(
+        self, left: float = 0.0, left_slope: float = 0.2, right: float = 1.0, right_slope: float = 1.0
+    ) -> None:
+        super().__init__()
+        if left > right:
+            raise ValueError(f"left must not be above right, got {left} and {right}")
+        self.left = trained(left)
+        self.left_slope = trained(left_slope)
+        self.right = trained(right)
+        self.right_slope = trained(right_slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        below, above = relu(self.left - x), relu(x - self.right)
+        return x + (1 - self.left_slope) * below + (self.right_slope - 1) * above
+
+
+class SinLU(nn.Module):
+    """SinLU: (x + a·sin(bx))·σ(x).
+
+    a and b are trained.
+
+    Args:
+        a: Amplitude a, at the start.
+        b: Frequency b, at the start.
+
+    Source:
+        Paul et al. (2022), SinLU: sinu-sigmoidal linear unit, Mathematics 10(3), 337.
+    """
+
+    def __init__(self, a: float = 1.0, b: float = 1.0) -> None:
+        super().__init__()
+        self.a = trained(a)
+        self.b = trained(b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.a * torch.sin(self.b * x)) * torch.sigmoid(x)
+
+
+class XIELU(nn.Module):
+    """XIELU: αₚx² + x/2 for x > 0, αₙ(eˣ - 1 - x) + x/2 for x ≤ 0.
+
+    αₚ and αₙ - 1/2 are trained and kept positive, as the softplus of what is stored.
+
+    Args:
+        alpha_p: αₚ at the start.
+        alpha_n: αₙ at the start.
+
+    Raises:
+        ValueError: ``alpha_p`` is not positive, or ``alpha_n`` not above 0.5.
+
+    Source:
+        Huang and Schlag (2024), Deriving activation functions using integration, arXiv:2411.13010.
+    """
+
+    def __init__(self, alpha_p: float = 0.8, alpha_n: float = 0.8) -> None:
+        super().__init__()
+        if not (alpha_p > 0 and alpha_n > 0.5):
+            raise ValueError(f"alpha_p must be positive and alpha_n above 0.5, got {alpha_p} and {alpha_n}")
+        self.raw_p = trained(torch.tensor(alpha_p, dtype=torch.float64).expm1().log().item())
+        self.raw_n = trained(torch.tensor(alpha_n - 0.5, dtype=torch.float64).expm1().log().item())
+
+    def forward(self, x: Tensor) -> Tensor:
+        alpha_p, alpha_n = softplus(self.raw_p), 0.5 + softplus(self.raw_n)
+        negative = x.clamp(max=0.0)
+        return alpha_p * relu(x).square() + alpha_n * (torch.expm1(negative) - negative) + x / 2
+
+
+class PadeUnit(nn.Module):
+    """Padé unit: (a₀ + a₁x + … + a₅x⁵) / (1 + |b₁x + … + b₄x⁴|).
+
+    All ten coefficients are trained. At the start they approximate a leaky ReLU of slope 0.01: the least-squares fit
+    on 601 points from -3 to 3, with an error of 0.034 at most there.
+
+    Source:
+        Molina, Schramowski and Kersting (2020), Padé activation units: end-to-end learning of flexible activation
+        functions in deep networks, arXiv:1907.06732.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numerator = nn.Parameter(torch.tensor(NUMERATOR))
+        self.denominator = nn.Parameter(torch.tensor(DENOMINATOR))
+
+    def forward(self, x: Tensor) -> Tensor:
+        above = horner(self.numerator, x)
+        below = 1 + (horner(self.denominator, x) * x).abs()
+        return above / below
+
+
+def horner(coefficients: Tensor, x: Tensor) -> Tensor:
+    """A polynomial, its coefficients in ascending order."""
+    result = coefficients[-1].expand_as(x)
+    for place in range(len(coefficients) - 2, -1, -1):
+        result = result * x + coefficients[place]
+    return result
+
+
+NUMERATOR = [0.03358, 0.50501, 1.65136, 2.00457, 0.92797, 0.15154]
+DENOMINATOR = [0.00008, 3.96934, 0.00006, 0.30007]

@@ -1,0 +1,184 @@
+"""Checkpoints that describe themselves in plain values, and can be read without trusting them.
+
+What built a checkpoint stands under its key ``actbench``::
+
+    schema: 1
+    version: 0.1.0
+    seed: 0
+    model: {activation: ..., network: ..., optimizer: ..., lr_scheduler: ..., input_shape: ..., num_classes: ...}
+    data: {class_path: ..., init_args: {...}}
+    trainer: {max_epochs: ..., precision: ..., ...}
+
+It holds no absolute path, and reading it imports nothing.
+"""
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, Trainer
+
+from actbench import __version__
+from actbench.specs import is_plain, one_line, plain, public_path
+
+KEY = "actbench"
+SCHEMA = 1
+TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
+
+# What a Trainer may be told that changes what is trained or scored, and what it does unless told. Devices, loggers and
+# folders are not among them.
+TRAINER_SETTINGS = {
+    "max_epochs": None,
+    "min_epochs": 0,
+    "max_steps": -1,
+    "min_steps": None,
+    "precision": "32-true",
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "gradient_clip_algorithm": None,
+    "check_val_every_n_epoch": 1,
+    "val_check_interval": 1.0,
+    "limit_train_batches": 1.0,
+    "limit_val_batches": 1.0,
+    "limit_test_batches": 1.0,
+    "limit_predict_batches": 1.0,
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, of another program, or asks for code that is not trusted."""
+
+
+def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | None:
+    """Class path and arguments of a DataModule in plain values, without absolute paths.
+
+    The arguments are the ones that the DataModule recorded with ``save_hyperparameters``.
+    """
+    if datamodule is None:
+        return None
+    recorded = {key: plain(value) for key, value in datamodule.hparams.items() if is_plain(value)}
+    portable = {key: relative(value) for key, value in recorded.items()}
+    return {
+        "class_path": public_path(type(datamodule)),
+        "init_args": {key: value for key, value in portable.items() if value is not None},
+    }
+
+
+def describe_trainer(trainer: Trainer) -> dict[str, Any]:
+    """Those of a Trainer's settings that change what is trained or scored."""
+    settings = {name: getattr(trainer, name) for name in TRAINER_SETTINGS}
+    values = {name: value.value if isinstance(value, Enum) else value for name, value in settings.items()}
+    return {name: plain(value) for name, value in values.items() if is_plain(value) and value != TRAINER_SETTINGS[name]}
+
+
+def relative(value: Any) -> Any:
+    """A value whose absolute paths are relative to the working directory, or None where they lie elsewhere."""
+    if isinstance(value, str) and Path(value).is_absolute():
+        path = Path(value)
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else None
+    if isinstance(value, list):
+        return [relative(item) for item in value]
+    if isinstance(value, dict):
+        return {key: relative(item) for key, item in value.items()}
+    return value
+
+
+def replace_folder(state: Any, old: str, new: str) -> Any:
+    """A callback's state with the folder ``old`` at the start of each path, in keys too, replaced by ``new``."""
+    if isinstance(state, str):
+        return new + state.removeprefix(old) if state.startswith(old) else state
+    if isinstance(state, dict):
+        return {replace_folder(k, old, new): replace_folder(v, old, new) for k, v in state.items()}
+    return state
+
+
+def read_description(path: str | Path, *, trust: Iterable[str] = ()) -> dict[str, Any]:
+    """What a checkpoint says it was made of. Nothing in it is imported or run.
+
+    Args:
+        path: The checkpoint's file.
+        trust: Packages or modules, besides actbench's and torch's own, that its class paths may name.
+
+    Raises:
+        CheckpointError: The file is missing, no checkpoint of actbench, damaged, would run code, or names a
+            class that is not trusted.
+    """
+    checkpoint = load(path)
+    description = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(description, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path} is a checkpoint of another program: it has no entry '{KEY}'")
+    if description.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path} was written in format {description.get('schema')} by actbench {description.get('version')}; "
+            f"actbench {__version__} reads format {SCHEMA}"
+        )
+    check_shape(description, path)
+    check_trust(description, (*TRUSTED, *trust), path)
+    return description
+
+
+def check_shape(description: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a description whose entries are not what `Classifier` writes, such as a class path as bare text.
+
+    Raises:
+        CheckpointError: An entry has another form.
+    """
+    model, data, trainer = (description.get(name) for name in ("model", "data", "trainer"))
+    specs = [model.get(name) for name in ("activation", "network", "optimizer")] if isinstance(model, dict) else [None]
+    specs += [spec for spec in (isinstance(model, dict) and model.get("lr_scheduler"), data) if spec]
+    whole = (
+        isinstance(description.get("seed"), int)
+        and isinstance(trainer, dict)
+        and set(trainer) <= set(TRAINER_SETTINGS)
+        and all(isinstance(spec, dict) and isinstance(spec.get("class_path"), str) for spec in specs)
+    )
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: its entry '{KEY}' is not what actbench {__version__} writes")
+
+
+def load(path: str | Path) -> Any:
+    """Contents of a file written by `torch.save`, tensors on the CPU. Runs no code from the file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds more than plain values and tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is {'a folder' if path.is_dir() else 'not there'}; give a .ckpt file")
+    if not path.stat().st_size:
+        raise CheckpointError(f"checkpoint {path} is empty")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class) (\S+)", str(error))
+        if code:
+            name = code[1] or code[2]
+            raise CheckpointError(f"checkpoint {path} is refused: loading it would run code ({name})") from error
+        raise CheckpointError(f"{path} is damaged or no checkpoint") from error
+    except Exception as error:  # torch raises errors of many kinds for damaged files
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {one_line(error)[:200]}") from error
+
+
+def check_trust(value: Any, trusted: Iterable[str], path: str | Path) -> None:
+    """Refuse class paths, at any depth, that lie outside the trusted packages.
+
+    Raises:
+        CheckpointError: A class path is not trusted.
+    """
+    trusted = tuple(trusted)
+    if isinstance(value, Mapping):
+        class_path = value.get("class_path")
+        if class_path is not None and not any(f"{class_path}.".startswith(f"{name}.") for name in trusted):
+            raise CheckpointError(
+                f"checkpoint {path} names the class {class_path!r}, which would be imported and run: "
+                f"if you trust it, add --trust {str(class_path).split('.')[0]}"
+            )
+        for item in value.values():
+            check_trust(item, trusted, path)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_trust(item, trusted, path)

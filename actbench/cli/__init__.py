@@ -1,0 +1,3 @@
+"""The command line."""
+
+from actbench.cli.main import main as main

@@ -1,0 +1,24 @@
+"""``activations``: the catalogue as a table."""
+
+import argparse
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from actbench.activations import CATALOGUE
+from actbench.activations.catalogue import trainable_parameters
+
+
+def print_catalogue(args: Sequence[str]) -> int:
+    """Print name, formula, trainable parameters per site, and source of every activation."""
+    parser = argparse.ArgumentParser("main.py activations", description=print_catalogue.__doc__, allow_abbrev=False)
+    parser.parse_args(args)
+    console = Console()
+    table = Table("name", "formula", "trainable", "source", box=box.SIMPLE_HEAD)
+    for name, entry in sorted(CATALOGUE.items()):
+        table.add_row(name, entry.formula, str(trainable_parameters(entry)), entry.source)
+    # Text that is piped on is not wrapped to some terminal's width.
+    console.print(table, width=None if console.is_terminal else 240)
+    return 0

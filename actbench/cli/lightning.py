@@ -1,0 +1,332 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with its faults mended.
+
+What the user typed or wrote comes first, then the checkpoint, then the
+defaults; no argument of one class is kept for another.
+"""
+
+import difflib
+import inspect
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+import torch
+from jsonargparse import ArgumentError, Namespace
+from jsonargparse._deprecated import JsonargparseDeprecationWarning
+from jsonargparse.typing import NonNegativeInt, register_type
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from typing_extensions import override
+
+from actbench import __version__, checkpoints, data
+from actbench.callbacks import (
+    BestCheckpoint,
+    EpochLines,
+    Interruption,
+    LastCheckpoint,
+    RunFolder,
+    RunLogger,
+)
+from actbench.classifier import Classifier
+from actbench.cli.arguments import UsageError, class_paths, fold_specs, last, read_config, reset_data
+from actbench.cli.main import COMMANDS, fail
+from actbench.cli.messages import readable, report_fit, report_interruption, show, shown_path
+from actbench.predictions import FORMATS, gather, write_predictions
+from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
+from actbench.threads import choose_threads
+
+DATASETS = {cls.__name__: cls for cls in data.DATASETS}
+MODEL_OPTIONS = ("activation", "network", "optimizer", "lr_scheduler")
+
+DEFAULT_SPECS = {
+    name: default and default.to_dict()
+    for name, default in ((name, inspect.signature(Classifier).parameters[name].default) for name in MODEL_OPTIONS)
+}
+
+for spec in (ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec):
+    register_type(spec, serializer=spec.to_dict, type_check=isinstance)
+
+
+class OneLineParser(LightningArgumentParser):
+    """Parser whose errors are one line."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(readable(message)) from ex
+
+
+class BenchCLI(LightningCLI):
+    """One command of actbench on Lightning's Trainer."""
+
+    def __init__(self, command: str, options: Sequence[str]) -> None:
+        self.saved: dict[str, Any] | None = None
+        super().__init__(
+            Classifier,
+            LightningDataModule,
+            args=[command, *options],
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"max_epochs": 100, "log_every_n_steps": 1, "enable_model_summary": False},
+            parser_class=OneLineParser,
+            parser_kwargs={"allow_abbrev": False},
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # --- options ---
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        # Checkpoints are always read without running code, and predictions always kept.
+        skipped = {"weights_only", "return_predictions"}
+        return {name: skip | skipped for name, skip in LightningCLI.subcommands().items()}
+
+    @override
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        kwargs["description"] = COMMANDS[subcommand]
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output",
+                type=str | None,
+                help="The table's file, .csv or .parquet (default: predictions.csv beside the checkpoint).",
+            )
+        return parser
+
+    @override
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        versions = (
+            f"actbench {__version__}, torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')}"
+        )
+        return super().init_parser(dump_header=[versions], **kwargs)
+
+    @override
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=NonNegativeInt,
+            default=0,
+            help="Seed of the run: keys initial weights, split, batch order, augmentation and dropout.",
+        )
+        parser.add_argument(
+            "--trust",
+            type=str | None,
+            help="Modules, separated by commas, whose classes a checkpoint may name; also ACTBENCH_TRUST.",
+        )
+
+    @override
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Classifier, "model")
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+        parser.set_defaults({"data": {"class_path": "actbench.data.Digits"}})
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("data", "model.input_shape", compute_fn=self._input_shape, apply_on="instantiate")
+        parser.link_arguments("data", "model.num_classes", compute_fn=data.num_classes, apply_on="instantiate")
+        for name in ("optimizer", "lr_scheduler"):
+            moved = f"the {name} belongs to the model, so that it is saved with it: use --model.{name}"
+            parser.add_argument(f"--{name}", action=jsonargparse.ActionFail(message=moved))
+
+    # --- parsing ---
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        command, *options = args
+        for name in class_paths(options, ["data"]):
+            if "." not in name and name not in DATASETS:
+                near = difflib.get_close_matches(name.lower(), map(str.lower, DATASETS), n=3, cutoff=0.5)
+                hint = [known for known in DATASETS if known.lower() in near] or list(DATASETS)
+                raise UsageError(f"--data: unknown dataset '{name}'; give a class path or one of {', '.join(hint)}")
+        ckpt_path = last(options, "ckpt_path")
+        defaults = {f"model.{name}": spec for name, spec in DEFAULT_SPECS.items()}
+        if ckpt_path:
+            self.saved = checkpoints.read_description(ckpt_path, trust=trusted(options))
+            defaults |= {f"model.{name}": self.saved["model"][name] for name in MODEL_OPTIONS}
+            self._parser(command).set_defaults(self._saved_defaults(ckpt_path))
+        elif command != "fit" and not {"-h", "--help"} & set(options):
+            raise UsageError(f"{command} needs --ckpt_path: without it, it would score an untrained network")
+        options = reset_data(fold_specs(options, defaults), self._parser(command).get_defaults().data.class_path)
+        self.config = parser.parse_args([command, *options])
+        config = self.config[command]
+        if self.saved:
+            self._refuse_contradictions(config)
+        if config.get("output") and Path(config.output).suffix not in FORMATS:
+            raise UsageError(f"--output: {config.output} must end in {' or '.join(FORMATS)}")
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: parse_arguments has taken the checkpoint into account."""
+
+    def _saved_defaults(self, ckpt_path: str) -> dict[str, Any]:
+        """What the checkpoint says, as defaults of the options."""
+        assert self.saved is not None
+        defaults = {f"model.{name}": self.saved["model"][name] for name in MODEL_OPTIONS}
+        defaults |= {f"trainer.{name}": value for name, value in self.saved["trainer"].items()}
+        defaults["seed_everything"] = self.saved["seed"]
+        if self.saved["data"]:
+            defaults["data"] = with_local_paths(self.saved["data"], Path(ckpt_path))
+        return defaults
+
+    def _refuse_contradictions(self, config: Namespace) -> None:
+        """Model options that are not the checkpoint's: the weights would be scored in another network."""
+        assert self.saved is not None
+        for name in MODEL_OPTIONS:
+            saved, given = self.saved["model"][name], config.model[name] and config.model[name].to_dict()
+            if saved != given:
+                raise UsageError(
+                    f"--model.{name} contradicts the checkpoint, which has {show(saved)}, not {show(given)}: "
+                    "leave it out, or fit another network"
+                )
+        if self.saved["seed"] != config.seed_everything:
+            raise UsageError(
+                f"--seed_everything contradicts the checkpoint, whose seed is {self.saved['seed']}, not "
+                f"{config.seed_everything}: another seed splits the data anew and mixes the parts"
+            )
+
+    # --- building ---
+
+    def _input_shape(self, datamodule: LightningDataModule) -> tuple[int, ...]:
+        shape, classes = tuple(data.input_shape(datamodule)), data.num_classes(datamodule)
+        if self.saved:
+            model = self.saved["model"]
+            if (list(shape), classes) != (model["input_shape"], model["num_classes"]):
+                raise UsageError(
+                    f"{type(datamodule).__name__} does not fit the checkpoint's network: it has images of shape "
+                    f"{shape} and {classes} classes, the network takes {tuple(model['input_shape'])} and "
+                    f"{model['num_classes']}"
+                )
+        return shape
+
+    @override
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if not isinstance(self.datamodule, data.ImageData):
+            # What a checkpoint needs to build it again, which ours record themselves.
+            init_args = self.config[self.subcommand].data.as_dict().get("init_args") or {}
+            init_args.pop("seed", None)  # linked to seed_everything
+            self.datamodule.save_hyperparameters(init_args, logger=False)
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        if config.barebones:
+            return super().instantiate_trainer(**kwargs)
+        plain_lines = config.enable_progress_bar is None and not sys.stdout.isatty()
+        if plain_lines:
+            kwargs["enable_progress_bar"] = False
+        if self.subcommand != "fit":
+            return super().instantiate_trainer(logger=config.logger or False, **kwargs)
+        callbacks = config.callbacks
+        callbacks = [] if callbacks is None else callbacks if isinstance(callbacks, list) else [callbacks]
+        logger = self._run_logger()
+        callbacks += [RunFolder(self._config_text(), logger), Interruption(report_interruption)]
+        if config.enable_checkpointing is not False:
+            callbacks += [BestCheckpoint(), LastCheckpoint()]
+        if plain_lines:
+            callbacks.append(EpochLines())
+        if config.logger in (None, True):
+            kwargs["logger"] = logger
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _config_text(self) -> str:
+        """The resolved config; running it again starts afresh."""
+        config = self.config[self.subcommand].clone()
+        config.ckpt_path = None
+        text: str = self._parser(self.subcommand).dump(config, skip_none=False)
+        return text
+
+    def _run_logger(self) -> RunLogger:
+        """Logger of a new run, or of the run whose checkpoint is resumed."""
+        root = self._get(self.config, "trainer").default_root_dir
+        ckpt_path = self._get(self.config, "ckpt_path")
+        run = Path(ckpt_path).absolute().parent.parent if ckpt_path else None
+        if run is None or root is not None or not (run / "config.yaml").exists():
+            return RunLogger(root or ".")
+        step = checkpoints.load(ckpt_path)["global_step"]
+        return RunLogger(run.parent.parent, name=run.parent.name, version=run.name, purge_step=step)
+
+    # --- running ---
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing: `execute` does, so that what is wrong with the options is told from what goes wrong in the run."""
+
+    def execute(self) -> int:
+        """Run the command; returns the exit status."""
+        command = str(self.subcommand)
+        arguments = {**self._prepare_subcommand_kwargs(command), "weights_only": True}
+        choose_threads(self.trainer, self.model, self.datamodule)
+        result = getattr(self.trainer, command)(**arguments)
+        if self.trainer.received_sigterm:
+            return 143
+        if command == "fit":
+            report_fit(self.trainer)
+        elif command == "predict":
+            output = self._get(self.config, "output") or Path(arguments["ckpt_path"]).with_name("predictions.csv")
+            predictions = gather(result, self.trainer)
+            if self.trainer.is_global_zero:
+                write_predictions(predictions, Path(output))
+                print(f"predictions: {shown_path(Path(output))}")
+        return 0
+
+
+def run(command: str, options: Sequence[str]) -> int:
+    """Run one of Lightning's commands; returns the exit status.
+
+    What is wrong with the options, a checkpoint or a dataset's files is said in
+    one line. Anything else that goes wrong in a run keeps its traceback.
+    """
+    quieten()
+    try:
+        cli = BenchCLI(command, options)
+    except (ValueError, ImportError, ArgumentError, MisconfigurationException) as error:
+        return fail(readable(str(error)))
+    try:
+        return cli.execute()
+    except (MisconfigurationException, data.DataError, checkpoints.CheckpointError) as error:
+        return fail(one_line(error))
+    except SystemExit as exit:
+        if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning exits with 1
+            raise exit.__context__ from None
+        raise
+
+
+def quieten() -> None:
+    """Leave out what Lightning says that is not about the run."""
+    noise = ("Tip:", "callbacks used to create the checkpoint", "TPU available")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda line: not any(words in line.getMessage() for words in noise)
+    )
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
+    # Class paths of a config may not name what only harms, such as os.system.
+    jsonargparse.set_parsing_settings(import_path_denylist=[])
+
+
+def trusted(options: Sequence[str]) -> tuple[str, ...]:
+    """Modules that a checkpoint may name: by --trust, by ACTBENCH_TRUST, and by being named in the same command."""
+    lists = (last(options, "trust"), os.environ.get("ACTBENCH_TRUST"))
+    said = [name.strip() for names in lists for name in (names or "").split(",") if name.strip()]
+    return (*said, *(path.split(".")[0] for path in class_paths(options) if "." in path))
+
+
+def with_local_paths(described: dict[str, Any], ckpt_path: Path) -> dict[str, Any]:
+    """A DataModule's description with the paths that are not in the checkpoint, from the run's config beside it."""
+    config = ckpt_path.absolute().parent.parent / "config.yaml"
+    local = read_config(str(config)).get("data") if config.exists() else None
+    if not isinstance(local, dict) or local.get("class_path") != described["class_path"]:
+        return described
+    paths = {key: value for key, value in (local.get("init_args") or {}).items() if Path(str(value)).is_absolute()}
+    return {**described, "init_args": {**paths, **described["init_args"]}}

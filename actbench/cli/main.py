@@ -1,0 +1,80 @@
+"""Which command is meant. Nothing heavy is imported before that is known, so help is quick."""
+
+import difflib
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from actbench import __doc__ as purpose
+from actbench import __version__
+
+COMMANDS = {
+    "fit": "train a network with one activation on one dataset",
+    "validate": "score a checkpoint on the validation part of its dataset",
+    "test": "score a checkpoint on the test part of its dataset",
+    "predict": "write a table of a checkpoint's predictions for the test part",
+    "activations": "list the activations that can be compared",
+}
+
+HELP = f"""\
+usage: main.py [-h] [--version] COMMAND ...
+
+{purpose}
+
+commands:
+{chr(10).join(f"  {name:<12}  {what}" for name, what in COMMANDS.items())}
+
+examples:
+  python main.py fit --config configs/digits_swish.yaml
+  python main.py fit --model.activation mish --data MNIST --data.root data --data.download true
+  python main.py validate --ckpt_path lightning_logs/version_0/checkpoints/last.ckpt
+
+`main.py COMMAND --help` lists a command's options.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: The command and its options; by default, those of this process.
+
+    Returns:
+        Exit status: 0, or 2 for a command that cannot be run as it was given.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args:
+        print(HELP, file=sys.stderr)
+        return fail("which command?")
+    command, *options = args
+    if command in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if command == "--version":
+        print(f"actbench {__version__}")
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(COMMANDS)}"
+        return fail(f"unknown command '{command}': {hint}")
+    # A user's own classes are found in the working directory, after everything that is installed.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        if command == "activations":
+            from actbench.cli.catalogue import print_catalogue
+
+            return print_catalogue(options)
+        from actbench.cli.lightning import run
+
+        return run(command, options)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def fail(message: str) -> int:
+    """Say in one line what is wrong; returns the exit status for it."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,66 @@
+"""What the command line says: errors in one line, and where things are."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_only
+
+from actbench.callbacks import RunFolder
+from actbench.specs import one_line
+
+
+def readable(message: str) -> str:
+    """What jsonargparse says of a wrong value, in one line: the option, and the cause without the types tried."""
+    text = one_line(Exception(message))
+    text = re.sub(r'Parser key "([^"]+)"( element \d+)?:', r"--\1:", text)
+    text = re.sub(r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*)", r"\1", text)
+    text = re.sub(r" - Expected a <class 'NoneType'>.*", "", text)
+    text = re.sub(r" Given value type: .*", "", text)
+    return re.sub(r"Not of type \w+Spec: ", "", text)
+
+
+def show(spec: dict[str, Any] | None) -> str:
+    """A spec as one reads it."""
+    if spec is None:
+        return "none"
+    return f"{spec['class_path']}({', '.join(f'{k}={v}' for k, v in spec.get('init_args', {}).items())})"
+
+
+@rank_zero_only
+def report_fit(trainer: Trainer) -> None:
+    """The last line of a fit: where its checkpoints are."""
+    folder = next((c.path for c in getattr(trainer, "callbacks", []) if isinstance(c, RunFolder)), None)
+    if folder and list(folder.glob("checkpoints/*.ckpt")):
+        print(
+            f"checkpoints: {shown_path(folder / 'checkpoints' / 'last.ckpt')} (last epoch), best.ckpt (lowest val/loss)"
+        )
+    else:
+        print("no checkpoints were written")
+
+
+def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
+    """Say how an interrupted fit goes on."""
+    if checkpoint is None:
+        print("interrupted; checkpoints are off, so nothing was saved", file=sys.stderr)
+        return
+    print(
+        f"interrupted in epoch {trainer.current_epoch + 1}; to go on: "
+        f"{shown_program()} fit --config {shown_path(checkpoint.parent.parent / 'config.yaml')} "
+        f"--ckpt_path {shown_path(checkpoint)}",
+        file=sys.stderr,
+    )
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shown_program() -> str:
+    """How this program was called."""
+    name = Path(sys.argv[0]).name
+    return "actbench" if name == "actbench" else "python -m actbench" if name == "__main__.py" else "python main.py"

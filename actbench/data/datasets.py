@@ -1,0 +1,283 @@
+"""The datasets that actbench knows by name."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from typing_extensions import override
+
+from actbench.data.augmentation import crop, draw_crops
+from actbench.data.files import FileData
+from actbench.data.images import DataError, ImageData, Table, check_at_least
+from actbench.streams import stream
+
+
+class Digits(ImageData):
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, 10 classes, no download.
+
+    Row numbers are those of ``sklearn.datasets.load_digits``.
+
+    Args:
+        batch_size: Images per optimiser step, over all devices together.
+        val_fraction: Share of the images held out for validation.
+        test_fraction: Share of the images held out for testing.
+        seed: Keys the split and the batch order.
+
+    Source:
+        Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI ML Repository.
+    """
+
+    input_shape = (1, 8, 8)
+    num_classes = 10
+    white = 16
+
+    def __init__(
+        self, batch_size: int = 64, val_fraction: float = 0.15, test_fraction: float = 0.15, seed: int = 0
+    ) -> None:
+        super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+
+    @override
+    def read(self) -> list[Table]:
+        from sklearn.datasets import (
+            load_digits,
+        )  # here: --help need not wait for it
+
+        digits = load_digits()
+        images = torch.from_numpy(digits.images).to(torch.uint8)[:, None]  # whole numbers from 0 to 16
+        return [Table(images, torch.from_numpy(digits.target).long())]
+
+
+class FakeImages(ImageData):
+    """Made-up images, a random pattern per class under noise, for trying things out without any file.
+
+    A network can learn them, but their scores say nothing about activations.
+    The images follow from the sizes alone, not from ``seed``.
+
+    Args:
+        rows: How many images.
+        channels: Channels of an image.
+        height: Pixels.
+        width: Pixels.
+        num_classes: How many classes; all have as many images, to within one.
+        batch_size: Images per optimiser step, over all devices together.
+        val_fraction: Share of the images held out for validation.
+        test_fraction: Share of the images held out for testing.
+        seed: Keys the split and the batch order.
+    """
+
+    def __init__(
+        self,
+        rows: int = 1024,
+        channels: int = 1,
+        height: int = 8,
+        width: int = 8,
+        num_classes: int = 10,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+        check_at_least(1, rows=rows, channels=channels, height=height, width=width)
+        check_at_least(2, num_classes=num_classes)
+        sizes = {
+            "rows": rows,
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "num_classes": num_classes,
+        }
+        self.save_hyperparameters(sizes)
+        self.rows = rows
+        self.input_shape = (channels, height, width)
+        self.num_classes = num_classes
+
+    @override
+    def read(self) -> list[Table]:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(self.rows) % self.num_classes
+        patterns = torch.rand(self.num_classes, *self.input_shape, generator=generator)
+        noise = torch.rand(self.rows, *self.input_shape, generator=generator)
+        images = (patterns[labels] + 3 * noise) / 4  # so much noise that no network gets all of 8x8 pixels right
+        return [Table((images * self.white).round().to(torch.uint8), labels)]
+
+
+class IdxData(FileData):
+    """Grey images of 28x28 pixels in 10 classes, in MNIST's file format. See `FileData` for the arguments."""
+
+    input_shape = (1, 28, 28)
+    num_classes = 10
+
+    @override
+    def files(self) -> dict[str, str | None]:
+        # torchvision knows the sums of the archives only.
+        folder = f"{type(self).__name__}/raw"
+        return {f"{folder}/{name.removesuffix('.gz')}": None for name, _ in self.torchvision_class().resources}
+
+    @override
+    def fetch(self, folder: str) -> None:
+        self.torchvision_class()(folder, download=True)
+
+    @override
+    def read_part(self, root: Path, part: str) -> Table:
+        from torchvision.datasets import mnist  # here: --help need not wait for it
+
+        prefix = root / type(self).__name__ / "raw" / ("train" if part == "train" else "t10k")
+        images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        check_idx(Path(images), 3)
+        check_idx(Path(labels), 1)
+        return Table(mnist.read_image_file(images)[:, None], mnist.read_label_file(labels))
+
+
+def check_idx(path: Path, dimensions: int) -> None:
+    """Refuse a file in MNIST's format that is not what its header says.
+
+    Args:
+        path: The file.
+        dimensions: How many dimensions its bytes have.
+
+    Raises:
+        DataError: It begins otherwise, is empty, or is too short or too long.
+    """
+    start = bytes([0, 0, 8, dimensions])
+    with path.open("rb") as file:
+        header = file.read(4 + 4 * dimensions)
+    if not header.startswith(start):
+        raise DataError(f"{path} is damaged: it begins with {header[:4].hex() or 'nothing'}, not {start.hex()}")
+    sizes = [int.from_bytes(header[i : i + 4]) for i in range(4, len(header), 4)]
+    if not all(sizes):
+        raise DataError(f"{path} is damaged: by its header it is empty")
+    length, expected = path.stat().st_size, 4 + 4 * dimensions + math.prod(sizes)
+    if length != expected:
+        raise DataError(f"{path} is damaged: it has {length} bytes, and by its header {expected}")
+
+
+class MNIST(IdxData):
+    """Handwritten digits: 60,000 grey images of 28x28 pixels for training and 10,000 for testing, 10 classes.
+
+    Source:
+        LeCun, Bottou, Bengio and Haffner (1998), Gradient-based learning applied to document recognition.
+    """
+
+
+class FashionMNIST(IdxData):
+    """Clothes: 60,000 grey images of 28x28 pixels for training and 10,000 for testing, 10 classes.
+
+    Source:
+        Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, arXiv:1708.07747.
+    """
+
+
+class KMNIST(IdxData):
+    """Cursive Japanese: 60,000 grey images of 28x28 pixels for training and 10,000 for testing, 10 classes.
+
+    Source:
+        Clanuwat et al. (2018), Deep learning for classical Japanese literature, arXiv:1812.01718.
+    """
+
+
+class ColourData(FileData):
+    """Colour images of 32x32 pixels, which may be augmented. See `FileData` for the other arguments.
+
+    Args:
+        augment: Change training images at random, anew each epoch: pad them with 4 black pixels on each side,
+            crop them to their size, and mirror half of them left to right (not SVHN's: digits have a side).
+        seed: Keys the split, the batch order and augmentation.
+    """
+
+    input_shape = (3, 32, 32)
+    num_classes = 10
+    flip = True
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        batch_size: int = 64,
+        val_fraction: float = 0.1,
+        augment: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(root, download, batch_size, val_fraction, seed)
+        self.save_hyperparameters({"augment": augment})
+        self.augment = augment
+        self.crops: tuple[int, Tensor] | None = None  # of an epoch, for all rows
+
+    @override
+    def augmented(
+        self, images: UInt8[Tensor, "batch channels height width"], rows: Int64[Tensor, " batch"]
+    ) -> UInt8[Tensor, "batch channels height width"]:
+        if not self.augment:
+            return images
+        if self.crops is None or self.crops[0] != self.epoch:
+            generator = stream(self.seed, "augmentation", self.epoch)
+            crops = draw_crops(len(self.tables[0].labels), generator, flip=self.flip)
+            self.crops = self.epoch, crops.to(rows.device)
+        return crop(images, self.crops[1].to(rows.device)[rows])
+
+
+class CifarData(ColourData):
+    """Colour images in CIFAR's file format. See `ColourData` for the arguments."""
+
+    @override
+    def files(self) -> dict[str, str | None]:
+        source = self.torchvision_class()
+        names = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        return {f"{source.base_folder}/{name}": md5 for name, md5 in names}
+
+    @override
+    def fetch(self, folder: str) -> None:
+        self.torchvision_class()(folder, download=True)
+
+    @override
+    def read_part(self, root: Path, part: str) -> Table:
+        source: Any = self.torchvision_class()(root, train=part == "train")
+        return Table(torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets))
+
+
+class CIFAR10(CifarData):
+    """Photographs: 50,000 colour images of 32x32 pixels for training and 10,000 for testing, 10 classes.
+
+    Source:
+        Krizhevsky (2009), Learning multiple layers of features from tiny images.
+    """
+
+
+class CIFAR100(CifarData):
+    """Photographs: 50,000 colour images of 32x32 pixels for training and 10,000 for testing, 100 classes.
+
+    Source:
+        Krizhevsky (2009), Learning multiple layers of features from tiny images.
+    """
+
+    num_classes = 100
+
+
+class SVHN(ColourData):
+    """House numbers: 73,257 colour images of 32x32 pixels for training and 26,032 for testing, 10 classes.
+
+    Source:
+        Netzer et al. (2011), Reading digits in natural images with unsupervised feature learning.
+    """
+
+    flip = False
+
+    @override
+    def files(self) -> dict[str, str | None]:
+        return {name: md5 for _, name, md5 in map(self.torchvision_class().split_list.get, ("train", "test"))}
+
+    @override
+    def fetch(self, folder: str) -> None:
+        for part in ("train", "test"):
+            self.torchvision_class()(folder, split=part, download=True)
+
+    @override
+    def read_part(self, root: Path, part: str) -> Table:
+        source: Any = self.torchvision_class()(root, split=part)
+        return Table(torch.from_numpy(source.data).contiguous(), torch.from_numpy(source.labels))
+
+
+DATASETS = (Digits, FakeImages, MNIST, FashionMNIST, KMNIST, CIFAR10, CIFAR100, SVHN)

@@ -1,0 +1,121 @@
+"""Datasets that torchvision downloads: their files fetched whole or not at all, read, and checked."""
+
+import shlex
+from abc import abstractmethod
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from typing_extensions import override
+
+from actbench.data.images import DataError, ImageData, Table
+
+
+class FileData(ImageData):
+    """Images from files, those for testing apart from those for training. Named like torchvision's class.
+
+    Args:
+        root: Folder that the dataset's files or folder lie in.
+        download: Fetch the dataset if its files are missing or damaged.
+        batch_size: Images per optimiser step, over all devices together.
+        val_fraction: Share of the training files' images held out for validation.
+        seed: Keys the split and the batch order.
+
+    Raises:
+        ValueError: An argument is out of range.
+        DataError: In ``prepare_data`` or ``setup``: files are missing, damaged, not to be had, or hold too
+            few images.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        batch_size: int = 64,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=None, seed=seed)
+        self.save_hyperparameters({"root": root, "download": download})
+        self.root = root
+        self.download = download
+
+    @abstractmethod
+    def files(self) -> dict[str, str | None]:
+        """Paths of the files below ``root``, each with its MD5 sum if torchvision knows one."""
+
+    @abstractmethod
+    def fetch(self, folder: str) -> None:
+        """Download all files, with torchvision, to a folder in place of ``root``."""
+
+    @abstractmethod
+    def read_part(self, root: Path, part: str) -> Table:
+        """Read the ``train`` or ``test`` part."""
+
+    def torchvision_class(self) -> Any:
+        """The class of the same name in torchvision."""
+        # Here and not above, as in all of actbench.data: --help need not wait for it, nor need other datasets.
+        from torchvision import datasets
+
+        return getattr(datasets, type(self).__name__)
+
+    @override
+    def read(self) -> list[Table]:
+        root = Path(self.root).expanduser()
+        try:
+            return self._read_from(root)
+        except DataError:
+            if not self.download:
+                raise
+        return self._fetch_to(root)
+
+    def _read_from(self, root: Path) -> list[Table]:
+        name = type(self).__name__
+        fit = f"python main.py fit --data {name} --data.root {shlex.quote(self.root)}"
+        hint = f"to fetch it: {fit} --data.download true"
+        if not root.is_dir():
+            raise DataError(f"{name}: there is no folder {root}; {hint}")
+        missing = [root / file for file in self.files() if not (root / file).is_file()]
+        if missing:
+            raise DataError(f"{name}: {missing[0]} is missing; {hint}")
+        try:
+            tables = {part: self.read_part(root, part) for part in ("train", "test")}
+        except OSError as error:
+            raise DataError(f"{name} in {root} cannot be read: {error}") from error
+        except RuntimeError as error:
+            self._check_sums(root)  # torchvision does not say which file it is
+            raise DataError(f"{name} in {root} is damaged: {error}") from error
+        for part, table in tables.items():
+            self._check_table(table, f"{name} in {root} is damaged: its {part} part")
+        return list(tables.values())
+
+    def _check_sums(self, root: Path) -> None:
+        from torchvision.datasets.utils import check_integrity  # here: --help need not wait for it
+
+        for file, md5 in self.files().items():
+            if not check_integrity(str(root / file), md5):
+                raise DataError(f"{root / file} is damaged: its MD5 sum is not {md5}")
+
+    def _check_table(self, table: Table, what: str) -> None:
+        images, labels = table
+        if len(images) != len(labels):
+            raise DataError(f"{what} has {len(images)} images and {len(labels)} labels")
+        if images.shape[1:] != self.input_shape:
+            raise DataError(f"{what} has images of shape {tuple(images.shape[1:])}, not {self.input_shape}")
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise DataError(f"{what} has labels from {labels.min()} to {labels.max()}, not 0 to {self.num_classes - 1}")
+
+    def _fetch_to(self, root: Path) -> list[Table]:
+        """Fetch the files to a folder of their own, read them there, and only then put them in place."""
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".download-", dir=root) as folder:
+                self.fetch(folder)
+                tables = self._read_from(Path(folder))
+                for file in self.files():
+                    (root / file).parent.mkdir(parents=True, exist_ok=True)
+                    Path(folder, file).replace(root / file)
+        except (RuntimeError, OSError, HTTPException, DataError) as error:
+            raise DataError(f"{type(self).__name__} could not be downloaded to {root}: {error}") from error
+        return tables

@@ -1,0 +1,106 @@
+"""Which rows of a dataset belong to a part, and in which batches they come."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from actbench.streams import stream
+
+
+class Rows(NamedTuple):
+    """A batch before its images are gathered: the part, and row numbers in that part's table."""
+
+    part: str
+    rows: Int64[Tensor, " batch"]
+
+
+class RowBatches:
+    """Batches of rows, of which each device takes its share. It can be resumed inside an epoch.
+
+    Epoch, device and number of devices are those of the Trainer when the first
+    batch is asked for. Batches are the same for any number of devices: device
+    ``r`` of ``w`` takes every w-th row, beginning with the r-th, so that no row
+    is seen twice. Of a last small batch a device may get no row.
+
+    Args:
+        part: Name of the part.
+        rows: Its rows.
+        batch_size: Rows of a batch, over all devices together; the last batch may have fewer.
+        seed: Keys the order, a new one each epoch. None keeps that of ``rows``, as does ``overfit_batches``.
+        trainer: The Trainer. None stands for epoch 0 on one device.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        rows: Int64[Tensor, " part"],
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        trainer: Any = None,
+    ) -> None:
+        self.part = part
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.trainer = trainer
+        self.epoch = 0
+        self.batches = 0  # handed out in this epoch
+        self.resumed = False
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Rows]:
+        # A generator: nothing runs before the first batch is asked for. Lightning makes iterators early.
+        trainer = self.trainer
+        epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
+        # With limit_train_batches an epoch may end before its last batch: the place is not the next one's.
+        first = self.batches if self.resumed and self.epoch == epoch else 0
+        self.epoch, self.resumed = epoch, False
+
+        rows = self.rows
+        if self.seed is not None and not (trainer and trainer.overfit_batches):
+            rows = rows[torch.randperm(len(rows), generator=stream(self.seed, "order", epoch))]
+        for number, batch in enumerate(torch.split(rows, self.batch_size)[first:], start=first + 1):
+            self.batches = number
+            yield Rows(self.part, batch[rank::world])
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch: how many of its batches were handed out, 0 after the last."""
+        return {"epoch": self.epoch, "batches": self.batches % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration start at this place, if it is one over the same epoch."""
+        self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
+
+
+def stratified_split(
+    labels: Int64[Tensor, " rows"], fractions: Sequence[float], generator: torch.Generator
+) -> list[Int64[Tensor, " _"]]:
+    """Random disjoint parts of all rows, each with every class in proportion, to within one row.
+
+    Args:
+        labels: Class of each row.
+        fractions: Share of each part: positive, of sum 1.
+        generator: Which rows go where is drawn from it.
+
+    Returns:
+        Row numbers of each part, in ascending order.
+
+    Raises:
+        ValueError: The fractions are not positive or do not sum to 1.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions must be positive and sum to 1, got {tuple(fractions)}")
+    order = torch.randperm(len(labels), generator=generator)
+    bounds = torch.tensor(fractions, dtype=torch.float64).cumsum(0)[:-1]
+    parts = [[order[:0]] for _ in fractions]
+    for label in torch.unique(labels):
+        rows = order[labels[order] == label]
+        for part, share in zip(parts, rows.tensor_split((bounds * len(rows)).round().long()), strict=True):
+            part.append(share)
+    return [torch.cat(part).sort().values for part in parts]

@@ -1,0 +1,216 @@
+"""Networks: what an activation is put into.
+
+A network is a class whose constructor takes the keywords ``activation``, a
+factory that makes a fresh module at each call, ``input_shape``, (channels,
+height, width), and ``num_classes``. Its ``forward`` maps images
+(batch, channels, height, width) to logits (batch, classes). A network calls the
+factory once for every site, so that a trainable activation has parameters of
+its own in every layer.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count, pairwise
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from actbench.streams import global_stream
+
+Activation = Callable[[], nn.Module]
+
+
+class TutorialCNN(nn.Module):
+    """The tutorial's small CNN: three 3x3 convolutions, then three linear layers.
+
+    The convolutions have 4, 4 and 1 channels and keep the image's size; the
+    linear layers map to 128, 128 and the number of classes.
+    """
+
+    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 4, 3, padding=1),
+            activation(),
+            nn.Conv2d(4, 4, 3, padding=1),
+            activation(),
+            nn.Conv2d(4, 1, 3, padding=1),
+            activation(),
+            nn.Flatten(),
+            nn.Linear(height * width, 128),
+            activation(),
+            nn.Linear(128, 128),
+            activation(),
+            nn.Linear(128, num_classes),
+        )
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+class MLP(nn.Module):
+    """Fully connected layers on the flattened image.
+
+    Args:
+        hidden: Width of each hidden layer.
+
+    Raises:
+        ValueError: ``hidden`` is empty or holds a width below one.
+    """
+
+    def __init__(
+        self,
+        activation: Activation,
+        input_shape: Sequence[int],
+        num_classes: int,
+        hidden: Sequence[int] = (128, 128),
+    ) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden must be one or more widths of at least 1, got {list(hidden)}")
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in pairwise((prod(input_shape), *hidden)):
+            layers += [nn.Linear(inputs, outputs), activation()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], num_classes))
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+class ConvNet(nn.Module):
+    """Three stages of 3x3 convolution, BatchNorm, activation and 2x2 pooling, then one linear layer.
+
+    32, 64 and 128 channels and the mean over what is left of the image: about
+    94,000 parameters for ten classes.
+
+    Raises:
+        ValueError: The image is smaller than 8x8.
+    """
+
+    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        if min(height, width) < 8:
+            raise ValueError(f"ConvNet halves images three times and needs 8x8 or more, got {height}x{width}")
+        stages = [
+            nn.Sequential(
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                activation(),
+                nn.MaxPool2d(2),
+            )
+            for inputs, outputs in pairwise((channels, 32, 64, 128))
+        ]
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(128, num_classes)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        # A plain mean: adaptive pooling has no deterministic gradient on CUDA.
+        logits: Tensor = self.head(self.stages(images).mean((2, 3)))
+        return logits
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm, added to their input.
+
+    Where the shape changes, the input is subsampled and padded with zero
+    channels (option A of the paper), so that the shortcut has no parameters.
+    """
+
+    def __init__(self, activation: Activation, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = outputs - inputs
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            activation(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.activation = activation()
+
+    def forward(
+        self, features: Float[Tensor, "batch inputs height width"]
+    ) -> Float[Tensor, "batch outputs height2 width2"]:
+        shortcut = features[:, :, :: self.stride, :: self.stride]
+        if self.new_channels:
+            before = self.new_channels // 2
+            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, before, self.new_channels - before))
+        result: Tensor = self.activation(shortcut + self.residual(features))
+        return result
+
+
+class ResNet20(nn.Module):
+    """The 20-layer residual network for CIFAR: three stages of three blocks, 16, 32 and 64 channels.
+
+    About 270,000 parameters; convolutions start from He's normal initialisation.
+
+    Source:
+        He, Zhang, Ren, Sun (2016), Deep residual learning for image recognition, CVPR, section 4.2.
+    """
+
+    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        widths = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
+        self.stem = nn.Sequential(
+            nn.Conv2d(input_shape[0], widths[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            activation(),
+        )
+        self.blocks = nn.Sequential(
+            *(
+                ResidualBlock(activation, inputs, outputs, stride=outputs // inputs)
+                for inputs, outputs in pairwise(widths)
+            )
+        )
+        self.head = nn.Linear(widths[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.head(self.blocks(self.stem(images)).mean((2, 3)))
+        return logits
+
+
+NETWORKS: dict[str, type[nn.Module]] = {network.__name__: network for network in (TutorialCNN, MLP, ConvNet, ResNet20)}
+
+
+def build_network(
+    network: Callable[..., nn.Module],
+    activation: Activation,
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    seed: int,
+) -> nn.Module:
+    """Network with its initial weights drawn from the seed's ``init`` stream.
+
+    Each activation is made in a stream of its own, so networks that differ in
+    their activation alone start from the same weights.
+
+    Raises:
+        ValueError: The network does not map images to one logit per class.
+    """
+    sites = count()
+
+    def activation_at_site() -> nn.Module:
+        with global_stream(seed, "activation", next(sites)):
+            return activation()
+
+    with global_stream(seed, "init"):
+        built = network(activation=activation_at_site, input_shape=tuple(input_shape), num_classes=num_classes)
+        built.eval()
+        with torch.no_grad():
+            logits = built(torch.zeros(2, *input_shape))
+    if logits.shape != (2, num_classes):
+        raise ValueError(
+            f"{type(built).__name__} maps images of shape {(2, *input_shape)} to {tuple(logits.shape)}, "
+            f"which should be (2, {num_classes}): one logit per class"
+        )
+    return built.train()

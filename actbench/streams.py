@@ -1,0 +1,47 @@
+"""Keyed random streams: everything random follows from a seed, a purpose and an index.
+
+No stream's state depends on how often another was used, so two runs that share
+a seed share their initial weights and batch order whatever else differs, and a
+resumed run needs no generator state to go on exactly.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+Purpose = Literal["init", "activation", "split", "order", "augmentation", "dropout"]
+
+
+def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
+    """Seed of one stream: a 63-bit hash of its key.
+
+    Args:
+        seed: The replicate's seed.
+        purpose: What the numbers are for.
+        index: Which of several streams of that purpose, say the epoch.
+    """
+    key = "/".join(map(str, ("actbench", seed, purpose, *index)))
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) >> 1
+
+
+def stream(seed: int, purpose: Purpose, *index: int) -> torch.Generator:
+    """Fresh CPU generator at the start of one stream; see `stream_seed`."""
+    return torch.Generator().manual_seed(stream_seed(seed, purpose, *index))
+
+
+@contextmanager
+def global_stream(seed: int, purpose: Purpose, *index: int) -> Iterator[None]:
+    """Let torch's global CPU generator be one stream, and put it back afterwards.
+
+    For code that draws without taking a generator, such as the constructors of
+    `torch.nn`.
+    """
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(stream_seed(seed, purpose, *index))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

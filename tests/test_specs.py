@@ -1,0 +1,161 @@
+import functools
+import subprocess
+import sys
+
+import pytest
+import torch
+from actbench.activations import Swish
+from torch import nn
+
+from actbench.networks import MLP
+from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, public_path
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "swish",
+        "Swish",
+        "actbench.activations.Swish",
+        {"class_path": "swish"},
+        {"class_path": "actbench.activations.Swish", "init_args": {"beta": 1}},
+        {"class_path": "actbench.activations.Swish", "init_args": {"beta": 1.0, "trainable": False}},
+        Swish,
+        functools.partial(Swish, beta=1.0),
+        ActivationSpec("swish"),
+    ],
+)
+def test_all_ways_to_name_an_activation_are_one_spec(value):
+    spec = ActivationSpec(value)
+
+    assert spec == ActivationSpec("swish")
+    assert hash(spec) == hash(ActivationSpec("swish"))
+    assert spec.to_dict() == {
+        "class_path": "actbench.activations.Swish",
+        "init_args": {"beta": 1.0, "trainable": False},
+    }
+
+
+def test_other_arguments_are_another_spec():
+    assert ActivationSpec({"class_path": "swish", "init_args": {"beta": 2}}) != ActivationSpec("swish")
+
+
+def test_a_spec_builds_a_fresh_object_each_time():
+    spec = ActivationSpec("torch.nn.PReLU")
+
+    first, second = spec(), spec()
+
+    assert isinstance(first, nn.PReLU)
+    assert first is not second
+    assert first.weight is not second.weight
+
+
+def test_a_spec_passes_its_arguments_on():
+    spec = ActivationSpec({"class_path": "swish", "init_args": {"beta": 2.5}})
+
+    x = torch.tensor([0.5])
+
+    assert torch.allclose(spec()(x), x * torch.sigmoid(2.5 * x))
+
+
+def test_names_of_the_catalogue_carry_their_arguments():
+    assert ActivationSpec("gelu_tanh").to_dict() == {
+        "class_path": "torch.nn.GELU",
+        "init_args": {"approximate": "tanh"},
+    }
+
+
+def test_class_paths_are_the_ones_that_users_write():
+    assert public_path(nn.SiLU) == "torch.nn.SiLU"
+    assert public_path(torch.optim.Adam) == "torch.optim.Adam"
+    assert public_path(Swish) == "actbench.activations.Swish"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("swsh", "unknown activation 'swsh'.*near it are.* swish"),
+        ("torch.nn.Silu", "cannot import activation 'torch.nn.Silu'.*no attribute 'Silu'"),
+        ("no_such_module.Foo", "cannot import activation 'no_such_module.Foo'.*No module named"),
+        ("torch.nn.Linear", "torch.nn.Linear: missing in_features, out_features in init_args"),
+        ("torch.nn.Flatten", r"not an activation, it maps .* to \(2, 24\)"),
+        ("torch.optim.Adam", "is no activation: it is not a subclass of torch.nn.Module"),
+        ("torch.nn.functional.relu", "is no activation"),
+        ({"class_path": "swish", "init_args": {"bta": 2}}, "unexpected bta in init_args; accepted: beta, trainable"),
+        ({"class_path": "swish", "init_args": {"beta": "two"}}, "beta: 'two' is not of type float"),
+        ({"class_path": "swish", "init_args": {"beta": [object()]}}, "beta: .* is not a plain value"),
+        ({"class_path": "swish", "init_args": [2]}, "init_args is a mapping"),
+        ({"class": "swish"}, "takes the keys class_path and init_args"),
+        ({"class_path": "torch.nn.Threshold", "init_args": {"threshold": 1}}, "missing value"),
+        (nn.ReLU(), "is a name, a class path, a mapping or a class"),
+        (lambda: nn.ReLU(), "is a name, a class path, a mapping or a class"),
+        (3, "is a name, a class path, a mapping or a class"),
+    ],
+)
+def test_wrong_activations_are_refused_in_one_line(value, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        ActivationSpec(value)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_cannot_be_imported_again_is_refused():
+    class Local(nn.ReLU):
+        pass
+
+    with pytest.raises(ValueError, match="top level of a module"):
+        ActivationSpec(Local)
+
+
+def test_checking_a_spec_draws_nothing_from_the_global_generator():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+
+    ActivationSpec("torch.nn.RReLU")
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_spec_builds_with_what_it_is_given():
+    spec = NetworkSpec({"class_path": "MLP", "init_args": {"hidden": [5]}})
+
+    network = spec(activation=nn.ReLU, input_shape=(1, 8, 8), num_classes=3)
+
+    assert isinstance(network, MLP)
+    assert spec.to_dict() == {"class_path": "actbench.networks.MLP", "init_args": {"hidden": [5]}}
+
+
+def test_a_network_must_take_an_activation():
+    with pytest.raises(ValueError, match=r"torch.nn.Flatten must take the argument 'activation'"):
+        NetworkSpec("torch.nn.Flatten")
+
+
+def test_optimizers_are_checked_by_building_one():
+    adam = OptimizerSpec({"class_path": "torch.optim.AdamW", "init_args": {"lr": 1}})
+
+    assert isinstance(adam([nn.Parameter(torch.zeros(1))]), torch.optim.AdamW)
+    assert adam.init_args["lr"] == 1.0
+    with pytest.raises(ValueError, match="Invalid learning rate: -1"):
+        OptimizerSpec({"class_path": "torch.optim.SGD", "init_args": {"lr": -1.0}})
+    with pytest.raises(ValueError, match="unexpected momentum"):
+        OptimizerSpec({"class_path": "torch.optim.Adam", "init_args": {"momentum": 0.9}})
+
+
+def test_schedules_are_checked_by_building_one():
+    spec = SchedulerSpec({"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 3}})
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+
+    assert spec(optimizer).step_size == 3
+    with pytest.raises(ValueError, match="missing step_size"):
+        SchedulerSpec("torch.optim.lr_scheduler.StepLR")
+
+
+def test_an_import_that_fails_is_not_run_again_by_the_error(tmp_path):
+    (tmp_path / "broken.py").write_text("raise RuntimeError('two\\nlines')\n")
+    code = (
+        "from actbench.specs import ActivationSpec\ntry: ActivationSpec('broken.Foo')\nexcept ValueError as e: print(e)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert result.stdout == "cannot import activation 'broken.Foo': two lines\n"
