@@ -153,7 +153,9 @@ class Classifier(LightningModule):
             metrics["loss"].update(cross_entropy(logits, labels, reduction="none"))
             metrics["acc"].update(logits, labels)
             metrics["ece"].update(logits.softmax(1), labels)
-        self.log_dict({f"{part}/{name}": metric for name, metric in metrics.items()}, on_step=False, on_epoch=True)
+        self.log_dict(
+            {f"{part}/{name}": metric for name, metric in metrics.items()}, on_step=False, on_epoch=True, prog_bar=True
+        )
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Prediction:

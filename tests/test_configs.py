@@ -1,9 +1,14 @@
 """Every shipped config, run on small files in its dataset's own format."""
 
+import re
 from pathlib import Path
+from statistics import median
 
 import pytest
 import yaml
+from datasets import write_dataset
+
+from actbench.cli.main import main
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -23,3 +28,35 @@ def test_a_config_is_short_and_says_how_it_is_run(path):
     assert any(f"python main.py fit --config configs/{path.name}" in line for line in lines)
     assert not any(word in path.read_text() for word in ("MINUTES", "SECONDS"))
     assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_is_fitted_and_tested(path, tmp_path, monkeypatch):
+    dataset = yaml.safe_load(path.read_text()).get("data", "Digits")
+    dataset = dataset if isinstance(dataset, str) else dataset["class_path"]
+    files = [] if dataset == "Digits" else ["--data.root", str(tmp_path)]
+    if files:
+        write_dataset(dataset, tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["fit", "--config", str(path), *files, "--trainer.fast_dev_run", "true"]) == 0
+    assert not (tmp_path / "lightning_logs").exists()
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+    fit = main(["fit", "--config", str(path), *files, *short])
+    test = main(["test", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt", *files])
+
+    assert (fit, test) == (0, 0)
+
+
+@pytest.mark.slow
+def test_digits_swish_reaches_its_accuracy(actbench, tmp_path):
+    accuracies = []
+    for seed in range(5):
+        assert (
+            actbench("fit", "--config", CONFIGS[0].parent / "digits_swish.yaml", "--seed_everything", seed).returncode
+            == 0
+        )
+        result = actbench("test", "--ckpt_path", f"lightning_logs/version_{seed}/checkpoints/last.ckpt")
+        accuracies.append(float(re.search(r"test/acc\s+│\s+(\S+)", result.stdout)[1]))
+
+    assert median(accuracies) >= 0.96

@@ -1,6 +1,7 @@
 """``activations``: the catalogue as a table."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from rich import box
@@ -15,10 +16,10 @@ def print_catalogue(args: Sequence[str]) -> int:
     """Print name, formula, trainable parameters per site, and source of every activation."""
     parser = argparse.ArgumentParser("main.py activations", description=print_catalogue.__doc__, allow_abbrev=False)
     parser.parse_args(args)
-    console = Console()
+    # Text that is piped on is not wrapped to some terminal's width.
+    console = Console(width=None if sys.stdout.isatty() else 300)
     table = Table("name", "formula", "trainable", "source", box=box.SIMPLE_HEAD)
     for name, entry in sorted(CATALOGUE.items()):
         table.add_row(name, entry.formula, str(trainable_parameters(entry)), entry.source)
-    # Text that is piped on is not wrapped to some terminal's width.
-    console.print(table, width=None if console.is_terminal else 240)
+    console.print(table)
     return 0

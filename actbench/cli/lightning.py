@@ -266,6 +266,8 @@ class BenchCLI(LightningCLI):
         """Run the command; returns the exit status."""
         command = str(self.subcommand)
         arguments = {**self._prepare_subcommand_kwargs(command), "weights_only": True}
+        if isinstance(self.datamodule, data.ImageData) and self.trainer.is_global_zero:
+            self.datamodule.prepare_data()  # before anything is written: files may be missing or damaged
         choose_threads(self.trainer, self.model, self.datamodule)
         result = getattr(self.trainer, command)(**arguments)
         if self.trainer.received_sigterm:
