@@ -21,7 +21,15 @@ class RunLogger(TensorBoardLogger):
 
     The first process to make a folder owns its number, so runs that start at
     the same time do not share one.
+
+    Args:
+        save_dir: Folder that ``lightning_logs`` lies in.
+        options: Those of `TensorBoardLogger`.
     """
+
+    def __init__(self, save_dir: str | Path, **options: Any) -> None:
+        # Else TensorBoard shows a score of -1 for every run.
+        super().__init__(save_dir, **{"default_hp_metric": False} | options)
 
     @override
     def _get_next_version(self) -> int:

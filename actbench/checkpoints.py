@@ -96,12 +96,14 @@ def replace_folder(state: Any, old: str, new: str) -> Any:
     return state
 
 
-def read_description(path: str | Path, *, trust: Iterable[str] = ()) -> dict[str, Any]:
+def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str | None = None) -> dict[str, Any]:
     """What a checkpoint says it was made of. Nothing in it is imported or run.
 
     Args:
         path: The checkpoint's file.
         trust: Packages or modules, besides actbench's and torch's own, that its class paths may name.
+        data: Name or class path of the DataModule that will be used. If it is another than the checkpoint's, that one
+            is left out, and need not be trusted.
 
     Raises:
         CheckpointError: The file is missing, no checkpoint of actbench, damaged, would run code, or names a
@@ -117,6 +119,8 @@ def read_description(path: str | Path, *, trust: Iterable[str] = ()) -> dict[str
             f"actbench {__version__} reads format {SCHEMA}"
         )
     check_shape(description, path)
+    if data and description["data"] and data.split(".")[-1] != description["data"]["class_path"].split(".")[-1]:
+        description = {**description, "data": None}
     check_trust(description, (*TRUSTED, *trust), path)
     return description
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from actbench.activations import Swish
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
+from actbench.activations import Swish
 from actbench.checkpoints import CheckpointError, read_description, relative
 from actbench.classifier import Classifier
 from actbench.data import FakeImages
@@ -167,6 +167,14 @@ def test_trust_goes_by_whole_names(path, name):
 
     with pytest.raises(CheckpointError, match="would be imported and run"):
         read_description(evil)
+
+
+def test_a_datamodule_that_is_replaced_need_not_be_trusted(path):
+    evil = altered(path, "replaced.ckpt", lambda c: c["actbench"]["data"].update(class_path="evil_module.Evil"))
+
+    assert read_description(evil, data="actbench.data.Digits")["data"] is None
+    with pytest.raises(CheckpointError, match="would be imported"):
+        read_description(evil, data="evil_module.Evil")
 
 
 def test_a_class_path_as_bare_text_is_refused(path):

@@ -151,7 +151,8 @@ class BenchCLI(LightningCLI):
         ckpt_path = last(options, "ckpt_path")
         defaults = {f"model.{name}": spec for name, spec in DEFAULT_SPECS.items()}
         if ckpt_path:
-            self.saved = checkpoints.read_description(ckpt_path, trust=trusted(options))
+            chosen = next(reversed(list(class_paths(options, ["data"]))), None)
+            self.saved = checkpoints.read_description(ckpt_path, trust=trusted(options), data=chosen)
             defaults |= {f"model.{name}": self.saved["model"][name] for name in MODEL_OPTIONS}
             self._parser(command).set_defaults(self._saved_defaults(ckpt_path))
         elif command != "fit" and not {"-h", "--help"} & set(options):

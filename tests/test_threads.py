@@ -1,0 +1,48 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from actbench.classifier import Classifier
+from actbench.networks import MLP, TutorialCNN
+from actbench.threads import available_cores, choose_threads, multiply_adds
+
+
+def test_multiply_adds_are_those_of_a_hand_calculation():
+    mlp = 64 * 128 + 128 * 128 + 128 * 10
+    cnn = 64 * 9 * (1 * 4 + 4 * 4 + 4 * 1) + 64 * 128 + 128 * 128 + 128 * 10
+
+    assert multiply_adds(MLP(nn.ReLU, (1, 8, 8), 10), (1, 8, 8)) == mlp
+    assert multiply_adds(TutorialCNN(nn.ReLU, (1, 8, 8), 10), (1, 8, 8)) == cnn
+
+
+def test_counting_leaves_a_network_as_it_was():
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 2))
+
+    multiply_adds(network, (1, 8, 8))
+
+    assert network.training
+    assert network[0].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "variable", "expected"),
+    [
+        (64, 1, None, 1),
+        (100_000, 1, None, available_cores()),
+        (100_000, 1000, None, 1),
+        (100_000, 1, "1", 3),
+    ],
+    ids=["small", "large", "many devices", "told otherwise"],
+)
+def test_threads_follow_from_the_work_of_a_step(monkeypatch, batch_size, devices, variable, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    torch.set_num_threads(3)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), num_devices=devices)
+
+    choose_threads(trainer, Classifier(input_shape=(1, 8, 8), num_classes=10), SimpleNamespace(batch_size=batch_size))
+
+    assert torch.get_num_threads() == expected
