@@ -1,4 +1,6 @@
 import inspect
+import math
+import re
 import shutil
 import zlib
 
@@ -23,7 +25,7 @@ def softplus(x):
     return np.logaddexp(0, x)
 
 
-def pade(x):
+def pade(x):  # the coefficients are parameters, their start is ours; see test_pade_starts_as_a_leaky_relu
     above = [0.03358, 0.50501, 1.65136, 2.00457, 0.92797, 0.15154]
     below = [0, 0.00008, 3.96934, 0.00006, 0.30007]
     return np.polyval(above[::-1], x) / (1 + np.abs(np.polyval(below[::-1], x)))
@@ -125,6 +127,11 @@ WITH_ARGUMENTS = [
     ),
 ]
 
+# Where left and right slope differ, among -1, 0 and 1, at which formulas are joined.
+KINKS = {"hardtanh": (-1, 1), "threshold": (1,)} | dict.fromkeys(
+    ["leaky_relu", "nlrelu", "prelu", "relu", "relu6", "rrelu", "selu", "srelu"], (0,)
+)
+
 every_entry = pytest.mark.parametrize("name", CATALOGUE)
 
 
@@ -138,6 +145,13 @@ def grid(*, dtype=torch.float64):
     generator = np.random.default_rng(0)
     sizes = np.concatenate([10.0 ** np.arange(-3, 2), generator.uniform(0.01, 9, 60)])
     return torch.tensor(np.concatenate([-sizes, sizes]) + 1e-4, dtype=dtype)
+
+
+def every_bfloat16():
+    """Every bfloat16 number from -1e4 to 1e4."""
+    largest = torch.tensor(1e4, dtype=torch.bfloat16).view(torch.int16).item()
+    positive = torch.arange(largest + 1, dtype=torch.int16).view(torch.bfloat16)
+    return torch.cat([-positive, positive])
 
 
 def test_there_are_more_than_forty_with_names_and_formulas_of_their_own():
@@ -162,7 +176,7 @@ def test_every_activation_of_ours_is_in_the_catalogue():
 
 @every_entry
 def test_values_are_those_of_the_definition(name):
-    x = grid()
+    x = torch.cat([grid(), torch.tensor([0, 1e-9, 30, 1e3, 1e4, -1e-9, -30, -1e3, -1e4], dtype=torch.float64)])
 
     values = build(name).double().eval()(x).detach().numpy()
 
@@ -181,7 +195,8 @@ def test_values_with_arguments_are_those_of_the_definition(module, reference):
 
 @every_entry
 def test_gradients_are_those_of_finite_differences(name):
-    module, x, step = build(name).double().eval(), grid().requires_grad_(), 1e-6
+    joints = torch.tensor([joint for joint in (-1, 0, 1) if joint not in KINKS.get(name, ())])
+    module, x, step = build(name).double().eval(), torch.cat([joints, grid()]).requires_grad_(), 1e-6
 
     (gradient,) = torch.autograd.grad(module(x).sum(), x)
 
@@ -204,8 +219,7 @@ def test_gradients_of_parameters_are_those_of_finite_differences(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @every_entry
 def test_large_numbers_give_finite_values_and_gradients(name, dtype):
-    sizes = torch.tensor([0.0, 1e-30, 1e-4, 0.5, 1, 2, 5, 6.6, 20, 80, 88, 89, 100, 104, 700, 1e3, 9e3, 1e4])
-    x = torch.cat([-sizes, sizes]).to(dtype).requires_grad_()
+    x = torch.cat([every_bfloat16(), torch.tensor([-1e4, 1e4])]).to(dtype).requires_grad_()
     module = build(name).to(dtype)
 
     values = module(x)
@@ -215,6 +229,16 @@ def test_large_numbers_give_finite_values_and_gradients(name, dtype):
     assert values.shape == x.shape
     assert values.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@every_entry
+def test_the_dtype_is_kept_in_mixed_precision(name):
+    module, x = build(name), torch.randn(3, 4, dtype=torch.bfloat16)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        values = module(x)
+
+    assert values.dtype == torch.bfloat16
 
 
 @every_entry
@@ -305,6 +329,7 @@ def test_every_entry_has_formula_and_source(name):
 def test_every_argument_is_explained(cls):
     text = inspect.getdoc(cls)
 
+    assert re.fullmatch(r"[^:]+: .+[^.]\.", text.splitlines()[0])  # name: formula.
     assert "Source:\n" in text
     assert all(f"    {name}: " in text for name in inspect.signature(cls).parameters if name not in ("args", "kwargs"))
 
@@ -322,13 +347,16 @@ def test_making_an_activation_draws_nothing(name):
 @pytest.mark.parametrize(
     ("cls", "arguments", "message"),
     [
-        (activations.Squareplus, {"b": 0.0}, "b must be positive, got 0.0"),
-        (activations.SmeLU, {"beta": -1.0}, "beta must be positive, got -1.0"),
+        (activations.Squareplus, {"b": 0.0}, "b must be positive and finite, got 0.0"),
+        (activations.SmeLU, {"beta": -1.0}, "beta must be positive and finite, got -1.0"),
         (activations.ISRU, {"alpha": 0.0}, "alpha must be positive"),
-        (activations.ISRLU, {"alpha": float("nan")}, "alpha must be positive, got nan"),
+        (activations.ISRLU, {"alpha": math.nan}, "alpha must be positive and finite, got nan"),
+        (activations.ISRLU, {"alpha": math.inf}, "alpha must be positive and finite, got inf"),
         (activations.NLReLU, {"beta": 0.0}, "beta must be positive"),
         (activations.Snake, {"a": 0.0}, "a must be positive"),
-        (activations.PELU, {"a": 0.0}, "must be at least 0.1, got 0.0 and 1.0"),
+        (activations.PELU, {"a": 0.1}, "must be above 0.1, got 0.1 and 1.0"),
+        (activations.PELU, {"b": math.nan}, "must be above 0.1, got 1.0 and nan"),
+        (activations.SReLU, {"left": math.nan}, "left must not be above right, got nan and 1.0"),
         (activations.SReLU, {"left": 2.0}, "left must not be above right, got 2.0 and 1.0"),
         (activations.XIELU, {"alpha_n": 0.5}, "alpha_n above 0.5"),
         (activations.RReLU, {"lower": 0.5}, "lower must not be above upper"),
@@ -345,6 +373,28 @@ def test_rrelu_draws_slopes_in_its_range_when_it_trains():
     assert -0.4 <= values.min() < -0.399
     assert -0.201 < values.max() <= -0.2
     assert abs(values.mean() + 0.3) < 0.001
+
+
+def test_tanhexp_and_telu_are_one_with_both_sources():
+    tanhexp, telu = CATALOGUE["tanhexp"], CATALOGUE["telu"]
+
+    assert tanhexp == telu
+    assert "2003.09855" in telu.source
+    assert "2412.20269" in telu.source
+
+
+def test_pade_starts_as_a_leaky_relu():
+    x = torch.linspace(-3, 3, 6001)
+
+    values = activations.PadeUnit()(x)
+
+    assert (values - nn.functional.leaky_relu(x)).abs().max() < 0.034
+
+
+def test_xielu_starts_from_large_numbers_too():
+    values = activations.XIELU(alpha_p=1e3, alpha_n=1e3)(torch.tensor([-1.0, 1.0]))
+
+    torch.testing.assert_close(values, torch.tensor([1e3 / math.e - 0.5, 1e3 + 0.5]))
 
 
 def test_swish_with_beta_one_is_silu():

@@ -1,19 +1,21 @@
 """Activations without trainable parameters that torch lacks."""
 
+import math
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, logsigmoid, relu, softplus
+from torch.nn.functional import gelu, relu, softplus
 
 
 def check_positive(**arguments: float) -> None:
-    """Refuse arguments that are not positive.
+    """Refuse arguments that are not positive and finite.
 
     Raises:
         ValueError: One is not; the message names it.
     """
     for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 class ESwish(nn.Module):
@@ -37,12 +39,12 @@ class ESwish(nn.Module):
 class TanhExp(nn.Module):
     """TanhExp: x·tanh(eˣ).
 
-    Published a second time, as TeLU, by Fernandez and Mali (2024), TeLU activation function for fast and stable
-    deep learning, arXiv:2412.20269.
+    Published twice, the second time as TeLU.
 
     Source:
         Liu and Di (2020), TanhExp: a smooth activation function with high convergence speed for lightweight neural
-        networks, arXiv:2003.09855.
+        networks, arXiv:2003.09855; Fernandez and Mali (2024), TeLU activation function for fast and stable deep
+        learning, arXiv:2412.20269.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class Squareplus(nn.Module):
     """Squareplus: (x + √(x² + b)) / 2.
 
     Args:
-        b: Width b of the bend; 4 gives softplus's slope at 0 and a value of 1.
+        b: Width b of the bend; 4 gives softplus's curvature at 0, and the value 1 there.
 
     Raises:
         ValueError: ``b`` is not positive.
@@ -116,7 +118,8 @@ class Squareplus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # The formula rearranged: for large negative x it would subtract two almost equal numbers.
-        return relu(x) + self.b / 2 / (torch.sqrt(x.square() + self.b) + x.abs())
+        size = x.abs()
+        return (x + size + self.b / (torch.sqrt(x.square() + self.b) + size)) / 2
 
 
 class SmeLU(nn.Module):
@@ -138,8 +141,7 @@ class SmeLU(nn.Module):
         self.beta = beta
 
     def forward(self, x: Tensor) -> Tensor:
-        bend = (x.clamp(-self.beta, self.beta) + self.beta).square() / (4 * self.beta)
-        return bend + relu(x - self.beta)
+        return torch.where(x.abs() < self.beta, (x + self.beta).square() / (4 * self.beta), relu(x))
 
 
 class GCU(nn.Module):
@@ -222,8 +224,8 @@ class GoLU(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # exp(-exp(6.6)) is 0 in every precision; a larger exponential only makes the gradient 0 · ∞.
-        return x * torch.exp(-torch.exp(-x.clamp(min=-6.6)))
+        # exp(-exp(7)) is 0 in every precision; a larger exponential only makes the gradient 0 · ∞.
+        return x * torch.exp(-torch.exp(-x.clamp(min=-7.0)))
 
 
 class Phish(nn.Module):
@@ -311,7 +313,7 @@ class RReLU(nn.Module):
 
     def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3) -> None:
         super().__init__()
-        if lower > upper:
+        if not lower <= upper:
             raise ValueError(f"lower must not be above upper, got {lower} and {upper}")
         self.lower = lower
         self.upper = upper
@@ -376,4 +378,4 @@ class ELiSH(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return (relu(x) + torch.expm1(x.clamp(max=0.0))) * torch.exp(logsigmoid(x))
+        return torch.where(x >= 0, x, torch.expm1(x.clamp(max=0.0))) * torch.sigmoid(x)

@@ -1,5 +1,7 @@
 """Activations that torch lacks with parameters that can be trained, one set for each place in a network."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
@@ -113,14 +115,14 @@ class Snake(nn.Module):
 class PELU(nn.Module):
     """PELU: (a/b)·x for x ≥ 0, a·(exp(x/b) - 1) for x < 0.
 
-    a and b are trained and kept above 0.1, as in the source.
+    a and b are trained. Where training takes one below 0.1, 0.1 is used, and its gradient is 0.
 
     Args:
         a: Scale a, at the start.
         b: Width b, at the start.
 
     Raises:
-        ValueError: ``a`` or ``b`` is below 0.1.
+        ValueError: ``a`` or ``b`` is not above 0.1.
 
     Source:
         Trottier, Giguère and Chaib-draa (2017), Parametric exponential linear unit for deep convolutional neural
@@ -129,14 +131,14 @@ class PELU(nn.Module):
 
     def __init__(self, a: float = 1.0, b: float = 1.0) -> None:
         super().__init__()
-        if min(a, b) < 0.1:
-            raise ValueError(f"a and b must be at least 0.1, got {a} and {b}")
+        if not (a > 0.1 and b > 0.1):
+            raise ValueError(f"a and b must be above 0.1, got {a} and {b}")
         self.a = trained(a)
         self.b = trained(b)
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.a.clamp(min=0.1), self.b.clamp(min=0.1)
-        return a / b * relu(x) + a * torch.expm1(x.clamp(max=0.0) / b)
+        return torch.where(x >= 0, a / b * x, a * torch.expm1(x.clamp(max=0.0) / b))
 
 
 class SReLU(nn.Module):
@@ -162,7 +164,7 @@ class SReLU(nn.Module):
         self, left: float = 0.0, left_slope: float = 0.2, right: float = 1.0, right_slope: float = 1.0
     ) -> None:
         super().__init__()
-        if left > right:
+        if not left <= right:
             raise ValueError(f"left must not be above right, got {left} and {right}")
         self.left = trained(left)
         self.left_slope = trained(left_slope)
@@ -199,7 +201,7 @@ class SinLU(nn.Module):
 class XIELU(nn.Module):
     """XIELU: αₚx² + x/2 for x > 0, αₙ(eˣ - 1 - x) + x/2 for x ≤ 0.
 
-    αₚ and αₙ - 1/2 are trained and kept positive, as the softplus of what is stored.
+    αₚ and αₙ are trained: αₚ and αₙ - 1/2 are the softplus of what is stored, so they stay positive.
 
     Args:
         alpha_p: αₚ at the start.
@@ -216,8 +218,8 @@ class XIELU(nn.Module):
         super().__init__()
         if not (alpha_p > 0 and alpha_n > 0.5):
             raise ValueError(f"alpha_p must be positive and alpha_n above 0.5, got {alpha_p} and {alpha_n}")
-        self.raw_p = trained(torch.tensor(alpha_p, dtype=torch.float64).expm1().log().item())
-        self.raw_n = trained(torch.tensor(alpha_n - 0.5, dtype=torch.float64).expm1().log().item())
+        self.raw_p = trained(inverse_softplus(alpha_p))
+        self.raw_n = trained(inverse_softplus(alpha_n - 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         alpha_p, alpha_n = softplus(self.raw_p), 0.5 + softplus(self.raw_n)
@@ -225,11 +227,21 @@ class XIELU(nn.Module):
         return alpha_p * relu(x).square() + alpha_n * (torch.expm1(negative) - negative) + x / 2
 
 
+def inverse_softplus(value: float) -> float:
+    """The number whose softplus is a positive value."""
+    return value + math.log(-math.expm1(-value))
+
+
+# Least squares: the leaky ReLU of slope 0.01 on 601 points from -3 to 3. Ascending powers, those below from b₁ on.
+NUMERATOR = (0.03358, 0.50501, 1.65136, 2.00457, 0.92797, 0.15154)
+DENOMINATOR = (0.00008, 3.96934, 0.00006, 0.30007)
+
+
 class PadeUnit(nn.Module):
     """Padé unit: (a₀ + a₁x + … + a₅x⁵) / (1 + |b₁x + … + b₄x⁴|).
 
-    All ten coefficients are trained. At the start they approximate a leaky ReLU of slope 0.01: the least-squares fit
-    on 601 points from -3 to 3, with an error of 0.034 at most there.
+    All ten coefficients are trained. At the start they approximate a leaky ReLU of slope 0.01: our least-squares fit
+    from -3 to 3, with an error of 0.034 at most there. Far outside it is near x/2 on both sides.
 
     Source:
         Molina, Schramowski and Kersting (2020), Padé activation units: end-to-end learning of flexible activation
@@ -249,11 +261,7 @@ class PadeUnit(nn.Module):
 
 def horner(coefficients: Tensor, x: Tensor) -> Tensor:
     """A polynomial, its coefficients in ascending order."""
-    result = coefficients[-1].expand_as(x)
+    result = coefficients[-1]
     for place in range(len(coefficients) - 2, -1, -1):
         result = result * x + coefficients[place]
     return result
-
-
-NUMERATOR = [0.03358, 0.50501, 1.65136, 2.00457, 0.92797, 0.15154]
-DENOMINATOR = [0.00008, 3.96934, 0.00006, 0.30007]
