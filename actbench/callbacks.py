@@ -83,7 +83,7 @@ class RunFolder(Callback):
 
     Args:
         config: Text of the resolved config.
-        logger: Says where the folder is if the trainer has no logger.
+        logger: Says where the folder is if the trainer has no logger with a folder.
     """
 
     def __init__(self, config: str | None = None, logger: RunLogger | None = None) -> None:
@@ -96,8 +96,9 @@ class RunFolder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
-        logger = trainer.logger or self.logger or RunLogger(trainer.default_root_dir)
-        self.path = Path(trainer.strategy.broadcast(logger.log_dir or trainer.default_root_dir))
+        folder = trainer.logger and trainer.logger.log_dir
+        folder = folder or (self.logger or RunLogger(trainer.default_root_dir)).log_dir
+        self.path = Path(trainer.strategy.broadcast(folder))
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestCheckpoint | LastCheckpoint):
                 callback.dirpath = str(self.path / "checkpoints")

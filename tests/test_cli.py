@@ -30,6 +30,11 @@ class Foo(torch.nn.Module):
         self.slope = torch.nn.Parameter(torch.tensor(slope))
     def forward(self, x):
         return torch.where(x > 0, x, self.slope * x)
+class Net(torch.nn.Sequential):
+    def __init__(self, activation, input_shape, num_classes, width: int = 8):
+        pixels = input_shape[0] * input_shape[1] * input_shape[2]
+        linear = torch.nn.Linear
+        super().__init__(torch.nn.Flatten(), linear(pixels, width), activation(), linear(width, num_classes))
 """
 
 THEIR_PKG = """
@@ -398,7 +403,9 @@ def test_a_users_own_classes_work_and_need_trust(actbench, tmp_path):
     (tmp_path / "my_acts.py").write_text(MY_ACTS)
     (tmp_path / "their_pkg.py").write_text(THEIR_PKG)
     (tmp_path / "mine.yaml").write_text(
-        "model: {activation: {class_path: my_acts.Foo, init_args: {slope: 0.25}}}\n"
+        "model:\n"
+        "  activation: {class_path: my_acts.Foo, init_args: {slope: 0.25}}\n"
+        "  network: {class_path: my_acts.Net, init_args: {width: 5}}\n"
         "data: {class_path: their_pkg.TheirDataModule, init_args: {rows: 60}}\n"
     )
     fit = actbench("fit", "--config", "mine.yaml", "--trainer.max_epochs", 1)

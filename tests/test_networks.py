@@ -2,9 +2,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from actbench.activations import Swish
 from torch import nn
 
+from actbench.activations import Swish
 from actbench.networks import MLP, NETWORKS, ConvNet, ResNet20, TutorialCNN, build_network
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 import torch
-from actbench.activations import Swish
 from torch import nn
 
+from actbench.activations import Swish
 from actbench.networks import MLP
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, public_path
 
