@@ -151,7 +151,7 @@ def test_fit_leaves_logs_checkpoints_and_says_where(fitted):
         (fitted / "output")
         .read_text()
         .splitlines()[-1]
-        .startswith("checkpoints: lightning_logs/version_0/checkpoints/last.ckpt")
+        .startswith("checkpoints: lightning_logs/version_0/checkpoints: last.ckpt (last epoch), best.ckpt")
     )
     assert {file.name for file in (run / "checkpoints").iterdir()} >= {"last.ckpt", "best.ckpt"}
     assert list(run.glob("events.out.tfevents.*"))
@@ -597,6 +597,9 @@ WRONG = {
     "optimizer's place": ("fit --optimizer torch.optim.SGD", r"use --model.optimizer"),
     "schedule's place": ("fit --lr_scheduler.gamma 1", r"use --model.lr_scheduler"),
     "argument without class": ("fit --model.lr_scheduler.gamma 1", r"give --model.lr_scheduler too"),
+    "two seeds": ("fit --data.seed 3", r"--data.seed: the seed of a run is one, that of --seed_everything"),
+    "seed of the model": ("fit --model.seed 3", r"seed"),
+    "too few images": ("fit --data FakeImages --data.rows 12", r"val part of FakeImages has no image of class"),
     "learning rate": ("fit --model.optimizer.lr -1", r"Invalid learning rate: -1"),
     "no config": ("fit --config nowhere.yaml", r"there is no file nowhere.yaml"),
     "no YAML": ("fit --config broken.yaml", r"broken.yaml is not YAML"),

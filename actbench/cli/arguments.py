@@ -97,6 +97,16 @@ def class_paths(args: Sequence[str], keys: Sequence[str] = CLASS_KEYS) -> Iterat
                 yield path
 
 
+def given_to(args: Sequence[str], key: str) -> Iterator[str]:
+    """Names of the arguments that are given to a class, such as ``seed`` or ``init_args.seed``."""
+    for name, value in assignments(args):
+        if name.startswith(f"{key}."):
+            yield name.removeprefix(f"{key}.")
+        elif name == key and isinstance(value, dict):
+            yield from value
+            yield from (f"init_args.{argument}" for argument in value.get("init_args") or {})
+
+
 def fold_specs(args: Sequence[str], defaults: Mapping[str, Any]) -> list[str]:
     """The command line with each spec's dotted arguments folded into one option at its end.
 

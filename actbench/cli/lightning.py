@@ -35,7 +35,7 @@ from actbench.callbacks import (
     RunLogger,
 )
 from actbench.classifier import Classifier
-from actbench.cli.arguments import UsageError, class_paths, fold_specs, last, read_config, reset_data
+from actbench.cli.arguments import UsageError, class_paths, fold_specs, given_to, last, read_config, reset_data
 from actbench.cli.main import COMMANDS, fail
 from actbench.cli.messages import readable, report_fit, report_interruption, show, shown_path
 from actbench.predictions import FORMATS, gather, write_predictions
@@ -154,6 +154,8 @@ class BenchCLI(LightningCLI):
                 near = difflib.get_close_matches(name.lower(), map(str.lower, DATASETS), n=3, cutoff=0.5)
                 hint = [known for known in DATASETS if known.lower() in near] or list(DATASETS)
                 raise UsageError(f"--data: unknown dataset '{name}'; give a class path or one of {', '.join(hint)}")
+        if any(name in ("seed", "init_args.seed") for name in given_to(options, "data")):
+            raise UsageError("--data.seed: the seed of a run is one, that of --seed_everything")
         ckpt_path = last(options, "ckpt_path")
         defaults = {f"model.{name}": spec for name, spec in DEFAULT_SPECS.items()}
         if ckpt_path:
@@ -228,7 +230,7 @@ class BenchCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         if config.barebones:
-            return super().instantiate_trainer(**kwargs)
+            return super().instantiate_trainer(log_every_n_steps=None, **kwargs)
         plain_lines = config.enable_progress_bar is None and not sys.stdout.isatty()
         if plain_lines:
             kwargs["enable_progress_bar"] = False
@@ -274,7 +276,9 @@ class BenchCLI(LightningCLI):
         command = str(self.subcommand)
         arguments = {**self._prepare_subcommand_kwargs(command), "weights_only": True}
         if isinstance(self.datamodule, data.ImageData) and self.trainer.is_global_zero:
-            self.datamodule.prepare_data()  # before anything is written: files may be missing or damaged
+            # Before anything is written: files may be missing or damaged, images too few.
+            self.datamodule.prepare_data()
+            self.datamodule.setup(command)
         choose_threads(self.trainer, self.model, self.datamodule)
         result = getattr(self.trainer, command)(**arguments)
         if self.trainer.received_sigterm:

@@ -32,11 +32,12 @@ def show(spec: dict[str, Any] | None) -> str:
 @rank_zero_only
 def report_fit(trainer: Trainer) -> None:
     """The last line of a fit: where its checkpoints are."""
+    meanings = {"last.ckpt": "last epoch", "best.ckpt": "lowest val/loss"}
     folder = next((c.path for c in getattr(trainer, "callbacks", []) if isinstance(c, RunFolder)), None)
-    if folder and list(folder.glob("checkpoints/*.ckpt")):
-        print(
-            f"checkpoints: {shown_path(folder / 'checkpoints' / 'last.ckpt')} (last epoch), best.ckpt (lowest val/loss)"
-        )
+    found = [name for name in meanings if folder and (folder / "checkpoints" / name).exists()]
+    if folder and found:
+        names = ", ".join(f"{name} ({meanings[name]})" for name in found)
+        print(f"checkpoints: {shown_path(folder / 'checkpoints')}: {names}")
     else:
         print("no checkpoints were written")
 
