@@ -118,30 +118,39 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
             f"{path} was written in format {description.get('schema')} by actbench {description.get('version')}; "
             f"actbench {__version__} reads format {SCHEMA}"
         )
-    check_shape(description, path)
+    check_form(description, path)
     if data and description["data"] and data.split(".")[-1] != description["data"]["class_path"].split(".")[-1]:
         description = {**description, "data": None}
     check_trust(description, (*TRUSTED, *trust), path)
     return description
 
 
-def check_shape(description: Mapping[str, Any], path: str | Path) -> None:
+def check_form(description: Mapping[str, Any], path: str | Path) -> None:
     """Refuse a description whose entries are not what `Classifier` writes, such as a class path as bare text.
 
     Raises:
         CheckpointError: An entry has another form.
     """
-    model, data, trainer = (description.get(name) for name in ("model", "data", "trainer"))
-    specs = [model.get(name) for name in ("activation", "network", "optimizer")] if isinstance(model, dict) else [None]
-    specs += [spec for spec in (isinstance(model, dict) and model.get("lr_scheduler"), data) if spec]
-    whole = (
-        isinstance(description.get("seed"), int)
-        and isinstance(trainer, dict)
-        and set(trainer) <= set(TRAINER_SETTINGS)
-        and all(isinstance(spec, dict) and isinstance(spec.get("class_path"), str) for spec in specs)
-    )
-    if not whole:
-        raise CheckpointError(f"{path} is damaged: its entry '{KEY}' is not what actbench {__version__} writes")
+    match description:
+        case {
+            "seed": int(),
+            "model": {
+                "activation": {"class_path": str()},
+                "network": {"class_path": str()},
+                "optimizer": {"class_path": str()},
+                "lr_scheduler": None | {"class_path": str()},
+                "input_shape": [*sizes],
+                "num_classes": int(),
+            },
+            "data": None | {"class_path": str(), "init_args": {}},
+            "trainer": {**settings},
+        } if (
+            all(isinstance(size, int) for size in sizes)
+            and set(settings) <= set(TRAINER_SETTINGS)
+            and is_plain(settings)
+        ):
+            return
+    raise CheckpointError(f"{path} is damaged: its entry '{KEY}' is not what actbench {__version__} writes")
 
 
 def load(path: str | Path) -> Any:

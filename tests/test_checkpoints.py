@@ -177,11 +177,45 @@ def test_a_datamodule_that_is_replaced_need_not_be_trusted(path):
         read_description(evil, data="evil_module.Evil")
 
 
-def test_a_class_path_as_bare_text_is_refused(path):
-    evil = altered(path, "text.ckpt", lambda c: c["actbench"]["model"].update(activation="evil_module.Evil"))
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("model.activation", "evil_module.Evil"),
+        ("model.activation", None),
+        ("model.activation", {"class_path": ["evil_module.Evil"]}),
+        ("model.lr_scheduler", "evil_module.Evil"),
+        ("model.input_shape", None),
+        ("model.input_shape", [1, "8", 8]),
+        ("model.num_classes", torch.zeros(3)),
+        ("model", []),
+        ("data", "evil_module.Evil"),
+        ("data.init_args", None),
+        ("trainer", None),
+        ("trainer.max_epochs", torch.zeros(3)),
+        ("trainer.callbacks", []),
+        ("seed", "0"),
+    ],
+)
+def test_entries_of_another_form_are_refused(path, entry, value):
+    def change(checkpoint):
+        *outer, name = entry.split(".")
+        place = checkpoint["actbench"]
+        for key in outer:
+            place = place[key]
+        place[name] = value
 
-    with pytest.raises(CheckpointError, match="damaged"):
-        read_description(evil)
+    odd = altered(path, "odd.ckpt", change)
+
+    with pytest.raises(CheckpointError, match="is damaged: its entry 'actbench'"):
+        read_description(odd)
+
+
+@pytest.mark.parametrize("entry", ["seed", "model", "data", "trainer"])
+def test_a_missing_entry_is_refused(path, entry):
+    odd = altered(path, "missing.ckpt", lambda c: c["actbench"].pop(entry))
+
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_description(odd)
 
 
 def test_a_trusted_module_is_imported(path, tmp_path, monkeypatch):

@@ -602,7 +602,9 @@ WRONG = {
     "too few images": ("fit --data FakeImages --data.rows 12", r"val part of FakeImages has no image of class"),
     "learning rate": ("fit --model.optimizer.lr -1", r"Invalid learning rate: -1"),
     "no config": ("fit --config nowhere.yaml", r"there is no file nowhere.yaml"),
-    "no YAML": ("fit --config broken.yaml", r"broken.yaml is not YAML"),
+    "no YAML": ("fit --config broken.yaml", r"broken.yaml is not YAML: .*line 2"),
+    "no text": ("fit --config text.bin", r"text.bin is not YAML: "),
+    "value that is no YAML": ("fit --model.activation swish --model.activation.beta [", r"'\[' is not YAML"),
     "no mapping": ("fit --config list.yaml", r"list.yaml is not a mapping"),
     "unknown key": ("fit --config key.yaml", r"modle"),
     "no checkpoint": ("validate --ckpt_path nowhere.ckpt", r"checkpoint nowhere.ckpt is not there"),
@@ -620,6 +622,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(actbench, checkpoint, tmp_pa
         "list.yaml": b"- 1\n",
         "key.yaml": b"modle: {activation: swish}\n",
         "empty.ckpt": b"",
+        "text.bin": bytes(range(256)),
         "text.ckpt": b"hello there",
         "made.ckpt": checkpoint.read_bytes(),
     }

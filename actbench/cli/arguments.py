@@ -18,11 +18,21 @@ from actbench.specs import one_line
 SPEC_KEYS = ("model.activation", "model.network", "model.optimizer", "model.lr_scheduler")
 CLASS_KEYS = (*SPEC_KEYS, "data")
 
-load_yaml = get_loader("yaml")
-
 
 class UsageError(ValueError):
     """A command cannot be run as it was given."""
+
+
+def load_yaml(text: str) -> Any:
+    """The value that a text stands for, as in a config.
+
+    Raises:
+        UsageError: It is not YAML.
+    """
+    try:
+        return get_loader("yaml")(text)
+    except Exception as error:
+        raise UsageError(f"'{text}' is not YAML: {one_line(error)}") from error
 
 
 class Option(NamedTuple):
@@ -58,8 +68,8 @@ def read_config(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UsageError(f"--config: there is no file {path}")
     try:
-        content = load_yaml(Path(path).read_text()) or {}
-    except Exception as error:
+        content = get_loader("yaml")(Path(path).read_text()) or {}
+    except Exception as error:  # the loader's own kinds among them
         raise UsageError(f"--config {path} is not YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UsageError(f"--config {path} is not a mapping of options to values")

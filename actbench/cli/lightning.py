@@ -160,7 +160,7 @@ class BenchCLI(LightningCLI):
         defaults = {f"model.{name}": spec for name, spec in DEFAULT_SPECS.items()}
         if ckpt_path:
             chosen = next(reversed(list(class_paths(options, ["data"]))), None)
-            self.saved = checkpoints.read_description(ckpt_path, trust=trusted(options), data=chosen)
+            self.saved = checkpoints.read_description(str(ckpt_path), trust=trusted(options), data=chosen)
             defaults |= {f"model.{name}": self.saved["model"][name] for name in MODEL_OPTIONS}
             self._parser(command).set_defaults(self._saved_defaults(ckpt_path))
         elif command != "fit" and not {"-h", "--help"} & set(options):
@@ -331,7 +331,7 @@ def quieten() -> None:
 def trusted(options: Sequence[str]) -> tuple[str, ...]:
     """Modules that a checkpoint may name: by --trust, by ACTBENCH_TRUST, and by being named in the same command."""
     lists = (last(options, "trust"), os.environ.get("ACTBENCH_TRUST"))
-    said = [name.strip() for names in lists for name in (names or "").split(",") if name.strip()]
+    said = [name.strip() for names in lists for name in str(names or "").split(",") if name.strip()]
     return (*said, *(path.split(".")[0] for path in class_paths(options) if "." in path))
 
 
