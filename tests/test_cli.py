@@ -389,6 +389,16 @@ def test_repeating_what_the_checkpoint_says_is_no_contradiction(actbench, checkp
     assert result.returncode == 0, result.stderr
 
 
+def test_a_checkpoint_of_another_version_of_torch_is_no_contradiction(actbench, checkpoint, tmp_path):
+    contents = torch.load(checkpoint, weights_only=True)
+    del contents["actbench"]["model"]["optimizer"]["init_args"]["amsgrad"]  # as if torch had added it since
+    torch.save(contents, tmp_path / "older.ckpt")
+
+    result = actbench("test", "--ckpt_path", "older.ckpt")
+
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_an_untrained_network_is_not_scored(actbench, command):
     error = one_line_error(actbench(command))

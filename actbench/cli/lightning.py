@@ -5,7 +5,6 @@ defaults; no argument of one class is kept for another.
 """
 
 import difflib
-import inspect
 import logging
 import os
 import sys
@@ -37,21 +36,21 @@ from actbench.callbacks import (
 from actbench.classifier import Classifier
 from actbench.cli.arguments import UsageError, class_paths, fold_specs, given_to, last, read_config, reset_data
 from actbench.cli.main import COMMANDS, fail
-from actbench.cli.messages import readable, report_fit, report_interruption, show, shown_path
+from actbench.cli.messages import readable, report_fit, report_interruption, shown_path
 from actbench.predictions import FORMATS, gather, write_predictions
-from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
+from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, one_line
 from actbench.threads import choose_threads
 
 DATASETS = {cls.__name__: cls for cls in data.DATASETS}
-MODEL_OPTIONS = ("activation", "network", "optimizer", "lr_scheduler")
-
-DEFAULT_SPECS = {
-    name: default and default.to_dict()
-    for name, default in ((name, inspect.signature(Classifier).parameters[name].default) for name in MODEL_OPTIONS)
+SPECS: dict[str, type[Spec]] = {
+    "activation": ActivationSpec,
+    "network": NetworkSpec,
+    "optimizer": OptimizerSpec,
+    "lr_scheduler": SchedulerSpec,
 }
 
-for spec in (ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec):
-    register_type(spec, serializer=spec.to_dict, type_check=isinstance)
+for spec_class in SPECS.values():
+    register_type(spec_class, serializer=spec_class.to_dict, type_check=isinstance)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -149,23 +148,19 @@ class BenchCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         command, *options = args
-        for name in class_paths(options, ["data"]):
-            if "." not in name and name not in DATASETS:
-                near = difflib.get_close_matches(name.lower(), map(str.lower, DATASETS), n=3, cutoff=0.5)
-                hint = [known for known in DATASETS if known.lower() in near] or list(DATASETS)
-                raise UsageError(f"--data: unknown dataset '{name}'; give a class path or one of {', '.join(hint)}")
-        if any(name in ("seed", "init_args.seed") for name in given_to(options, "data")):
-            raise UsageError("--data.seed: the seed of a run is one, that of --seed_everything")
+        check_data(options)
         ckpt_path = last(options, "ckpt_path")
-        defaults = {f"model.{name}": spec for name, spec in DEFAULT_SPECS.items()}
         if ckpt_path:
             chosen = next(reversed(list(class_paths(options, ["data"]))), None)
             self.saved = checkpoints.read_description(str(ckpt_path), trust=trusted(options), data=chosen)
-            defaults |= {f"model.{name}": self.saved["model"][name] for name in MODEL_OPTIONS}
-            self._parser(command).set_defaults(self._saved_defaults(ckpt_path))
+            self._parser(command).set_defaults(self._saved_defaults(str(ckpt_path)))
         elif command != "fit" and not {"-h", "--help"} & set(options):
             raise UsageError(f"{command} needs --ckpt_path: without it, it would score an untrained network")
-        options = reset_data(fold_specs(options, defaults), self._parser(command).get_defaults().data.class_path)
+        defaults = self._parser(command).get_defaults()
+        specs = {
+            f"model.{name}": defaults.model[name] and SPECS[name](defaults.model[name]).to_dict() for name in SPECS
+        }
+        options = reset_data(fold_specs(options, specs), defaults.data.class_path)
         self.config = parser.parse_args([command, *options])
         config = self.config[command]
         if self.saved:
@@ -180,7 +175,7 @@ class BenchCLI(LightningCLI):
     def _saved_defaults(self, ckpt_path: str) -> dict[str, Any]:
         """What the checkpoint says, as defaults of the options."""
         assert self.saved is not None
-        defaults = {f"model.{name}": self.saved["model"][name] for name in MODEL_OPTIONS}
+        defaults = {f"model.{name}": self.saved["model"][name] for name in SPECS}
         defaults |= {f"trainer.{name}": value for name, value in self.saved["trainer"].items()}
         defaults["seed_everything"] = self.saved["seed"]
         if self.saved["data"]:
@@ -190,12 +185,13 @@ class BenchCLI(LightningCLI):
     def _refuse_contradictions(self, config: Namespace) -> None:
         """Model options that are not the checkpoint's: the weights would be scored in another network."""
         assert self.saved is not None
-        for name in MODEL_OPTIONS:
-            saved, given = self.saved["model"][name], config.model[name] and config.model[name].to_dict()
-            if saved != given:
+        for name, spec_class in SPECS.items():
+            # Made anew, as what was given is: another version of torch may have arguments more.
+            saved = self.saved["model"][name] and spec_class(self.saved["model"][name])
+            if saved != config.model[name]:
                 raise UsageError(
-                    f"--model.{name} contradicts the checkpoint, which has {show(saved)}, not {show(given)}: "
-                    "leave it out, or fit another network"
+                    f"--model.{name} contradicts the checkpoint, which has {saved or 'none'}, not "
+                    f"{config.model[name] or 'none'}: leave it out, or fit another network"
                 )
         if self.saved["seed"] != config.seed_everything:
             raise UsageError(
@@ -326,6 +322,21 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
     # Class paths of a config may not name what only harms, such as os.system.
     jsonargparse.set_parsing_settings(import_path_denylist=[])
+
+
+def check_data(options: Sequence[str]) -> None:
+    """Refuse what jsonargparse would say at length, or nothing about.
+
+    Raises:
+        UsageError: The dataset has no known name, or is given a seed of its own.
+    """
+    for name in class_paths(options, ["data"]):
+        if "." not in name and name not in DATASETS:
+            near = difflib.get_close_matches(name.lower(), map(str.lower, DATASETS), n=3, cutoff=0.5)
+            hint = [known for known in DATASETS if known.lower() in near] or list(DATASETS)
+            raise UsageError(f"--data: unknown dataset '{name}'; give a class path or one of {', '.join(hint)}")
+    if any(name in ("seed", "init_args.seed") for name in given_to(options, "data")):
+        raise UsageError("--data.seed: the seed of a run is one, that of --seed_everything")
 
 
 def trusted(options: Sequence[str]) -> tuple[str, ...]:

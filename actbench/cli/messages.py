@@ -3,7 +3,6 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
@@ -20,13 +19,6 @@ def readable(message: str) -> str:
     text = re.sub(r" - Expected a <class 'NoneType'>.*", "", text)
     text = re.sub(r" Given value type: .*", "", text)
     return re.sub(r"Not of type \w+Spec: ", "", text)
-
-
-def show(spec: dict[str, Any] | None) -> str:
-    """A spec as one reads it."""
-    if spec is None:
-        return "none"
-    return f"{spec['class_path']}({', '.join(f'{k}={v}' for k, v in spec.get('init_args', {}).items())})"
 
 
 @rank_zero_only
