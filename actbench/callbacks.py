@@ -125,6 +125,13 @@ class RunFolder(Callback):
             writer.writerows(self.rows)
             write_whole(self.path / "metrics.csv", table.getvalue())
 
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # TensorBoard shows hyperparameters only beside scores.
+        if isinstance(trainer.logger, RunLogger) and self.rows and self.path:
+            scores = {f"final/{name}": value for name, value in self.rows[-1].items() if "/" in name}
+            trainer.logger.log_hyperparams(trainer.logger.hparams, scores, trainer.global_step)
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all, and its folder if there is none."""

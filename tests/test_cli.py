@@ -157,6 +157,8 @@ def test_fit_leaves_logs_checkpoints_and_says_where(fitted):
     assert list(run.glob("events.out.tfevents.*"))
     events = EventAccumulator(str(run)).Reload()
     assert {"train/loss", "val/loss", "val/acc", "val/ece"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("final/val/acc")[0].value == rows(run)[-1]["val/acc"]
+    assert b"actbench.activations.Swish" in next(run.glob("events.out.tfevents.*")).read_bytes()  # a hyperparameter
     assert [row["epoch"] for row in rows(run)] == [0, 1]
     assert "threads: 1," in (fitted / "output").read_text()
     assert sorted(file.name for file in fitted.iterdir()) == ["lightning_logs", "output"]
