@@ -90,7 +90,7 @@ class FakeImages(ImageData):
             "width": width,
             "num_classes": num_classes,
         }
-        self.save_hyperparameters(sizes)
+        self.save_hyperparameters(sizes, logger=False)
         self.rows = rows
         self.input_shape = (channels, height, width)
         self.num_classes = num_classes
@@ -202,7 +202,7 @@ class ColourData(FileData):
         seed: int = 0,
     ) -> None:
         super().__init__(root, download, batch_size, val_fraction, seed)
-        self.save_hyperparameters({"augment": augment})
+        self.save_hyperparameters({"augment": augment}, logger=False)
         self.augment = augment
         self.crops: tuple[int, Tensor] | None = None  # of an epoch, for all rows
 

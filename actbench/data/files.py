@@ -37,7 +37,7 @@ class FileData(ImageData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=None, seed=seed)
-        self.save_hyperparameters({"root": root, "download": download})
+        self.save_hyperparameters({"root": root, "download": download}, logger=False)
         self.root = root
         self.download = download
 

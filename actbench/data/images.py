@@ -82,8 +82,8 @@ class ImageData(LightningDataModule, ABC):
                 raise ValueError(f"{name} must lie strictly between 0 and 1, got {value}")
         if sum(fractions.values()) >= 1:
             raise ValueError(f"{' + '.join(fractions)} must be below 1, got {' + '.join(map(str, fractions.values()))}")
-        # Not the seed: the model records it, and Lightning refuses a name that both record.
-        self.save_hyperparameters({"batch_size": batch_size, **fractions})
+        # For checkpoints, without the seed, which the model records. The model logs them.
+        self.save_hyperparameters({"batch_size": batch_size, **fractions}, logger=False)
         self.batch_size = batch_size
         self.fractions = fractions
         self.seed = seed
