@@ -4,6 +4,7 @@ What the user typed or wrote comes first, then the checkpoint, then the
 defaults; no argument of one class is kept for another.
 """
 
+import argparse
 import difflib
 import logging
 import os
@@ -141,7 +142,7 @@ class BenchCLI(LightningCLI):
         parser.link_arguments("data", "model.num_classes", compute_fn=data.num_classes, apply_on="instantiate")
         for name in ("optimizer", "lr_scheduler"):
             moved = f"the {name} belongs to the model, so that it is saved with it: use --model.{name}"
-            parser.add_argument(f"--{name}", action=jsonargparse.ActionFail(message=moved))
+            parser.add_argument(f"--{name}", action=jsonargparse.ActionFail(message=moved), help=argparse.SUPPRESS)
 
     # --- parsing ---
 
