@@ -453,7 +453,7 @@ class Malicious:
 def test_no_command_runs_code_from_a_checkpoint(actbench, checkpoint, tmp_path, command):
     contents = torch.load(checkpoint, weights_only=True)
     torch.save(contents | {"extra": Malicious(tmp_path / "ran")}, tmp_path / "pickled.ckpt")
-    contents["actbench"]["data"] = {"class_path": "evil_module.Evil"}
+    contents["actbench"]["data"] = {"class_path": "evil_module.Evil", "init_args": {}}
     torch.save(contents, tmp_path / "named.ckpt")
     (tmp_path / "evil_module.py").write_text("open('ran', 'w')\n")
 
