@@ -2,10 +2,11 @@
 
 What built a checkpoint stands under its key ``actbench``::
 
-    schema: 1
+    schema: 2
     version: 0.1.0
     seed: 0
-    model: {activation: ..., network: ..., optimizer: ..., lr_scheduler: ..., input_shape: ..., num_classes: ...}
+    model: {activation: ..., network: ..., optimizer: ..., lr_scheduler: ...,
+            replicates: ..., input_shape: ..., num_classes: ...}
     data: {class_path: ..., init_args: {...}}
     trainer: {max_epochs: ..., precision: ..., ...}
 
@@ -26,7 +27,7 @@ from actbench import __version__
 from actbench.specs import is_plain, one_line, plain, public_path
 
 KEY = "actbench"
-SCHEMA = 1
+SCHEMA = 2
 TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
 
 # What a Trainer may be told that changes what is trained or scored, and what it does unless told. Devices, loggers and
@@ -139,6 +140,7 @@ def check_form(description: Mapping[str, Any], path: str | Path) -> None:
                 "network": {"class_path": str()},
                 "optimizer": {"class_path": str()},
                 "lr_scheduler": None | {"class_path": str()},
+                "replicates": int(),
                 "input_shape": [*sizes],
                 "num_classes": int(),
             },

@@ -1,23 +1,24 @@
 """The LightningModule: trains and scores one network with one activation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int64
 from pytorch_lightning import LightningModule
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from typing_extensions import override
 
 from actbench import __version__, checkpoints
+from actbench.callbacks import ReplicateEarlyStopping
 from actbench.networks import build_network
+from actbench.scores import Ensemble, MeanLoss, Scores, gather, spread
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec
-from actbench.streams import stream_seed
+from actbench.stack import Stack
+from actbench.streams import stream
 
 RELU = ActivationSpec("relu")
 TUTORIAL_CNN = NetworkSpec("TutorialCNN")
@@ -27,22 +28,29 @@ ADAM = OptimizerSpec("torch.optim.Adam")
 class Prediction(NamedTuple):
     """What `Classifier.predict_step` returns for a batch, on the CPU: places and labels where they are known."""
 
-    rows: Int64[Tensor, " batch"] | None
-    labels: Int64[Tensor, " batch"] | None
-    probabilities: Float[Tensor, "batch classes"]
+    rows: Int64[Tensor, "*replicates batch"] | None
+    labels: Int64[Tensor, "*replicates batch"] | None
+    probabilities: Float[Tensor, "replicates batch classes"]
 
 
 class Classifier(LightningModule):
-    """Image classifier in which only the activation function varies.
+    """Image classifiers in which only the activation function varies: one for each seed, trained together.
 
-    ``forward`` maps images ``(batch, channels, height, width)``, scaled to
-    [0, 1], to logits ``(batch, classes)``. The loss is cross-entropy.
+    ``forward`` maps images ``(replicates, batch, channels, height, width)``,
+    scaled to [0, 1], to logits ``(replicates, batch, classes)``; images without
+    the first axis are given to every replicate. The loss is cross-entropy.
+
+    Replicates do not mix. Each has its own initial weights, split and batch
+    order, which follow from its seed alone; gradients are clipped, training is
+    stopped and the best epoch is chosen for each by itself. One that diverges
+    changes no bit of the others.
 
     Logs ``train/loss``, ``val/loss`` and ``test/loss`` in nats per example,
     ``val/acc`` and ``test/acc`` as a fraction of examples, and ``val/ece`` and
     ``test/ece``, the expected calibration error over 15 bins of confidence, as
-    a fraction. ``train/loss`` is the mean over the epoch while the weights
-    change.
+    a fraction: the mean over replicates, and with ``_sd``, ``_min`` and
+    ``_max`` added to the name their spread, of those that have not diverged.
+    ``train/loss`` is the mean over the epoch while the weights change.
 
     Args:
         activation: What is compared: a name ("python main.py activations" lists them), a class path, or a class
@@ -51,13 +59,16 @@ class Classifier(LightningModule):
             network that takes activation, input_shape and num_classes.
         optimizer: Class path of a torch optimiser, with arguments.
         lr_scheduler: Class path of a torch learning-rate schedule, with arguments. It steps once an epoch;
-            OneCycleLR and CyclicLR step once a batch; ReduceLROnPlateau watches val/loss.
+            OneCycleLR and CyclicLR step once a batch; ReduceLROnPlateau watches val/loss, of one replicate only.
+        replicates: How many seeds to train together: seed, seed + 1, and so on.
+        stack_width: The most replicates to compute at once; unless set, chosen by device and size. Where memory runs
+            out, it is halved.
         input_shape: Shape of one image: channels, height, width.
         num_classes: How many classes there are.
-        seed: Keys the initial weights and what the network draws while it trains.
+        seed: Seed of the first replicate. It keys the initial weights and what the network draws while it trains.
 
     Raises:
-        ValueError: A spec is wrong, or the network does not fit the images.
+        ValueError: A spec is wrong, the network does not fit the images, or it cannot be stacked.
     """
 
     def __init__(
@@ -66,76 +77,119 @@ class Classifier(LightningModule):
         network: NetworkSpec = TUTORIAL_CNN,
         optimizer: OptimizerSpec = ADAM,
         lr_scheduler: SchedulerSpec | None = None,
+        replicates: int = 1,
+        stack_width: int | None = None,
         *,
         input_shape: Sequence[int],
         num_classes: int,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value in {"replicates": replicates, "stack_width": stack_width}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.activation = ActivationSpec(activation)
         self.network_spec = NetworkSpec(network)
         self.optimizer = OptimizerSpec(optimizer)
         self.lr_scheduler = None if lr_scheduler is None else SchedulerSpec(lr_scheduler)
         self.input_shape = tuple(input_shape)
         self.num_classes = int(num_classes)
-        self.seed = int(seed)
+        self.seeds = range(int(seed), int(seed) + replicates)
+        if replicates > 1 and self.lr_scheduler and issubclass(self.lr_scheduler.cls, ReduceLROnPlateau):
+            raise ValueError("ReduceLROnPlateau lowers one rate for all replicates; it needs replicates: 1")
 
-        self.network = build_network(
-            self.network_spec,
-            self.activation,
-            input_shape=self.input_shape,
-            num_classes=num_classes,
-            seed=seed,
-        )
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.scores = nn.ModuleDict({part: scores(num_classes) for part in ("val", "test")})
+        networks = [
+            build_network(
+                self.network_spec,
+                self.activation,
+                input_shape=self.input_shape,
+                num_classes=num_classes,
+                seed=seed,
+            )
+            for seed in self.seeds
+        ]
+        self.stack = Stack(networks, self.seeds, input_shape=self.input_shape, width=stack_width)
+        self.active: Tensor
+        self.register_buffer("active", torch.ones(replicates, dtype=torch.bool))  # not stopped early
+        self.train_loss = MeanLoss(replicates)
+        self.scores = nn.ModuleDict({part: Scores(replicates) for part in ("val", "test")})
+        self.evaluated: dict[str, Tensor] = {}  # latest scores of every replicate, by name
+        self.ensemble = Ensemble()
 
     def describe(self) -> dict[str, Any]:
-        """The arguments, but for the seed, in plain values; see `actbench.checkpoints`."""
+        """The arguments, but for seed and width, in plain values; see `actbench.checkpoints`."""
         return {
             "activation": self.activation.to_dict(),
             "network": self.network_spec.to_dict(),
             "optimizer": self.optimizer.to_dict(),
             "lr_scheduler": self.lr_scheduler and self.lr_scheduler.to_dict(),
+            "replicates": len(self.seeds),
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
         }
 
+    def replicate_scores(self) -> dict[str, Float[Tensor, " replicates"]]:
+        """Every replicate's latest scores by name, on the CPU."""
+        scores = {"train/loss": self.train_loss.compute()} if self.train_loss.update_called else {}
+        return {name: value.detach().cpu().view(len(self.seeds)) for name, value in (scores | self.evaluated).items()}
+
     @override
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        logits: Tensor = self.network(images.to(self.dtype))
+    def forward(
+        self, images: Float[Tensor, "*replicates batch channels height width"]
+    ) -> Float[Tensor, "replicates batch classes"]:
+        logits: Tensor = self.stack(images.to(self.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @override
+    def setup(self, stage: str) -> None:
+        # One replicate's patience must not stop the others.
+        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
+        callbacks[:] = [ReplicateEarlyStopping.like(c) if type(c) is EarlyStopping else c for c in callbacks]
+
+    @override
     def on_fit_start(self) -> None:
+        if len(self.seeds) > 1 and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise MisconfigurationException(
+                "16-mixed precision skips a step of all replicates when one overflows: use bf16-mixed, or replicates: 1"
+            )
         data = checkpoints.describe_data(getattr(self.trainer, "datamodule", None))
         for logger in self.loggers:
-            logger.log_hyperparams({"seed": self.seed, "model": self.describe(), "data": data})
+            logger.log_hyperparams({"seed": self.seeds[0], "model": self.describe(), "data": data})
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # For dropout and the like, which draw from the global generator: a resumed run draws the same.
-        torch.manual_seed(stream_seed(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
         if batch_idx == 0:
             self.train_loss.reset()  # a checkpoint of a whole epoch holds that epoch's sum
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        if not len(labels):  # a last batch with fewer rows than devices leaves one without any
+        images, labels = batch[:2]
+        if not labels.shape[-1]:  # a last batch with fewer rows than devices leaves one without any
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
-        losses = cross_entropy(self(images), labels, reduction="none")
-        self.train_loss.update(losses.detach())
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
-        return losses.sum() / self._rows_per_device(labels)
+        replicates = self.active.nonzero().flatten().tolist()
 
-    def _rows_per_device(self, labels: Tensor) -> float | Tensor:
-        """Rows of the whole batch over devices, by which gradients, averaged over devices, become those of its mean."""
+        def streams(seed: int) -> torch.Generator:
+            return stream(seed, "dropout", self.current_epoch, batch_idx, self.global_rank, device=images.device)
+
+        losses = self.stack.losses(images.to(self.dtype), labels, replicates=replicates, streams=streams)
+        self.train_loss.update(losses.detach(), labels.shape[-1], self.active)
+        chosen = losses if len(replicates) == len(losses) else losses[self.active]
+        return chosen.sum() * self._share_of_device(labels.shape[-1])
+
+    def _share_of_device(self, rows: int) -> float | Tensor:
+        """Rows of this device over the mean of all: so weighted, gradients, averaged over devices, are the batch's."""
         if self.trainer.world_size == 1:
-            return len(labels)
-        rows = torch.tensor(float(len(labels)), device=self.device)
-        mean: Tensor = self.trainer.strategy.reduce(rows, reduce_op="mean")
-        return mean
+            return 1
+        mean: Tensor = self.trainer.strategy.reduce(torch.tensor(float(rows), device=self.device), reduce_op="mean")
+        return rows / mean
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self.ensemble = Ensemble()
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self.ensemble = Ensemble()
 
     @override
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -146,26 +200,59 @@ class Classifier(LightningModule):
         self._score(batch, "test")
 
     def _score(self, batch: Sequence[Tensor], part: str) -> None:
-        images, labels = batch
-        metrics = cast(Mapping[str, Metric], self.scores[part])
-        if len(labels):
+        images, labels, rows, *_ = (*batch, None)
+        if labels.shape[-1]:
             logits = self(images)
-            metrics["loss"].update(cross_entropy(logits, labels, reduction="none"))
-            metrics["acc"].update(logits, labels)
-            metrics["ece"].update(logits.softmax(1), labels)
-        self.log_dict(
-            {f"{part}/{name}": metric for name, metric in metrics.items()}, on_step=False, on_epoch=True, prog_bar=True
-        )
+            cast(Scores, self.scores[part]).update(logits, labels)
+            if not self.trainer.training:  # during a fit, nobody asks for the ensemble
+                self.ensemble.update(logits, labels, rows)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._publish("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._publish("test")
+
+    def _publish(self, part: str) -> None:
+        """Log a part's scores, and keep each replicate's."""
+        metric = cast(Scores, self.scores[part])
+        # torchmetrics makes a single value a scalar.
+        scores = {name: values.view(len(self.seeds)) for name, values in metric.compute().items()}
+        metric.reset()
+        if self.trainer.sanity_checking:
+            return
+        self.evaluated |= {f"{part}/{name}": values for name, values in scores.items()}
+        for name, values in scores.items():
+            self._log(f"{part}/{name}", values, prog_bar=True)
+        if not self.trainer.training:
+            parts = gather(self.ensemble.parts, self.trainer)
+            ensemble = Ensemble.of(parts).compute()
+            self.log_dict({f"{part}/{name}_ensemble": value for name, value in ensemble.items()})
+
+    def _log(self, name: str, values: Float[Tensor, " replicates"], *, prog_bar: bool = False) -> None:
+        """Log the mean over replicates and, if there are several, their spread."""
+        of = spread(values)
+        several = {f"{name}_{what}": value for what, value in of.items() if what != "mean"}
+        self.log(name, of["mean"], prog_bar=prog_bar)
+        if len(self.seeds) > 1:
+            self.log_dict(several)
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
         images, labels, rows, *_ = (*batch, None, None) if isinstance(batch, list | tuple) else (batch, None, None)
-        probabilities = self(images).softmax(1).cpu()
+        probabilities = self(images).softmax(2).cpu()
         return Prediction(None if rows is None else rows.cpu(), None if labels is None else labels.cpu(), probabilities)
 
     @override
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
+        for group in optimizer.param_groups:
+            # On a processor torch would go through the parameters one by one. Its fused form is faster still, but
+            # rounds the last few values of a tensor otherwise: a replicate's result would depend on its place.
+            if group.get("foreach", False) is None and not group.get("fused"):
+                group["foreach"] = True
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -179,7 +266,39 @@ class Classifier(LightningModule):
             scheduler.step()
 
     @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val is None:
+            return
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradient_clip_algorithm == "value":
+            torch._foreach_clamp_min_(gradients, -gradient_clip_val)
+            torch._foreach_clamp_max_(gradients, gradient_clip_val)
+            return
+        norm = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+        factor = (gradient_clip_val / (norm + 1e-6)).clamp(max=1)  # as in torch's clip_grad_norm_
+        for gradient in gradients:
+            gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+
+    @override
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        stopped = ~self.active
+        if not stopped.any():
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            return
+        # Momentum and weight decay would move them on without any gradient.
+        kept = [parameter.detach()[stopped] for parameter in self.parameters()]
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for parameter, values in zip(self.parameters(), kept, strict=True):
+            parameter.detach()[stopped] = values
+
+    @override
     def on_train_epoch_end(self) -> None:
+        self._log("train/loss", self.replicate_scores()["train/loss"])
         # Lightning steps these after it has written the epoch's checkpoint: a resumed run would miss a step.
         for schedule in self.trainer.lr_scheduler_configs:
             if isinstance(schedule.scheduler, ReduceLROnPlateau):
@@ -190,12 +309,13 @@ class Classifier(LightningModule):
         checkpoint[checkpoints.KEY] = {
             "schema": checkpoints.SCHEMA,
             "version": __version__,
-            "seed": self.seed,
+            "seed": self.seeds[0],
             "model": self.describe(),
             "data": checkpoints.describe_data(getattr(self.trainer, "datamodule", None)),
             "trainer": checkpoints.describe_trainer(self.trainer),
-            # An epoch's running mean, for a run that is resumed in the middle of one.
+            # An epoch's sums, for a run that is resumed in the middle of one.
             "train_loss": {name: torch.as_tensor(value).cpu() for name, value in self.train_loss.metric_state.items()},
+            "scores": {name: value.cpu() for name, value in self.evaluated.items()},
         }
         # One description, and no path of this machine: Lightning's own hold the data's root.
         for name in (
@@ -209,8 +329,10 @@ class Classifier(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name, value in checkpoint.get(checkpoints.KEY, {}).get("train_loss", {}).items():
+        description = checkpoint.get(checkpoints.KEY, {})
+        for name, value in description.get("train_loss", {}).items():
             setattr(self.train_loss, name, value.to(self.device))
+        self.evaluated = dict(description.get("scores", {}))
         self._move_paths(checkpoint, to_relative=False)
 
     def _move_paths(self, checkpoint: dict[str, Any], *, to_relative: bool) -> None:
@@ -240,13 +362,3 @@ class Classifier(LightningModule):
         classifier = cls(**description["model"], seed=description["seed"])
         classifier.load_state_dict(checkpoints.load(checkpoint_path)["state_dict"])
         return classifier.to(map_location)
-
-
-def scores(num_classes: int) -> nn.ModuleDict:
-    """Metrics of a part of the data; see `Classifier` for their units."""
-    metrics: Mapping[str, Metric] = {
-        "loss": MeanMetric(nan_strategy="disable"),  # a diverged network's loss is NaN, not the mean of the rest
-        "acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-        "ece": MulticlassCalibrationError(num_classes, n_bins=15, validate_args=False),
-    }
-    return nn.ModuleDict(dict(metrics))

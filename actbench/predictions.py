@@ -1,13 +1,13 @@
-"""Tables of predictions: one row an image."""
+"""Tables of predictions: one row an image and replicate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 import torch
-from pytorch_lightning import Trainer
 
 from actbench.classifier import Prediction
+from actbench.scores import Ensemble, Scores
 
 FORMATS: Mapping[str, Callable[[pl.DataFrame, Path], None]] = {
     ".csv": pl.DataFrame.write_csv,
@@ -15,41 +15,50 @@ FORMATS: Mapping[str, Callable[[pl.DataFrame, Path], None]] = {
 }
 
 
-def gather(predictions: list[Prediction], trainer: Trainer) -> list[Prediction]:
-    """The predictions of all devices."""
-    if trainer.world_size == 1:
-        return predictions
-    parts: list[list[Prediction]] = [[]] * trainer.world_size
-    torch.distributed.all_gather_object(parts, predictions)
-    return [batch for part in parts for batch in part]
+def prediction_table(predictions: Sequence[Prediction], seeds: Sequence[int]) -> pl.DataFrame:
+    """One row an image and replicate, in order of ``seed`` and ``index``.
 
-
-def prediction_table(predictions: Sequence[Prediction]) -> pl.DataFrame:
-    """Rows in order of ``index``, the image's place in its dataset.
-
-    Columns: ``index``; ``label``, the true class, if it is known; ``predicted``,
-    the most probable class; ``probability_0``, ``probability_1``, ...
+    Columns: ``seed``, the replicate's; ``index``, the image's place in its
+    dataset; ``label``, the true class, if it is known; ``predicted``, the most
+    probable class; ``probability_0``, ``probability_1``, ...
     """
-    probability = torch.cat([batch.probabilities for batch in predictions])
-    columns = {}
-    columns["index"] = concatenated([batch.rows for batch in predictions])
-    if columns["index"] is None:
-        columns["index"] = torch.arange(len(probability))
-    columns["label"] = concatenated([batch.labels for batch in predictions])
-    columns["predicted"] = probability.argmax(1)
-    columns |= {f"probability_{place}": column for place, column in enumerate(probability.unbind(1))}
-    return pl.DataFrame({name: c.numpy() for name, c in columns.items() if c is not None}).sort("index")
+    probability = torch.cat([batch.probabilities for batch in predictions], dim=1)
+    shape = probability.shape[:2]
+    index = concatenated([batch.rows for batch in predictions])
+    label = concatenated([batch.labels for batch in predictions])
+    columns = {
+        "seed": torch.tensor(seeds)[:, None],
+        "index": torch.arange(shape[1]) if index is None else index,
+        "label": label,
+        "predicted": probability.argmax(2),
+    }
+    columns |= {f"probability_{place}": column for place, column in enumerate(probability.unbind(2))}
+    table = {name: c.expand(shape).flatten().numpy() for name, c in columns.items() if c is not None}
+    return pl.DataFrame(table).sort("seed", "index")
+
+
+def predicted_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Scores of each replicate, and of the ensemble, of predictions whose labels are known; else empty."""
+    scores, ensemble = Scores(len(predictions[0].probabilities)), Ensemble()
+    for batch in predictions:
+        if batch.labels is None:
+            return {}, {}
+        logits = batch.probabilities.log()
+        scores.update(logits, batch.labels)
+        ensemble.update(logits, batch.labels, batch.rows)
+    each = {name: values.view(-1) for name, values in scores.compute().items()}  # torchmetrics makes one value a scalar
+    return each, {f"{name}_ensemble": value for name, value in ensemble.compute().items()}
 
 
 def concatenated(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     """The parts as one tensor, None if one is missing."""
     known = [part for part in parts if part is not None]
-    return torch.cat(known) if len(known) == len(parts) else None
+    return torch.cat(known, dim=-1) if len(known) == len(parts) else None
 
 
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+def write_predictions(predictions: Sequence[Prediction], seeds: Sequence[int], path: Path) -> None:
     """Write the table, whole or not at all, in the format that the file's ending names; see `FORMATS`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    FORMATS[path.suffix](prediction_table(predictions), unfinished)
+    FORMATS[path.suffix](prediction_table(predictions, seeds), unfinished)
     unfinished.replace(path)

@@ -9,7 +9,7 @@ import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, get_args
@@ -46,8 +46,8 @@ class Spec:
 
     def __init__(self, value: SpecLike) -> None:
         target, arguments = self._split(value)
-        self._cls, preset = self._find(target)
-        self.class_path = public_path(self._cls)
+        self.cls, preset = self._find(target)
+        self.class_path = public_path(self.cls)
         self.init_args = self._bind({**preset, **arguments})
         try:
             self._prove()
@@ -56,7 +56,7 @@ class Spec:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Build a fresh object."""
-        return self._cls(*args, **kwargs, **self.init_args)
+        return self.cls(*args, **kwargs, **self.init_args)
 
     def to_dict(self) -> dict[str, Any]:
         """Canonical form in plain values: the class path, and every argument that is not None."""
@@ -81,7 +81,7 @@ class Spec:
     @classmethod
     def _split(cls, value: SpecLike) -> tuple[Any, dict[str, Any]]:
         if isinstance(value, Spec):
-            return value._cls, dict(value.init_args)
+            return value.cls, dict(value.init_args)
         if isinstance(value, partial) and not value.args:
             return value.func, dict(value.keywords)
         if isinstance(value, Mapping):
@@ -126,7 +126,7 @@ class Spec:
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Check arguments against the constructor's signature; write out plain defaults."""
-        parameters = dict(inspect.signature(self._cls).parameters)
+        parameters = dict(inspect.signature(self.cls).parameters)
         for name in self.given:
             if parameters.pop(name, None) is None:
                 raise ValueError(f"{self.kind} {self.class_path} must take the argument '{name}'")
@@ -184,7 +184,40 @@ class OptimizerSpec(Spec):
     given = ("params",)
 
     def _prove(self) -> None:
-        self([nn.Parameter(torch.zeros(2))])
+        self([nn.Parameter(torch.zeros(2, 2))])
+        check_elementwise(self)
+
+
+def check_elementwise(make: Callable[..., Optimizer]) -> None:
+    """Refuse an optimiser whose step for one replicate is another in a stack than alone.
+
+    A few steps are made with both, with gradients of very different size.
+
+    Raises:
+        ValueError: They differ, or it takes only some shapes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3, 4), (3, 4, 5)):
+        values = torch.randn(shape, generator=generator)
+        together = nn.Parameter(values.clone())
+        alone = [nn.Parameter(value.clone()) for value in values]
+        try:
+            optimizers = [make([together]), *(make([parameter]) for parameter in alone)]
+            for _ in range(3):
+                gradients = torch.randn(shape, generator=generator) * torch.tensor([1e-3, 1, 1e3]).view(
+                    -1, *[1] * (len(shape) - 1)
+                )
+                for parameter, gradient in zip((together, *alone), (gradients, *gradients), strict=True):
+                    parameter.grad = gradient.clone()
+                for optimizer in optimizers:
+                    optimizer.step()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"it cannot train replicates together: {one_line(error)}") from error
+        if not torch.allclose(together, torch.stack(list(alone)), rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise ValueError(
+                "it cannot train replicates together: its step for one depends on the others, because it "
+                "is not element by element"
+            )
 
 
 class SchedulerSpec(Spec):

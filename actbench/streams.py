@@ -27,9 +27,9 @@ def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) >> 1
 
 
-def stream(seed: int, purpose: Purpose, *index: int) -> torch.Generator:
-    """Fresh CPU generator at the start of one stream; see `stream_seed`."""
-    return torch.Generator().manual_seed(stream_seed(seed, purpose, *index))
+def stream(seed: int, purpose: Purpose, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Fresh generator at the start of one stream; see `stream_seed`. What it draws depends on the kind of device."""
+    return torch.Generator(device).manual_seed(stream_seed(seed, purpose, *index))
 
 
 @contextmanager

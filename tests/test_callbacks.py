@@ -1,17 +1,19 @@
 import csv
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 
 from actbench.callbacks import BestCheckpoint, EpochLines, LastCheckpoint, RunFolder, RunLogger, write_whole
 from actbench.classifier import Classifier
 from actbench.data import FakeImages
 
 
-def fit(tmp_path, *callbacks, **options):
+def fit(tmp_path, *callbacks, replicates=1, lr=0.001, **options):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 3}
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", callbacks=list(callbacks), **quiet | options)
-    trainer.fit(Classifier(input_shape=(1, 8, 8), num_classes=10), FakeImages(rows=200))
+    optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": lr}}
+    model = Classifier(input_shape=(1, 8, 8), num_classes=10, replicates=replicates, optimizer=optimizer)
+    trainer.fit(model, FakeImages(rows=200, replicates=replicates))
     return trainer
 
 
@@ -23,19 +25,31 @@ def test_a_run_folder_holds_config_table_and_checkpoints(tmp_path):
         rows = list(csv.DictReader(file))
     assert (run / "config.yaml").read_text() == "trainer: {}\n"
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    assert [int(row["seed"]) for row in rows] == [0, 0, 0]
     assert float(rows[-1]["val/loss"]) == trainer.callback_metrics["val/loss"].item()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["epoch"] == 2
 
 
-def test_the_best_checkpoint_is_of_the_epoch_with_the_lowest_loss(tmp_path):
-    folder = RunFolder()
-    fit(tmp_path, folder, BestCheckpoint(), LastCheckpoint(), max_epochs=6)
+def test_each_replicates_best_weights_are_those_of_its_lowest_loss(tmp_path):
+    class Remember(Callback):
+        def __init__(self):
+            self.weights = []
 
-    losses = [row["val/loss"] for row in folder.rows]
-    best = torch.load(folder.path / "checkpoints" / "best.ckpt", weights_only=True)
-    assert best["epoch"] == losses.index(min(losses))
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.weights.append({k: v.clone() for k, v in pl_module.stack.network.state_dict().items()})
+
+    folder, remember, best = RunFolder(), Remember(), BestCheckpoint()
+    fit(tmp_path, folder, remember, best, LastCheckpoint(), max_epochs=8, replicates=3, lr=0.1)
+
+    losses = torch.stack([epoch["scores"]["val/loss"] for epoch in folder.epochs])
+    saved = torch.load(folder.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert best.epoch.tolist() == losses.argmin(0).tolist()
+    assert len(set(best.epoch.tolist())) > 1
+    for name in remember.weights[0]:
+        for replicate, epoch in enumerate(losses.argmin(0)):
+            assert torch.equal(saved[f"stack.network.{name}"][replicate], remember.weights[epoch][name][replicate])
 
 
 def test_without_validation_nothing_is_called_best(tmp_path):

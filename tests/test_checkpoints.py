@@ -114,7 +114,7 @@ def test_load_from_checkpoint_gives_the_same_network(path):
     model = Classifier.load_from_checkpoint(path)
 
     assert isinstance(next(m for m in model.modules() if isinstance(m, Swish)), Swish)
-    assert model.seed == 3
+    assert model.seeds == range(3, 4)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in checkpoint["state_dict"].items())
 
 

@@ -1,9 +1,8 @@
-import copy
-
 import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
 from scipy.special import softmax
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -54,7 +53,7 @@ def test_scores_are_those_of_an_independent_computation(tmp_path):
 
     images, labels = whole_part(data, "val")
     with torch.no_grad():
-        probability = softmax(model.eval()(images).double().numpy(), axis=1)
+        probability = softmax(model.eval()(images)[0].double().numpy(), axis=1)
     labels = labels.numpy()
     confidence, correct = probability.max(1), probability.argmax(1) == labels
     bins = np.minimum((confidence * 15).astype(int), 14)
@@ -69,7 +68,7 @@ def whole_part(data, part):
     data.setup("fit")
     loader = {"train": data.train_dataloader, "val": data.val_dataloader}[part]()
     batches = [data.transfer_batch_to_device(batch, torch.device("cpu"), 0) for batch in loader]
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+    return torch.cat([images[0] for images, *_ in batches]), torch.cat([labels[0] for _, labels, _ in batches])
 
 
 def test_train_loss_is_the_mean_over_rows_while_the_weights_change(tmp_path):
@@ -77,12 +76,12 @@ def test_train_loss_is_the_mean_over_rows_while_the_weights_change(tmp_path):
         classifier(optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}),
         FakeImages(rows=300),
     )
-    reference, losses = copy.deepcopy(model), []
+    reference, losses = model.stack.replicate(0), []
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
     data.prepare_data()
     data.setup("fit")
     for batch in data.train_dataloader():
-        images, labels = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+        (images,), (labels,), _ = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
         loss = nn.functional.cross_entropy(reference(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -93,7 +92,7 @@ def test_train_loss_is_the_mean_over_rows_while_the_weights_change(tmp_path):
 
     assert logged["train/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-6)
+        assert torch.allclose(ours[0], theirs, atol=1e-6)
 
 
 def test_a_diverged_network_has_a_loss_that_says_so(tmp_path):
@@ -110,7 +109,7 @@ def test_what_a_network_draws_in_training_follows_from_the_seed(tmp_path):
         torch.manual_seed(global_seed)
         model = classifier(network=Dropout, seed=seed)
         fitted_losses(model, FakeImages(rows=200, seed=0), tmp_path)
-        return model.network.layers[1].weight
+        return model.stack.network.layers[1].weight
 
     first = weights(1, seed=0)
 
@@ -197,7 +196,7 @@ def test_a_foreign_datamodule_trains_and_predicts(tmp_path):
     predictions = trainer(tmp_path).predict(model, data)
 
     assert np.isfinite(logged["val/loss"])
-    assert torch.cat([batch.probabilities for batch in predictions]).shape == (60, 10)
+    assert torch.cat([batch.probabilities[0] for batch in predictions]).shape == (60, 10)
     assert all(batch.labels is None and batch.rows is None for batch in predictions)
 
 
@@ -207,7 +206,7 @@ def test_double_precision_stays_double(tmp_path):
     fitted_losses(model, FakeImages(rows=200), tmp_path, precision="64-true")
 
     assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
-    assert model(torch.rand(2, 1, 8, 8)).dtype == torch.float64
+    assert model(torch.rand(1, 2, 1, 8, 8)).dtype == torch.float64
 
 
 def test_bf16_mixed_precision_trains(tmp_path):
@@ -223,3 +222,189 @@ def test_a_fit_learns(tmp_path):
     logged = fitted_losses(model, data, tmp_path, max_epochs=15)
 
     assert logged["val/acc"] > 0.6  # one in ten by chance
+
+
+# --- replicates ---
+
+
+def stacked(replicates, data=None, **options):
+    """A classifier and its data, with so many replicates."""
+    return classifier(replicates=replicates, **options), FakeImages(rows=300, replicates=replicates, **(data or {}))
+
+
+def replicate_weights(model, number):
+    return [parameter.detach()[number] for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_seed_7_alone_is_seed_7_in_a_stack_bit_for_bit(tmp_path, optimizer):
+    chosen = {"class_path": f"torch.optim.{optimizer}", "init_args": {"lr": 0.01}}
+    many = classifier(replicates=4, seed=5, optimizer=chosen)
+    alone = classifier(replicates=1, seed=7, optimizer=chosen)
+
+    fitted_losses(many, FakeImages(rows=300, seed=5, replicates=4), tmp_path, max_epochs=3)
+    fitted_losses(alone, FakeImages(rows=300, seed=7), tmp_path, max_epochs=3)
+
+    assert all(map(torch.equal, replicate_weights(many, 2), replicate_weights(alone, 0)))
+    for name, values in many.replicate_scores().items():
+        assert torch.equal(values[2], alone.replicate_scores()[name][0])
+
+
+def test_logged_are_the_mean_and_the_spread_over_replicates(tmp_path):
+    model, data = stacked(3)
+
+    logged = fitted_losses(model, data, tmp_path)
+
+    for name, values in model.replicate_scores().items():
+        assert logged[name] == pytest.approx(values.numpy().mean())
+        assert logged[f"{name}_sd"] == pytest.approx(values.numpy().std(ddof=1), rel=1e-4)
+        assert (logged[f"{name}_min"], logged[f"{name}_max"]) == (values.min(), values.max())
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_for_each_replicate_by_itself(tmp_path, algorithm):
+    most = 0.05 if algorithm == "norm" else 0.001
+    options = {"gradient_clip_val": most, "gradient_clip_algorithm": algorithm, "limit_train_batches": 1}
+    model, data = stacked(3, optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}})
+    alone = [model.stack.replicate(number) for number in range(3)]
+    data.prepare_data()
+    data.setup("fit")
+    images, labels, _ = data.transfer_batch_to_device(next(iter(data.train_dataloader())), torch.device("cpu"), 0)
+
+    fitted_losses(model, data, tmp_path, **options)
+
+    clip = nn.utils.clip_grad_norm_ if algorithm == "norm" else nn.utils.clip_grad_value_
+    for number, network in enumerate(alone):
+        nn.functional.cross_entropy(network(images[number]), labels[number]).backward()
+        before = [parameter.grad.clone() for parameter in network.parameters()]
+        clip(network.parameters(), most)
+        assert not all(map(torch.equal, before, [parameter.grad for parameter in network.parameters()]))
+        for ours, theirs in zip(replicate_weights(model, number), network.parameters(), strict=True):
+            assert torch.allclose(ours, theirs - theirs.grad, atol=1e-6)
+
+
+class Weights(Callback):
+    """Keeps every epoch's weights and losses."""
+
+    def __init__(self):
+        self.weights, self.losses, self.active = [], [], []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.active.append(pl_module.active.tolist())
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.weights.append([parameter.detach().clone() for parameter in pl_module.parameters()])
+        self.losses.append(pl_module.evaluated["val/loss"].clone())
+
+
+def test_each_replicate_stops_early_by_itself_and_keeps_its_weights(tmp_path):
+    adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03, "weight_decay": 0.1}}
+    model, data = stacked(4, optimizer=adamw)
+    kept = Weights()
+
+    fitted = trainer(tmp_path, max_epochs=60, callbacks=[EarlyStopping("val/loss", patience=2), kept])
+    fitted.fit(model, data)
+
+    losses, stops = torch.stack(kept.losses), []
+    for replicate in range(4):
+        best, waited, epoch = np.inf, 0, -1
+        while waited < 2:
+            epoch += 1
+            loss = losses[epoch, replicate].item()
+            best, waited = (loss, 0) if loss < best else (best, waited + 1)
+        stops.append(epoch)
+        for weights in kept.weights[epoch:]:
+            assert all(
+                torch.equal(now[replicate], then[replicate])
+                for now, then in zip(weights, kept.weights[epoch], strict=True)
+            )
+    assert len(set(stops)) > 1
+    assert len(losses) == max(stops) + 1 < 60
+    assert not model.active.any()
+
+
+def test_a_replicate_goes_on_as_if_no_other_had_stopped(tmp_path):
+    stop = EarlyStopping("val/loss", patience=2)
+    model, data = stacked(4, optimizer={"class_path": "torch.optim.Adam", "init_args": {"lr": 0.03}})
+    free, same_data = stacked(4, optimizer={"class_path": "torch.optim.Adam", "init_args": {"lr": 0.03}})
+    with_stops, without = Weights(), Weights()
+
+    trainer(tmp_path, max_epochs=60, callbacks=[stop, with_stops]).fit(model, data)
+    trainer(tmp_path, max_epochs=len(with_stops.weights), callbacks=[without]).fit(free, same_data)
+
+    for active, ours, theirs in zip(with_stops.active, with_stops.weights, without.weights, strict=True):
+        for replicate in np.flatnonzero(active):
+            assert all(torch.equal(a[replicate], b[replicate]) for a, b in zip(ours, theirs, strict=True))
+    assert any(0 < sum(active) < 4 for active in with_stops.active)
+
+
+def test_a_stack_resumed_mid_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
+    def parts():
+        return classifier(network=Dropout, replicates=3), FakeImages(rows=350, batch_size=50, replicates=3)
+
+    path = tmp_path / "last.ckpt"
+    (whole, data), (resumed, same_data) = parts(), parts()
+    stop = {"monitor": "val/loss", "patience": 1}
+    trainer(tmp_path, max_epochs=4, callbacks=[SaveAtStep(path, 7), EarlyStopping(**stop)]).fit(whole, data)
+
+    trainer(tmp_path, max_epochs=4, callbacks=[EarlyStopping(**stop)]).fit(resumed, same_data, ckpt_path=path)
+
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    for name, values in whole.replicate_scores().items():
+        assert torch.equal(values, resumed.replicate_scores()[name])
+
+
+def test_a_plateau_schedule_is_refused_for_several_replicates():
+    with pytest.raises(ValueError, match="ReduceLROnPlateau lowers one rate for all replicates"):
+        classifier(replicates=2, lr_scheduler=SCHEDULES["plateau"])
+
+
+def test_the_ensemble_is_the_mean_probability_of_those_that_were_not_trained_on_an_image(tmp_path):
+    model, data = stacked(5)
+
+    (logged,) = trainer(tmp_path).test(model, data, verbose=False)
+    predictions = trainer(tmp_path).predict(model, data)
+
+    rows, labels, probabilities = (np.concatenate([p[i].numpy() for p in predictions], 1) for i in range(3))
+    mean, truth = {}, {}
+    for replicate in range(5):
+        for row, label, probability in zip(rows[replicate], labels[replicate], probabilities[replicate], strict=True):
+            mean.setdefault(row, []).append(probability)
+            truth[row] = label
+    ensemble = {row: np.mean(each, axis=0) for row, each in mean.items()}
+    assert logged["test/members_ensemble"] == pytest.approx(np.mean([len(each) for each in mean.values()]))
+    assert 1 < logged["test/members_ensemble"] < 5
+    assert logged["test/acc_ensemble"] == pytest.approx(np.mean([ensemble[row].argmax() == truth[row] for row in mean]))
+    assert logged["test/loss_ensemble"] == pytest.approx(
+        -np.mean([np.log(ensemble[r][truth[r]]) for r in mean]), rel=1e-5
+    )
+
+
+def test_a_diverged_replicate_is_left_out_of_mean_and_ensemble(tmp_path):
+    model, data = stacked(3)
+    with torch.no_grad():
+        next(model.parameters())[1] = torch.nan
+
+    (logged,) = trainer(tmp_path).test(model, data, verbose=False)
+
+    losses = model.replicate_scores()["test/loss"]
+    assert losses.isnan().tolist() == [False, True, False]
+    assert logged["test/loss"] == pytest.approx(losses[[0, 2]].mean().item())
+    assert np.isfinite(logged["test/loss_ensemble"])
+    assert logged["test/members_ensemble"] <= 2
+
+
+class Same(Foreign):
+    def setup(self, stage):
+        torch.manual_seed(0)
+        super().setup(stage)
+
+
+def test_a_foreign_datamodules_batches_are_shared_by_all_replicates(tmp_path):
+    model, alone = classifier(replicates=3), classifier(replicates=1, seed=2)
+
+    fitted_losses(model, Same(), tmp_path)
+    fitted_losses(alone, Same(), tmp_path)
+
+    assert all(map(torch.equal, replicate_weights(model, 2), replicate_weights(alone, 0)))
+    assert model.replicate_scores()["val/loss"].unique().numel() == 3

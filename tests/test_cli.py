@@ -61,8 +61,12 @@ def rows(folder):
 
 
 def table(output):
-    """Figures of the table that validate and test print."""
-    return {name: float(value) for name, value in re.findall(r"(\w+/\w+)\s+│\s+(\S+)", output)}
+    """Figures of the first replicate in the table that validate and test print."""
+    lines = [line.split() for line in output.splitlines()]
+    place = next((place for place, words in enumerate(lines) if words[:1] == ["seed"]), None)
+    assert place is not None, output
+    figures = next(words for words in lines[place + 1 :] if words and words[0].isdigit())
+    return {name: float(value) for name, value in zip(lines[place][1:], figures[1:], strict=True)}
 
 
 def resolved(capsys, *args):
@@ -334,7 +338,7 @@ def test_predictions_agree_with_test(actbench, checkpoint, tmp_path):
 
     assert predicted.stdout.splitlines()[-1] == "predictions: tables/p.parquet"
     predictions = pl.read_parquet(tmp_path / "tables" / "p.parquet")
-    assert predictions.columns == ["index", "label", "predicted", *(f"probability_{n}" for n in range(10))]
+    assert predictions.columns == ["seed", "index", "label", "predicted", *(f"probability_{n}" for n in range(10))]
     assert (predictions["label"] == predictions["predicted"]).mean() == pytest.approx(scores["test/acc"], abs=1e-6)
     assert predictions.select(pl.sum_horizontal("^probability_.*$")).to_series().to_numpy() == pytest.approx(
         1, abs=1e-5

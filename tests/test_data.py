@@ -48,7 +48,7 @@ def trainer(epoch=0, rank=0, world=1, overfit_batches=0.0):
 
 
 def all_rows(loader):
-    return torch.cat([batch.rows for batch in loader])
+    return torch.cat([batch.rows[0] for batch in loader])
 
 
 def part_rows(datamodule, part):
@@ -56,7 +56,7 @@ def part_rows(datamodule, part):
 
 
 def images_of(datamodule, part, rows):
-    return datamodule.transfer_batch_to_device(data.Rows(part, rows), CPU, 0)[0]
+    return datamodule.transfer_batch_to_device(data.Rows(part, rows[None]), CPU, 0)[0][0]
 
 
 # --- split ---
@@ -96,22 +96,21 @@ def test_train_and_val_are_from_the_training_files_and_test_from_the_test_files(
 
     for part, files in {"train": train, "val": train, "test": test, "predict": test}.items():
         for batch in getattr(datamodule, f"{part}_dataloader")():
-            images, labels, *rest = datamodule.transfer_batch_to_device(batch, CPU, 0)
-            row = batch.rows[0]
+            (images, *_), (labels, *_), rows = datamodule.transfer_batch_to_device(batch, CPU, 0)
+            row = batch.rows[0, 0]
 
             image, label = files[int(row)]
             expected = np.asarray(image, dtype=np.float32).reshape(*datamodule.input_shape[1:], -1) / 255
             np.testing.assert_array_equal(images[0].permute(1, 2, 0), expected)
             assert labels[0] == label
-            assert len(rest) == (part == "predict")
-            assert all(index.equal(batch.rows) for index in rest)
+            assert rows.equal(batch.rows)
 
 
 def test_digits_are_scikit_learns_scaled_to_one(make):
     digits, datamodule = load_digits(), make("Digits")
 
     (batch,) = datamodule.predict_dataloader()
-    images, labels, index = datamodule.transfer_batch_to_device(batch, CPU, 0)
+    images, labels, index = (part[0] for part in datamodule.transfer_batch_to_device(batch, CPU, 0))
 
     np.testing.assert_allclose(images[:, 0], digits.images[index] / 16)
     np.testing.assert_array_equal(labels, digits.target[index])
@@ -121,9 +120,9 @@ def test_digits_are_scikit_learns_scaled_to_one(make):
 def test_images_lie_between_zero_and_one(make, name):
     datamodule = make(name)
 
-    images, labels = datamodule.transfer_batch_to_device(next(iter(datamodule.train_dataloader())), CPU, 0)
+    images, labels, _ = datamodule.transfer_batch_to_device(next(iter(datamodule.train_dataloader())), CPU, 0)
 
-    assert images.shape == (64, *datamodule.input_shape)
+    assert images.shape == (1, 64, *datamodule.input_shape)
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert images.min() >= 0
     assert 0.5 < images.max() <= 1
@@ -169,7 +168,7 @@ def test_every_row_comes_once_an_epoch_in_a_new_order(make):
 
     assert len(list(loader)) == len(loader) == -(-len(epochs[0]) // 64)
     for epoch in epochs:
-        assert epoch.sort().values.equal(datamodule.parts["train"].rows)
+        assert epoch.sort().values.equal(datamodule.parts["train"].rows[0])
     assert not any(epochs[i].equal(epochs[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
 
 
@@ -189,7 +188,7 @@ def test_overfitting_sees_the_same_batches_every_epoch(make):
     datamodule = make("Digits")
     datamodule.trainer = trainer(epoch=3, overfit_batches=2)
 
-    assert all_rows(datamodule.train_dataloader()).equal(datamodule.parts["train"].rows)
+    assert all_rows(datamodule.train_dataloader()).equal(datamodule.parts["train"].rows[0])
 
 
 def test_scored_parts_come_in_row_order(make):
@@ -211,9 +210,9 @@ def test_devices_share_every_batch(make, world):
     for batch, *shares in zip(
         alone.train_dataloader(), *(device.train_dataloader() for device in devices), strict=True
     ):
-        assert torch.cat([share.rows for share in shares]).sort().values.equal(batch.rows.sort().values)
-        assert max(len(s.rows) for s in shares) - min(len(s.rows) for s in shares) <= 1
-        images, labels = alone.transfer_batch_to_device(shares[-1], CPU, 0)
+        assert torch.cat([share.rows for share in shares], dim=1).sort().values.equal(batch.rows.sort().values)
+        assert max(s.rows.shape[1] for s in shares) - min(s.rows.shape[1] for s in shares) <= 1
+        images, labels, _ = alone.transfer_batch_to_device(shares[-1], CPU, 0)
         assert len(images) == len(labels) == len(shares[-1].rows)  # which may be 0
 
 
@@ -256,7 +255,7 @@ class Recorder(LightningModule):
         self.seen = []
 
     def training_step(self, batch, batch_idx):
-        images, labels = batch
+        (images,), (labels,), _ = batch
         self.seen.append((self.current_epoch, batch_idx, images.sum((1, 2, 3)).tolist(), labels.tolist()))
         return cross_entropy(self.network(images.flatten(1)), labels)
 
@@ -264,11 +263,11 @@ class Recorder(LightningModule):
         pass
 
     def test_step(self, batch, batch_idx):
-        images, labels = batch
+        (images,), (labels,), _ = batch
         self.log("accuracy", (self.network(images.flatten(1)).argmax(1) == labels).float().mean())
 
     def predict_step(self, batch, batch_idx):
-        return batch[2]
+        return batch[2][0]
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=0.05)
@@ -317,7 +316,7 @@ def test_fake_images_can_be_learned_and_predictions_say_their_rows(make):
     rows = torch.cat(quiet_trainer().predict(model, datamodule=datamodule))
 
     assert scores[0]["accuracy"] > 0.4
-    assert rows.equal(datamodule.parts["test"].rows)
+    assert rows.equal(datamodule.parts["test"].rows[0])
 
 
 def test_fake_images_do_not_follow_the_seed(make):
@@ -331,7 +330,7 @@ def test_tables_are_moved_to_the_device_once(make):
     datamodule, device = make("CIFAR10", augment=True), torch.device("meta")
     train, val = next(iter(datamodule.train_dataloader())), next(iter(datamodule.val_dataloader()))
 
-    images, _ = datamodule.transfer_batch_to_device(train, device, 0)
+    images, *_ = datamodule.transfer_batch_to_device(train, device, 0)
     moved = datamodule.tables[0].images
     datamodule.transfer_batch_to_device(val, device, 0)
 
@@ -355,7 +354,7 @@ def test_other_batches_are_moved_as_lightning_moves_them(make):
 def test_augmentation_is_that_of_a_loop_over_images(make, name):
     datamodule, plain = make(name, augment=True, seed=3), make(name, seed=3)
     datamodule.trainer = trainer(epoch=2)
-    rows = datamodule.parts["train"].rows
+    (rows,) = datamodule.parts["train"].rows
 
     images = images_of(datamodule, "train", rows).numpy()
 
@@ -392,7 +391,7 @@ def test_augmentation_follows_from_seed_epoch_and_row_alone(make):
 @pytest.mark.parametrize("part", ["val", "test", "predict"])
 def test_scored_images_are_not_augmented(make, part):
     augmented, plain = make("CIFAR10", augment=True), make("CIFAR10")
-    rows = plain.parts[part].rows
+    (rows,) = plain.parts[part].rows
 
     assert images_of(augmented, part, rows).equal(images_of(plain, part, rows))
 
@@ -640,7 +639,7 @@ def test_recorded_options_build_the_same_data_again(name):
 
     recorded = dict(cls(seed=3, **changed).hparams)
 
-    assert recorded.keys() == inspect.signature(cls).parameters.keys() - {"seed"}
+    assert recorded.keys() == inspect.signature(cls).parameters.keys() - {"seed", "replicates"}
     assert recorded == json.loads(json.dumps(recorded))
     assert recorded.items() >= changed.items()
     assert dict(cls(**recorded).hparams) == recorded

@@ -6,7 +6,8 @@ from torch import nn
 
 from actbench.classifier import Classifier
 from actbench.networks import MLP, TutorialCNN
-from actbench.threads import available_cores, choose_threads, multiply_adds
+from actbench.stack import multiply_adds
+from actbench.threads import available_cores, choose_threads
 
 
 def test_multiply_adds_are_those_of_a_hand_calculation():

@@ -21,6 +21,7 @@ from jsonargparse import ArgumentError, Namespace
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from jsonargparse.typing import NonNegativeInt, register_type
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from typing_extensions import override
@@ -31,14 +32,16 @@ from actbench.callbacks import (
     EpochLines,
     Interruption,
     LastCheckpoint,
+    ReplicateBar,
     RunFolder,
     RunLogger,
 )
 from actbench.classifier import Classifier
 from actbench.cli.arguments import UsageError, class_paths, fold_specs, given_to, last, read_config, reset_data
 from actbench.cli.main import COMMANDS, fail
-from actbench.cli.messages import readable, report_fit, report_interruption, shown_path
-from actbench.predictions import FORMATS, gather, write_predictions
+from actbench.cli.messages import readable, report_fit, report_interruption, report_scores, shown_path
+from actbench.predictions import FORMATS, predicted_scores, write_predictions
+from actbench.scores import gather
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, one_line
 from actbench.threads import choose_threads
 
@@ -92,8 +95,8 @@ class BenchCLI(LightningCLI):
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        # Checkpoints are always read without running code, and predictions always kept.
-        skipped = {"weights_only", "return_predictions"}
+        # Checkpoints are always read without running code, predictions always kept, and scores always shown.
+        skipped = {"weights_only", "return_predictions", "verbose"}
         return {name: skip | skipped for name, skip in LightningCLI.subcommands().items()}
 
     @override
@@ -138,6 +141,7 @@ class BenchCLI(LightningCLI):
         parser.set_defaults({"data": {"class_path": "actbench.data.Digits"}})
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("model.replicates", "data.init_args.replicates")
         parser.link_arguments("data", "model.input_shape", compute_fn=self._input_shape, apply_on="instantiate")
         parser.link_arguments("data", "model.num_classes", compute_fn=data.num_classes, apply_on="instantiate")
         for name in ("optimizer", "lr_scheduler"):
@@ -176,7 +180,7 @@ class BenchCLI(LightningCLI):
     def _saved_defaults(self, ckpt_path: str) -> dict[str, Any]:
         """What the checkpoint says, as defaults of the options."""
         assert self.saved is not None
-        defaults = {f"model.{name}": self.saved["model"][name] for name in SPECS}
+        defaults = {f"model.{name}": self.saved["model"][name] for name in (*SPECS, "replicates")}
         defaults |= {f"trainer.{name}": value for name, value in self.saved["trainer"].items()}
         defaults["seed_everything"] = self.saved["seed"]
         if self.saved["data"]:
@@ -194,6 +198,11 @@ class BenchCLI(LightningCLI):
                     f"--model.{name} contradicts the checkpoint, which has {saved or 'none'}, not "
                     f"{config.model[name] or 'none'}: leave it out, or fit another network"
                 )
+        if self.saved["model"]["replicates"] != config.model.replicates:
+            raise UsageError(
+                f"--model.replicates contradicts the checkpoint, which has {self.saved['model']['replicates']}, not "
+                f"{config.model.replicates}: leave it out, or fit anew"
+            )
         if self.saved["seed"] != config.seed_everything:
             raise UsageError(
                 f"--seed_everything contradicts the checkpoint, whose seed is {self.saved['seed']}, not "
@@ -220,7 +229,8 @@ class BenchCLI(LightningCLI):
         if not isinstance(self.datamodule, data.ImageData):
             # What a checkpoint needs to build it again, which ours record themselves.
             init_args = self.config[self.subcommand].data.as_dict().get("init_args") or {}
-            init_args.pop("seed", None)  # linked to seed_everything
+            for linked in ("seed", "replicates"):
+                init_args.pop(linked, None)
             self.datamodule.save_hyperparameters(init_args, logger=False)
 
     @override
@@ -241,6 +251,8 @@ class BenchCLI(LightningCLI):
             callbacks += [BestCheckpoint(), LastCheckpoint()]
         if plain_lines:
             callbacks.append(EpochLines())
+        elif config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(ReplicateBar())
         if config.logger in (None, True):
             kwargs["logger"] = logger
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
@@ -277,16 +289,26 @@ class BenchCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup(command)
         choose_threads(self.trainer, self.model, self.datamodule)
+        if command in ("validate", "test"):
+            arguments["verbose"] = False  # the table below says more
         result = getattr(self.trainer, command)(**arguments)
         if self.trainer.received_sigterm:
             return 143
         if command == "fit":
             report_fit(self.trainer)
+        elif command != "predict":
+            part = "val" if command == "validate" else "test"
+            scores = {name: values for name, values in self.model.evaluated.items() if name.startswith(f"{part}/")}
+            logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            report_scores(scores, self.model.seeds, logged)
         elif command == "predict":
             output = self._get(self.config, "output") or Path(arguments["ckpt_path"]).with_name("predictions.csv")
-            predictions = gather(result, self.trainer)
+            predictions = [batch for device in gather(result, self.trainer) for batch in device]
+            scores, ensemble = predicted_scores(predictions)
+            if scores:
+                report_scores(scores, self.model.seeds, ensemble)
             if self.trainer.is_global_zero:
-                write_predictions(predictions, Path(output))
+                write_predictions(predictions, self.model.seeds, Path(output))
                 print(f"predictions: {shown_path(Path(output))}")
         return 0
 
@@ -336,8 +358,11 @@ def check_data(options: Sequence[str]) -> None:
             near = difflib.get_close_matches(name.lower(), map(str.lower, DATASETS), n=3, cutoff=0.5)
             hint = [known for known in DATASETS if known.lower() in near] or list(DATASETS)
             raise UsageError(f"--data: unknown dataset '{name}'; give a class path or one of {', '.join(hint)}")
-    if any(name in ("seed", "init_args.seed") for name in given_to(options, "data")):
+    given = {name.removeprefix("init_args.") for name in given_to(options, "data")}
+    if "seed" in given:
         raise UsageError("--data.seed: the seed of a run is one, that of --seed_everything")
+    if "replicates" in given:
+        raise UsageError("--data.replicates: as many as --model.replicates")
 
 
 def trusted(options: Sequence[str]) -> tuple[str, ...]:

@@ -2,12 +2,18 @@
 
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
 
 from actbench.callbacks import RunFolder
+from actbench.scores import spread
 from actbench.specs import one_line
 
 
@@ -24,7 +30,7 @@ def readable(message: str) -> str:
 @rank_zero_only
 def report_fit(trainer: Trainer) -> None:
     """The last line of a fit: where its checkpoints are."""
-    meanings = {"last.ckpt": "last epoch", "best.ckpt": "lowest val/loss"}
+    meanings = {"last.ckpt": "last epoch", "best.ckpt": "each replicate's lowest val/loss"}
     folder = next((c.path for c in getattr(trainer, "callbacks", []) if isinstance(c, RunFolder)), None)
     found = [name for name in meanings if folder and (folder / "checkpoints" / name).exists()]
     if folder and found:
@@ -32,6 +38,38 @@ def report_fit(trainer: Trainer) -> None:
         print(f"checkpoints: {shown_path(folder / 'checkpoints')}: {names}")
     else:
         print("no checkpoints were written")
+
+
+@rank_zero_only
+def report_scores(scores: Mapping[str, Tensor], seeds: Sequence[int], metrics: Mapping[str, float]) -> None:
+    """Print a table of every replicate's scores, their spread, and those of the ensemble.
+
+    Args:
+        scores: Each replicate's, by name.
+        seeds: The replicates'.
+        metrics: All that was logged; the ensemble's scores are among them.
+    """
+    table = Table(box=box.SIMPLE)
+    for heading in ("seed", *scores):
+        table.add_column(heading, justify="right")
+    for place, seed in enumerate(seeds):
+        table.add_row(str(seed), *(f"{values[place]:.6f}" for values in scores.values()))
+    if len(seeds) > 1:
+        table.add_section()
+        spreads = [spread(values) for values in scores.values()]
+        for what in ("mean", "sd", "min", "max"):
+            table.add_row(what, *(f"{of[what]:.6f}" for of in spreads))
+        table.add_section()
+        table.add_row("ensemble", *(f"{metrics[f'{name}_ensemble']:.6f}" for name in scores))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    if len(seeds) > 1:
+        members = next(value for name, value in metrics.items() if name.endswith("members_ensemble"))
+        diverged = max(int((~values.isfinite()).sum()) for values in scores.values())
+        print(
+            f"{len(seeds)} replicates, {diverged} diverged; the ensemble is the mean probability of the replicates "
+            f"that were not trained on an image, {members:.1f} on average"
+        )
 
 
 def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:

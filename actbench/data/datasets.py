@@ -24,7 +24,8 @@ class Digits(ImageData):
         batch_size: Images per optimiser step, over all devices together.
         val_fraction: Share of the images held out for validation.
         test_fraction: Share of the images held out for testing.
-        seed: Keys the split and the batch order.
+        seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
+        replicates: How many batches to give at once, one for each seed.
 
     Source:
         Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI ML Repository.
@@ -35,9 +36,20 @@ class Digits(ImageData):
     white = 16
 
     def __init__(
-        self, batch_size: int = 64, val_fraction: float = 0.15, test_fraction: float = 0.15, seed: int = 0
+        self,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        seed: int = 0,
+        replicates: int = 1,
     ) -> None:
-        super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+        super().__init__(
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=seed,
+            replicates=replicates,
+        )
 
     @override
     def read(self) -> list[Table]:
@@ -65,7 +77,8 @@ class FakeImages(ImageData):
         batch_size: Images per optimiser step, over all devices together.
         val_fraction: Share of the images held out for validation.
         test_fraction: Share of the images held out for testing.
-        seed: Keys the split and the batch order.
+        seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
+        replicates: How many batches to give at once, one for each seed.
     """
 
     def __init__(
@@ -79,8 +92,15 @@ class FakeImages(ImageData):
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         seed: int = 0,
+        replicates: int = 1,
     ) -> None:
-        super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+        super().__init__(
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=seed,
+            replicates=replicates,
+        )
         check_at_least(1, rows=rows, channels=channels, height=height, width=width)
         check_at_least(2, num_classes=num_classes)
         sizes = {
@@ -185,7 +205,8 @@ class ColourData(FileData):
     Args:
         augment: Change training images at random, anew each epoch: pad them with 4 black pixels on each side,
             crop them to their size, and mirror half of them left to right (not SVHN's: digits have a side).
-        seed: Keys the split, the batch order and augmentation.
+        seed: Keys the split, the batch order and augmentation of the first replicate; the others' seeds follow.
+        replicates: How many batches to give at once, one for each seed.
     """
 
     input_shape = (3, 32, 32)
@@ -200,23 +221,27 @@ class ColourData(FileData):
         val_fraction: float = 0.1,
         augment: bool = False,
         seed: int = 0,
+        replicates: int = 1,
     ) -> None:
-        super().__init__(root, download, batch_size, val_fraction, seed)
+        super().__init__(root, download, batch_size, val_fraction, seed, replicates)
         self.save_hyperparameters({"augment": augment}, logger=False)
         self.augment = augment
-        self.crops: tuple[int, Tensor] | None = None  # of an epoch, for all rows
+        self.crops: tuple[int, Tensor] | None = None  # of an epoch, for all rows of each replicate
 
     @override
     def augmented(
-        self, images: UInt8[Tensor, "batch channels height width"], rows: Int64[Tensor, " batch"]
-    ) -> UInt8[Tensor, "batch channels height width"]:
+        self, images: UInt8[Tensor, "replicates batch channels height width"], rows: Int64[Tensor, "replicates batch"]
+    ) -> UInt8[Tensor, "replicates batch channels height width"]:
         if not self.augment:
             return images
         if self.crops is None or self.crops[0] != self.epoch:
-            generator = stream(self.seed, "augmentation", self.epoch)
-            crops = draw_crops(len(self.tables[0].labels), generator, flip=self.flip)
+            count = len(self.tables[0].labels)
+            streams = [stream(seed, "augmentation", self.epoch) for seed in self.seeds]
+            crops = torch.stack([draw_crops(count, generator, flip=self.flip).byte() for generator in streams])
             self.crops = self.epoch, crops.to(rows.device)
-        return crop(images, self.crops[1].to(rows.device)[rows])
+        replicate = torch.arange(len(rows), device=rows.device)[:, None]
+        crops = self.crops[1].to(rows.device)[replicate, rows].long()
+        return crop(images.flatten(0, 1), crops.flatten(0, 1)).view(images.shape)
 
 
 class CifarData(ColourData):

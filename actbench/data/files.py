@@ -20,7 +20,8 @@ class FileData(ImageData):
         download: Fetch the dataset if its files are missing or damaged.
         batch_size: Images per optimiser step, over all devices together.
         val_fraction: Share of the training files' images held out for validation.
-        seed: Keys the split and the batch order.
+        seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
+        replicates: How many batches to give at once, one for each seed.
 
     Raises:
         ValueError: An argument is out of range.
@@ -35,8 +36,15 @@ class FileData(ImageData):
         batch_size: int = 64,
         val_fraction: float = 0.1,
         seed: int = 0,
+        replicates: int = 1,
     ) -> None:
-        super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=None, seed=seed)
+        super().__init__(
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            test_fraction=None,
+            seed=seed,
+            replicates=replicates,
+        )
         self.save_hyperparameters({"root": root, "download": download}, logger=False)
         self.root = root
         self.download = download

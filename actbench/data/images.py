@@ -1,6 +1,7 @@
 """Images that fit in memory, kept as tensors on the device that trains."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from actbench.data.rows import RowBatches, Rows, stratified_split
 from actbench.streams import stream
 
 SCORED_ROWS = 1000  # of a batch that is only scored: its size changes the speed, not the score
+SCORED_IMAGES = 30_000  # of such a batch, over all replicates
 
 
 class DataError(ValueError):
@@ -34,10 +36,10 @@ class Table(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Rows that belong together, of one of a dataset's tables."""
+    """Rows that belong together, for each replicate, of one of a dataset's tables."""
 
     table: int
-    rows: Int64[Tensor, " part"]
+    rows: Int64[Tensor, "replicates part"]
 
 
 class ImageData(LightningDataModule, ABC):
@@ -45,12 +47,14 @@ class ImageData(LightningDataModule, ABC):
 
     Loaders yield `Rows`; images are gathered on the device, in
     ``transfer_batch_to_device``, because a DataLoader that fetches image by
-    image takes 15 to 320 times longer. A step sees ``(images, labels)``, images
-    float32 in [0, 1]; when predicting ``(images, labels, rows)``, of the test
-    part, with row numbers in the table that the part is from.
+    image takes 15 to 320 times longer. A step sees ``(images, labels, rows)``:
+    images (replicates, batch, channels, height, width), float32 in [0, 1], and
+    (replicates, batch) labels and row numbers in the table that the part is
+    from. When predicting, they are of the test part.
 
-    The split, the order of each epoch, and augmentation follow from ``seed``
-    alone, so they do not depend on batch size, device or what ran before.
+    Each replicate has a split, an order of each epoch, and augmentation of its
+    own. They follow from its seed alone, so they do not depend on the other
+    replicates, batch size, device or what ran before.
 
     After ``setup``, ``tables`` holds what was read (all rows, or the training
     rows and the official test rows) and ``parts`` the rows of train, val, test
@@ -60,7 +64,8 @@ class ImageData(LightningDataModule, ABC):
         batch_size: Images per optimiser step, over all devices together.
         val_fraction: Share of the images held out for validation.
         test_fraction: Share held out for testing; None if the test images have a table of their own.
-        seed: Keys the split, the batch order and augmentation.
+        seed: Keys the split, the batch order and augmentation of the first replicate; the others' seeds follow.
+        replicates: How many batches to give at once, one for each seed.
 
     Raises:
         ValueError: An argument is out of range.
@@ -71,22 +76,24 @@ class ImageData(LightningDataModule, ABC):
     num_classes: int
     white: int = 255  # the largest value of a pixel
 
-    def __init__(self, *, batch_size: int, val_fraction: float, test_fraction: float | None, seed: int) -> None:
+    def __init__(
+        self, *, batch_size: int, val_fraction: float, test_fraction: float | None, seed: int, replicates: int
+    ) -> None:
         super().__init__()
         fractions = {"val_fraction": val_fraction}
         if test_fraction is not None:
             fractions["test_fraction"] = test_fraction
-        check_at_least(1, batch_size=batch_size)
+        check_at_least(1, batch_size=batch_size, replicates=replicates)
         for name, value in fractions.items():
             if not 0 < value < 1:
                 raise ValueError(f"{name} must lie strictly between 0 and 1, got {value}")
         if sum(fractions.values()) >= 1:
             raise ValueError(f"{' + '.join(fractions)} must be below 1, got {' + '.join(map(str, fractions.values()))}")
-        # For checkpoints, without the seed, which the model records. The model logs them.
+        # For checkpoints, without the seeds, which the model records. The model logs them.
         self.save_hyperparameters({"batch_size": batch_size, **fractions}, logger=False)
         self.batch_size = batch_size
         self.fractions = fractions
-        self.seed = seed
+        self.seeds = range(seed, seed + replicates)
         self.tables: list[Table] = []
         self.parts: dict[str, Part] = {}
 
@@ -95,8 +102,8 @@ class ImageData(LightningDataModule, ABC):
         """Read all images, in one table or in two: for training, and the official ones for testing."""
 
     def augmented(
-        self, images: UInt8[Tensor, "batch channels height width"], rows: Int64[Tensor, " batch"]
-    ) -> UInt8[Tensor, "batch channels height width"]:
+        self, images: UInt8[Tensor, "replicates batch channels height width"], rows: Int64[Tensor, "replicates batch"]
+    ) -> UInt8[Tensor, "replicates batch channels height width"]:
         """A training batch changed at random; here, unchanged."""
         return images
 
@@ -116,11 +123,12 @@ class ImageData(LightningDataModule, ABC):
         self.prepare_data()  # which Lightning calls on one process of several only
         labels = self.tables[0].labels
         shares = (1 - sum(self.fractions.values()), *self.fractions.values())
-        train, val, *rest = stratified_split(labels, shares, stream(self.seed, "split"))
-        test = rest[0] if rest else torch.arange(len(self.tables[-1].labels))
+        splits = [stratified_split(labels, shares, stream(seed, "split")) for seed in self.seeds]
+        train, val, *rest = (torch.stack(rows) for rows in zip(*splits, strict=True))
+        test = rest[0] if rest else torch.arange(len(self.tables[-1].labels)).expand(len(self.seeds), -1)
         parts = {"train": Part(0, train), "val": Part(0, val), "test": Part(len(self.tables) - 1, test)}
         for name, part in parts.items():
-            self._check_classes(name, self.tables[part.table].labels[part.rows])
+            self._check_classes(name, self.tables[part.table].labels[part.rows[0]])  # as many in each split
         self.parts = {**parts, "predict": parts["test"]}
 
     def _check_classes(self, part: str, labels: Int64[Tensor, " part"]) -> None:
@@ -132,24 +140,25 @@ class ImageData(LightningDataModule, ABC):
                 f"{len(self.tables[0].labels)} images are too few for {split}"
             )
 
-    def _batches(self, part: str, batch_size: int, seed: int | None = None) -> RowBatches:
-        return RowBatches(part, self.parts[part].rows, batch_size, seed=seed, trainer=self.trainer)
+    def _batches(self, part: str, batch_size: int | None = None, seeds: Sequence[int] | None = None) -> RowBatches:
+        size = batch_size or min(SCORED_ROWS, max(SCORED_ROWS // 10, SCORED_IMAGES // len(self.seeds)))
+        return RowBatches(part, self.parts[part].rows, size, seeds=seeds, trainer=self.trainer)
 
     @override
     def train_dataloader(self) -> RowBatches:
-        return self._batches("train", self.batch_size, self.seed)
+        return self._batches("train", self.batch_size, self.seeds)
 
     @override
     def val_dataloader(self) -> RowBatches:
-        return self._batches("val", SCORED_ROWS)
+        return self._batches("val")
 
     @override
     def test_dataloader(self) -> RowBatches:
-        return self._batches("test", SCORED_ROWS)
+        return self._batches("test")
 
     @override
     def predict_dataloader(self) -> RowBatches:
-        return self._batches("predict", SCORED_ROWS)
+        return self._batches("predict")
 
     @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -158,11 +167,12 @@ class ImageData(LightningDataModule, ABC):
         number = self.parts[batch.part].table
         table = self.tables[number] = self.tables[number].to(device)
         rows = batch.rows.to(device)
-        images, labels = table.images.index_select(0, rows), table.labels[rows]  # on a CPU, 6 times faster than [rows]
+        flat = rows.flatten()  # on a CPU, index_select is 6 times faster than [rows]
+        images, labels = table.images.index_select(0, flat), table.labels[rows]
+        images = images.view(*rows.shape, *images.shape[1:])
         if batch.part == "train":
             images = self.augmented(images, rows)
-        scaled = images.float() / self.white
-        return (scaled, labels, rows) if batch.part == "predict" else (scaled, labels)
+        return images.float() / self.white, labels, rows
 
 
 def check_at_least(least: int, **options: int) -> None:

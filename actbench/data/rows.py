@@ -11,10 +11,10 @@ from actbench.streams import stream
 
 
 class Rows(NamedTuple):
-    """A batch before its images are gathered: the part, and row numbers in that part's table."""
+    """A batch before its images are gathered: the part, and each replicate's row numbers in that part's table."""
 
     part: str
-    rows: Int64[Tensor, " batch"]
+    rows: Int64[Tensor, "replicates batch"]
 
 
 class RowBatches:
@@ -27,32 +27,33 @@ class RowBatches:
 
     Args:
         part: Name of the part.
-        rows: Its rows.
+        rows: Its rows, for each replicate.
         batch_size: Rows of a batch, over all devices together; the last batch may have fewer.
-        seed: Keys the order, a new one each epoch. None keeps that of ``rows``, as does ``overfit_batches``.
+        seeds: Key each replicate's order, a new one each epoch. None keeps that of ``rows``, as does
+            ``overfit_batches``.
         trainer: The Trainer. None stands for epoch 0 on one device.
     """
 
     def __init__(
         self,
         part: str,
-        rows: Int64[Tensor, " part"],
+        rows: Int64[Tensor, "replicates part"],
         batch_size: int,
         *,
-        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         trainer: Any = None,
     ) -> None:
         self.part = part
         self.rows = rows
         self.batch_size = batch_size
-        self.seed = seed
+        self.seeds = seeds
         self.trainer = trainer
         self.epoch = 0
         self.batches = 0  # handed out in this epoch
         self.resumed = False
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return -(-self.rows.shape[1] // self.batch_size)
 
     def __iter__(self) -> Iterator[Rows]:
         # A generator: nothing runs before the first batch is asked for. Lightning makes iterators early.
@@ -63,11 +64,13 @@ class RowBatches:
         self.epoch, self.resumed = epoch, False
 
         rows = self.rows
-        if self.seed is not None and not (trainer and trainer.overfit_batches):
-            rows = rows[torch.randperm(len(rows), generator=stream(self.seed, "order", epoch))]
-        for number, batch in enumerate(torch.split(rows, self.batch_size)[first:], start=first + 1):
+        if self.seeds is not None and not (trainer and trainer.overfit_batches):
+            streams = [stream(seed, "order", epoch) for seed in self.seeds]
+            order = torch.stack([torch.randperm(rows.shape[1], generator=generator) for generator in streams])
+            rows = rows.gather(1, order)
+        for number, batch in enumerate(torch.split(rows, self.batch_size, dim=1)[first:], start=first + 1):
             self.batches = number
-            yield Rows(self.part, batch[rank::world])
+            yield Rows(self.part, batch[:, rank::world])
 
     def state_dict(self) -> dict[str, int]:
         """The place in the epoch: how many of its batches were handed out, 0 after the last."""

@@ -1,0 +1,361 @@
+"""The stack: parameters of many replicates, and how they are run and trained together."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from actbench.stack.rules import Rules
+from actbench.streams import stream
+
+WIDTH = 32  # replicates at once on a processor: more gain nothing, and their values leave the cache
+SMALL = 1.6e7
+"""Multiply-adds of one replicate's batch from which a processor is faster with one replicate after another.
+
+Measured, ms a step of one replicate on one thread, alone and in a stack of 32:
+TutorialCNN 8x8 (2.5 million) 1.2 and 0.6; MLP 28x28 (15 million) 1.1 and 0.9;
+TutorialCNN 28x28 (18 million) 5.0 and 7.1; ConvNet 8x8 (39 million) 3.0 and 5.1.
+"""
+
+Values = dict[str, Tensor]  # parameters or buffers by name
+Streams = Callable[[int], torch.Generator]  # from a replicate's seed to what it draws from
+
+
+class StackError(ValueError):
+    """A network cannot be stacked, or a replicate does not fit in memory; the message says why."""
+
+
+class Stack(nn.Module):
+    """Replicates of one network as one module.
+
+    Parameters and buffers keep the network's own names, with a leading axis for
+    the replicates. Replicates do not mix: what one computes follows from its
+    own parameters, images and seed alone.
+
+    They run in chunks of ``width``. A chunk is one call of the network under
+    vmap; with a width of 1, which large networks have on a processor, it is the
+    network itself, on images in the channels-last format.
+
+    Args:
+        networks: The replicates, alike but for their values. The first is taken apart.
+        seeds: Seed of each.
+        input_shape: Shape of one image.
+        width: Most replicates at once; None chooses by device and size.
+
+    Raises:
+        StackError: The network cannot be stacked.
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], seeds: Sequence[int], *, input_shape: Sequence[int], width: int | None
+    ) -> None:
+        super().__init__()
+        self.seeds = tuple(seeds)
+        self.width = width
+        self.limit = len(networks)  # halved when memory runs out
+        self.multiply_adds = multiply_adds(networks[0], input_shape)
+        buffer = replaced_buffer(networks[0], input_shape)
+        if buffer:
+            raise StackError(
+                f"{type(networks[0]).__name__} cannot be stacked: it replaces its buffer {buffer}, "
+                "which has to be changed in place"
+            )
+        self.network = stacked(networks)
+        self._try(input_shape)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def forward(
+        self, images: Float[Tensor, "*replicates batch channels height width"], streams: Streams | None = None
+    ) -> Float[Tensor, "replicates batch classes"]:
+        """Logits of every replicate, without a gradient.
+
+        Args:
+            images: One batch for each replicate, or one for all.
+            streams: What replicates draw from, if the network draws; by default, the seed's dropout stream.
+        """
+        logits: list[Tensor] = []
+
+        @torch.no_grad()
+        def run(chunk: "Chunk") -> None:
+            logits.append(chunk.logits(images))
+
+        self._by_chunks(run, images, list(range(len(self))), streams)
+        return torch.cat(logits)
+
+    def losses(
+        self,
+        images: Float[Tensor, "*replicates batch channels height width"],
+        labels: Int64[Tensor, "*replicates batch"],
+        *,
+        replicates: Sequence[int] | None = None,
+        streams: Streams | None = None,
+    ) -> Float[Tensor, " replicates"]:
+        """Each replicate's mean cross-entropy, in nats, with its gradient.
+
+        The gradient is computed here, chunk by chunk, so that what a chunk
+        needs in memory is free before the next one begins; ``backward`` only
+        hands it on.
+
+        Args:
+            images: One batch for each replicate, or one for all.
+            labels: Their classes.
+            replicates: Which to compute; the others' losses are NaN and their gradients 0.
+            streams: What replicates draw from; by default, the seed's dropout stream.
+        """
+        chosen = list(range(len(self)) if replicates is None else replicates)
+        parameters = dict(self.network.named_parameters())
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        losses = torch.full((len(self),), torch.nan, device=images.device, dtype=dtype)
+        gradients: dict[str, Tensor | None] = dict.fromkeys(trained)
+
+        def run(chunk: "Chunk") -> None:
+            with torch.enable_grad():
+                leaves = {name: chunk.parameters[name].detach().requires_grad_() for name in trained}
+                chunk.parameters |= leaves
+                logits = chunk.logits(images)
+                logits = logits.to(dtype)
+                truth = chunk.take(labels) if labels.ndim == 2 else labels.expand(chunk.size, -1)
+                each = cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view(truth.shape).mean(1)
+            with torch.autocast(images.device.type, enabled=False):
+                found = torch.autograd.grad(each.sum(), list(leaves.values()), allow_unused=True)
+            losses[chunk.place] = each.detach().to(dtype)
+            for name, gradient in zip(leaves, found, strict=True):
+                if gradient is None:
+                    continue
+                if chunk.size == len(self):
+                    gradients[name] = gradient
+                    continue
+                whole = gradients[name]
+                if whole is None:
+                    whole = gradients[name] = torch.zeros_like(trained[name])
+                whole[chunk.place] = gradient
+
+        self._by_chunks(run, images, chosen, streams)
+        result: Tensor = KnownGradient.apply(losses, list(gradients.values()), *trained.values())
+        return result
+
+    def replicate(self, number: int) -> nn.Module:
+        """One replicate as a plain network, with values of its own."""
+        network = copy.deepcopy(self.network)
+        single: dict[int, Tensor] = {}
+        for module, name, value in list(places(network)):
+            if id(value) not in single:
+                values = value.detach()[number].clone()
+                trained = isinstance(value, nn.Parameter)
+                single[id(value)] = nn.Parameter(values, value.requires_grad) if trained else values
+            put(module, name, single[id(value)])
+        return network
+
+    # --- chunks ---
+
+    def chunk_width(self, batch: int, device: torch.device) -> int:
+        """How many replicates run at once on batches of this size."""
+        return min(self.width or natural_width(self, batch, device), self.limit)
+
+    def _by_chunks(
+        self,
+        run: Callable[["Chunk"], None],
+        images: Tensor,
+        replicates: list[int],
+        streams: Streams | None,
+    ) -> None:
+        """Run chunks of the replicates, of half the width from where memory ran out."""
+        batch, device = images.shape[-4], images.device
+        together = (self.width or natural_width(self, batch, device)) > 1
+        start = 0
+        while start < len(replicates):
+            chosen = replicates[start : start + self.chunk_width(batch, device)]
+            chunk = Chunk(self, chosen, together=together, streams=streams)
+            try:
+                run(chunk)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                message = str(error).splitlines()[0]
+            else:
+                chunk.keep_buffers()
+                start += len(chosen)
+                continue
+            if len(chosen) == 1:
+                raise StackError(
+                    f"one replicate with a batch of {batch} images does not fit in memory: {message}; "
+                    "choose a smaller batch_size or network"
+                )
+            self.limit = len(chosen) // 2
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _try(self, input_shape: Sequence[int]) -> None:
+        """Train one replicate a step on copies, so that what cannot be stacked is refused before anything starts."""
+        chunk = Chunk(self, [0], together=True, streams=None)
+        try:
+            with torch.enable_grad():
+                chunk.parameters = {name: value.detach().requires_grad_() for name, value in chunk.parameters.items()}
+                logits = chunk.logits(torch.zeros(2, *input_shape))
+                torch.autograd.grad(logits.sum(), list(chunk.parameters.values()), allow_unused=True)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            if "randomness" in reason:
+                reason = "it draws random numbers by a function that cannot follow each replicate's seed"
+            raise StackError(f"{type(self.network).__name__} cannot be stacked: {reason[:300]}") from error
+
+
+def natural_width(stack: Stack, batch: int, device: torch.device) -> int:
+    """Width by device and size; whether it is 1 does not follow from the company, on which no result may depend."""
+    if device.type != "cpu":
+        return max(2, len(stack))
+    return WIDTH if stack.multiply_adds * batch < SMALL else 1
+
+
+class Chunk:
+    """Replicates that run together: their parameters, and copies of their buffers.
+
+    Args:
+        stack: Where they are from.
+        replicates: Their numbers in the stack.
+        together: Whether they run under vmap; else there is one, and it runs as it is.
+        streams: What they draw from; None for the seed's dropout stream.
+    """
+
+    def __init__(self, stack: Stack, replicates: list[int], *, together: bool, streams: Streams | None) -> None:
+        self.network = stack.network
+        self.size = len(replicates)
+        self.together = together
+        first = replicates[0]
+        in_order = replicates == list(range(first, first + self.size))
+        self.place: slice | list[int] = slice(first, first + self.size) if in_order else replicates
+        self.parameters = self._values(stack.network.named_parameters())
+        # A chunk may have to run again, after memory ran out.
+        self.buffers = self._values(stack.network.named_buffers(), copied=stack.network.training)
+        self.streams = streams or dropout_stream
+        self.seeds = [stack.seeds[replicate] for replicate in replicates]
+
+    def _values(self, named: Iterable[tuple[str, Tensor]], *, copied: bool = False) -> Values:
+        values = {name: self.take(value) for name, value in named}
+        return {name: value.clone() for name, value in values.items()} if copied else values
+
+    def take(self, whole: Tensor) -> Tensor:
+        """The chunk's part of what has a leading axis for the replicates."""
+        return whole[self.place]
+
+    def logits(
+        self, images: Float[Tensor, "*replicates batch channels height width"]
+    ) -> Float[Tensor, "chunk batch classes"]:
+        """What the network gives for each replicate's own images, or for those of all."""
+        shared = images.ndim == 4
+        images = images if shared else self.take(images)
+        anchor = torch.zeros(self.size, device=images.device)
+        if self.together:
+            run = vmap(self._call, in_dims=(0, 0, None if shared else 0, 0))
+            logits: Tensor = run(self.parameters, self.buffers, images, anchor)
+            return logits
+        # A copy, because a view of images with one channel does not count as channels-last.
+        image = (images if shared else images[0]).clone(memory_format=torch.channels_last)
+        parameters, buffers = ({name: value[0] for name, value in v.items()} for v in (self.parameters, self.buffers))
+        return self._call(parameters, buffers, image, anchor[0])[None]
+
+    def _call(self, parameters: Values, buffers: Values, images: Tensor, anchor: Tensor) -> Tensor:
+        with Rules(self._generators, anchor, banded=self.together):
+            logits: Tensor = functional_call(self.network, (parameters, buffers), (images,))
+        return logits
+
+    def _generators(self) -> list[torch.Generator]:
+        return [self.streams(seed) for seed in self.seeds]
+
+    def keep_buffers(self) -> None:
+        """Let the stack have the buffers as they are now."""
+        if self.network.training:
+            for name, buffer in self.network.named_buffers():
+                buffer[self.place] = self.buffers[name]
+
+
+class KnownGradient(torch.autograd.Function):
+    """Losses whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (factor,) = outer
+        scaled = [
+            None if g is None else g.mul_(factor.to(g.dtype).view(-1, *[1] * (g.ndim - 1))) for g in ctx.gradients
+        ]
+        return (None, None, *scaled)
+
+
+def stacked(networks: Sequence[nn.Module]) -> nn.Module:
+    """The first network, with the values of all in place of its own.
+
+    Raises:
+        StackError: The networks differ in more than their values.
+    """
+    first = networks[0]
+    everywhere = [dict(((id(m), n), v) for m, n, v in places(network)) for network in networks]
+    columns = [list(values.values()) for values in everywhere]
+    shapes = {tuple((value.shape, value.dtype) for value in column) for column in columns}
+    if len(shapes) > 1:
+        raise StackError(f"{type(first).__name__} cannot be stacked: its shape depends on the seed")
+    done: dict[int, Tensor] = {}  # a parameter may stand in several places
+    for place, (module, name, value) in enumerate(list(places(first))):
+        if id(value) not in done:
+            values = torch.stack([column[place].detach() for column in columns])
+            done[id(value)] = nn.Parameter(values, value.requires_grad) if isinstance(value, nn.Parameter) else values
+        put(module, name, done[id(value)])
+    return first
+
+
+def places(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Each parameter and buffer with the module and the name that it has there."""
+    for module in network.modules():
+        for name, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is not None:
+                yield module, name, value
+
+
+def put(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace a parameter or a buffer."""
+    if isinstance(value, nn.Parameter):
+        module._parameters[name] = value
+    else:
+        module._buffers[name] = value
+
+
+def dropout_stream(seed: int) -> torch.Generator:
+    """What a replicate draws from outside of training."""
+    return stream(seed, "dropout")
+
+
+def replaced_buffer(network: nn.Module, input_shape: Sequence[int]) -> str | None:
+    """Name of a buffer that training replaces by another tensor: in a stack it would be lost."""
+    probe = copy.deepcopy(network).train()
+    before = dict(probe.named_buffers())
+    if before:
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            probe(torch.zeros(2, *input_shape))
+    return next((name for name, buffer in probe.named_buffers() if buffer is not before.get(name)), None)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out, on an accelerator or on the processor."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def multiply_adds(network: nn.Module, input_shape: Sequence[int]) -> float:
+    """Multiply-adds of a forward pass over one image, in convolutions and matrix products."""
+    training = network.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.zeros(2, *input_shape))
+    network.train(training)
+    return float(counter.get_total_flops()) / 2 / 2  # two images, and two operations for each

@@ -1,0 +1,213 @@
+"""What a network's calls of torch become while it runs as part of a stack."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from actbench.stack.convolution import convolve
+
+SELU_FLOOR = -1.7580993408473766  # what alpha dropout puts in place of what it drops: SELU's limit at -inf
+
+
+class Rules(TorchFunctionMode):
+    """Draws each replicate's random numbers from its own generator, and convolves by matrix products where told to.
+
+    Args:
+        generators: Makes the generators of the replicates at hand, called at the first draw.
+        anchor: A number for each replicate; under vmap, what tells a draw that it has to be one for each.
+        banded: Whether convolutions of stride 1 become matrix products; see `actbench.stack.convolution`.
+    """
+
+    def __init__(self, generators: Callable[[], Sequence[torch.Generator]], anchor: Tensor, *, banded: bool) -> None:
+        super().__init__()
+        self.make_generators = generators
+        self.generators: Sequence[torch.Generator] = ()
+        self.anchor = anchor
+        self.banded = banded
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Called by torch in place of each of its functions."""
+        kwargs = kwargs or {}
+        if func is F.conv2d or func is F.linear:
+            call = conv2d if func is F.conv2d and self.banded else func
+            return in_autocast_precision(call, args, kwargs)
+        rule = RANDOM.get(func)
+        return rule(self, *args, **kwargs) if rule else func(*args, **kwargs)
+
+    def draw(self, kind: Literal["uniform", "normal"], like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """Random numbers of each replicate, uniform in [0, 1) or standard normal, of type and device of ``like``."""
+        self.generators = self.generators or self.make_generators()
+        shape = tuple(like.shape if shape is None else shape)
+        drawn: Tensor = Draw.apply(self.anchor, kind, shape, like.dtype, like.device, self.generators)
+        return drawn
+
+
+class Draw(torch.autograd.Function):
+    """Numbers from the first generator; under vmap, from one for each replicate."""
+
+    @staticmethod
+    def forward(anchor: Tensor, kind: str, shape: Any, dtype: Any, device: Any, generators: Any) -> Tensor:
+        draw = torch.rand if kind == "uniform" else torch.randn
+        return draw(shape, generator=generators[0], dtype=dtype, device=device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return (None,) * 6
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, anchor: Tensor, kind: str, shape: Any, dtype: Any, device: Any, generators: Any
+    ) -> tuple[Tensor, int]:
+        return torch.stack([Draw.forward(anchor, kind, shape, dtype, device, [g]) for g in generators]), 0
+
+
+def in_autocast_precision(call: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Call with tensors of autocast's type, where it is on: under vmap it overlooks functions that are taken apart."""
+    device = args[0].device.type if args else "cpu"
+    if not args or not torch.is_autocast_enabled(device):
+        return call(*args, **kwargs)
+    dtype = torch.get_autocast_dtype(device)
+    args = tuple(value.to(dtype) if isinstance(value, Tensor) else value for value in args)
+    kwargs = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+    with torch.autocast(device, enabled=False):
+        return call(*args, **kwargs)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv2d`, as matrix products where that is possible."""
+    zeros = pair(padding)
+    if (
+        isinstance(padding, str)
+        or (pair(stride), pair(dilation), groups) != ((1, 1), (1, 1), 1)
+        or input.device.type != "cpu"
+        or input.ndim != 4
+        or any(2 * z >= size for z, size in zip(zeros, weight.shape[-2:], strict=True))
+        or any(size > full for size, full in zip(weight.shape[-2:], input.shape[-2:], strict=True))
+    ):
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return convolve(input, weight, bias, zeros)
+
+
+def pair(value: Any) -> Any:
+    """One number for height and width, or two."""
+    if isinstance(value, int):
+        return (value, value)
+    return tuple(value) * 2 if len(value) == 1 else tuple(value)
+
+
+# --- random functions; the parameters are those of torch's own ---
+
+
+def dropout(rules: Rules, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Elements are dropped."""
+    return dropped(rules, input, p, training, input.shape)
+
+
+def feature_dropout(
+    rules: Rules, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Whole channels are dropped."""
+    return dropped(rules, input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2)))
+
+
+def dropped(rules: Rules, input: Tensor, p: float, training: bool, shape: Sequence[int]) -> Tensor:
+    """Input of which a share p is 0 and the rest scaled, so that the mean stays."""
+    check_share(p)
+    if not training or p == 0:
+        return input
+    if p == 1:
+        return input * 0
+    return input * ((rules.draw("uniform", input, shape) >= p) / (1 - p)).to(input.dtype)
+
+
+def alpha_dropout(rules: Rules, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Elements are dropped, and SELU's moments kept."""
+    return alpha_dropped(rules, input, p, training, input.shape)
+
+
+def feature_alpha_dropout(
+    rules: Rules, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """Whole channels are dropped, and SELU's moments kept."""
+    return alpha_dropped(rules, input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2)))
+
+
+def alpha_dropped(rules: Rules, input: Tensor, p: float, training: bool, shape: Sequence[int]) -> Tensor:
+    """Input of which a share p is SELU's floor, scaled and shifted, so that mean 0 and variance 1 stay."""
+    check_share(p)
+    if not training or p == 0:
+        return input
+    if p == 1:
+        return input * 0
+    scale = ((SELU_FLOOR**2 * p + 1) * (1 - p)) ** -0.5
+    kept = rules.draw("uniform", input, shape) >= p
+    result: Tensor = scale * torch.where(kept, input, SELU_FLOOR) - scale * SELU_FLOOR * p
+    return result
+
+
+def check_share(p: float) -> None:
+    """Refuse what is no probability, as torch does."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+
+
+def rand_like(rules: Rules, input: Tensor, **_: Any) -> Tensor:
+    """Uniform numbers."""
+    return rules.draw("uniform", input)
+
+
+def randn_like(rules: Rules, input: Tensor, **_: Any) -> Tensor:
+    """Normal numbers."""
+    return rules.draw("normal", input)
+
+
+def bernoulli(rules: Rules, input: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Ones with the probabilities given, else zeros."""
+    ones: Tensor = rules.draw("uniform", input) < input
+    return ones.to(input.dtype)
+
+
+def rrelu(
+    rules: Rules,
+    input: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """As torch's, which has no rule for vmap."""
+    share = rules.draw("uniform", input) if training else 0.5
+    return torch.where(input >= 0, input, input * (lower + (upper - lower) * share))
+
+
+RANDOM: dict[Any, Callable[..., Tensor]] = {
+    F.dropout: dropout,
+    torch.dropout: dropout,
+    F.dropout1d: feature_dropout,
+    F.dropout2d: feature_dropout,
+    F.dropout3d: feature_dropout,
+    F.alpha_dropout: alpha_dropout,
+    F.rrelu: rrelu,
+    F.feature_alpha_dropout: feature_alpha_dropout,
+    torch.rand_like: rand_like,
+    torch.randn_like: randn_like,
+    torch.bernoulli: bernoulli,
+}

@@ -1,0 +1,443 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from actbench.activations import PadeUnit
+from actbench.networks import MLP, ConvNet, ResNet20, TutorialCNN, build_network
+from actbench.specs import OptimizerSpec
+from actbench.stack import Stack, StackError, module
+from actbench.stack.convolution import convolve
+from actbench.streams import stream
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=1e-3),
+    "Adam": lambda p: torch.optim.Adam(p, lr=1e-3),
+}
+
+
+def networks(network, activation, seeds, shape=(1, 8, 8)):
+    return [build_network(network, activation, input_shape=shape, num_classes=10, seed=seed) for seed in seeds]
+
+
+def stack(network, activation=nn.SiLU, seeds=range(4), shape=(1, 8, 8), width=None):
+    return Stack(networks(network, activation, seeds, shape), seeds, input_shape=shape, width=width)
+
+
+def batches(seeds, steps, batch=16, shape=(1, 8, 8), dtype=torch.float32):
+    """Each replicate's own batches, which follow from its seed."""
+    drawn = []
+    for step in range(steps):
+        generators = [torch.Generator().manual_seed(1000 * seed + step) for seed in seeds]
+        images = torch.stack([torch.rand(batch, *shape, generator=g, dtype=torch.float64) for g in generators])
+        labels = torch.stack([torch.randint(10, (batch,), generator=g) for g in generators])
+        drawn.append((images.to(dtype), labels))
+    return drawn
+
+
+def train(trained, steps, make=OPTIMIZERS["Adam"]):
+    """Losses of each step, and logits after the last."""
+    optimizer = make(trained.parameters())
+    losses = []
+    for images, labels in steps:
+        optimizer.zero_grad()
+        loss = trained.losses(images, labels)
+        loss.sum().backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    trained.eval()
+    return torch.stack(losses, 1), trained(steps[0][0])
+
+
+def train_alone(network, steps, make):
+    """The same for a plain network, with torch's own loss and nothing of ours."""
+    optimizer = make(network.parameters())
+    losses = []
+    for images, labels in steps:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    network.eval()
+    with torch.no_grad():
+        return torch.stack(losses), network(steps[0][0])
+
+
+# --- stack against solo ---
+
+
+@pytest.mark.parametrize("width", [1, 3], ids=["one by one", "together"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.Tanh, PadeUnit], ids=["silu", "tanh", "pade"])
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [(TutorialCNN, (1, 8, 8)), (MLP, (1, 8, 8)), (ConvNet, (3, 8, 8)), (ResNet20, (1, 8, 8))],
+    ids=["TutorialCNN", "MLP", "ConvNet", "ResNet20"],
+)
+def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimizer, width):
+    seeds, make = range(3, 6), OPTIMIZERS[optimizer]
+    steps = batches(seeds, 20, batch=8, shape=shape, dtype=torch.float64)
+
+    stacked = stack(network, activation, seeds, shape, width).double()
+    losses, logits = train(stacked, steps, make)
+
+    for replicate, alone in enumerate(networks(network, activation, seeds, shape)):
+        own = [(images[replicate], labels[replicate]) for images, labels in steps]
+        expected_losses, expected_logits = train_alone(alone.double(), own, make)
+        assert torch.allclose(losses[replicate], expected_losses, rtol=1e-9, atol=0)
+        assert torch.allclose(logits[replicate], expected_logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [1, 3], ids=["one by one", "together"])
+@pytest.mark.parametrize("network", [TutorialCNN, MLP])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_in_single_precision_a_stack_trains_as_each_network_alone(network, optimizer, width):
+    seeds, make = range(3), OPTIMIZERS[optimizer]
+    steps = batches(seeds, 20)
+
+    losses, logits = train(stack(network, nn.SiLU, seeds, width=width), steps, make)
+
+    for replicate, alone in enumerate(networks(network, nn.SiLU, seeds)):
+        own = [(images[replicate], labels[replicate]) for images, labels in steps]
+        expected_losses, expected_logits = train_alone(alone, own, make)
+        assert torch.allclose(losses[replicate], expected_losses, rtol=1e-4)
+        assert torch.allclose(logits[replicate], expected_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_batchnorm_keeps_the_statistics_of_each_replicate():
+    seeds = range(3)
+    steps = batches(seeds, 5)
+
+    stacked = stack(ConvNet, seeds=seeds, width=3)
+    train(stacked, steps)
+
+    for replicate, alone in enumerate(networks(ConvNet, nn.SiLU, seeds)):
+        train_alone(alone, [(images[replicate], labels[replicate]) for images, labels in steps], OPTIMIZERS["Adam"])
+        ours, theirs = dict(stacked.replicate(replicate).named_buffers()), dict(alone.named_buffers())
+        assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-4) for name in theirs)
+        assert ours["stages.0.1.num_batches_tracked"] == 5
+
+
+ALLOWED = {
+    "SGD": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
+    "Adam": {},
+    "AdamW": {},
+    "NAdam": {},
+    "RAdam": {"lr": 0.01},
+    "RMSprop": {},
+    "Adagrad": {},
+    "Adadelta": {},
+    "Adamax": {},
+    "Rprop": {},
+    "ASGD": {},
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_each_allowed_optimizer_trains_as_alone(name):
+    spec = OptimizerSpec({"class_path": f"torch.optim.{name}", "init_args": ALLOWED[name]})
+    steps = batches(range(3), 10, dtype=torch.float64)
+
+    losses, logits = train(stack(MLP, seeds=range(3)).double(), steps, spec)
+
+    for replicate, alone in enumerate(networks(MLP, nn.SiLU, range(3))):
+        own = [(images[replicate], labels[replicate]) for images, labels in steps]
+        expected_losses, expected_logits = train_alone(alone.double(), own, spec)
+        assert not torch.allclose(expected_losses[0], expected_losses[-1])
+        assert torch.allclose(losses[replicate], expected_losses, rtol=1e-9)
+        assert torch.allclose(logits[replicate], expected_logits, rtol=1e-9)
+
+
+class Lars(torch.optim.SGD):
+    """SGD with a rate for each tensor that follows from the norms of weights and gradient."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(parameter.norm() / (parameter.grad.norm() + 1e-9))
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    "refused", ["torch.optim.LBFGS", "torch.optim.Adafactor", "torch.optim.Muon", "torch.optim.SparseAdam", Lars]
+)
+def test_an_optimizer_that_would_mix_replicates_is_refused_by_name(refused):
+    name = refused if isinstance(refused, str) else refused.__name__
+
+    with pytest.raises(ValueError, match=rf"optimizer .*{name}.*it cannot train replicates together: "):
+        OptimizerSpec(refused)
+
+
+# --- company ---
+
+
+@pytest.mark.parametrize("network", [TutorialCNN, MLP])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_replicate_is_the_same_bit_for_bit_in_any_company(network, threads):
+    torch.set_num_threads(threads)
+
+    def outcome(seeds, width=None):
+        trained = stack(network, seeds=seeds, width=width)
+        losses, logits = train(trained, batches(seeds, 10))
+        return {seed: (losses[place], logits[place]) for place, seed in enumerate(seeds)}
+
+    expected = outcome(range(8))
+
+    for company in (
+        outcome([5, 3, 0, 7, 1, 6, 2, 4]),  # in other places
+        outcome(range(16)),  # grown
+        outcome([3]),  # alone
+        outcome(range(8), width=3),  # in chunks
+    ):
+        for seed in set(company) & set(expected):
+            assert all(torch.equal(a, b) for a, b in zip(company[seed], expected[seed], strict=True)), seed
+
+
+@pytest.mark.parametrize("network", [TutorialCNN, ConvNet])
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_neighbour_that_diverges_changes_no_bit(network, width):
+    def outcome(poison):
+        trained = stack(network, width=width)
+        if poison is not None:
+            with torch.no_grad():
+                next(trained.parameters())[2] = poison
+        losses, logits = train(trained, batches(range(4), 6))
+        return losses, logits
+
+    losses, logits = outcome(None)
+
+    others = [0, 1, 3]
+    for poison in (torch.nan, torch.inf, 1e30):
+        poisoned_losses, poisoned_logits = outcome(poison)
+        assert poison == 1e30 or not poisoned_losses[2].isfinite().any()
+        assert torch.equal(poisoned_losses[others], losses[others])
+        assert torch.equal(poisoned_logits[others], logits[others])
+
+
+def test_replicates_that_take_no_part_have_no_gradient():
+    trained = stack(TutorialCNN)
+    ((images, labels),) = batches(range(4), 1)
+
+    losses = trained.losses(images, labels, replicates=[1, 3])
+    losses[[1, 3]].sum().backward()
+
+    assert losses.isnan().tolist() == [True, False, True, False]
+    for parameter in trained.parameters():
+        assert not parameter.grad[[0, 2]].any()
+        assert parameter.grad[[1, 3]].any()
+
+
+# --- convolution ---
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding"),
+    [((8, 8), (3, 3), (1, 1)), ((5, 9), (3, 5), (1, 2)), ((6, 4), (2, 3), (0, 1)), ((7, 7), (7, 7), (0, 0))],
+)
+def test_a_banded_convolution_is_torchs(size, kernel, padding):
+    images = torch.rand(4, 2, 3, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(4, 5, 3, *kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
+    inputs = images, weight, bias
+
+    ours = torch.func.vmap(lambda i, w, b: convolve(i, w, b, padding))(*inputs)
+    theirs = torch.stack([F.conv2d(i, w, b, padding=padding) for i, w, b in zip(*inputs, strict=True)])
+
+    assert torch.allclose(ours, theirs)
+    outer = torch.rand_like(ours)
+    for ours_gradient, theirs_gradient in zip(
+        torch.autograd.grad(ours, inputs, outer), torch.autograd.grad(theirs, inputs, outer), strict=True
+    ):
+        assert torch.allclose(ours_gradient, theirs_gradient)
+
+
+# --- random numbers ---
+
+
+class Dropouts(nn.Module):
+    """Every kind of dropout."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.Dropout2d(0.3), activation(), nn.Flatten(), nn.Dropout(0.5),
+            nn.Linear(256, 64), nn.AlphaDropout(0.2), activation(), nn.FeatureAlphaDropout(0.1),
+            nn.Linear(64, num_classes),
+        )  # fmt: skip
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.RReLU])
+def test_what_a_replicate_draws_follows_from_its_seed_alone(activation):
+    def outcome(seeds):
+        torch.manual_seed(torch.seed())
+        losses, _ = train(stack(Dropouts, activation, seeds), batches(seeds, 4))
+        return dict(zip(seeds, losses, strict=True))
+
+    first, second = outcome(range(4)), outcome([6, 2, 3])
+
+    assert torch.equal(first[2], second[2])
+    assert torch.equal(first[3], second[3])
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout(0.3), nn.Dropout2d(0.3), nn.AlphaDropout(0.3)], ids=str)
+def test_dropout_drops_its_share_and_keeps_the_moments(dropout):
+    class Only(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.dropout = dropout
+
+        def forward(self, images):
+            return self.dropout(images * self.scale).flatten(1)
+
+    shape = (50, 10, 10)
+    trained = Stack([Only(), Only()], [0, 1], input_shape=shape, width=2)
+    images = torch.randn(400, *shape, generator=torch.Generator().manual_seed(0))
+
+    ours = trained(images)
+    theirs = dropout.train()(images).flatten(1)
+
+    assert not torch.equal(ours[0], ours[1])
+    for replicate in ours:
+        units = replicate.view(400, 50, 100)
+        dropped = (
+            (units == units.mode(dim=2, keepdim=True).values) if isinstance(dropout, nn.AlphaDropout) else units == 0
+        )
+        assert isinstance(dropout, nn.AlphaDropout) or abs(dropped.float().mean() - 0.3) < 0.02
+        assert replicate.mean() == pytest.approx(theirs.mean().item(), abs=0.02)
+        assert replicate.var() == pytest.approx(theirs.var().item(), rel=0.03)
+    trained.eval()
+    assert torch.equal(trained(images)[0], images.flatten(1))
+
+
+# --- what cannot be stacked ---
+
+
+class Refused(nn.Module):
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.linear = nn.Linear(math.prod(input_shape), num_classes)
+
+
+class DataDependent(Refused):
+    def forward(self, images):
+        logits = self.linear(images.flatten(1))
+        return logits * 2 if logits.sum() > 0 else logits
+
+
+class GlobalRandom(Refused):
+    def forward(self, images):
+        logits = self.linear(images.flatten(1))
+        return logits + torch.rand(10) if self.training else logits
+
+
+class ReplacesBuffer(Refused):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images):
+        if self.training:
+            self.calls = self.calls + 1
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (DataDependent, "data-dependent control flow"),
+        (GlobalRandom, "draws random numbers by a function that cannot follow"),
+        (ReplacesBuffer, "replaces its buffer calls"),
+    ],
+)
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_what_cannot_be_stacked_is_refused_with_the_reason(network, reason, seeds):
+    with pytest.raises(StackError, match=f"{network.__name__} cannot be stacked: .*{reason}"):
+        stack(network, seeds=seeds)
+
+
+def test_tied_parameters_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self, activation, input_shape, num_classes):
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+            self.second.weight = self.first.weight
+            self.head = nn.Linear(64, num_classes)
+
+        def forward(self, images):
+            return self.head(self.second(self.first(images.flatten(1))))
+
+    trained = stack(Tied)
+    train(trained, batches(range(4), 3))
+
+    assert trained.network.first.weight is trained.network.second.weight
+    single = trained.replicate(2)
+    assert single.first.weight is single.second.weight
+    images = torch.rand(4, 5, 1, 8, 8)
+    assert torch.allclose(single(images[2]), trained(images)[2], atol=1e-5)
+
+
+# --- memory ---
+
+
+def test_out_of_memory_halves_the_width_and_changes_no_bit(monkeypatch):
+    expected = train(stack(TutorialCNN, seeds=range(8)), batches(range(8), 3))
+    sizes, original = [], module.Chunk.logits
+
+    def logits(chunk, images):
+        sizes.append(chunk.size)
+        result = original(chunk, images)
+        if chunk.size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return result
+
+    trained = stack(TutorialCNN, seeds=range(8))
+    monkeypatch.setattr(module.Chunk, "logits", logits)
+    losses, outputs = train(trained, batches(range(8), 3))
+
+    assert sizes[:7] == [8, 4, 2, 2, 2, 2, 2]
+    assert torch.equal(losses, expected[0])
+    assert torch.equal(outputs, expected[1])
+
+
+def test_batchnorm_is_not_updated_twice_when_memory_runs_out(monkeypatch):
+    trained, original = stack(ConvNet, seeds=range(4), width=4), module.Chunk.logits
+
+    def logits(chunk, images):
+        result = original(chunk, images)
+        if chunk.size > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return result
+
+    monkeypatch.setattr(module.Chunk, "logits", logits)
+    train(trained, batches(range(4), 1))
+
+    assert trained.network.stages[0][1].num_batches_tracked.tolist() == [1, 1, 1, 1]
+
+
+def test_a_single_replicate_that_does_not_fit_is_an_error_that_says_what_was_needed(monkeypatch):
+    def logits(chunk, images):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    trained = stack(TutorialCNN)
+    monkeypatch.setattr(module.Chunk, "logits", logits)
+
+    with pytest.raises(StackError, match=r"one replicate with a batch of 16 images.*Tried to allocate 2.00 GiB"):
+        train(trained, batches(range(4), 1))
+
+
+def test_replicates_start_from_the_weights_that_each_seed_gives_alone():
+    stacked = stack(ConvNet, seeds=[4, 9])
+
+    for place, alone in enumerate(networks(ConvNet, nn.SiLU, [4, 9])):
+        single = stacked.replicate(place).state_dict()
+        assert single.keys() == alone.state_dict().keys()
+        assert all(torch.equal(single[name], value) for name, value in alone.state_dict().items())
+    assert stream(4, "init").initial_seed() != stream(9, "init").initial_seed()
