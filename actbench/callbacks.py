@@ -1,6 +1,7 @@
 """What a run keeps and says: its folder, its table of epochs, and how it is interrupted and resumed."""
 
 import csv
+import math
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -264,6 +265,11 @@ class RunFolder(Callback):
             write_whole(self.path / "config.yaml", self.config)
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(trainer.logger, RunLogger) and len(cast(Any, pl_module).seeds) > 1 and self.path:
+            trainer.logger.chart(["train/loss", "val/loss", "val/acc", "val/ece"])
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs}
 
@@ -293,7 +299,11 @@ class RunFolder(Callback):
 
     def _rows(self, epochs: list[dict[str, Any]], seeds: Sequence[int]) -> Iterator[list[Any]]:
         for epoch in epochs:
-            scores = {name: values.tolist() for name, values in epoch["scores"].items()}
+            # NaN as readers of tables know it, not as Python prints it.
+            scores = {
+                name: ["NaN" if math.isnan(value) else value for value in values.tolist()]
+                for name, values in epoch["scores"].items()
+            }
             for place, seed in enumerate(seeds):
                 values = [scores[name][place] if name in scores else "" for name in self.columns]
                 yield [epoch["epoch"], epoch["step"], seed, *values]

@@ -37,6 +37,8 @@ class Swish(nn.Module):
         self.beta = number(beta, trainable=trainable)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.beta, float) and self.beta:
+            return nn.functional.silu(self.beta * x) / self.beta if self.beta != 1 else nn.functional.silu(x)
         return x * torch.sigmoid(self.beta * x)
 
 

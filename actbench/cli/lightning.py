@@ -41,9 +41,9 @@ from actbench.cli.arguments import UsageError, class_paths, fold_specs, given_to
 from actbench.cli.main import COMMANDS, fail
 from actbench.cli.messages import readable, report_fit, report_interruption, report_scores, shown_path
 from actbench.predictions import FORMATS, predicted_scores, write_predictions
+from actbench.processor import choose_threads, keep_memory
 from actbench.scores import gather
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, one_line
-from actbench.threads import choose_threads
 
 DATASETS = {cls.__name__: cls for cls in data.DATASETS}
 SPECS: dict[str, type[Spec]] = {
@@ -158,6 +158,10 @@ class BenchCLI(LightningCLI):
         if ckpt_path:
             chosen = next(reversed(list(class_paths(options, ["data"]))), None)
             self.saved = checkpoints.read_description(str(ckpt_path), trust=trusted(options), data=chosen)
+            if command == "fit" and "optimizer_states" not in checkpoints.load(str(ckpt_path)):
+                raise UsageError(
+                    f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt"
+                )
             self._parser(command).set_defaults(self._saved_defaults(str(ckpt_path)))
         elif command != "fit" and not {"-h", "--help"} & set(options):
             raise UsageError(f"{command} needs --ckpt_path: without it, it would score an untrained network")
@@ -288,6 +292,7 @@ class BenchCLI(LightningCLI):
             # Before anything is written: files may be missing or damaged, images too few.
             self.datamodule.prepare_data()
             self.datamodule.setup(command)
+        keep_memory()
         choose_threads(self.trainer, self.model, self.datamodule)
         if command in ("validate", "test"):
             arguments["verbose"] = False  # the table below says more

@@ -14,6 +14,7 @@ COMMANDS = {
     "validate": "score a checkpoint on the validation part of its dataset",
     "test": "score a checkpoint on the test part of its dataset",
     "predict": "write a table of a checkpoint's predictions for the test part",
+    "export": "write one replicate of a checkpoint as a plain network that runs without actbench",
     "activations": "list the activations that can be compared",
 }
 
@@ -66,6 +67,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from actbench.cli.catalogue import print_catalogue
 
             return print_catalogue(options)
+        if command == "export":
+            from actbench.cli.export import export
+
+            return export(options)
         from actbench.cli.lightning import run
 
         return run(command, options)

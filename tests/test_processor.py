@@ -1,3 +1,6 @@
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -6,8 +9,8 @@ from torch import nn
 
 from actbench.classifier import Classifier
 from actbench.networks import MLP, TutorialCNN
+from actbench.processor import available_cores, choose_threads
 from actbench.stack import multiply_adds
-from actbench.threads import available_cores, choose_threads
 
 
 def test_multiply_adds_are_those_of_a_hand_calculation():
@@ -47,3 +50,39 @@ def test_threads_follow_from_the_work_of_a_step(monkeypatch, batch_size, devices
     choose_threads(trainer, Classifier(input_shape=(1, 8, 8), num_classes=10), SimpleNamespace(batch_size=batch_size))
 
     assert torch.get_num_threads() == expected
+
+
+TOUCH = """
+import resource, sys, torch
+from actbench.processor import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+for _ in range(3):
+    torch.ones(12_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(12_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is an option of glibc")
+def test_freed_memory_is_kept_for_the_next_step():
+    faults = {
+        how: int(
+            subprocess.run([sys.executable, "-c", TOUCH, how], capture_output=True, check=True, timeout=200).stdout
+        )
+        for how in ("kept", "given back")
+    }
+
+    assert faults["kept"] < 1000 < faults["given back"]
+
+
+def test_threads_follow_from_all_replicates_that_run_at_once(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), num_devices=1)
+    model = Classifier(input_shape=(1, 8, 8), num_classes=10, replicates=30)
+
+    choose_threads(trainer, model, SimpleNamespace(batch_size=64))
+
+    assert torch.get_num_threads() == available_cores()

@@ -1,0 +1,48 @@
+"""``export``: one replicate of a checkpoint as a plain network."""
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
+
+from actbench.checkpoints import CheckpointError
+from actbench.classifier import Classifier
+from actbench.cli.main import COMMANDS, fail
+from actbench.cli.messages import shown_path
+from actbench.export import ExportError, export_replicate
+from actbench.specs import one_line
+
+
+class OneLine(ArgumentParser):
+    """Parser whose errors are one line."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(fail(message))
+
+
+def export(options: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    parser = OneLine(prog="main.py export", description=COMMANDS["export"], allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, help="The checkpoint.")
+    parser.add_argument("--replicate", type=int, default=0, help="Number of the replicate, from 0 (default: 0).")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="The file: net.pt2, or net.onnx with actbench[onnx]."
+    )
+    parser.add_argument("--trust", default="", help="Modules, separated by commas, whose classes it may name.")
+    chosen = parser.parse_args(options)
+    trust = [
+        name for names in (chosen.trust, os.environ.get("ACTBENCH_TRUST", "")) for name in names.split(",") if name
+    ]
+    try:
+        classifier = Classifier.load_from_checkpoint(chosen.ckpt_path, trust=trust)
+        export_replicate(classifier, chosen.replicate, chosen.output)
+    except (CheckpointError, ExportError, ValueError) as error:
+        return fail(one_line(error))
+    print(
+        f"exported replicate {chosen.replicate}, seed {classifier.seeds[chosen.replicate]}: {shown_path(chosen.output)}"
+    )
+    return 0
