@@ -1,11 +1,16 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
 from actbench.activations import PadeUnit
+from actbench.classifier import Classifier
+from actbench.data import Digits
 from actbench.networks import MLP, ConvNet, ResNet20, TutorialCNN, build_network
 from actbench.specs import OptimizerSpec
 from actbench.stack import Stack, StackError, module
@@ -16,6 +21,8 @@ OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=1e-3),
     "Adam": lambda p: torch.optim.Adam(p, lr=1e-3),
 }
+
+FAST = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}
 
 
 def networks(network, activation, seeds, shape=(1, 8, 8)):
@@ -170,6 +177,33 @@ def test_an_optimizer_that_would_mix_replicates_is_refused_by_name(refused):
 
     with pytest.raises(ValueError, match=rf"optimizer .*{name}.*it cannot train replicates together: "):
         OptimizerSpec(refused)
+
+
+@pytest.mark.slow
+def test_after_a_whole_run_accuracies_are_distributed_as_those_of_plain_loops(tmp_path):
+    epochs = 15
+    model = Classifier("swish", input_shape=(1, 8, 8), num_classes=10, replicates=24, optimizer=FAST)
+    off = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=epochs, **off)
+    trainer.fit(model, Digits(replicates=24))
+    ours = model.replicate_scores()["val/acc"].numpy()
+
+    theirs = []
+    for seed in range(100, 124):  # other seeds: the same would be the same runs, but for rounding
+        (network,), data = networks(TutorialCNN, nn.SiLU, [seed]), Digits(seed=seed)
+        data.setup("fit")
+        images, labels = data.tables[0].images / 16, data.tables[0].labels
+        train_rows, val_rows = data.parts["train"].rows[0], data.parts["val"].rows[0]
+        optimizer, generator = torch.optim.Adam(network.parameters(), lr=2e-3), torch.Generator().manual_seed(seed)
+        for _ in range(epochs):
+            for rows in train_rows[torch.randperm(len(train_rows), generator=generator)].split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(network(images[rows]), labels[rows]).backward()
+                optimizer.step()
+        theirs.append((network(images[val_rows]).argmax(1) == labels[val_rows]).float().mean().item())
+
+    assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
+    assert abs(ours.mean() - np.mean(theirs)) < 0.01
 
 
 # --- company ---

@@ -1,0 +1,11 @@
+"""What a run keeps and says: its folder, its checkpoints, its progress, and how it ends early."""
+
+from actbench.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
+from actbench.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
+from actbench.callbacks.folder import RunFolder as RunFolder
+from actbench.callbacks.folder import RunLogger as RunLogger
+from actbench.callbacks.folder import write_whole as write_whole
+from actbench.callbacks.progress import EpochLines as EpochLines
+from actbench.callbacks.progress import ReplicateBar as ReplicateBar
+from actbench.callbacks.stopping import Interruption as Interruption
+from actbench.callbacks.stopping import ReplicateEarlyStopping as ReplicateEarlyStopping

@@ -1,0 +1,125 @@
+"""The checkpoints of a run: its last epoch, and each replicate's best."""
+
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
+from typing_extensions import override
+
+
+class EpochCheckpoint(Checkpoint, ABC):
+    """A checkpoint written after an epoch, if the last time is some seconds ago, and at the end.
+
+    Written after every epoch, it would take longer than a small network's training.
+
+    Args:
+        seconds: The least time between two.
+    """
+
+    name: str
+
+    def __init__(self, seconds: float = 10) -> None:
+        self.seconds = seconds
+        self.dirpath: str | None = None
+        self.written_s = time.monotonic()
+        self.step = -1  # what is written, or need not be
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(str(self.dirpath), self.name)
+
+    @abstractmethod
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir, "checkpoints"))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        due = last or time.monotonic() >= self.written_s + self.seconds
+        if trainer.strategy.broadcast(due):
+            self._save(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer, pl_module)  # if something else than the epochs has ended the fit
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.save(trainer, pl_module)
+            self.step = trainer.global_step
+            self.written_s = time.monotonic()
+
+
+class LastCheckpoint(EpochCheckpoint):
+    """``last.ckpt``, to go on from: the last epoch, or one at most some seconds before a run was killed."""
+
+    name = "last.ckpt"
+
+    @override
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class BestCheckpoint(EpochCheckpoint):
+    """``best.ckpt``: each replicate's weights from the epoch in which its own ``val/loss`` was lowest.
+
+    They may be from different epochs, so no run can go on from it.
+    """
+
+    name = "best.ckpt"
+
+    def __init__(self, seconds: float = 10) -> None:
+        super().__init__(seconds)
+        self.loss: Tensor | None = None
+        self.epoch: Tensor | None = None
+        self.weights: dict[str, Tensor] = {}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss, "epoch": self.epoch, "weights": self.weights}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loss, self.epoch, self.weights = (state_dict[name] for name in ("loss", "epoch", "weights"))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = cast(Any, pl_module)
+        loss = module.evaluated.get("val/loss")
+        if loss is None or not sum(trainer.num_val_batches):
+            return  # nothing is validated, so nothing is best
+        network = module.stack.network.state_dict()
+        if self.loss is None or self.epoch is None:
+            self.loss = torch.full_like(loss, torch.inf)
+            self.epoch = torch.full(loss.shape, -1, device=loss.device)
+            self.weights = {name: value.clone() for name, value in network.items()}
+        self.loss, self.epoch = self.loss.to(loss.device), self.epoch.to(loss.device)
+        better = loss < self.loss  # never, for a loss of NaN
+        self.loss = torch.where(better, loss, self.loss)
+        self.epoch = torch.where(better, trainer.current_epoch, self.epoch)
+        for name, value in network.items():
+            best = self.weights[name] = self.weights[name].to(value.device)
+            best[better] = value[better]
+        super().on_train_epoch_end(trainer, pl_module)
+
+    @override
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.weights:
+            return
+        network = cast(Any, pl_module).stack.network
+        current = {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.weights)
+        try:
+            trainer.save_checkpoint(self.path, weights_only=True)
+        finally:
+            network.load_state_dict(current)

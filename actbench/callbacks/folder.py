@@ -1,0 +1,155 @@
+"""The folder of a run: its logs, its table of epochs, its config."""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, cast
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+from typing_extensions import override
+
+from actbench.callbacks.checkpoints import EpochCheckpoint
+from actbench.scores import spread
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoard log in the run's folder, ``lightning_logs/version_N``.
+
+    The first process to make a folder owns its number, so runs that start at
+    the same time do not share one.
+
+    Args:
+        save_dir: Folder that ``lightning_logs`` lies in.
+        options: Those of `TensorBoardLogger`.
+    """
+
+    def __init__(self, save_dir: str | Path, **options: Any) -> None:
+        # Else TensorBoard shows a score of -1 for every run.
+        super().__init__(save_dir, **{"default_hp_metric": False} | options)
+
+    def chart(self, metrics: Sequence[str]) -> None:
+        """Let TensorBoard's custom scalars show each metric's mean over replicates in a band from least to largest."""
+        charts = {name: ["Margin", [name, f"{name}_min", f"{name}_max"]] for name in metrics}
+        self.experiment.add_custom_scalars({"replicates: mean, least and largest": charts})
+
+    def log_replicates(self, scores: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
+        """Log a table of every replicate's final scores."""
+        lines = ["| seed | " + " | ".join(scores) + " |", "|---" * (len(scores) + 1) + "|"]
+        lines += [
+            f"| {seed} | " + " | ".join(f"{values[place]:.4f}" for values in scores.values()) + " |"
+            for place, seed in enumerate(seeds)
+        ]
+        self.experiment.add_text("final scores", "\n".join(lines))
+
+    @override
+    def _get_next_version(self) -> int:
+        version = int(super()._get_next_version())
+        while getattr(rank_zero_only, "rank", 0) == 0:
+            try:
+                Path(self.root_dir, f"version_{version}").mkdir(parents=True)
+            except FileExistsError:
+                version += 1
+            else:
+                break
+        return version
+
+
+class RunFolder(Callback):
+    """The folder of one fit: ``config.yaml``, ``metrics.csv`` and ``checkpoints/``.
+
+    It is the first logger's, or a new ``lightning_logs/version_N``. ``metrics.csv``
+    has one row an epoch and replicate, with its scores. They are part of every
+    checkpoint, so that a resumed run has each epoch once, whatever was written
+    before it was interrupted.
+
+    Args:
+        config: Text of the resolved config.
+        logger: Says where the folder is if the trainer has no logger with a folder.
+    """
+
+    def __init__(self, config: str | None = None, logger: RunLogger | None = None) -> None:
+        self.config = config
+        self.logger = logger
+        self.path: Path | None = None
+        self.written = False
+        self.columns: list[str] = []
+        self.epochs: list[dict[str, Any]] = []  # epoch, step, and every score of all replicates
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or getattr(trainer, "fast_dev_run", False):
+            return
+        folder = trainer.logger and trainer.logger.log_dir
+        folder = folder or (self.logger or RunLogger(trainer.default_root_dir)).log_dir
+        self.path = Path(trainer.strategy.broadcast(folder))
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, EpochCheckpoint):
+                callback.dirpath = str(self.path / "checkpoints")
+        if self.config is not None and trainer.is_global_zero:
+            write_whole(self.path / "config.yaml", self.config)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(trainer.logger, RunLogger) and len(cast(Any, pl_module).seeds) > 1 and self.path:
+            trainer.logger.chart(["train/loss", "val/loss", "val/acc", "val/ece"])
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = list(state_dict["epochs"])
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = cast(Any, pl_module)
+        scores = {name: values for name, values in sorted(module.replicate_scores().items())}
+        self.epochs.append({"epoch": trainer.current_epoch, "step": trainer.global_step, "scores": scores})
+        if not (trainer.is_global_zero and self.path):
+            return
+        path = self.path / "metrics.csv"
+        if self.written and self.columns == list(scores):
+            with path.open("a", newline="") as file:
+                csv.writer(file).writerows(self._rows(self.epochs[-1:], module.seeds))
+            return
+        # Once from the start: what was written before an interruption may go beyond the checkpoint.
+        self.columns, self.written = list(scores), True
+        table = StringIO()
+        writer = csv.writer(table)
+        writer.writerow(["epoch", "step", "seed", *self.columns])
+        writer.writerows(self._rows(self.epochs, module.seeds))
+        write_whole(path, table.getvalue())
+
+    def _rows(self, epochs: list[dict[str, Any]], seeds: Sequence[int]) -> Iterator[list[Any]]:
+        for epoch in epochs:
+            # NaN as readers of tables know it, not as Python prints it.
+            scores = {
+                name: ["NaN" if math.isnan(value) else value for value in values.tolist()]
+                for name, values in epoch["scores"].items()
+            }
+            for place, seed in enumerate(seeds):
+                values = [scores[name][place] if name in scores else "" for name in self.columns]
+                yield [epoch["epoch"], epoch["step"], seed, *values]
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # TensorBoard shows hyperparameters only beside scores.
+        if isinstance(trainer.logger, RunLogger) and self.epochs and self.path:
+            scores = self.epochs[-1]["scores"]
+            means = {f"final/{name}": spread(values)["mean"] for name, values in scores.items()}
+            trainer.logger.log_hyperparams(trainer.logger.hparams, means, trainer.global_step)
+            trainer.logger.log_replicates(scores, cast(Any, pl_module).seeds)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and its folder if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, newline="")
+    unfinished.replace(path)

@@ -1,0 +1,86 @@
+"""What a run says while it trains."""
+
+import time
+from typing import Any, cast
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+from typing_extensions import override
+
+from actbench.scores import spread
+
+
+class EpochLines(Callback):
+    """Progress in plain lines, for a file or a pipe: the first epoch, the last, and one every few seconds.
+
+    Args:
+        seconds: The least time between two lines.
+    """
+
+    def __init__(self, seconds: float = 10) -> None:
+        self.seconds = seconds
+        self.next_line = 0.0
+        self.pace = Pace()
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pace = Pace()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epochs = trainer.max_epochs or -1
+        progress = self.pace.after_epoch(pl_module)  # on every device: it may have to ask the others
+        if not trainer.is_global_zero or (time.monotonic() < self.next_line and trainer.current_epoch + 1 != epochs):
+            return
+        self.next_line = time.monotonic() + self.seconds
+        metrics = "  ".join(f"{name} {value}" for name, value in progress.items())
+        print(f"epoch {trainer.current_epoch + 1}/{epochs if epochs > 0 else '?'}  {metrics}", flush=True)
+
+
+class ReplicateBar(RichProgressBar):
+    """Lightning's progress bar, with mean and spread over replicates, and their epochs per second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pace = Pace()
+        self.shown: dict[str, str] = {}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.pace = Pace()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.shown = self.pace.after_epoch(pl_module)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    @override
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return dict(self.shown)
+
+
+class Pace:
+    """How far replicates are, and how fast they go."""
+
+    def __init__(self) -> None:
+        self.start_s = time.monotonic()
+        self.epochs = 0
+
+    def after_epoch(self, pl_module: LightningModule) -> dict[str, str]:
+        """Each score as mean ± standard deviation over replicates, and replicate-epochs per second."""
+        module = cast(Any, pl_module)
+        replicates = len(module.seeds)
+        shown = {}
+        for name, values in sorted(module.replicate_scores().items()):
+            of = spread(values)
+            shown[name] = f"{of['mean']:.4f}" + (f" ± {of['sd']:.4f}" if replicates > 1 else "")
+        diverged = int((~module.evaluated["val/loss"].isfinite()).sum()) if "val/loss" in module.evaluated else 0
+        if diverged:
+            shown["diverged"] = str(diverged)
+        stopped = int((~module.active).sum())
+        if stopped:
+            shown["stopped"] = str(stopped)
+        self.epochs += 1
+        shown["replicate-epochs/s"] = f"{self.epochs * replicates / (time.monotonic() - self.start_s):.1f}"
+        return shown

@@ -1,0 +1,131 @@
+"""How a run ends before its last epoch: early stopping of each replicate, and interruptions."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from typing_extensions import override
+
+from actbench.callbacks.checkpoints import LastCheckpoint
+
+
+class ReplicateEarlyStopping(EarlyStopping):
+    """Lightning's EarlyStopping for each replicate by itself.
+
+    A replicate that has stopped keeps its weights; the fit ends when all have stopped.
+    """
+
+    @classmethod
+    def like(cls, callback: EarlyStopping) -> "ReplicateEarlyStopping":
+        """One with the settings of Lightning's own."""
+        same = cls.__new__(cls)
+        same.__dict__ |= callback.__dict__
+        return same
+
+    @override
+    def _run_early_stopping_check(self, trainer: Trainer) -> None:
+        module = cast(Any, trainer.lightning_module)
+        if trainer.fast_dev_run or not self._validate_condition_metric(trainer.callback_metrics):  # type: ignore[attr-defined]
+            return
+        scores = module.replicate_scores()
+        if self.monitor not in scores:
+            raise MisconfigurationException(
+                f"EarlyStopping cannot watch {self.monitor} of each replicate: give one of {', '.join(scores)}"
+            )
+        current = scores[self.monitor]
+        if self.best_score.ndim == 0:
+            self.best_score = self.best_score.expand(len(current)).clone()
+            self.waits = torch.zeros(len(current), dtype=torch.int64)
+        improved = self.monitor_op(current - self.min_delta, self.best_score)
+        self.best_score = torch.where(improved, current, self.best_score)
+        self.waits = torch.where(improved, 0, self.waits + 1)
+        stopped = self.waits >= self.patience
+        if self.check_finite:
+            stopped |= ~current.isfinite()
+        if self.stopping_threshold is not None:
+            stopped |= self.monitor_op(current, torch.tensor(self.stopping_threshold))
+        if self.divergence_threshold is not None:
+            stopped |= self.monitor_op(-current, torch.tensor(-self.divergence_threshold))
+        module.active &= ~stopped.to(module.active.device)
+        if not module.active.any():
+            trainer.should_stop = True
+            self.stopped_epoch = trainer.current_epoch
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"waits": getattr(self, "waits", None)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.waits = state_dict["waits"]
+
+
+class Interruption(Callback):
+    """Ends a fit on Ctrl-C or SIGTERM where a resumed run goes on exactly: after a whole batch.
+
+    Saves ``last.ckpt`` and raises SystemExit with status 130 or 143. A second
+    signal ends the process at once.
+
+    Args:
+        report: Called with the checkpoint's path, None if checkpoints are off, and the trainer.
+    """
+
+    def __init__(self, report: Callable[[Path | None, Trainer], None]) -> None:
+        self.report = report
+        self.signal: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.signal = signum
+        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Here, because Lightning sets its own handlers shortly before.
+        self.previous = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+        self.previous = {}
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch_idx + 1
+        validates = trainer.is_last_batch or done % (trainer.val_check_batch or 1) == 0
+        if done % trainer.accumulate_grad_batches or validates or not self._received(trainer):
+            return
+        checkpoint = self._checkpoint(trainer)
+        if checkpoint:
+            trainer.save_checkpoint(checkpoint)
+        self._stop(checkpoint, trainer)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        checkpoint = self._checkpoint(trainer)
+        if self._received(trainer):
+            self._stop(checkpoint if checkpoint and checkpoint.exists() else None, trainer)
+
+    def _received(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self.signal is not None
+        return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
+
+    def _checkpoint(self, trainer: Trainer) -> Path | None:
+        callback = next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
+        return callback.path if callback else None
+
+    def _stop(self, checkpoint: Path | None, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            self.report(checkpoint, trainer)
+        raise SystemExit(128 + (self.signal or signal.SIGTERM))
