@@ -164,6 +164,7 @@ class Classifier(LightningModule):
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = batch[:2]
+        share = self._share_of_device(labels.shape[-1])  # before any return: it waits for the other devices
         if not labels.shape[-1]:  # a last batch with fewer rows than devices leaves one without any
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
         replicates = self.active.nonzero().flatten().tolist()
@@ -174,7 +175,7 @@ class Classifier(LightningModule):
         losses = self.stack.losses(images.to(self.dtype), labels, replicates=replicates, streams=streams)
         self.train_loss.update(losses.detach(), labels.shape[-1], self.active)
         chosen = losses if len(replicates) == len(losses) else losses[self.active]
-        return chosen.sum() * self._share_of_device(labels.shape[-1])
+        return chosen.sum() * share
 
     def _share_of_device(self, rows: int) -> float | Tensor:
         """Rows of this device over the mean of all: so weighted, gradients, averaged over devices, are the batch's."""
@@ -185,11 +186,11 @@ class Classifier(LightningModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        self.ensemble = Ensemble()
+        self.ensemble = Ensemble(self.global_rank)
 
     @override
     def on_test_epoch_start(self) -> None:
-        self.ensemble = Ensemble()
+        self.ensemble = Ensemble(self.global_rank)
 
     @override
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:

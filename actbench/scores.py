@@ -86,11 +86,14 @@ class Ensemble:
 
     Where each replicate has a split of its own, an image is in the test part of
     some only: the mean is over those. A replicate that has diverged to NaN takes no part.
+
+    Args:
+        device: Number of the device, among several.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: int = 0) -> None:
         self.parts: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, labels, probabilities
-        self.seen = 0
+        self.seen = device << 40  # images without a row number get one that no other device gives
 
     def update(
         self,
