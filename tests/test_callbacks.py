@@ -1,19 +1,30 @@
 import csv
+import os
+import signal
 
+import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from actbench.callbacks import BestCheckpoint, EpochLines, LastCheckpoint, RunFolder, RunLogger, write_whole
+from actbench.callbacks import (
+    BestCheckpoint,
+    EpochLines,
+    Interruption,
+    LastCheckpoint,
+    RunFolder,
+    RunLogger,
+    write_whole,
+)
 from actbench.classifier import Classifier
 from actbench.data import FakeImages
 
 
-def fit(tmp_path, *callbacks, replicates=1, lr=0.001, **options):
+def fit(tmp_path, *callbacks, replicates=1, lr=0.001, ckpt_path=None, **options):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 3}
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", callbacks=list(callbacks), **quiet | options)
     optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": lr}}
     model = Classifier(input_shape=(1, 8, 8), num_classes=10, replicates=replicates, optimizer=optimizer)
-    trainer.fit(model, FakeImages(rows=200, replicates=replicates))
+    trainer.fit(model, FakeImages(rows=200, replicates=replicates), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -63,6 +74,32 @@ def test_folders_are_numbered_and_never_shared(tmp_path):
     loggers = [RunLogger(tmp_path) for _ in range(3)]
 
     assert [logger.version for logger in loggers] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [("on_train_batch_end", 10), ("on_validation_end", 12), ("on_train_epoch_end", 12), ("on_train_epoch_start", 13)],
+)
+def test_wherever_a_signal_comes_the_run_is_saved_and_goes_on(tmp_path, hook, step):
+    class Signal(Callback):
+        pass
+
+    def send(self, trainer, *_):
+        if trainer.global_step >= 10 and trainer.current_epoch == (4 if hook == "on_train_epoch_start" else 3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    setattr(Signal, hook, send)
+    reports = []
+    callbacks = [Signal(), Interruption(lambda path, trainer: reports.append(path)), BestCheckpoint(), LastCheckpoint()]
+    if hook == "on_train_epoch_start":  # Interruption has looked already
+        callbacks.append(callbacks.pop(0))
+    with pytest.raises(SystemExit, match="130"):
+        fit(tmp_path, *callbacks, max_epochs=6)
+    assert torch.load(reports[0], weights_only=True)["global_step"] == step
+
+    whole, resumed = (fit(tmp_path, BestCheckpoint(), max_epochs=6, ckpt_path=path) for path in (None, reports[0]))
+    ours, theirs = (trainer.lightning_module.state_dict() for trainer in (resumed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_progress_in_plain_lines_shows_the_first_and_the_last_epoch(tmp_path, capsys):

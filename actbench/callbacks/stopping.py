@@ -1,5 +1,6 @@
 """How a run ends before its last epoch: early stopping of each replicate, and interruptions."""
 
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -105,27 +106,33 @@ class Interruption(Callback):
         validates = trainer.is_last_batch or done % (trainer.val_check_batch or 1) == 0
         if done % trainer.accumulate_grad_batches or validates or not self._received(trainer):
             return
-        checkpoint = self._checkpoint(trainer)
-        if checkpoint:
-            trainer.save_checkpoint(checkpoint)
-        self._stop(checkpoint, trainer)
+        last = self._last_checkpoint(trainer)
+        if last:
+            last.save(trainer, pl_module)
+        self._stop(last, trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        last = self._last_checkpoint(trainer)
+        if last and self._received(trainer):
+            last.written_s = -math.inf  # it is due, when Lightning comes to it
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        checkpoint = self._checkpoint(trainer)
-        if self._received(trainer):
-            self._stop(checkpoint if checkpoint and checkpoint.exists() else None, trainer)
+        last = self._last_checkpoint(trainer)
+        # A signal since the last epoch's checkpoints waits for the first batch.
+        if (last is None or last.step == trainer.global_step) and self._received(trainer):
+            self._stop(last, trainer)
 
     def _received(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
             return self.signal is not None
         return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
 
-    def _checkpoint(self, trainer: Trainer) -> Path | None:
-        callback = next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
-        return callback.path if callback else None
+    def _last_checkpoint(self, trainer: Trainer) -> LastCheckpoint | None:
+        return next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
 
-    def _stop(self, checkpoint: Path | None, trainer: Trainer) -> None:
+    def _stop(self, last: LastCheckpoint | None, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            self.report(checkpoint, trainer)
+            self.report(last.path if last else None, trainer)
         raise SystemExit(128 + (self.signal or signal.SIGTERM))
