@@ -34,7 +34,7 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple
     if bias is None:
         bias = weight.new_zeros(weight.shape[0])
     result: Tensor = BandedConvolution.apply(images[None], weight[None], bias[None], padding)[0]
-    return result[0]
+    return result.squeeze(0)  # and not [0], whose gradient would be copied into zeros
 
 
 class BandedConvolution(torch.autograd.Function):
