@@ -13,7 +13,8 @@ from actbench.classifier import Classifier
 from actbench.data import Digits
 from actbench.networks import MLP, ConvNet, ResNet20, TutorialCNN, build_network
 from actbench.specs import OptimizerSpec
-from actbench.stack import Stack, StackError, module
+from actbench.stack import Stack, StackError, replay
+from actbench.stack.chunk import Chunk
 from actbench.stack.convolution import convolve
 from actbench.streams import stream
 
@@ -418,22 +419,120 @@ def test_tied_parameters_stay_tied():
     assert torch.allclose(single(images[2]), trained(images)[2], atol=1e-5)
 
 
+# --- replay ---
+
+
+class Mixed(nn.Module):
+    """BatchNorm, dropout, noise and a trainable activation in one."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        width = input_shape[1] * input_shape[2]
+        self.features = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), activation(), nn.Dropout2d(0.3))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(3 * width, num_classes))
+
+    def forward(self, images):
+        return self.head(self.features(images + 0.1 * torch.randn_like(images)))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_recorded_steps_give_what_the_steps_give(monkeypatch, precision):
+    def run():
+        trained = stack(Mixed, PadeUnit)
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            return trained, *train(trained, batches(range(4), 40))
+
+    replayed, *ours = run()
+    monkeypatch.setattr(replay, "CALLS", math.inf)
+    stepped, *theirs = run()
+
+    assert len(replayed.replay.recordings) == 1
+    assert not stepped.replay.recordings
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    ours, theirs = replayed.state_dict(), stepped.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours["network.features.1.num_batches_tracked"].tolist() == [40] * 4
+
+
+def test_a_batch_of_another_size_is_recorded_anew():
+    trained = stack(TutorialCNN)
+    steps = [step for size in (16, 5) for step in batches(range(4), 12, batch=size)]
+    losses, _ = train(trained, steps)
+
+    alone = networks(TutorialCNN, nn.SiLU, [2])[0]
+    expected, _ = train_alone(alone, [(images[2], labels[2]) for images, labels in steps], OPTIMIZERS["Adam"])
+    assert len(trained.replay.recordings) == 2
+    assert torch.allclose(losses[2], expected, rtol=1e-4)
+
+
+def test_an_attribute_that_is_changed_between_steps_takes_effect():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = 1.0
+
+        def forward(self, x):
+            return x * self.scale
+
+    trained = stack(MLP, Scaled)
+    images, labels = batches(range(4), 1)[0]
+    before = [trained.losses(images, labels) for _ in range(15)][-1]
+    assert trained.replay.recordings
+    for module in trained.modules():
+        if isinstance(module, Scaled):
+            module.scale = 0.0
+
+    after = trained.losses(images, labels)
+
+    trained.network.register_forward_pre_hook(lambda *_: None)  # so that it is not replayed
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, trained.losses(images, labels))
+
+
+def test_a_step_that_follows_from_more_than_its_tensors_is_never_recorded():
+    calls = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            calls.append(1)
+            return x * (1 + len(calls) / 1000)
+
+    trained = stack(MLP, Counting)
+    images, labels = batches(range(4), 1)[0]
+    losses = torch.stack([trained.losses(images, labels) for _ in range(20)])
+
+    assert not trained.replay.recordings
+    assert (losses[1:] != losses[:-1]).all()
+
+
+def test_a_hook_that_is_added_between_steps_is_run():
+    trained = stack(MLP)
+    images, labels = batches(range(4), 1)[0]
+    before = [trained.losses(images, labels) for _ in range(15)][-1]
+    assert trained.replay.recordings
+
+    trained.network.register_forward_hook(lambda module, args, output: output * 0)
+
+    assert torch.allclose(trained.losses(images, labels), torch.full((4,), math.log(10)))
+    assert not torch.allclose(before, torch.full((4,), math.log(10)))
+
+
 # --- memory ---
 
 
 def test_out_of_memory_halves_the_width_and_changes_no_bit(monkeypatch):
     expected = train(stack(TutorialCNN, seeds=range(8)), batches(range(8), 3))
-    sizes, original = [], module.Chunk.logits
+    sizes, original = [], Chunk._logits
 
-    def logits(chunk, images):
+    def logits(chunk, *args):
         sizes.append(chunk.size)
-        result = original(chunk, images)
+        result = original(chunk, *args)
         if chunk.size > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return result
 
     trained = stack(TutorialCNN, seeds=range(8))
-    monkeypatch.setattr(module.Chunk, "logits", logits)
+    monkeypatch.setattr(Chunk, "_logits", logits)
     losses, outputs = train(trained, batches(range(8), 3))
 
     assert sizes[:7] == [8, 4, 2, 2, 2, 2, 2]
@@ -442,26 +541,26 @@ def test_out_of_memory_halves_the_width_and_changes_no_bit(monkeypatch):
 
 
 def test_batchnorm_is_not_updated_twice_when_memory_runs_out(monkeypatch):
-    trained, original = stack(ConvNet, seeds=range(4), width=4), module.Chunk.logits
+    trained, original = stack(ConvNet, seeds=range(4), width=4), Chunk._logits
 
-    def logits(chunk, images):
-        result = original(chunk, images)
+    def logits(chunk, *args):
+        result = original(chunk, *args)
         if chunk.size > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return result
 
-    monkeypatch.setattr(module.Chunk, "logits", logits)
+    monkeypatch.setattr(Chunk, "_logits", logits)
     train(trained, batches(range(4), 1))
 
     assert trained.network.stages[0][1].num_batches_tracked.tolist() == [1, 1, 1, 1]
 
 
 def test_a_single_replicate_that_does_not_fit_is_an_error_that_says_what_was_needed(monkeypatch):
-    def logits(chunk, images):
+    def logits(chunk, *args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     trained = stack(TutorialCNN)
-    monkeypatch.setattr(module.Chunk, "logits", logits)
+    monkeypatch.setattr(Chunk, "_logits", logits)
 
     with pytest.raises(StackError, match=r"one replicate with a batch of 16 images.*Tried to allocate 2.00 GiB"):
         train(trained, batches(range(4), 1))

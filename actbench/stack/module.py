@@ -1,18 +1,16 @@
 """The stack: parameters of many replicates, and how they are run and trained together."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from actbench.stack.rules import Rules
-from actbench.streams import stream
+from actbench.stack.chunk import Chunk, Draws, Streams, dropout_stream
+from actbench.stack.replay import Replay
 
 WIDTH = 32  # replicates at once on a processor: more gain nothing, and their values leave the cache
 SMALL = 1.6e7
@@ -22,9 +20,6 @@ Measured, ms a step of one replicate on one thread, alone and in a stack of 32:
 TutorialCNN 8x8 (2.5 million) 1.2 and 0.6; MLP 28x28 (15 million) 1.1 and 0.9;
 TutorialCNN 28x28 (18 million) 5.0 and 7.1; ConvNet 8x8 (39 million) 3.0 and 5.1.
 """
-
-Values = dict[str, Tensor]  # parameters or buffers by name
-Streams = Callable[[int], torch.Generator]  # from a replicate's seed to what it draws from
 
 
 class StackError(ValueError):
@@ -60,6 +55,7 @@ class Stack(nn.Module):
         self.width = width
         self.limit = len(networks)  # halved when memory runs out
         self.multiply_adds = multiply_adds(networks[0], input_shape)
+        self.replay = Replay()
         buffer = replaced_buffer(networks[0], input_shape)
         if buffer:
             raise StackError(
@@ -84,7 +80,7 @@ class Stack(nn.Module):
         logits: list[Tensor] = []
 
         @torch.no_grad()
-        def run(chunk: "Chunk") -> None:
+        def run(chunk: Chunk) -> None:
             logits.append(chunk.logits(images))
 
         self._by_chunks(run, images, list(range(len(self))), streams)
@@ -117,18 +113,10 @@ class Stack(nn.Module):
         losses = torch.full((len(self),), torch.nan, device=images.device, dtype=dtype)
         gradients: dict[str, Tensor | None] = dict.fromkeys(trained)
 
-        def run(chunk: "Chunk") -> None:
-            with torch.enable_grad():
-                leaves = {name: chunk.parameters[name].detach().requires_grad_() for name in trained}
-                chunk.parameters |= leaves
-                logits = chunk.logits(images)
-                logits = logits.to(dtype)
-                truth = chunk.take(labels) if labels.ndim == 2 else labels.expand(chunk.size, -1)
-                each = cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view(truth.shape).mean(1)
-            with torch.autocast(images.device.type, enabled=False):
-                found = torch.autograd.grad(each.sum(), list(leaves.values()), allow_unused=True)
-            losses[chunk.place] = each.detach().to(dtype)
-            for name, gradient in zip(leaves, found, strict=True):
+        def run(chunk: Chunk) -> None:
+            each, found = chunk.losses(images, labels, list(trained))
+            losses[chunk.place] = each.to(dtype)
+            for name, gradient in zip(trained, found, strict=True):
                 if gradient is None:
                     continue
                 if chunk.size == len(self):
@@ -161,9 +149,14 @@ class Stack(nn.Module):
         """How many replicates run at once on batches of this size."""
         return min(self.width or natural_width(self, batch, device), self.limit)
 
+    def _chunk(self, replicates: list[int], together: bool, streams: Streams | None) -> Chunk:
+        seeds = [self.seeds[replicate] for replicate in replicates]
+        draw = Draws(streams or dropout_stream, seeds)
+        return Chunk(self.network, replicates, draw, self.replay if together else None)
+
     def _by_chunks(
         self,
-        run: Callable[["Chunk"], None],
+        run: Callable[[Chunk], None],
         images: Tensor,
         replicates: list[int],
         streams: Streams | None,
@@ -174,7 +167,7 @@ class Stack(nn.Module):
         start = 0
         while start < len(replicates):
             chosen = replicates[start : start + self.chunk_width(batch, device)]
-            chunk = Chunk(self, chosen, together=together, streams=streams)
+            chunk = self._chunk(chosen, together, streams)
             try:
                 run(chunk)
             except RuntimeError as error:
@@ -196,10 +189,10 @@ class Stack(nn.Module):
 
     def _try(self, input_shape: Sequence[int]) -> None:
         """Train one replicate a step on copies, so that what cannot be stacked is refused before anything starts."""
-        chunk = Chunk(self, [0], together=True, streams=None)
+        chunk = self._chunk([0], True, None)
         try:
             with torch.enable_grad():
-                chunk.parameters = {name: value.detach().requires_grad_() for name, value in chunk.parameters.items()}
+                chunk.parameters = {name: value.requires_grad_() for name, value in chunk.parameters.items()}
                 logits = chunk.logits(torch.zeros(2, *input_shape))
                 torch.autograd.grad(logits.sum(), list(chunk.parameters.values()), allow_unused=True)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -214,68 +207,6 @@ def natural_width(stack: Stack, batch: int, device: torch.device) -> int:
     if device.type != "cpu":
         return max(2, len(stack))
     return WIDTH if stack.multiply_adds * batch < SMALL else 1
-
-
-class Chunk:
-    """Replicates that run together: their parameters, and copies of their buffers.
-
-    Args:
-        stack: Where they are from.
-        replicates: Their numbers in the stack.
-        together: Whether they run under vmap; else there is one, and it runs as it is.
-        streams: What they draw from; None for the seed's dropout stream.
-    """
-
-    def __init__(self, stack: Stack, replicates: list[int], *, together: bool, streams: Streams | None) -> None:
-        self.network = stack.network
-        self.size = len(replicates)
-        self.together = together
-        first = replicates[0]
-        in_order = replicates == list(range(first, first + self.size))
-        self.place: slice | list[int] = slice(first, first + self.size) if in_order else replicates
-        self.parameters = self._values(stack.network.named_parameters())
-        # A chunk may have to run again, after memory ran out.
-        self.buffers = self._values(stack.network.named_buffers(), copied=stack.network.training)
-        self.streams = streams or dropout_stream
-        self.seeds = [stack.seeds[replicate] for replicate in replicates]
-
-    def _values(self, named: Iterable[tuple[str, Tensor]], *, copied: bool = False) -> Values:
-        values = {name: self.take(value) for name, value in named}
-        return {name: value.clone() for name, value in values.items()} if copied else values
-
-    def take(self, whole: Tensor) -> Tensor:
-        """The chunk's part of what has a leading axis for the replicates."""
-        return whole[self.place]
-
-    def logits(
-        self, images: Float[Tensor, "*replicates batch channels height width"]
-    ) -> Float[Tensor, "chunk batch classes"]:
-        """What the network gives for each replicate's own images, or for those of all."""
-        shared = images.ndim == 4
-        images = images if shared else self.take(images)
-        anchor = torch.zeros(self.size, device=images.device)
-        if self.together:
-            run = vmap(self._call, in_dims=(0, 0, None if shared else 0, 0))
-            logits: Tensor = run(self.parameters, self.buffers, images, anchor)
-            return logits
-        # A copy, because a view of images with one channel does not count as channels-last.
-        image = (images if shared else images[0]).clone(memory_format=torch.channels_last)
-        parameters, buffers = ({name: value[0] for name, value in v.items()} for v in (self.parameters, self.buffers))
-        return self._call(parameters, buffers, image, anchor[0])[None]
-
-    def _call(self, parameters: Values, buffers: Values, images: Tensor, anchor: Tensor) -> Tensor:
-        with Rules(self._generators, anchor, banded=self.together):
-            logits: Tensor = functional_call(self.network, (parameters, buffers), (images,))
-        return logits
-
-    def _generators(self) -> list[torch.Generator]:
-        return [self.streams(seed) for seed in self.seeds]
-
-    def keep_buffers(self) -> None:
-        """Let the stack have the buffers as they are now."""
-        if self.network.training:
-            for name, buffer in self.network.named_buffers():
-                buffer[self.place] = self.buffers[name]
 
 
 class KnownGradient(torch.autograd.Function):
@@ -330,11 +261,6 @@ def put(module: nn.Module, name: str, value: Tensor) -> None:
         module._parameters[name] = value
     else:
         module._buffers[name] = value
-
-
-def dropout_stream(seed: int) -> torch.Generator:
-    """What a replicate draws from outside of training."""
-    return stream(seed, "dropout")
 
 
 def replaced_buffer(network: nn.Module, input_shape: Sequence[int]) -> str | None:

@@ -9,23 +9,23 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from actbench.stack.convolution import convolve
+from actbench.stack.replay import Draw
 
 SELU_FLOOR = -1.7580993408473766  # what alpha dropout puts in place of what it drops: SELU's limit at -inf
 
 
 class Rules(TorchFunctionMode):
-    """Draws each replicate's random numbers from its own generator, and convolves by matrix products where told to.
+    """Draws random numbers for each replicate by itself, and convolves by matrix products where told to.
 
     Args:
-        generators: Makes the generators of the replicates at hand, called at the first draw.
+        draws: Gives random numbers for the replicates at hand, (replicates, *shape), each from its own generator.
         anchor: A number for each replicate; under vmap, what tells a draw that it has to be one for each.
         banded: Whether convolutions of stride 1 become matrix products; see `actbench.stack.convolution`.
     """
 
-    def __init__(self, generators: Callable[[], Sequence[torch.Generator]], anchor: Tensor, *, banded: bool) -> None:
+    def __init__(self, draws: Draw, anchor: Tensor, *, banded: bool) -> None:
         super().__init__()
-        self.make_generators = generators
-        self.generators: Sequence[torch.Generator] = ()
+        self.draws = draws
         self.anchor = anchor
         self.banded = banded
 
@@ -37,24 +37,24 @@ class Rules(TorchFunctionMode):
         if func is F.conv2d or func is F.linear:
             call = conv2d if func is F.conv2d and self.banded else func
             return in_autocast_precision(call, args, kwargs)
+        if func is F.batch_norm:
+            return batch_norm(*args, **kwargs)
         rule = RANDOM.get(func)
         return rule(self, *args, **kwargs) if rule else func(*args, **kwargs)
 
     def draw(self, kind: Literal["uniform", "normal"], like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Random numbers of each replicate, uniform in [0, 1) or standard normal, of type and device of ``like``."""
-        self.generators = self.generators or self.make_generators()
         shape = tuple(like.shape if shape is None else shape)
-        drawn: Tensor = Draw.apply(self.anchor, kind, shape, like.dtype, like.device, self.generators)
+        drawn: Tensor = Drawn.apply(self.anchor, self.draws, (kind, shape, like.dtype, like.device))
         return drawn
 
 
-class Draw(torch.autograd.Function):
-    """Numbers from the first generator; under vmap, from one for each replicate."""
+class Drawn(torch.autograd.Function):
+    """Numbers for one replicate; under vmap, for each."""
 
     @staticmethod
-    def forward(anchor: Tensor, kind: str, shape: Any, dtype: Any, device: Any, generators: Any) -> Tensor:
-        draw = torch.rand if kind == "uniform" else torch.randn
-        return draw(shape, generator=generators[0], dtype=dtype, device=device)
+    def forward(anchor: Tensor, draws: Draw, request: Any) -> Tensor:
+        return draws(*request)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -62,13 +62,11 @@ class Draw(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return (None,) * 6
+        return (None,) * 3
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, anchor: Tensor, kind: str, shape: Any, dtype: Any, device: Any, generators: Any
-    ) -> tuple[Tensor, int]:
-        return torch.stack([Draw.forward(anchor, kind, shape, dtype, device, [g]) for g in generators]), 0
+    def vmap(info: Any, in_dims: Any, anchor: Tensor, draws: Draw, request: Any) -> tuple[Tensor, int]:
+        return draws(*request), 0
 
 
 def in_autocast_precision(call: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -104,6 +102,19 @@ def conv2d(
     ):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     return convolve(input, weight, bias, zeros)
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm`, which under vmap does not take images of less precision than its weights."""
+    precise = input if weight is None else input.to(weight.dtype)
+    return F.batch_norm(precise, running_mean, running_var, weight, *args, **kwargs).to(input.dtype)
 
 
 def pair(value: Any) -> Any:

@@ -1,0 +1,146 @@
+"""Some replicates of a stack, run together: their logits, losses and gradients."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
+
+from actbench.stack.replay import Draw, Replay
+from actbench.stack.rules import Rules
+from actbench.streams import stream
+
+Values = dict[str, Tensor]  # parameters or buffers by name
+Streams = Callable[[int], torch.Generator]  # from a replicate's seed to what it draws from
+
+
+class Chunk:
+    """Replicates that run together: their parameters, and copies of their buffers.
+
+    Args:
+        network: The stack's; its parameters and buffers have a leading axis for the replicates.
+        replicates: Their numbers in the stack.
+        draw: Where their random numbers come from.
+        replay: Runs their steps, and they run under vmap; None for a single one that runs as it is.
+    """
+
+    def __init__(self, network: nn.Module, replicates: list[int], draw: Draw, replay: Replay | None) -> None:
+        self.network = network
+        self.draw = draw
+        self.replay = replay
+        self.size = len(replicates)
+        first = replicates[0]
+        in_order = replicates == list(range(first, first + self.size))
+        self.place: slice | list[int] = slice(first, first + self.size) if in_order else replicates
+        self.parameters = self._values(network.named_parameters())
+        # A chunk may have to run again, after memory ran out.
+        self.buffers = self._values(network.named_buffers(), copied=network.training)
+
+    def _values(self, named: Iterable[tuple[str, Tensor]], *, copied: bool = False) -> Values:
+        values = {name: value.detach()[self.place] for name, value in named}
+        return {name: value.clone() for name, value in values.items()} if copied else values
+
+    def logits(
+        self, images: Float[Tensor, "*replicates batch channels height width"]
+    ) -> Float[Tensor, "chunk batch classes"]:
+        """What the network gives for each replicate's own images of the stack, or for those of all."""
+        images = images if images.ndim == 4 else images[self.place]
+        return self._logits(self.draw, self.parameters, self.buffers, images)
+
+    def losses(
+        self,
+        images: Float[Tensor, "*replicates batch channels height width"],
+        labels: Int64[Tensor, "*replicates batch"],
+        trained: Sequence[str],
+    ) -> tuple[Float[Tensor, " chunk"], list[Tensor | None]]:
+        """Each replicate's mean cross-entropy, and the gradients of the parameters named."""
+        images = images if images.ndim == 4 else images[self.place]
+        labels = labels[self.place] if labels.ndim == 2 else labels.expand(self.size, -1)
+
+        def step(draw: Draw, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+            *values, images, labels = tensors
+            named = dict(zip((*self.parameters, *self.buffers), values, strict=True))
+            parameters, buffers = ({name: named[name] for name in of} for of in (self.parameters, self.buffers))
+            with torch.enable_grad():
+                leaves = {name: parameters[name].detach().requires_grad_() for name in trained}
+                logits = self._logits(draw, parameters | leaves, buffers, images)
+                logits = logits.to(torch.promote_types(images.dtype, torch.float32))
+                each = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+                each = each.view(labels.shape).mean(1)
+            with torch.autocast(images.device.type, enabled=False):
+                found = torch.autograd.grad(each.sum(), list(leaves.values()), allow_unused=True)
+            return [each.detach(), *found]
+
+        tensors = [*self.parameters.values(), *self.buffers.values(), images, labels]
+        if self.replay:
+            device = images.device.type
+            autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            each, *found = self.replay(step, self.draw, tensors, (settings(self.network), autocast, tuple(trained)))
+        else:
+            each, *found = step(self.draw, tensors)
+        assert each is not None
+        return each, found
+
+    def _logits(
+        self, draw: Draw, parameters: Values, buffers: Values, images: Tensor
+    ) -> Float[Tensor, "chunk batch classes"]:
+        anchor = torch.zeros(self.size, device=images.device)
+
+        def call(parameters: Values, buffers: Values, images: Tensor, anchor: Tensor) -> Tensor:
+            with Rules(draw, anchor, banded=self.replay is not None):
+                logits: Tensor = functional_call(self.network, (parameters, buffers), (images,))
+            return logits
+
+        if self.replay:
+            logits: Tensor = vmap(call, in_dims=(0, 0, 0 if images.ndim == 5 else None, 0))(
+                parameters, buffers, images, anchor
+            )
+            return logits
+        # A copy, because a view of images with one channel does not count as channels-last.
+        images = (images if images.ndim == 4 else images[0]).clone(memory_format=torch.channels_last)
+        parameters, buffers = ({name: value[0] for name, value in values.items()} for values in (parameters, buffers))
+        return call(parameters, buffers, images, anchor[0])[None]
+
+    def keep_buffers(self) -> None:
+        """Let the stack have the buffers as they are now."""
+        if self.network.training:
+            for name, buffer in self.network.named_buffers():
+                buffer[self.place] = self.buffers[name]
+
+
+class Draws:
+    """Random numbers for some replicates, each from its own stream.
+
+    Args:
+        streams: From a seed to the generator of its stream; called at the first draw.
+        seeds: Those of the replicates.
+    """
+
+    def __init__(self, streams: Streams, seeds: Sequence[int]) -> None:
+        self.streams = streams
+        self.seeds = seeds
+        self.generators: list[torch.Generator] = []
+
+    def __call__(self, kind: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The numbers, (replicates, *shape), uniform in [0, 1) or standard normal."""
+        self.generators = self.generators or [self.streams(seed) for seed in self.seeds]
+        make = torch.rand if kind == "uniform" else torch.randn
+        return torch.stack([make(shape, generator=g, dtype=dtype, device=device) for g in self.generators])
+
+
+def dropout_stream(seed: int) -> torch.Generator:
+    """What a replicate draws from outside of training."""
+    return stream(seed, "dropout")
+
+
+def settings(network: nn.Module) -> tuple[Hashable, ...]:
+    """What besides tensors a call of the network may depend on: plain values, such as whether it trains, and hooks."""
+    return tuple(
+        value
+        for module in network.modules()
+        for values in ((type(module),), module._forward_pre_hooks, module._forward_hooks, vars(module).values())
+        for value in values
+        if isinstance(value, type | bool | int | float | str)
+    )
