@@ -3,10 +3,10 @@
 Under vmap a convolution becomes one of as many groups as there are replicates.
 A processor does that at a tenth of the speed of matrix products when channels
 are few, and its rounding depends on how many replicates there are. Here a
-kernel's row becomes the banded matrix that maps a row of the image, all
-channels and columns, to a row of the output. That is more arithmetic, by the
-image's width over the kernel's, but faster up to a width of about 16, and each
-replicate's result is the same bit for bit in any company.
+kernel becomes the banded matrix that maps a row of the image, all channels and
+columns, to what it adds to the rows of the output that it meets. That is more
+arithmetic, by the image's width over the kernel's, but faster up to a width of
+about 16, and each replicate's result is the same bit for bit in any company.
 """
 
 from functools import lru_cache
@@ -48,14 +48,15 @@ class BandedConvolution(torch.autograd.Function):
         out_height, out_width = output_size(images, weight, padding)
         bands = to_bands(weight, width, out_width, padding[1])
         rows = by_rows(images)
-        offset = bias.repeat_interleave(out_width, 1)[:, None]
+        products = torch.bmm(rows, bands).view(
+            replicates, height * batch, weight.shape[3], -1
+        )  # of each row with each of the kernel's
         middle = padding[0]  # the kernel's row that meets every row of the output
-        out = torch.baddbmm(offset, rows[:, : out_height * batch], bands[:, middle])
+        out = products[:, : out_height * batch, middle] + bias.repeat_interleave(out_width, 1)[:, None]
         for row in range(weight.shape[3]):
             if row != middle:
-                low, high, shift = overlap(row - middle, height, out_height)
-                part = rows[:, (low + shift) * batch : (high + shift) * batch]
-                out[:, low * batch : high * batch].baddbmm_(part, bands[:, row])
+                here, there = overlap(row - middle, height, out_height, batch)
+                out[:, here] += products[:, there, row]
         return from_rows(out, replicates, out_height, batch, weight.shape[1], out_width), rows, bands
 
     @staticmethod
@@ -75,23 +76,20 @@ class BandedConvolution(torch.autograd.Function):
         _, out_channels, _, kernel_height, _ = ctx.weight_shape
         out_height, out_width = ctx.out_shape[3:]
         gradient = by_rows(gradient)
+        spread = gradient.new_zeros(replicates, height * batch, kernel_height, gradient.shape[2])
+        for row in range(kernel_height):
+            here, there = overlap(row - ctx.padding[0], height, out_height, batch)
+            spread[:, there, row] = gradient[:, here]
+        spread = spread.flatten(2)
 
         images_gradient = None
         if ctx.needs_input_grad[0]:
-            images_gradient = rows.new_zeros(rows.shape)
-            for row in range(kernel_height):
-                low, high, shift = overlap(row - ctx.padding[0], height, out_height)
-                part = gradient[:, low * batch : high * batch]
-                images_gradient[:, (low + shift) * batch : (high + shift) * batch].baddbmm_(part, bands[:, row].mT)
+            images_gradient = torch.bmm(spread, bands.mT)
             images_gradient = from_rows(images_gradient, replicates, height, batch, channels, width)
 
         weight_gradient = None
         if ctx.needs_input_grad[1]:
-            bands_gradient = torch.empty_like(bands)
-            for row in range(kernel_height):
-                low, high, shift = overlap(row - ctx.padding[0], height, out_height)
-                part = rows[:, (low + shift) * batch : (high + shift) * batch]
-                torch.bmm(part.mT, gradient[:, low * batch : high * batch], out=bands_gradient[:, row])
+            bands_gradient = torch.bmm(rows.mT, spread)
             weight_gradient = from_bands(bands_gradient, ctx.weight_shape, width, out_width, ctx.padding[1])
 
         bias_gradient = None
@@ -121,9 +119,10 @@ def output_size(images: Tensor, weight: Tensor, padding: tuple[int, int]) -> tup
     return height, width
 
 
-def overlap(shift: int, height: int, out_height: int) -> tuple[int, int, int]:
-    """Rows of the output, from low to high, that meet a row of the image at this shift."""
-    return max(0, -shift), min(out_height, height - shift), shift
+def overlap(shift: int, height: int, out_height: int, batch: int) -> tuple[slice, slice]:
+    """The rows of the output that meet a row of the image at this shift, and those rows of the image."""
+    low, high = max(0, -shift), min(out_height, height - shift)
+    return slice(low * batch, high * batch), slice((low + shift) * batch, (high + shift) * batch)
 
 
 def by_rows(images: Images) -> Float[Tensor, "replicates height*batch channels*width"]:
@@ -143,18 +142,25 @@ def band(kernel: int, width: int, out_width: int, padding: int) -> Int64[Tensor,
     return torch.where((column >= 0) & (column < kernel), column, kernel)
 
 
-def to_bands(weight: Weight, width: int, out_width: int, padding: int) -> Tensor:
-    """A matrix for each row of the kernel: (replicates, kernel_height, channels * width, out_channels * out_width)."""
+def to_bands(weight: Weight, width: int, out_width: int, padding: int) -> Float[Tensor, "replicates in_row out_rows"]:
+    """The matrix that maps a row of the image, (channels, width), to all that it adds to.
+
+    That is (kernel_height, out_channels, out_width): part of a row of the output for each row of the kernel.
+    """
     columns = band(weight.shape[-1], width, out_width, padding).flatten()
     spread = pad(weight, (0, 1)).index_select(4, columns).view(*weight.shape[:4], width, out_width)
-    return spread.permute(0, 3, 2, 4, 1, 5).flatten(4, 5).flatten(2, 3)
+    return spread.permute(0, 2, 4, 3, 1, 5).flatten(3, 5).flatten(1, 2)
 
 
 def from_bands(
-    gradient: Tensor, shape: tuple[int, ...], width: int, out_width: int, padding: int
-) -> Float[Tensor, "replicates out_channels channels kernel_height kernel_width"]:
+    gradient: Float[Tensor, "replicates in_row out_rows"],
+    shape: tuple[int, ...],
+    width: int,
+    out_width: int,
+    padding: int,
+) -> Weight:
     """The kernel's gradient from that of its bands: sums along diagonals."""
     replicates, out_channels, channels, kernel_height, kernel_width = shape
-    split = gradient.view(replicates, kernel_height, channels, width, out_channels, out_width)
-    sums = [split.diagonal(padding - column, 3, 5).sum(-1) for column in range(kernel_width)]
-    return torch.stack(sums, -1).permute(0, 3, 2, 1, 4)
+    split = gradient.view(replicates, channels, width, kernel_height, out_channels, out_width)
+    sums = [split.diagonal(padding - column, 2, 5).sum(-1) for column in range(kernel_width)]
+    return torch.stack(sums, -1).permute(0, 3, 1, 2, 4)
