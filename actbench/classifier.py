@@ -1,12 +1,14 @@
 """The LightningModule: trains and scores one network with one activation."""
 
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int64
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
@@ -20,6 +22,7 @@ from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, Scheduler
 from actbench.stack import Stack
 from actbench.streams import stream
 
+VECTOR = 64  # values: a multiple of what any processor handles at once
 RELU = ActivationSpec("relu")
 TUTORIAL_CNN = NetworkSpec("TutorialCNN")
 ADAM = OptimizerSpec("torch.optim.Adam")
@@ -205,7 +208,7 @@ class Classifier(LightningModule):
         if labels.shape[-1]:
             logits = self(images)
             cast(Scores, self.scores[part]).update(logits, labels)
-            if not self.trainer.training:  # during a fit, nobody asks for the ensemble
+            if self.trainer.state.fn != TrainerFn.FITTING:  # during a fit, nobody asks for the ensemble
                 self.ensemble.update(logits, labels, rows)
 
     @override
@@ -227,7 +230,7 @@ class Classifier(LightningModule):
         self.evaluated |= {f"{part}/{name}": values for name, values in scores.items()}
         for name, values in scores.items():
             self._log(f"{part}/{name}", values, prog_bar=True)
-        if not self.trainer.training:
+        if self.trainer.state.fn != TrainerFn.FITTING:
             parts = gather(self.ensemble.parts, self.trainer)
             ensemble = Ensemble.of(parts).compute()
             self.log_dict({f"{part}/{name}_ensemble": value for name, value in ensemble.items()})
@@ -248,10 +251,9 @@ class Classifier(LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer(parameter_groups(list(self.parameters()), self.optimizer))
         for group in optimizer.param_groups:
-            # On a processor torch would go through the parameters one by one. Its fused form is faster still, but
-            # rounds the last few values of a tensor otherwise: a replicate's result would depend on its place.
+            # On a processor torch would go through the parameters one by one.
             if group.get("foreach", False) is None and not group.get("fused"):
                 group["foreach"] = True
         if self.lr_scheduler is None:
@@ -363,3 +365,23 @@ class Classifier(LightningModule):
         classifier = cls(**description["model"], seed=description["seed"])
         classifier.load_state_dict(checkpoints.load(checkpoint_path)["state_dict"])
         return classifier.to(map_location)
+
+
+def parameter_groups(parameters: list[nn.Parameter], optimizer: OptimizerSpec) -> list[dict[str, Any]]:
+    """Parameters of a stack for torch's fused optimisers, where they have that form, and the rest.
+
+    The fused form is the fastest, but it rounds the last few values of a tensor
+    otherwise, so that a replicate's result would depend on its place, unless the
+    values of each replicate fill whole vectors.
+    """
+    told = {name for name in ("foreach", "fused", "capturable", "differentiable") if optimizer.init_args.get(name)}
+    if (
+        optimizer.cls.__module__.startswith("torch.optim")
+        and "fused" in signature(optimizer.cls).parameters
+        and not told
+    ):
+        even = [parameter for parameter in parameters if parameter[0].numel() % VECTOR == 0]
+        rest = [parameter for parameter in parameters if parameter[0].numel() % VECTOR]
+        if even and rest:
+            return [{"params": even, "fused": True}, {"params": rest}]
+    return [{"params": parameters}]

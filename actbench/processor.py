@@ -9,6 +9,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from actbench.classifier import Classifier
+from actbench.stack import Stack
 
 SMALL = 2e7
 """Multiply-adds of what is computed at once below which one thread is used.
@@ -39,17 +40,26 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def fitting_threads(stack: Stack, batch_size: int, devices: int = 1) -> int:
+    """As many threads as batches of this size can keep busy, if so many devices share the processor."""
+    return 1 if work_at_once(stack, batch_size) < SMALL else max(1, available_cores() // devices)
+
+
+def work_at_once(stack: Stack, batch_size: int) -> float:
+    """Multiply-adds of what a processor computes at once."""
+    return stack.multiply_adds * batch_size * stack.chunk_width(batch_size, torch.device("cpu"))
+
+
 def choose_threads(trainer: Trainer, model: Classifier, datamodule: LightningDataModule) -> None:
     """On a processor, use as many threads as the network can keep busy, and say so. OMP_NUM_THREADS overrides."""
     if trainer.strategy.root_device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return
     batch_size = getattr(datamodule, "batch_size", 64)
-    width = model.stack.chunk_width(batch_size, torch.device("cpu"))
-    work = model.stack.multiply_adds * batch_size * width
-    threads = 1 if work < SMALL else max(1, available_cores() // trainer.num_devices)
+    threads = fitting_threads(model.stack, batch_size, trainer.num_devices)
     torch.set_num_threads(threads)
+    width = model.stack.chunk_width(batch_size, torch.device("cpu"))
     rank_zero_info(
-        f"threads: {threads}, for {work / 1e6:.1f} million multiply-adds forward in a batch of {batch_size}"
-        f"{f' in each of {width} replicates' if width > 1 else ''}; "
+        f"threads: {threads}, for {work_at_once(model.stack, batch_size) / 1e6:.1f} million multiply-adds forward "
+        f"in a batch of {batch_size}{f' in each of {width} replicates' if width > 1 else ''}; "
         "OMP_NUM_THREADS overrides"
     )

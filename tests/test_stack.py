@@ -26,6 +26,12 @@ OPTIMIZERS = {
 FAST = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}
 
 
+@pytest.fixture(autouse=True)
+def early_replay(monkeypatch):
+    """Steps are recorded soon, so that what holds for steps is tested for recorded ones too."""
+    monkeypatch.setattr(replay, "CALLS", 5)
+
+
 def networks(network, activation, seeds, shape=(1, 8, 8)):
     return [build_network(network, activation, input_shape=shape, num_classes=10, seed=seed) for seed in seeds]
 

@@ -19,7 +19,7 @@ Results = list[Tensor | None]
 Step = Callable[[Draw, Sequence[Tensor]], Results]
 """From tensors, which it may change in place, and what it draws, to new tensors."""
 
-CALLS = 10  # of a kind before it is recorded, which takes as long as a hundred steps gain
+CALLS = 50  # of a kind before it is recorded, which takes as long as a hundred steps gain
 ALIASES = {
     torch.ops.aten.alias.default,
     torch.ops.aten.expand.default,
