@@ -220,9 +220,10 @@ class KnownGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         (factor,) = outer
-        scaled = [
-            None if g is None else g.mul_(factor.to(g.dtype).view(-1, *[1] * (g.ndim - 1))) for g in ctx.gradients
-        ]
+        gradients, ctx.gradients = ctx.gradients, ()  # kept by nobody else, they need not be copied
+        if factor.device.type == "cpu" and (factor == 1).all():
+            return (None, None, *gradients)
+        scaled = [None if g is None else g.mul_(factor.to(g.dtype).view(-1, *[1] * (g.ndim - 1))) for g in gradients]
         return (None, None, *scaled)
 
 
