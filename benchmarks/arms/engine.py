@@ -1,0 +1,62 @@
+"""actbench's stack in a plain loop: what the command does, without Lightning, logs and checkpoints."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import torch
+
+from actbench import data
+from actbench.classifier import Classifier
+from actbench.processor import fitting_threads, keep_memory
+from actbench.scores import Scores
+from workload import Fit, Task, main
+
+
+def fit(task: Task) -> Sequence[float]:
+    """Train and score all replicates; returns their accuracies on test."""
+    datamodule = getattr(data, task.of.dataset)(
+        batch_size=task.batch_size, replicates=task.replicates, **task.data_arguments
+    )
+    datamodule.setup()
+    model = Classifier(
+        "swish",
+        task.of.network,
+        {"class_path": "torch.optim.Adam", "init_args": {"lr": task.of.lr}},
+        replicates=task.replicates,
+        input_shape=datamodule.input_shape,
+        num_classes=datamodule.num_classes,
+    )
+    stack = model.stack.to(task.device)
+    if task.device.type == "cpu":
+        torch.set_num_threads(fitting_threads(stack, task.batch_size))
+    optimizer = model.configure_optimizers()
+
+    def accuracies(part: str) -> list[float]:
+        stack.eval()
+        scores = Scores(task.replicates).to(task.device)
+        for batch in getattr(datamodule, f"{part}_dataloader")():
+            images, labels, _ = datamodule.transfer_batch_to_device(batch, task.device, 0)
+            scores.update(stack(images), labels)
+        return scores.compute()["acc"].tolist()
+
+    for epoch in range(task.epochs):
+        stack.train()
+        # What the batches ask the Trainer for.
+        datamodule.trainer = SimpleNamespace(current_epoch=epoch, global_rank=0, world_size=1, overfit_batches=0)
+        for batch in datamodule.train_dataloader():
+            images, labels, _ = datamodule.transfer_batch_to_device(batch, task.device, 0)
+            optimizer.zero_grad()
+            stack.losses(images, labels).sum().backward()
+            optimizer.step()
+        accuracies("val")
+    return accuracies("test")
+
+
+def prepare(task: Task) -> Fit:
+    """Let freed memory be kept, as the command does."""
+    keep_memory()
+    return Fit(lambda: fit(task))
+
+
+if __name__ == "__main__":
+    main(prepare)
