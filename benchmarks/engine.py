@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from workload import WORKLOADS, Task
 
@@ -42,12 +43,12 @@ class Arm(NamedTuple):
 
 
 ARMS = {
-    "tutorial": Arm("a", "the tutorial's script, batch size 1", replicates=1, epochs=2),
+    "tutorial": Arm("a", "the tutorial's script at batch size 1", replicates=1, epochs=2),
     "lightning": Arm("b", "Lightning, one seed after another", replicates=3),
     "loop": Arm("c", "plain PyTorch loop", replicates=6),
     "processes": Arm("d", "the loop in several processes", replicates=12),
     "jax": Arm("e", "JAX and Equinox, vmap and scan"),
-    "jax_tuned": Arm("e'", "the same, rearranged by hand"),
+    "jax_tuned": Arm("e'", "JAX, rearranged by hand"),
     "skorch": Arm("f", "skorch", replicates=3),
     "actbench": Arm("g", "actbench"),
     "engine": Arm("h", "actbench's engine without Lightning"),
@@ -155,31 +156,47 @@ def scaling_table(rows: Sequence[Row]) -> list[str]:
 
 
 def draw(arms: Sequence[Row], scaling: Sequence[Row], path: Path, title: str) -> None:
-    """Every repetition as a dot: left the arms, right actbench by the number of replicates."""
-    figure, axes = plt.subplots(1, 2 if scaling else 1, figsize=(11 if scaling else 7, 4.2), layout="constrained")
-    left = axes[0] if scaling else axes
+    """Every repetition as a dot, medians as lines: above the arms, below actbench by the number of replicates."""
     names = list(dict.fromkeys(row.name for row in arms))[::-1]
+    heights = [0.4 * len(names) + 0.6, *([3] if scaling else [])]
+    figure, axes = plt.subplots(
+        len(heights), figsize=(8, sum(heights) + 0.6), height_ratios=heights, layout="constrained", squeeze=False
+    )
+    upper = axes[0, 0]
     for place, name in enumerate(names):
-        times = of([row for row in arms if row.name == name], "time_ms")
-        colour = "tab:orange" if name == "actbench" else "tab:grey"
-        left.barh(place, statistics.median(times), color=colour, alpha=0.5)
-        left.plot(times, [place] * len(times), ".", color="black", markersize=4)
-        left.annotate(
-            f"{statistics.median(times):.3g}", (max(times), place), (6, 0), textcoords="offset points", va="center"
-        )
-    left.set(yticks=range(len(names)), yticklabels=names, xscale="log", xlabel="ms per replicate and epoch")
-    left.margins(x=0.15)
+        own = [row for row in arms if row.name == name]
+        median = statistics.median(of(own, "time_ms"))
+        colour = "tab:orange" if name == "actbench" else "tab:blue"
+        upper.plot(of(own, "time_ms"), [place] * len(own), "o", color=colour, alpha=0.5, markersize=5)
+        upper.plot([median] * 2, [place - 0.25, place + 0.25], color=colour)
+        words = f"{median:,.0f}" if median >= 100 else f"{median:.1f}"
+        upper.annotate(words, (max(of(own, "time_ms")), place), (9, 0), textcoords="offset points", va="center")
+    labels = [
+        ", ".join(filter(None, (ARMS[row.arm].words, row.phase))) for name in names for row in arms if row.name == name
+    ]
+    upper.set(yticks=range(len(names)), yticklabels=list(dict.fromkeys(labels)), ylim=(-0.6, len(names) - 0.4))
+    if max(of(arms, "time_ms")) > 10 * min(of(arms, "time_ms")):
+        upper.set(xscale="log")
+        upper.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        upper.set(xlim=(0, 1.15 * max(of(arms, "time_ms"))))
+    upper.set(xlabel="ms per replicate and epoch")
+    upper.xaxis.set_major_formatter("{x:,g}")
+    upper.margins(x=0.15)
+    upper.grid(axis="x", alpha=0.3)
     if scaling:
-        right = axes[1]
-        right.plot(of(scaling, "replicates"), of(scaling, "time_ms"), ".", color="tab:orange")
+        lower = axes[1, 0]
         counts = sorted({row.replicates for row in scaling})
         medians = [statistics.median(row.time_ms for row in scaling if row.replicates == n) for n in counts]
-        right.plot(counts, medians, color="tab:orange", alpha=0.5)
-        right.set(xscale="log", xlabel="replicates in one fit", ylabel="ms per replicate and epoch", ylim=(0, None))
-        right.set(xticks=counts, xticklabels=counts)
-        right.minorticks_off()
+        lower.plot(of(scaling, "replicates"), of(scaling, "time_ms"), "o", color="tab:orange", alpha=0.5, markersize=5)
+        lower.plot(counts, medians, color="tab:orange")
+        lower.set(xscale="log", xlabel="replicates in one fit", ylabel="ms per replicate\nand epoch", ylim=(0, None))
+        lower.set(xticks=counts, xticklabels=counts)
+        lower.minorticks_off()
+        lower.grid(axis="y", alpha=0.3)
     figure.suptitle(title)
     figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 def machine() -> str:

@@ -1,16 +1,20 @@
 import csv
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from actbench.callbacks import (
     BestCheckpoint,
     EpochLines,
     Interruption,
     LastCheckpoint,
+    ReplicateRuns,
     RunFolder,
     RunLogger,
     write_whole,
@@ -118,3 +122,33 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
     assert path.read_text() == "second"
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_replicates_are_runs_of_tensorboard_for_those_who_ask(tmp_path):
+    folder = RunFolder()
+    fit(tmp_path, folder, ReplicateRuns(), replicates=3, logger=RunLogger(tmp_path), log_every_n_steps=1)
+
+    for place in range(3):
+        events = EventAccumulator(str(folder.path / f"seed_{place}")).Reload()
+        for name in ("train/loss", "val/loss", "val/acc", "val/ece"):
+            expected = [epoch["scores"][name][place].item() for epoch in folder.epochs]
+            assert [event.value for event in events.Scalars(name)] == expected
+            assert [event.step for event in events.Scalars(name)] == [epoch["step"] - 1 for epoch in folder.epochs]
+
+
+def test_a_replicates_run_has_each_epoch_once_after_resuming(tmp_path):
+    logger, folder = RunLogger(tmp_path), RunFolder()
+    fit(tmp_path, folder, LastCheckpoint(), ReplicateRuns(), logger=logger, log_every_n_steps=1, max_epochs=1)
+    first = shutil.copy(folder.path / "checkpoints" / "last.ckpt", tmp_path)
+
+    for _ in range(2):  # the second time, the events hold epochs that the checkpoint does not know
+        callbacks = RunFolder(), LastCheckpoint(), ReplicateRuns()
+        fit(tmp_path, *callbacks, logger=logger, log_every_n_steps=1, ckpt_path=first)
+
+    steps = [event.step for event in EventAccumulator(str(folder.path / "seed_0")).Reload().Scalars("val/acc")]
+    assert len(steps) == len(set(steps)) == 3
+
+
+def test_replicates_as_runs_need_a_folder_to_log_to(tmp_path):
+    with pytest.raises(MisconfigurationException, match="a logger that has a folder"):
+        fit(tmp_path, ReplicateRuns(), logger=False)

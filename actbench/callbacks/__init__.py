@@ -7,5 +7,6 @@ from actbench.callbacks.folder import RunLogger as RunLogger
 from actbench.callbacks.folder import write_whole as write_whole
 from actbench.callbacks.progress import EpochLines as EpochLines
 from actbench.callbacks.progress import ReplicateBar as ReplicateBar
+from actbench.callbacks.replicates import ReplicateRuns as ReplicateRuns
 from actbench.callbacks.stopping import Interruption as Interruption
 from actbench.callbacks.stopping import ReplicateEarlyStopping as ReplicateEarlyStopping

@@ -114,7 +114,7 @@ def fit_replicate(task: Task, images: Images, replicate: int) -> float:
 def prepare(task: Task) -> Fit:
     """Read the images."""
     images = Images(task)
-    return Fit(lambda: [fit_replicate(task, images, i) for i in range(task.replicates)], "batch size 1")
+    return Fit(lambda: [fit_replicate(task, images, i) for i in range(task.replicates)])
 
 
 if __name__ == "__main__":
