@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
