@@ -1,0 +1,256 @@
+"""Finished replicates on disk: one row each, in Parquet files that are whole or not there.
+
+A `Store` is a folder of such files. Each holds the replicates of one cell, is
+named by the hash of all that determines them and by their seeds, and carries a
+checksum of its every byte. `COLUMNS` says what a row holds.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+SCHEMA = 1
+CHECKSUM = "actbench.sha256"
+BLANK = "0" * 64  # stands for the checksum while it is computed
+
+
+class Column(NamedTuple):
+    """A column of the records. ``provenance`` is how, where and when, which may differ where results are the same."""
+
+    type: pl.DataType | type[pl.DataType]
+    meaning: str
+    provenance: bool = False
+
+
+COLUMNS = {
+    # What was trained.
+    "cell": Column(pl.String, "hash of all that determines the results of the cell, but for the seed"),
+    "dataset": Column(pl.String, "class path of the DataModule"),
+    "network": Column(pl.String, "class path of the network"),
+    "activation": Column(pl.String, "class path of the activation"),
+    "factors": Column(pl.String, "JSON of all that determines the results: classes, arguments, settings"),
+    "seed": Column(pl.Int64, "the replicate's seed"),
+    # What came of it.
+    "weights": Column(pl.String, "which weights were scored: last, or best by the replicate's own val/loss"),
+    "val_accuracy": Column(pl.Float64, "accuracy on val of the weights that were scored, a fraction"),
+    "val_loss": Column(pl.Float64, "mean cross-entropy on val, in nats"),
+    "val_ece": Column(pl.Float64, "expected calibration error on val over 15 bins, a fraction"),
+    "test_accuracy": Column(pl.Float64, "accuracy on test, scored once, a fraction"),
+    "test_loss": Column(pl.Float64, "mean cross-entropy on test, in nats"),
+    "test_ece": Column(pl.Float64, "expected calibration error on test over 15 bins, a fraction"),
+    "epochs": Column(pl.Int64, "epochs that were trained"),
+    "epoch_train_loss": Column(pl.List(pl.Float64), "mean loss on train while the weights change, each epoch, in nats"),
+    "epoch_val_loss": Column(pl.List(pl.Float64), "loss on val after each epoch, in nats"),
+    "epoch_val_accuracy": Column(pl.List(pl.Float64), "accuracy on val after each epoch, a fraction"),
+    "epoch_val_ece": Column(pl.List(pl.Float64), "calibration error on val after each epoch, a fraction"),
+    "diverged": Column(pl.Boolean, "whether a loss was NaN or infinite"),
+    "diverged_epoch": Column(pl.Int64, "number of the first such epoch, from 0"),
+    "parameters": Column(pl.Int64, "trainable parameters of one replicate"),
+    "init_fingerprint": Column(pl.String, "hash of the initial weights, without those of the activations"),
+    "order_fingerprint": Column(pl.String, "hash of the split and of the first epoch's order; null if it is not ours"),
+    # What it cost, and where it came from.
+    "epoch_time_s": Column(pl.Float64, "seconds of a training epoch, over the replicates that ran together", True),
+    "examples_per_s": Column(pl.Float64, "training images per second, of all replicates that ran together", True),
+    "peak_memory_mb": Column(pl.Float64, "most memory of the process, or of the GPU's tensors, in MiB", True),
+    "replicates_together": Column(pl.Int64, "replicates of the fit", True),
+    "load_before": Column(pl.Float64, "processes that wanted to run in the minute before the fit, per core", True),
+    "load_after": Column(pl.Float64, "the same, after the fit", True),
+    "busy": Column(pl.Boolean, "whether others used the machine, so that times say little", True),
+    "device": Column(pl.String, "name of the processor or GPU", True),
+    "threads": Column(pl.Int64, "threads of the fit", True),
+    "started": Column(pl.String, "when the fit started, UTC, ISO 8601", True),
+    "actbench_version": Column(pl.String, "version of actbench", True),
+    "torch_version": Column(pl.String, "version of torch", True),
+    "lightning_version": Column(pl.String, "version of pytorch-lightning", True),
+    "python_version": Column(pl.String, "version of Python", True),
+    "commit": Column(
+        pl.String, "commit of the working directory, with + if files were changed; null outside git", True
+    ),
+    "config": Column(pl.String, "JSON of the fit's resolved config", True),
+}
+RESULTS = [name for name, column in COLUMNS.items() if not column.provenance]
+
+
+class RecordError(ValueError):
+    """A file of records is damaged or foreign, or contradicts another."""
+
+
+def fingerprint(value: Any) -> str:
+    """Hash of plain values, the same in every process: 32 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    """Records as a table with all `COLUMNS`."""
+    return pl.DataFrame(list(rows), schema={name: column.type for name, column in COLUMNS.items()})
+
+
+def same_results(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    """Whether two tables of records agree bit for bit in all but times and provenance."""
+    return one.select(RESULTS).equals(other.select(RESULTS))
+
+
+def to_bytes(table: pl.DataFrame) -> bytes:
+    """Records as a Parquet file that holds the checksum of its every byte."""
+    buffer = BytesIO()
+    table.write_parquet(buffer, metadata={"actbench.schema": str(SCHEMA), CHECKSUM: BLANK})
+    content = buffer.getvalue()
+    if content.count(BLANK.encode()) != 1:
+        raise RecordError("records must not hold the text that stands for their checksum")
+    return content.replace(BLANK.encode(), hashlib.sha256(content).hexdigest().encode())
+
+
+def from_bytes(content: bytes) -> pl.DataFrame:
+    """The records of a file, after its checksum and columns are verified.
+
+    Raises:
+        RecordError: A byte is not as it was written, or actbench has not written it.
+    """
+    try:
+        metadata = pl.read_parquet_metadata(BytesIO(content))
+    except Exception as error:  # polars has many kinds
+        raise RecordError("damaged, or no file of records") from error
+    if CHECKSUM not in metadata:
+        raise RecordError("not written by actbench")
+    checksum = metadata[CHECKSUM].encode()
+    blank = content.replace(checksum, BLANK.encode())
+    if len(checksum) != len(BLANK) or hashlib.sha256(blank).hexdigest().encode() != checksum:
+        raise RecordError("damaged: its checksum is another")
+    if metadata.get("actbench.schema") != str(SCHEMA):
+        raise RecordError(f"in format {metadata.get('actbench.schema')}, and this actbench reads format {SCHEMA}")
+    return pl.read_parquet(BytesIO(content))
+
+
+def write_records(path: Path, table: pl.DataFrame) -> None:
+    """Write records whole or not at all; what is there is replaced.
+
+    Raises:
+        OSError: They cannot be written, because the disk is full, say. Nothing is damaged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(to_bytes(table))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(unfinished).replace(path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the name, too, has to reach the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read_records(path: Path) -> pl.DataFrame:
+    """The records of a file.
+
+    Raises:
+        RecordError: It is damaged or foreign; the message names it.
+    """
+    try:
+        return from_bytes(path.read_bytes())
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+class Store:
+    """Finished cells in a folder, a file each, named by hash and seeds.
+
+    A file is written once and never changed, so any number of processes may read and write.
+
+    Args:
+        folder: Need not be there yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, cell: str, seeds: Sequence[int]) -> Path:
+        """File of a cell's replicates, whose seeds follow one another."""
+        return self.folder / f"{cell}_{seeds[0]}-{seeds[-1]}.parquet"
+
+    def index(self) -> dict[str, dict[int, Path]]:
+        """Which seeds of which cell are there, and in which file. Nothing is read."""
+        found: dict[str, dict[int, Path]] = {}
+        for path in sorted(self.folder.glob("[!.]*_*-*.parquet")):
+            cell, _, seeds = path.stem.rpartition("_")
+            first, _, last = seeds.partition("-")
+            if first.isdecimal() and last.isdecimal():
+                for seed in range(int(first), int(last) + 1):
+                    found.setdefault(cell, {}).setdefault(seed, path)
+        return found
+
+    def write(self, table: pl.DataFrame) -> Path:
+        """Keep the records of a cell; returns the file."""
+        path = self.path(table["cell"][0], table["seed"].to_list())
+        write_records(path, table)
+        return path
+
+    def read(self, path: Path) -> pl.DataFrame:
+        """Records of a file of the store.
+
+        Raises:
+            RecordError: It is damaged, foreign, or another cell's.
+        """
+        table = read_records(path)
+        if not len(table) or path != self.path(table["cell"][0], table["seed"].to_list()):
+            raise RecordError(f"{path}: its name belongs to other records")
+        return table
+
+    def set_aside(self, path: Path) -> Path:
+        """Give a file that cannot be used another name; returns that."""
+        aside = next(
+            name for number in range(10**6) if not (name := path.with_suffix(f".damaged{number or ''}")).exists()
+        )
+        return path.rename(aside)
+
+    def tables(self) -> Iterator[tuple[Path, pl.DataFrame]]:
+        """Every file with its records.
+
+        Raises:
+            RecordError: One is damaged or foreign.
+        """
+        for path in sorted({path for seeds in self.index().values() for path in seeds.values()}):
+            yield path, self.read(path)
+
+
+def merge(stores: Sequence[Store], into: Store) -> int:
+    """Join stores; returns how many files were added.
+
+    All are read and compared before anything is written.
+
+    Raises:
+        RecordError: Two have other results for the same seed of the same cell, or a file is damaged.
+    """
+    known: dict[tuple[str, int], tuple[Path, pl.DataFrame]] = {}
+    added = []
+    for store in (into, *stores):
+        for path, table in store.tables():
+            new = False
+            for seed, row in zip(table["seed"].to_list(), table.iter_slices(1), strict=True):
+                key = (row["cell"][0], seed)
+                if key not in known:
+                    known[key] = (path, row)
+                    new = True
+                elif not same_results(known[key][1], row):
+                    raise RecordError(
+                        f"{known[key][0]} and {path} have different results for seed {seed} of the same cell"
+                    )
+            if new and store is not into:
+                added.append(table)
+    for table in added:
+        into.write(table)
+    return len(added)

@@ -1,0 +1,160 @@
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from actbench.records import (
+    COLUMNS,
+    RESULTS,
+    RecordError,
+    Store,
+    fingerprint,
+    frame,
+    from_bytes,
+    merge,
+    read_records,
+    same_results,
+    to_bytes,
+    write_records,
+)
+
+EXAMPLES = {
+    pl.String: "some text",
+    pl.Int64: 7,
+    pl.Float64: 0.1 + 0.2,
+    pl.Boolean: False,
+    pl.List(pl.Float64): [0.5, float("nan"), 0.25],
+}
+
+
+def records(seeds, cell="c0ffee", **values):
+    row = {name: EXAMPLES[column.type] for name, column in COLUMNS.items()} | {"cell": cell, **values}
+    return frame({**row, "seed": seed} for seed in seeds)
+
+
+def test_records_come_back_bit_for_bit(tmp_path):
+    table = records(range(3), diverged_epoch=None)
+
+    write_records(tmp_path / "records.parquet", table)
+
+    assert read_records(tmp_path / "records.parquet").equals(table)
+    assert pl.read_parquet(tmp_path / "records.parquet").equals(table)  # a plain Parquet file for everyone else
+    assert [path.name for path in tmp_path.iterdir()] == ["records.parquet"]
+
+
+def test_every_flipped_byte_is_noticed():
+    content = to_bytes(records(range(6)))
+    rng = np.random.default_rng(0)
+    # A hundred places at random, and all of the checksum's neighbourhood.
+    places = {*rng.choice(len(content), 100, replace=False).tolist(), *range(len(content) - 300, len(content))}
+
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        with pytest.raises(RecordError):
+            from_bytes(bytes(damaged))
+
+
+@pytest.mark.parametrize("kept", [0, 4, 0.5, -1])
+def test_a_shortened_file_is_noticed(kept):
+    content = to_bytes(records(range(2)))
+    kept = int(kept * len(content)) if isinstance(kept, float) else kept
+
+    with pytest.raises(RecordError):
+        from_bytes(content[:kept])
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    records(range(2)).write_parquet(tmp_path / "foreign.parquet")
+
+    with pytest.raises(RecordError, match=r"foreign\.parquet: not written by actbench"):
+        read_records(tmp_path / "foreign.parquet")
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "records.parquet"
+    write_records(path, records([0]))
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_records(path, records([1]))
+
+    assert read_records(path)["seed"].to_list() == [0]
+    assert [file.name for file in tmp_path.iterdir()] == ["records.parquet"]
+
+
+def test_a_store_knows_its_seeds_without_reading(tmp_path):
+    store = Store(tmp_path / "cells")
+    first, second = store.write(records(range(6))), store.write(records(range(6, 8)))
+    store.write(records(range(3), cell="decaf"))
+    (tmp_path / "cells" / ".c0ffee_8-9.parquet.x.unfinished").write_bytes(b"")
+
+    assert store.index() == {
+        "c0ffee": dict.fromkeys(range(6), first) | dict.fromkeys(range(6, 8), second),
+        "decaf": dict.fromkeys(range(3), store.folder / "decaf_0-2.parquet"),
+    }
+
+
+def test_a_file_under_another_cells_name_is_refused_and_set_aside(tmp_path):
+    store = Store(tmp_path)
+    path = store.write(records(range(3)))
+    wrong = path.rename(tmp_path / "decaf_0-2.parquet")
+
+    with pytest.raises(RecordError, match="belongs to other records"):
+        store.read(wrong)
+    aside = [store.set_aside(wrong).name]
+    store.write(records(range(3), cell="decaf"))
+    aside.append(store.set_aside(wrong).name)
+
+    assert aside == ["decaf_0-2.damaged", "decaf_0-2.damaged1"]
+    assert store.index() == {}
+
+
+def test_fingerprints_follow_from_values_alone():
+    text = '{"a":[1,2.5,null],"b":{"c":true,"d":"x"}}'  # keys sorted, no spaces
+
+    assert (
+        fingerprint({"b": {"d": "x", "c": True}, "a": [1, 2.5, None]})
+        == (hashlib.sha256(text.encode()).hexdigest()[:32])
+    )
+
+
+def test_results_are_the_same_whatever_they_cost(tmp_path):
+    assert same_results(records([1]), records([1], epoch_time_s=99.0, device="another"))
+    assert not same_results(records([1]), records([1], test_accuracy=0.3))
+    assert {"seed", "test_accuracy", "init_fingerprint"} <= set(RESULTS)
+    assert not {"epoch_time_s", "started", "threads", "config"} & set(RESULTS)
+
+
+def test_merging_joins_stores(tmp_path):
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    here.write(records(range(3)))
+    there.write(records(range(3), epoch_time_s=5.0))
+    there.write(records(range(3, 6)))
+
+    assert merge([there], here) == 1
+    assert sorted(here.index()["c0ffee"]) == list(range(6))
+    assert merge([there], here) == 0
+
+
+def test_merging_refuses_other_results_and_names_both(tmp_path):
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    mine, theirs = here.write(records(range(3))), there.write(records(range(2), test_accuracy=0.5))
+    there.write(records(range(3, 6)))
+
+    with pytest.raises(RecordError, match=f"{mine} and {theirs} have different results for seed 0"):
+        merge([there], here)
+
+    assert sorted(here.index()["c0ffee"]) == [0, 1, 2]
+
+
+def test_records_are_read_without_torch():
+    code = "import sys, actbench.records; sys.exit(bool({'torch', 'pytorch_lightning'} & set(sys.modules)))"
+
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
