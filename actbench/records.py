@@ -84,8 +84,12 @@ class RecordError(ValueError):
 
 def fingerprint(value: Any) -> str:
     """Hash of plain values, the same in every process: 32 hexadecimal digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(json_text(value).encode()).hexdigest()[:32]
+
+
+def json_text(value: Any) -> str:
+    """Plain values as JSON in one canonical form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:

@@ -15,6 +15,8 @@ COMMANDS = {
     "test": "score a checkpoint on the test part of its dataset",
     "predict": "write a table of a checkpoint's predictions for the test part",
     "export": "write one replicate of a checkpoint as a plain network that runs without actbench",
+    "compare": "compare activations over many seeds: a study, of which only what is missing is run",
+    "merge": "join studies that ran on several machines",
     "activations": "list the activations that can be compared",
 }
 
@@ -27,6 +29,7 @@ commands:
 {chr(10).join(f"  {name:<12}  {what}" for name, what in COMMANDS.items())}
 
 examples:
+  python main.py compare
   python main.py fit --config configs/digits_swish.yaml
   python main.py fit --model.activation mish --data MNIST --data.root data --data.download true
   python main.py validate --ckpt_path lightning_logs/version_0/checkpoints/last.ckpt
@@ -67,6 +70,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from actbench.cli.catalogue import print_catalogue
 
             return print_catalogue(options)
+        if command in ("compare", "merge"):
+            from actbench.cli import compare
+
+            return compare.compare(options) if command == "compare" else compare.merge(options)
         if command == "export":
             from actbench.cli.export import export
 

@@ -1,0 +1,230 @@
+import copy
+import os
+import signal
+
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
+from torch import nn
+
+from actbench import data, records
+from actbench.cells import Cell, run_cell, settled
+from actbench.classifier import Classifier
+from actbench.networks import MLP
+
+FIT = {"model": {"network": "MLP"}, "data": "FakeImages", "trainer": {"max_epochs": 4, "accelerator": "cpu"}}
+
+
+def cell(seeds=range(3), weights="last", **settings):
+    config = copy.deepcopy(FIT)
+    for key, value in settings.items():
+        section, _, name = key.partition("__")
+        if name:
+            config[section] = {**config[section], name: value}
+        else:
+            config[section] = value
+    return Cell(settled(config), seeds, weights)
+
+
+class LearnedSlope(nn.Module):
+    """Trainable, with parameters of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.25))
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slope * x)
+
+
+SAME = {
+    "the seeds": {"seeds": range(8, 9)},
+    "a default written out": {"model__optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}},
+    "a class path for a name": {"data": {"class_path": "actbench.data.FakeImages"}},
+    "another name for it": {"model__activation": "torch.nn.ReLU"},
+    "the width of the stack": {"model__stack_width": 2},
+    "the device": {"trainer__accelerator": "auto"},
+    "the number of devices": {"trainer__devices": 1},
+    "what is logged": {"trainer__log_every_n_steps": 7},
+    "a Trainer's default": {"trainer__limit_val_batches": 1.0},
+}
+OTHER = {
+    "the activation": {"model__activation": "swish"},
+    "its arguments": {"model__activation": {"class_path": "torch.nn.LeakyReLU", "init_args": {"negative_slope": 0.1}}},
+    "the network": {"model__network": "TutorialCNN"},
+    "the learning rate": {"model__optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}},
+    "the optimiser": {"model__optimizer": {"class_path": "torch.optim.NAdam", "init_args": {"lr": 1e-3}}},
+    "a schedule": {
+        "model__lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1}}
+    },
+    "the dataset": {"data": "Digits"},
+    "the batch size": {"data": {"class_path": "FakeImages", "init_args": {"batch_size": 32}}},
+    "the split": {"data": {"class_path": "FakeImages", "init_args": {"val_fraction": 0.2}}},
+    "epochs": {"trainer__max_epochs": 5},
+    "precision": {"trainer__precision": "bf16-mixed"},
+    "clipping": {"trainer__gradient_clip_val": 1.0},
+    "limits": {"trainer__limit_train_batches": 2},
+    "overfitting": {"trainer__overfit_batches": 2},
+    "a callback": {"trainer__callbacks": [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}]},
+    "the weights that are scored": {"weights": "best"},
+}
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=SAME)
+def test_the_hash_does_not_follow_from(change):
+    assert cell(**change).hash == cell().hash
+
+
+def test_the_hash_does_not_follow_from_where_the_images_are():
+    mnist = [{"class_path": "MNIST", "init_args": {"root": root, "download": root == "a"}} for root in ("a", "b")]
+
+    assert cell(data=mnist[0]).hash == cell(data=mnist[1]).hash != cell(data="FashionMNIST").hash
+
+
+def test_the_hash_follows_from_all_that_matters():
+    hashes = [cell(**change).hash for change in OTHER.values()] + [cell().hash]
+
+    assert len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model": {"activation": "relo"}}, "unknown activation 'relo'"),
+        ({"model": {"aktivation": "relu"}}, "model: unknown aktivation"),
+        ({"optimizer": "Adam"}, "unknown optimizer"),
+        ({"trainer": {"max_epoch": 3}}, "max_epoch"),
+        ({"trainer": {"max_epochs": "many"}}, "trainer.max_epochs: .*many"),
+        ({"trainer": {"logger": True}}, "a study sets it itself"),
+        ({"data": "Digitz"}, "unknown dataset 'Digitz'"),
+        ({"data": {"class_path": "Digits", "init_args": {"seed": 3}}}, "seed follows from the study"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(config, message):
+    with pytest.raises(ValueError, match=message) as error:
+        settled(config)
+
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run_cell(cell(), tmp_path_factory.mktemp("cell"))
+
+
+def test_a_record_holds_what_a_fit_and_a_test_give(finished):
+    assert finished.columns == list(records.COLUMNS)
+    assert finished["seed"].to_list() == [0, 1, 2]
+    assert finished["epoch_val_accuracy"].list.len().to_list() == [4] * 3
+    assert finished["val_accuracy"].to_list() == finished["epoch_val_accuracy"].list.last().to_list()
+    network = MLP(nn.ReLU, input_shape=(1, 8, 8), num_classes=10)
+    assert finished["parameters"].to_list() == [sum(weights.numel() for weights in network.parameters())] * 3
+    assert finished["diverged"].to_list() == [False] * 3
+    assert all(finished["epoch_time_s"] > 0)
+    rows = len(data_of(range(1)).parts["train"].rows[0])
+    batches = -(-rows // 64)
+    expected = finished["epoch_time_s"] * finished["examples_per_s"]
+    assert expected.to_list() == pytest.approx([batches * 64] * 3)
+
+
+def data_of(seeds):
+    images = data.FakeImages(seed=seeds[0], replicates=len(seeds))
+    images.setup()
+    return images
+
+
+def test_a_cell_run_again_or_in_other_company_gives_the_same(finished, tmp_path):
+    torch.manual_seed(99)
+
+    again = run_cell(cell(), tmp_path / "again")
+    alone = run_cell(cell(range(1, 2)), tmp_path / "alone")
+
+    assert records.same_results(finished, again)
+    assert records.same_results(finished.filter(seed=1), alone)
+
+
+class Signal(Callback):
+    """Ctrl-C after some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("steps", [0, 17, 25])
+def test_an_interrupted_cell_goes_on_bit_for_bit(finished, tmp_path, steps):
+    with pytest.raises(SystemExit):
+        run_cell(cell(), tmp_path / "cell", [Signal(steps)])
+    assert (tmp_path / "cell" / "checkpoints" / "last.ckpt").exists()
+
+    assert records.same_results(finished, run_cell(cell(), tmp_path / "cell"))
+
+
+def test_the_best_weights_are_scored_if_asked_for(tmp_path):
+    # A learning rate at which the last epoch is not each replicate's best.
+    optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.2}}
+
+    table = run_cell(cell(weights="best", model__optimizer=optimizer), tmp_path)
+
+    assert table["val_loss"].to_list() == pytest.approx(table["epoch_val_loss"].list.min().to_list(), rel=1e-6)
+    assert table["val_loss"].to_list() != table["epoch_val_loss"].list.last().to_list()
+    assert table["weights"].to_list() == ["best"] * 3
+
+
+def test_a_replicate_that_diverges_is_a_result(tmp_path):
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+
+    table = run_cell(cell(model__optimizer=optimizer), tmp_path)
+
+    assert table["diverged"].to_list() == [True] * 3
+    assert table["diverged_epoch"].to_list() == [0] * 3
+
+
+def test_fingerprints_are_the_same_for_every_activation_and_another_for_every_seed(finished, tmp_path):
+    trained = run_cell(cell(model__activation="test_cells.LearnedSlope"), tmp_path)
+
+    for column in ("init_fingerprint", "order_fingerprint"):
+        assert trained[column].to_list() == finished[column].to_list()
+        assert finished[column].n_unique() == 3
+    assert trained["parameters"][0] > finished["parameters"][0]
+
+
+def test_a_fingerprint_follows_from_weights_and_order(finished, tmp_path):
+    other = run_cell(cell(model__network="TutorialCNN"), tmp_path / "network")
+    split = {"class_path": "FakeImages", "init_args": {"val_fraction": 0.2}}
+    another = run_cell(cell(data=split), tmp_path / "split")
+
+    assert not set(other["init_fingerprint"]) & set(finished["init_fingerprint"])
+    assert other["order_fingerprint"].to_list() == finished["order_fingerprint"].to_list()
+    assert not set(another["order_fingerprint"]) & set(finished["order_fingerprint"])
+
+
+def test_nothing_leaks_from_a_cell(tmp_path):
+    seed_everything(3, verbose=False)
+    torch.set_num_threads(1)
+    before = torch.get_rng_state(), dict(os.environ), torch.are_deterministic_algorithms_enabled()
+
+    run_cell(cell(range(1), trainer__max_epochs=1), tmp_path)
+
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert dict(os.environ) == before[1]
+    assert torch.are_deterministic_algorithms_enabled() == before[2]
+    assert torch.get_num_threads() == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_records_of_a_cell_agree_with_lightnings_own_fit(finished):
+    model = Classifier("relu", "MLP", replicates=3, input_shape=(1, 8, 8), num_classes=10)
+    trainer = Trainer(
+        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    images = data_of(range(3))
+    trainer.fit(model, images)
+    trainer.test(model, images, verbose=False)
+
+    assert finished["test_accuracy"].to_list() == model.evaluated["test/acc"].tolist()
+    assert finished["test_loss"].to_list() == model.evaluated["test/loss"].tolist()

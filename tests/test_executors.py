@@ -1,0 +1,108 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from actbench.executors import Failure, InProcess, LocalProcesses
+
+
+def square(number):
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return number**2
+
+
+def process_and_threads(_):
+    time.sleep(0.2)
+    return os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+
+def die_once(path):
+    """Kills its process the first time, and counts its calls."""
+    with Path(path).open("a") as file:
+        file.write("x")
+    if len(Path(path).read_text()) == 1:
+        os.kill(os.getpid(), 9)
+    return "alive"
+
+
+def die(_):
+    os.kill(os.getpid(), 9)
+
+
+@pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(2)], ids=["here", "processes"])
+def test_every_task_has_its_result_or_its_error(executor):
+    results = dict(executor.run(square, [1, -2, 3]))
+
+    assert (results[1], results[3]) == (1, 9)
+    assert isinstance(results[-2], Failure)
+    assert str(results[-2]) == "ValueError: -2 is negative"
+
+
+def test_processes_start_once_and_share_the_cores():
+    results = [result for _, result in LocalProcesses(2).run(process_and_threads, range(6))]
+
+    assert len({process for process, _ in results}) == 2
+    assert {threads for _, threads in results} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
+    assert os.getpid() not in {process for process, _ in results}
+
+
+def test_a_task_whose_worker_dies_is_tried_again(tmp_path):
+    ((_, result),) = LocalProcesses(2).run(die_once, [str(tmp_path / "calls")])
+
+    assert result == "alive"
+    assert (tmp_path / "calls").read_text() == "xx"
+
+
+def test_a_task_that_kills_three_workers_fails_and_the_others_go_on():
+    results = dict(LocalProcesses(1).run(die, [1])) | dict(LocalProcesses(1).run(square, [2]))
+
+    assert str(results[1]) == "its worker died 3 times, last with SIGKILL"
+    assert results[2] == 4
+
+
+def test_tasks_are_taken_when_they_start():
+    taken = []
+
+    def tasks():
+        for number in range(4):
+            taken.append(number)
+            yield number
+
+    results = InProcess().run(square, tasks())
+    next(results)
+    assert taken == [0]
+    results.close()
+    assert taken == [0]
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, time\n"
+        "from actbench.executors import LocalProcesses\n"
+        "def work(n):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    list(LocalProcesses(1).run(work, [1]))\n"
+    )
+    parent = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+
+    parent.kill()
+    parent.wait()
+
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
+    parent.stdout.close()
+
+
+def test_workers_are_a_positive_number():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        LocalProcesses(0)

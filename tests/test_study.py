@@ -1,0 +1,373 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from filelock import FileLock
+
+from actbench import records
+from actbench.executors import Failure, InProcess, LocalProcesses
+from actbench.records import Store, read_records
+from actbench.study import Study, StudyError, arms, assign, blocks, compare, entries, make_plan, pairs, train
+
+ROOT = Path(__file__).parent.parent
+
+
+def study(root, **section):
+    defaults = {"activations": ["relu", "swish"], "replicates": 3, "root": str(root), "name": "s"}
+    return {
+        "model": {"network": "MLP"},
+        "data": {"class_path": "FakeImages", "init_args": {"rows": 300}},
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+        "study": {**defaults, **section},
+    }
+
+
+class Ran(list):
+    """Trains cells, and remembers which."""
+
+    def __call__(self, task):
+        self.append((task[0].factors["activation"]["class_path"].split(".")[-1], list(task[0].seeds)))
+        return train(task)
+
+
+def run(root, **section):
+    ran, lines = Ran(), []
+    table = compare(study(root, **section), work=ran, report=lines.append)
+    return table, ran, lines
+
+
+# --- what a study wants ---
+
+
+def test_arms_are_named_by_what_was_given_and_told_apart_by_arguments():
+    given = Study(
+        [
+            "relu",
+            {"class_path": "actbench.activations.Swish", "init_args": {"beta": 1.5}},
+            {"class_path": "actbench.activations.Swish", "init_args": {"beta": 2.0}},
+            {"name": "slow", "activation": "relu", "model.optimizer.lr": 1e-4},
+        ]
+    )
+
+    assert [name for name, _ in arms(given)] == ["relu", "Swish(beta=1.5)", "Swish(beta=2.0)", "slow"]
+
+
+def test_a_setting_of_an_arm_is_its_own(tmp_path):
+    slow = {"name": "slow", "activation": "relu", "model.optimizer.lr": 1e-4, "data.batch_size": 32}
+    normal, own = entries(Study.of(study(tmp_path, activations=["relu", slow])))
+
+    assert own.config["model"]["optimizer"]["init_args"]["lr"] == 1e-4
+    assert own.config["data"]["init_args"]["batch_size"] == 32
+    assert own.config["data"]["init_args"]["rows"] == 300
+    assert normal.config["model"]["optimizer"]["init_args"]["lr"] == 1e-3
+    assert normal.config["model"]["activation"] == own.config["model"]["activation"]
+
+
+def test_a_dotted_key_keeps_the_class_and_a_new_class_keeps_no_argument():
+    config = {"model": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}}}
+
+    assign(config, "model.optimizer.lr", 0.2)
+    assert config["model"]["optimizer"] == {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.2, "momentum": 0.9}}
+    assign(config, "model.optimizer.class_path", "torch.optim.Adam")
+    assert config["model"]["optimizer"] == {"class_path": "torch.optim.Adam"}
+    assign(config, "trainer.max_epochs", 3)
+    assert config["trainer"] == {"max_epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"activations": ["relu", "relo"]}, "arm relo: unknown activation 'relo'"),
+        ({"activations": ["relu", "relu"]}, "relu is there twice"),
+        ({"activations": ["relu", "torch.nn.ReLU"]}, "Digits/MLP/relu and .*/ReLU are the same"),
+        ({"activations": []}, "at least"),
+        ({"activations": "relu"}, "is a list"),
+        ({"activations": [{"name": "x"}]}, "an arm needs an activation"),
+        ({"activations": [{"activation": "relu", "lr": 0.1}]}, "arm relu: unknown lr"),
+        ({"activations": [{"activation": "relu", "trainer.max_epoch": 1}]}, "trainer.max_epoch: there is no such"),
+        ({"replicates": 0}, "study.replicates must be a whole number of at least 1, got 0"),
+        ({"baseline": "gelu"}, "study.baseline: gelu is not among the arms relu, swish"),
+        ({"datasets": ["Digits", "Digitz"]}, "unknown dataset 'Digitz'"),
+        ({"networks": ["MLPP"]}, "unknown network 'MLPP'"),
+        ({"seeds": 3}, "study: unknown seeds; known: activations"),
+        ({"weights": "first"}, "last or best"),
+        ({"name": "../x"}, "the name of a folder"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused_before_anything_is_written(tmp_path, section, message):
+    config = study(tmp_path / "studies", **section)
+    if "same" in message:
+        config["data"] = "Digits"
+
+    with pytest.raises(StudyError, match=message) as error:
+        compare(config)
+
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("removed", [[0], [1], [0, 2], [1, 2]])
+def test_blocks_stay_as_they_are_when_some_are_finished(removed):
+    whole = list(blocks(range(5, 105), width=32))
+    assert whole == [range(5, 37), range(37, 69), range(69, 101), range(101, 105)]
+
+    rest = [block for place, block in enumerate(whole) if place not in removed]
+    assert list(blocks([seed for block in rest for seed in block], width=32)) == rest
+
+
+# --- running one ---
+
+
+def test_what_is_finished_is_never_done_twice(tmp_path):
+    six, ran, _ = run(tmp_path, replicates=6)
+    assert ran == [("ReLU", list(range(6))), ("Swish", list(range(6)))]
+    assert run(tmp_path, replicates=6)[1] == []
+
+    twelve, ran, _ = run(tmp_path, replicates=12)
+    assert ran == [("ReLU", list(range(6, 12))), ("Swish", list(range(6, 12)))]
+    assert records.same_results(twelve.filter(pl.col("seed") < 6).select(six.columns), six)
+
+    _, ran, _ = run(tmp_path, replicates=12, activations=["relu", "swish", "gelu"], name="other")
+    assert ran == [("GELU", list(range(12)))]
+    table, ran, _ = run(tmp_path, replicates=2, datasets=["Digits", study(tmp_path)["data"]])
+    assert ran == [("ReLU", [0, 1]), ("Swish", [0, 1])]
+    assert table["dataset_name"].to_list() == ["Digits"] * 4 + ["FakeImages"] * 4
+
+
+def test_the_folder_holds_the_study_and_its_records(tmp_path):
+    table, _, lines = run(tmp_path)
+
+    assert read_records(tmp_path / "s" / "records.parquet").equals(table)
+    again = Study.of(yaml.safe_load((tmp_path / "s" / "study.yaml").read_text()))
+    assert make_plan(again).missing == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "running", "s"]
+    assert not [path for path in (tmp_path / "running").iterdir() if path.is_dir()]
+    assert [line.split(":")[0] for line in lines] == [
+        "1/2 FakeImages/MLP/relu seeds 0-2",
+        "2/2 FakeImages/MLP/swish seeds 0-2",
+    ]
+
+
+def test_processes_give_the_same_records_as_this_one(tmp_path):
+    here = compare(study(tmp_path / "here"), report=str)
+
+    there = compare(study(tmp_path / "there", workers=2), report=str)
+
+    assert records.same_results(here, there)
+
+
+def test_cells_in_another_order_give_the_same_records(tmp_path):
+    here = compare(study(tmp_path / "here"), report=str)
+    compare(study(tmp_path / "there", activations=["swish", "relu"]), report=str)
+
+    there = compare(study(tmp_path / "there"), report=str)
+
+    assert records.same_results(here, there)
+
+
+def test_a_damaged_file_is_set_aside_and_its_cell_run_again(tmp_path):
+    before, _, _ = run(tmp_path)
+    path = sorted((tmp_path / "cells").glob("*.parquet"))[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+    after, ran, lines = run(tmp_path)
+
+    assert len(ran) == 1
+    assert "set aside as" in lines[0]
+    assert path.with_suffix(".damaged").read_bytes() == content
+    assert records.same_results(before, after)
+
+
+def test_a_cell_that_fails_is_named_and_tried_again(tmp_path):
+    def fails(task):
+        if "Swish" in task[0].factors["activation"]["class_path"]:
+            raise RuntimeError("no luck")
+        return train(task)
+
+    with pytest.raises(StudyError, match=r"1 cells are missing: FakeImages/MLP/swish seeds 0-2: RuntimeError: no luck"):
+        compare(study(tmp_path), work=fails, report=str)
+
+    assert run(tmp_path)[1] == [("Swish", [0, 1, 2])]
+
+
+def test_a_full_disk_damages_nothing(tmp_path, monkeypatch):
+    run(tmp_path, activations=["relu"])
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path)
+
+    assert run(tmp_path)[1] == [("Swish", [0, 1, 2])]
+
+
+def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
+    config = Study.of(study(tmp_path))
+    first = make_plan(config).missing[0]
+    store = Store(tmp_path / "cells")
+    (tmp_path / "running").mkdir()
+    lock = FileLock(tmp_path / "running" / f"{store.path(first.hash, first.seeds).stem}.lock")
+    lock.acquire()
+    ran = Ran()
+
+    def work(task):
+        table = ran(task)
+        if len(ran) == 1:  # the other process has finished meanwhile
+            store.write(train((first, tmp_path / "other")))
+            lock.release()
+        return table
+
+    table = compare(config, work=work, report=str)
+
+    assert ran == [("Swish", [0, 1, 2])]
+    assert table["arm"].to_list() == ["relu"] * 3 + ["swish"] * 3
+
+
+def test_pairs_are_verified(tmp_path):
+    table, _, _ = run(tmp_path)
+    assert pairs(table, "relu") == []
+
+    column = pl.when(pl.col("arm").eq("swish") & pl.col("seed").eq(1)).then(pl.lit("other"))
+    other = table.with_columns(column.otherwise("order_fingerprint").alias("order_fingerprint"))
+    assert pairs(other, "relu") == ["swish: 1 seeds have another batch order than relu, or an unknown one"]
+
+
+@pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "processes"])
+def test_errors_of_cells_are_told_by_every_executor(executor, tmp_path):
+    ((_, result),) = executor.run(train, [(None, tmp_path)])
+
+    assert isinstance(result, Failure)
+
+
+# --- as a process ---
+
+
+def command(folder, *options):
+    words = [sys.executable, ROOT / "main.py", "compare", "--config", folder / "study.yaml", *options]
+    return [str(word) for word in words]
+
+
+@pytest.fixture
+def config(tmp_path):
+    content = study("studies", replicates=2)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path
+
+
+def test_compare_prints_a_table_and_pairs(actbench, config):
+    result = actbench("compare", "--config", "study.yaml", "--study.activations", "[relu, mish]")
+
+    assert result.returncode == 0, result.stderr
+    rows = {words[0]: words[1:] for line in result.stdout.splitlines() if (words := line.split())}
+    table = read_records(config / "studies" / "s" / "records.parquet")
+    for arm in ("relu", "mish"):
+        own = table.filter(arm=arm)["test_accuracy"]
+        assert rows[arm][:3] == ["2", f"{own.mean():.4f}", f"{own.std():.4f}"]
+    assert "pairs verified" in result.stdout
+    assert result.stdout.splitlines()[-1] == "records: studies/s/records.parquet"
+    assert "Lightning" not in result.stderr + result.stdout
+
+
+def test_a_dry_run_trains_nothing(actbench, config):
+    result = actbench("compare", "--config", "study.yaml", "--dry_run")
+
+    assert result.returncode == 0, result.stderr
+    assert "trainings: 4, of which 0 are finished and 4 missing, in 2 cells" in result.stdout
+    assert "an exact sign-flip test of 2 pairs gives p >= 0.5" in result.stdout
+    assert not (config / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--study.activations", "[relu, relo]"], "unknown activation 'relo'"),
+        (["--study.baseline", "gelu"], "gelu is not among the arms"),
+        (["--stud.name", "x"], "unknown option --stud"),
+        (["--config", "absent.yaml"], "there is no file absent.yaml"),
+        (["what"], "what is what?"),
+    ],
+)
+def test_wrong_options_are_one_line(actbench, config, options, message):
+    result = actbench("compare", "--config", "study.yaml", *options)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_fit_refuses_a_study_file(actbench, config):
+    result = actbench("fit", "--config", "study.yaml")
+
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "'study" in result.stderr
+
+
+def test_merge_joins_studies(actbench, config, tmp_path):
+    run(tmp_path / "a", activations=["relu"])
+    run(tmp_path / "b", activations=["swish"])
+
+    result = actbench("merge", "a", "b", "--root", "c")
+
+    assert result.returncode == 0, result.stderr
+    assert run(tmp_path / "c")[1] == []
+    absent = actbench("merge", "a", "nowhere")
+    assert (absent.returncode, len(absent.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_keeps_what_is_finished_and_goes_on(config, workers):
+    options = ["--study.workers", workers, "--trainer.max_epochs", 60, "--study.replicates", 4]
+    process = subprocess.Popen(
+        command(config, *options), cwd=config, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not list(config.glob("studies/running/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 130, errors
+    assert "go on with: python main.py compare --config" in errors
+    again = subprocess.run(command(config, *options), cwd=config, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+
+
+def kill_and_go_on(config, workers, instants):
+    """The study's records after being killed at these instants, in seconds, and then left alone."""
+    options = ["--study.workers", str(workers), "--study.root", f"studies{workers}", "--trainer.max_epochs", "40"]
+    for instant in instants:
+        process = subprocess.Popen(
+            command(config, *options), cwd=config, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(instant)
+        process.kill()
+        process.wait()
+    result = subprocess.run(command(config, *options), cwd=config, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return read_records(config / f"studies{workers}" / "s" / "records.parquet")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_study_killed_at_random_instants_ends_with_the_same_records(config, workers):
+    environment = {"OMP_NUM_THREADS": "1"}
+    os.environ.update(environment)
+    instants = [5 + 5 * (number * 0.618 % 1) for number in range(50)]  # evenly spread, in no order
+
+    killed = kill_and_go_on(config, workers, instants)
+    whole = kill_and_go_on(config, workers + 2, [])
+
+    assert records.same_results(killed, whole)
