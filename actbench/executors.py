@@ -106,14 +106,7 @@ class LocalProcesses(Executor):
                         else:
                             yield task, Failure(f"its worker died {TRIES} times, last with {died(worker.process)}")
         finally:
-            for worker in running:
-                worker.pipe.close()  # ends those that wait for a task
-                if worker.task is not None:
-                    worker.process.terminate()
-            for worker in running:
-                worker.process.join(GRACE_S)
-                worker.process.kill()
-                worker.process.join()
+            end(running)
 
     def _start(self, work: Callable[[T], R], running: list[Worker[T]]) -> Worker[T]:
         context = multiprocessing.get_context("spawn")
@@ -131,6 +124,18 @@ class LocalProcesses(Executor):
         there.close()
         running.append(Worker(process, here))
         return running[-1]
+
+
+def end(workers: Iterable[Worker[Any]]) -> None:
+    """End workers; those that are at work may first save what they have."""
+    for worker in workers:
+        worker.pipe.close()  # ends those that wait for a task
+        if worker.task is not None:
+            worker.process.terminate()
+    for worker in workers:
+        worker.process.join(GRACE_S)
+        worker.process.kill()
+        worker.process.join()
 
 
 def serve(work: Callable[[Any], Any], pipe: Any) -> None:

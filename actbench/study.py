@@ -13,9 +13,9 @@ import polars as pl
 import yaml
 from filelock import FileLock, Timeout
 
-from actbench.cells import Cell, check_keys, run_cell, settled
+from actbench.cells import Cell, DatasetSpec, check_keys, run_cell, settled
 from actbench.executors import Executor, Failure, InProcess, LocalProcesses
-from actbench.records import RecordError, Store, write_records
+from actbench.records import RecordError, Store, json_text, write_records
 
 WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, and less would be lost with one
 CLASS_KEYS = ("model.activation", "model.network", "model.optimizer", "model.lr_scheduler", "data")
@@ -29,6 +29,10 @@ QUESTION: dict[str, Any] = {
 
 class StudyError(ValueError):
     """A study cannot be run as it was given. One line."""
+
+
+class MissingError(RuntimeError):
+    """A study has ended without all of its records; what is finished is kept. One line."""
 
 
 @dataclass(frozen=True)
@@ -308,10 +312,11 @@ def compare(
         Columns of `actbench.records.COLUMNS`, and ``arm``, ``dataset_name``, ``network_name``.
 
     Raises:
-        StudyError: The study makes no sense, or replicates are missing at the end; what is finished is kept.
+        StudyError: The study makes no sense, or a dataset is not there.
+        MissingError: Cells have failed.
     """
     study = study if isinstance(study, Study) else Study.of(study)
-    make_plan(study)  # refuses what makes no sense before anything is written
+    check_data(make_plan(study))  # what makes no sense is refused before anything is written
     folder = Path(study.root, study.name)
     folder.mkdir(parents=True, exist_ok=True)
     collect(study, make_plan(study), report)  # so that what is damaged is missing
@@ -323,8 +328,24 @@ def compare(
     if len(table):
         write_records(folder / "records.parquet", table)
     if failures:
-        raise StudyError(f"{len(failures)} cells are missing: {'; '.join(failures)}. The same command tries them again")
+        raise MissingError(
+            f"{len(failures)} cells are missing: {'; '.join(failures)}; the same command tries them again"
+        )
     return table
+
+
+def check_data(plan: Plan) -> None:
+    """Fetch and read the datasets of the cells that are missing.
+
+    Raises:
+        StudyError: One is not there, or is damaged.
+    """
+    datasets = {json_text(cell.config["data"]): cell.config["data"] for cell in plan.missing}
+    for dataset in datasets.values():
+        try:
+            DatasetSpec(dataset).build(range(1)).prepare_data()
+        except ValueError as error:
+            raise StudyError(f"dataset {short_name(dataset)}: {error}") from error
 
 
 def train(task: tuple[Cell, Path]) -> pl.DataFrame:

@@ -9,8 +9,10 @@ import yaml
 from datasets import write_dataset
 
 from actbench.cli.main import main
+from actbench.study import Study, make_plan
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+STUDIES = sorted((CONFIGS[0].parent / "studies").glob("*.yaml"))
 
 
 def test_configs_are_the_ones_promised():
@@ -46,6 +48,23 @@ def test_a_config_is_fitted_and_tested(path, tmp_path, monkeypatch):
     test = main(["test", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt", *files])
 
     assert (fit, test) == (0, 0)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_is_short_and_makes_sense(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = path.read_text().splitlines()
+    study = Study.of(yaml.safe_load(path.read_text()))
+
+    assert len(lines) < 30
+    assert any(line.startswith(f"#   python main.py compare --config configs/studies/{path.name}") for line in lines)
+    assert study.name == path.stem
+    arms, blocks = len(study.activations), -(-study.replicates // 32)
+    assert (make_plan(study).cached, len(make_plan(study).missing)) == (0, arms * blocks)
+
+
+def test_studies_are_the_ones_promised():
+    assert {path.stem for path in STUDIES} >= {"tutorial", "digits", "mnist", "fashion_mnist", "cifar10"}
 
 
 @pytest.mark.slow

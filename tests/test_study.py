@@ -13,7 +13,19 @@ from filelock import FileLock
 from actbench import records
 from actbench.executors import Failure, InProcess, LocalProcesses
 from actbench.records import Store, read_records
-from actbench.study import Study, StudyError, arms, assign, blocks, compare, entries, make_plan, pairs, train
+from actbench.study import (
+    MissingError,
+    Study,
+    StudyError,
+    arms,
+    assign,
+    blocks,
+    compare,
+    entries,
+    make_plan,
+    pairs,
+    train,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -94,6 +106,7 @@ def test_a_dotted_key_keeps_the_class_and_a_new_class_keeps_no_argument():
         ({"replicates": 0}, "study.replicates must be a whole number of at least 1, got 0"),
         ({"baseline": "gelu"}, "study.baseline: gelu is not among the arms relu, swish"),
         ({"datasets": ["Digits", "Digitz"]}, "unknown dataset 'Digitz'"),
+        ({"datasets": [{"class_path": "MNIST", "init_args": {"root": "nowhere"}}]}, "dataset MNIST: .*nowhere"),
         ({"networks": ["MLPP"]}, "unknown network 'MLPP'"),
         ({"seeds": 3}, "study: unknown seeds; known: activations"),
         ({"weights": "first"}, "last or best"),
@@ -192,7 +205,9 @@ def test_a_cell_that_fails_is_named_and_tried_again(tmp_path):
             raise RuntimeError("no luck")
         return train(task)
 
-    with pytest.raises(StudyError, match=r"1 cells are missing: FakeImages/MLP/swish seeds 0-2: RuntimeError: no luck"):
+    with pytest.raises(
+        MissingError, match=r"1 cells are missing: FakeImages/MLP/swish seeds 0-2: RuntimeError: no luck"
+    ):
         compare(study(tmp_path), work=fails, report=str)
 
     assert run(tmp_path)[1] == [("Swish", [0, 1, 2])]

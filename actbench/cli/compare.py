@@ -21,7 +21,7 @@ from actbench.cli.main import COMMANDS, fail
 from actbench.cli.messages import shown_path, shown_program
 from actbench.records import RecordError, Store
 from actbench.specs import one_line
-from actbench.study import QUESTION, Plan, Study, StudyError, assign, entries, lookup, make_plan, pairs
+from actbench.study import QUESTION, MissingError, Plan, Study, StudyError, assign, entries, lookup, make_plan, pairs
 from actbench.study import compare as run_study
 
 SECTIONS = ("study", "model", "data", "trainer", "seed_everything")
@@ -46,6 +46,8 @@ def compare(words: Sequence[str]) -> int:
     try:
         table = run_study(study, report=lambda line: print(line, flush=True))
     except StudyError as error:
+        return fail(one_line(error))
+    except MissingError as error:
         fail(one_line(error))
         return 1
     except OSError as error:
