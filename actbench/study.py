@@ -6,15 +6,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 import yaml
 from filelock import FileLock, Timeout
+from pytorch_lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from actbench.cells import Cell, DatasetSpec, check_keys, run_cell, settled
 from actbench.executors import Executor, Failure, InProcess, LocalProcesses
+from actbench.progress import Progress, fitting_progress
 from actbench.records import RecordError, Store, json_text, write_records
 
 WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, and less would be lost with one
@@ -296,7 +300,7 @@ def collect(study: Study, plan: Plan, report: Callable[[str], None]) -> pl.DataF
 def compare(
     study: Study | Mapping[str, Any],
     *,
-    report: Callable[[str], None] = print,
+    progress: Progress | None = None,
     executor: Executor | None = None,
     work: Callable[[tuple[Cell, Path]], pl.DataFrame] | None = None,
 ) -> pl.DataFrame:
@@ -304,9 +308,9 @@ def compare(
 
     Args:
         study: A `Study`, or what a study file holds.
-        report: Called with each line that is to be said.
+        progress: What is said meanwhile; unless given, bars in a terminal and lines elsewhere.
         executor: Where cells run; unless given, as ``workers`` says.
-        work: What trains a cell, if not `run_cell`.
+        work: What trains a cell in its folder, if not `run_cell`.
 
     Returns:
         Columns of `actbench.records.COLUMNS`, and ``arm``, ``dataset_name``, ``network_name``.
@@ -319,11 +323,15 @@ def compare(
     check_data(make_plan(study))  # what makes no sense is refused before anything is written
     folder = Path(study.root, study.name)
     folder.mkdir(parents=True, exist_ok=True)
-    collect(study, make_plan(study), report)  # so that what is damaged is missing
+    progress = progress or fitting_progress()
+    collect(study, make_plan(study), progress.say)  # so that what is damaged is missing
     plan = make_plan(study)
-    executor = executor or (InProcess() if study.workers == 1 else LocalProcesses(study.workers))
-    failures = run_missing(study, plan, executor, report, train if work is None else work)
-    table = collect(study, make_plan(study), report)
+    here = study.workers == 1
+    executor = executor or (InProcess() if here else LocalProcesses(study.workers))
+    work = (partial(train, progress=progress) if here else train) if work is None else work
+    with progress:
+        failures = run_missing(study, plan, executor, progress, work)
+    table = collect(study, make_plan(study), progress.say)
     (folder / "study.yaml").write_text(yaml.safe_dump(to_config(study), sort_keys=False))
     if len(table):
         write_records(folder / "records.parquet", table)
@@ -348,10 +356,22 @@ def check_data(plan: Plan) -> None:
             raise StudyError(f"dataset {short_name(dataset)}: {error}") from error
 
 
-def train(task: tuple[Cell, Path]) -> pl.DataFrame:
+class Epochs(Callback):
+    """Tells of a cell's epochs."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self.name, self.progress = name, progress
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.progress.epoch(self.name, trainer.current_epoch + 1, trainer.max_epochs)
+
+
+def train(task: tuple[Cell, Path], progress: Progress | None = None) -> pl.DataFrame:
     """Run a cell in its folder, and remove that."""
     cell, folder = task
-    table = run_cell(cell, folder)
+    name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
+    table = run_cell(cell, folder, [Epochs(name, progress)] if progress else [])
     shutil.rmtree(folder, ignore_errors=True)
     return table
 
@@ -360,7 +380,7 @@ def run_missing(
     study: Study,
     plan: Plan,
     executor: Executor,
-    report: Callable[[str], None],
+    progress: Progress,
     work: Callable[[tuple[Cell, Path]], pl.DataFrame],
 ) -> list[str]:
     """Run cells until none is missing; returns what has failed. Another process may run some of them."""
@@ -369,8 +389,8 @@ def run_missing(
     running.mkdir(parents=True, exist_ok=True)
     locks: dict[str, FileLock] = {}
     names = {cell_of(entry, study, range(1)).hash: entry for entry in plan.entries}
-    waiting, done, failures = list(plan.missing), 0, list[str]()
-    start = time.monotonic()
+    waiting, failures = list(plan.missing), list[str]()
+    progress.begin(len(waiting))
 
     def tasks() -> Iterator[tuple[Cell, Path]]:
         while waiting:
@@ -397,15 +417,13 @@ def run_missing(
         for (cell, folder), result in results:
             entry = names[cell.hash]
             label = f"{entry.dataset}/{entry.network}/{entry.arm} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
-            done += 1
             if isinstance(result, Failure):
                 failures.append(f"{label}: {result}")
-                report(f"failed: {failures[-1]}")
+                progress.end_cell(f"{failures[-1]} (failed)")
             else:
                 store.write(result)
-                left = (time.monotonic() - start) / done * (len(plan.missing) - done)
                 accuracy: Any = result["val_accuracy"].mean()
-                report(f"{done}/{len(plan.missing)} {label}: val accuracy {accuracy:.4f}; {left:.0f} s left")
+                progress.end_cell(f"{label}: val accuracy {accuracy:.4f}")
             locks.pop(folder.name).release()
     finally:
         results.close()  # type: ignore[attr-defined]

@@ -3,15 +3,18 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 from filelock import FileLock
+from rich.console import Console
 
 from actbench import records
 from actbench.executors import Failure, InProcess, LocalProcesses
+from actbench.progress import Bars, Progress
 from actbench.records import Store, read_records
 from actbench.study import (
     MissingError,
@@ -49,9 +52,20 @@ class Ran(list):
 
 
 def run(root, **section):
-    ran, lines = Ran(), []
-    table = compare(study(root, **section), work=ran, report=lines.append)
-    return table, ran, lines
+    ran, lines = Ran(), Lines()
+    table = compare(study(root, **section), work=ran, progress=lines)
+    return table, ran, lines.said
+
+
+class Lines(Progress):
+    """Keeps what is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def say(self, line):
+        self.said.append(line)
 
 
 # --- what a study wants ---
@@ -168,18 +182,18 @@ def test_the_folder_holds_the_study_and_its_records(tmp_path):
 
 
 def test_processes_give_the_same_records_as_this_one(tmp_path):
-    here = compare(study(tmp_path / "here"), report=str)
+    here = compare(study(tmp_path / "here"))
 
-    there = compare(study(tmp_path / "there", workers=2), report=str)
+    there = compare(study(tmp_path / "there", workers=2))
 
     assert records.same_results(here, there)
 
 
 def test_cells_in_another_order_give_the_same_records(tmp_path):
-    here = compare(study(tmp_path / "here"), report=str)
-    compare(study(tmp_path / "there", activations=["swish", "relu"]), report=str)
+    here = compare(study(tmp_path / "here"))
+    compare(study(tmp_path / "there", activations=["swish", "relu"]))
 
-    there = compare(study(tmp_path / "there"), report=str)
+    there = compare(study(tmp_path / "there"))
 
     assert records.same_results(here, there)
 
@@ -208,7 +222,7 @@ def test_a_cell_that_fails_is_named_and_tried_again(tmp_path):
     with pytest.raises(
         MissingError, match=r"1 cells are missing: FakeImages/MLP/swish seeds 0-2: RuntimeError: no luck"
     ):
-        compare(study(tmp_path), work=fails, report=str)
+        compare(study(tmp_path), work=fails)
 
     assert run(tmp_path)[1] == [("Swish", [0, 1, 2])]
 
@@ -243,7 +257,7 @@ def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
             lock.release()
         return table
 
-    table = compare(config, work=work, report=str)
+    table = compare(config, work=work)
 
     assert ran == [("Swish", [0, 1, 2])]
     assert table["arm"].to_list() == ["relu"] * 3 + ["swish"] * 3
@@ -263,6 +277,26 @@ def test_errors_of_cells_are_told_by_every_executor(executor, tmp_path):
     ((_, result),) = executor.run(train, [(None, tmp_path)])
 
     assert isinstance(result, Failure)
+
+
+def test_bars_show_cells_and_epochs(tmp_path):
+    terminal = Console(file=StringIO(), force_terminal=True, width=100)
+
+    compare(study(tmp_path), progress=Bars(terminal))
+
+    shown = terminal.file.getvalue()
+    assert "1/2 FakeImages/MLP/relu seeds 0-2: val accuracy" in shown
+    assert "SiLU seeds 0-2" in shown or "Swish seeds 0-2" in shown
+    assert "2/2" in shown.splitlines()[-1] + shown.splitlines()[-2]
+
+
+def test_a_long_cell_tells_of_its_epochs(tmp_path):
+    lines = Lines()
+    lines.seconds = 0
+
+    compare(study(tmp_path, activations=["relu"]), progress=lines)
+
+    assert lines.said[:2] == [f"1/1 ReLU seeds 0-2: epoch {epoch}/2" for epoch in (1, 2)]
 
 
 # --- as a process ---

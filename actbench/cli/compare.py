@@ -44,7 +44,7 @@ def compare(words: Sequence[str]) -> int:
     quieten()
     command = " ".join([shown_program(), "compare", *words])
     try:
-        table = run_study(study, report=lambda line: print(line, flush=True))
+        table = run_study(study)
     except StudyError as error:
         return fail(one_line(error))
     except MissingError as error:

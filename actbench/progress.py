@@ -1,0 +1,100 @@
+"""What a study says while it runs: lines in a file or a pipe, bars in a terminal."""
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from typing_extensions import override
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """Plain lines: one for each cell that has ended, and one every few seconds inside a long cell.
+
+    Args:
+        seconds: The least time between two lines inside a cell.
+    """
+
+    def __init__(self, seconds: float = 10) -> None:
+        self.seconds = seconds
+        self.total = 0
+        self.done = 0
+        self.start_s = self.next_line_s = time.monotonic()
+
+    @override
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the terminal back."""
+
+    def begin(self, cells: int) -> None:
+        """So many cells will run."""
+        self.total, self.done = cells, 0
+        self.start_s = time.monotonic()
+        self.next_line_s = self.start_s + self.seconds
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        print(line, flush=True)
+
+    def end_cell(self, line: str) -> None:
+        """A cell has ended; the line says how."""
+        self.done += 1
+        left_s = (time.monotonic() - self.start_s) / self.done * (self.total - self.done)
+        self.say(f"{self.done}/{self.total} {line}" + (f"; {left_s:.0f} s left" if self.done < self.total else ""))
+
+    def epoch(self, cell: str, done: int, total: int | None) -> None:
+        """So many epochs of the running cell are done."""
+        if time.monotonic() >= self.next_line_s:
+            self.next_line_s = time.monotonic() + self.seconds
+            self.say(f"{self.done + 1}/{self.total} {cell}: epoch {done}/{total or '?'}")
+
+
+class Bars(Progress):
+    """A bar for the study's cells, and one for the epochs of the cell that runs."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self.bars = RichProgress(*columns, console=console)
+        self.cells = self.bars.add_task("cells", total=None)
+        self.epochs = self.bars.add_task("epochs", total=None, visible=False)
+
+    @override
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    @override
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    @override
+    def begin(self, cells: int) -> None:
+        super().begin(cells)
+        self.bars.update(self.cells, total=cells, completed=0)
+
+    @override
+    def say(self, line: str) -> None:
+        self.bars.console.print(line, highlight=False, markup=False)
+
+    @override
+    def end_cell(self, line: str) -> None:
+        super().end_cell(line)
+        self.bars.update(self.cells, completed=self.done)
+        self.bars.update(self.epochs, visible=False)
+
+    @override
+    def epoch(self, cell: str, done: int, total: int | None) -> None:
+        self.bars.update(self.epochs, description=cell, completed=done, total=total, visible=True)
+
+
+def fitting_progress() -> Progress:
+    """Bars in a terminal, lines elsewhere."""
+    return Bars() if sys.stdout.isatty() else Progress()
