@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
 import polars as pl
 import yaml
@@ -20,15 +21,24 @@ from actbench.cells import Cell, DatasetSpec, check_keys, run_cell, settled
 from actbench.executors import Executor, Failure, InProcess, LocalProcesses
 from actbench.progress import Progress, fitting_progress
 from actbench.records import RecordError, Store, json_text, write_records
+from actbench.specs import Spec
 
 WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, and less would be lost with one
-CLASS_KEYS = ("model.activation", "model.network", "model.optimizer", "model.lr_scheduler", "data")
+CLASS_KEYS = ("model.activation", "model.network", "model.optimizer", "model.lr_scheduler", "data", "study.executor")
 # The tutorial's question, on the tutorial's data and network.
 QUESTION: dict[str, Any] = {
     "model": {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.002}}},
     "trainer": {"max_epochs": 80},
     "study": {"activations": ["relu", "swish"], "replicates": 30, "name": "relu_swish"},
 }
+
+
+class ExecutorSpec(Spec):
+    """Where cells run: InProcess, LocalProcesses, or the class path of an `Executor` with arguments."""
+
+    kind = "executor"
+    base = Executor
+    names = MappingProxyType({cls.__name__: (cls, {}) for cls in (InProcess, LocalProcesses)})
 
 
 class StudyError(ValueError):
@@ -55,6 +65,7 @@ class Study:
         name: Of the study's folder.
         root: Folder of studies, which share what is finished.
         workers: Processes that run cells; with 1, this one does.
+        executor: Where cells run, if not as ``workers`` says: a class path with arguments.
         weights: Which weights are scored: of the last epoch, or each replicate's best by its own val/loss.
 
     Raises:
@@ -71,6 +82,7 @@ class Study:
     name: str = "study"
     root: str = "studies"
     workers: int = 1
+    executor: Any = None
     weights: str = "last"
 
     def __post_init__(self) -> None:
@@ -82,6 +94,11 @@ class Study:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise StudyError(f"study.{name} must be a whole number of at least {least}, got {value!r}")
+        if self.executor is not None:
+            try:
+                ExecutorSpec(self.executor)()
+            except ValueError as error:
+                raise StudyError(f"study.executor: {error}") from error
         if self.weights not in ("last", "best"):
             raise StudyError(f"study.weights must be last or best, got {self.weights!r}")
         if not isinstance(self.name, str) or Path(self.name).name != self.name or self.name in ("cells", "running"):
@@ -301,7 +318,6 @@ def compare(
     study: Study | Mapping[str, Any],
     *,
     progress: Progress | None = None,
-    executor: Executor | None = None,
     work: Callable[[tuple[Cell, Path]], pl.DataFrame] | None = None,
 ) -> pl.DataFrame:
     """Run what a study lacks, and return its records, a row for each replicate.
@@ -309,7 +325,6 @@ def compare(
     Args:
         study: A `Study`, or what a study file holds.
         progress: What is said meanwhile; unless given, bars in a terminal and lines elsewhere.
-        executor: Where cells run; unless given, as ``workers`` says.
         work: What trains a cell in its folder, if not `run_cell`.
 
     Returns:
@@ -326,9 +341,9 @@ def compare(
     progress = progress or fitting_progress()
     collect(study, make_plan(study), progress.say)  # so that what is damaged is missing
     plan = make_plan(study)
-    here = study.workers == 1
-    executor = executor or (InProcess() if here else LocalProcesses(study.workers))
-    work = (partial(train, progress=progress) if here else train) if work is None else work
+    executor = executor_of(study)
+    if work is None:
+        work = partial(train, progress=progress) if isinstance(executor, InProcess) else train
     with progress:
         failures = run_missing(study, plan, executor, progress, work)
     table = collect(study, make_plan(study), progress.say)
@@ -340,6 +355,13 @@ def compare(
             f"{len(failures)} cells are missing: {'; '.join(failures)}; the same command tries them again"
         )
     return table
+
+
+def executor_of(study: Study) -> Executor:
+    """Where the study's cells run."""
+    if study.executor is not None:
+        return cast(Executor, ExecutorSpec(study.executor)())
+    return InProcess() if study.workers == 1 else LocalProcesses(study.workers)
 
 
 def check_data(plan: Plan) -> None:

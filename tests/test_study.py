@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from actbench import records
 from actbench.executors import Failure, InProcess, LocalProcesses
+from actbench.forecast import forecast
 from actbench.progress import Bars, Progress
 from actbench.records import Store, read_records
 from actbench.study import (
@@ -123,6 +125,8 @@ def test_a_dotted_key_keeps_the_class_and_a_new_class_keeps_no_argument():
         ({"datasets": [{"class_path": "MNIST", "init_args": {"root": "nowhere"}}]}, "dataset MNIST: .*nowhere"),
         ({"networks": ["MLPP"]}, "unknown network 'MLPP'"),
         ({"seeds": 3}, "study: unknown seeds; known: activations"),
+        ({"executor": "InProces"}, "study.executor: unknown executor 'InProces'"),
+        ({"executor": {"class_path": "LocalProcesses", "init_args": {"workers": 0}}}, "at least 1, got 0"),
         ({"weights": "first"}, "last or best"),
         ({"name": "../x"}, "the name of a folder"),
     ],
@@ -184,7 +188,8 @@ def test_the_folder_holds_the_study_and_its_records(tmp_path):
 def test_processes_give_the_same_records_as_this_one(tmp_path):
     here = compare(study(tmp_path / "here"))
 
-    there = compare(study(tmp_path / "there", workers=2))
+    executor = {"class_path": "LocalProcesses", "init_args": {"workers": 2}}
+    there = compare(study(tmp_path / "there", executor=executor))
 
     assert records.same_results(here, there)
 
@@ -299,6 +304,22 @@ def test_a_long_cell_tells_of_its_epochs(tmp_path):
     assert lines.said[:2] == [f"1/1 ReLU seeds 0-2: epoch {epoch}/2" for epoch in (1, 2)]
 
 
+def test_a_forecast_is_near_what_cells_take(tmp_path):
+    config = study(tmp_path, activations=["relu"])
+    config["data"] = "FakeImages"
+    config["trainer"] = {"max_epochs": 30, "accelerator": "cpu"}
+    cells = make_plan(Study.of(config)).missing
+
+    expected = forecast(cells)
+    (table,) = (train((cell, tmp_path / "cell")) for cell in cells)
+
+    training_s = 30 * len(table) * table["epoch_time_s"][0]
+    assert training_s / 4 < 60 * expected.minutes < training_s * 4
+    assert expected.steps == 30 * 3 * 12  # 716 to 718 images to train on, by 64
+    size = sum(path.stat().st_size for path in [Store(tmp_path / "cells").write(table)])
+    assert size / 3 < expected.disk_mb * 2**20 < size * 3
+
+
 # --- as a process ---
 
 
@@ -334,6 +355,8 @@ def test_a_dry_run_trains_nothing(actbench, config):
     assert result.returncode == 0, result.stderr
     assert "trainings: 4, of which 0 are finished and 4 missing, in 2 cells" in result.stdout
     assert "an exact sign-flip test of 2 pairs gives p >= 0.5" in result.stdout
+    # 300 images, of which 15 % each are held out: 4 batches of 64.
+    assert re.search(r"time: about \d+\.\d min here, .*; 32 optimiser steps; \d+ MB memory", result.stdout)
     assert not (config / "studies").exists()
 
 

@@ -19,9 +19,22 @@ from actbench.cli.export import OneLine
 from actbench.cli.lightning import quieten
 from actbench.cli.main import COMMANDS, fail
 from actbench.cli.messages import shown_path, shown_program
+from actbench.forecast import forecast
 from actbench.records import RecordError, Store
 from actbench.specs import one_line
-from actbench.study import QUESTION, MissingError, Plan, Study, StudyError, assign, entries, lookup, make_plan, pairs
+from actbench.study import (
+    QUESTION,
+    MissingError,
+    Plan,
+    Study,
+    StudyError,
+    assign,
+    check_data,
+    entries,
+    lookup,
+    make_plan,
+    pairs,
+)
 from actbench.study import compare as run_study
 
 SECTIONS = ("study", "model", "data", "trainer", "seed_everything")
@@ -39,9 +52,12 @@ def compare(words: Sequence[str]) -> int:
         plan = make_plan(study)
     except (StudyError, UsageError) as error:
         return fail(one_line(error))
-    if dry_run:
-        return print_plan(study, plan)
     quieten()
+    if dry_run:
+        try:
+            return print_plan(study, plan)
+        except StudyError as error:
+            return fail(one_line(error))
     command = " ".join([shown_program(), "compare", *words])
     try:
         table = run_study(study)
@@ -129,6 +145,13 @@ def print_plan(study: Study, plan: Plan) -> int:
     print(
         f"trainings: {total}, of which {plan.cached} are finished and {missing} missing, in {len(plan.missing)} cells"
     )
+    if plan.missing:
+        check_data(plan)
+        will = forecast(plan.missing)
+        time = "unknown" if will.minutes is None else f"about {will.minutes:.1f} min here, one cell after another"
+        print(
+            f"time: {time}; {will.steps:,} optimiser steps; {will.memory_mb:.0f} MB memory, {will.disk_mb:.1f} MB disk"
+        )
     if study.replicates < 6:
         least = 2 / 2**study.replicates
         print(f"too few for level .05: an exact sign-flip test of {study.replicates} pairs gives p >= {least:.3g}")
