@@ -92,7 +92,7 @@ class Bars(Progress):
 
     @override
     def epoch(self, cell: str, done: int, total: int | None) -> None:
-        self.bars.update(self.epochs, description=cell, completed=done, total=total, visible=True)
+        self.bars.update(self.epochs, description=cell, completed=done, total=total, visible=True, refresh=True)
 
 
 def fitting_progress() -> Progress:
