@@ -73,7 +73,13 @@ def describe_trainer(trainer: Trainer) -> dict[str, Any]:
     """Those of a Trainer's settings that change what is trained or scored."""
     settings = {name: getattr(trainer, name) for name in TRAINER_SETTINGS}
     values = {name: value.value if isinstance(value, Enum) else value for name, value in settings.items()}
-    return {name: plain(value) for name, value in values.items() if is_plain(value) and value != TRAINER_SETTINGS[name]}
+    return {name: plain(value) for name, value in values.items() if is_plain(value) and not is_default(name, value)}
+
+
+def is_default(name: str, value: Any) -> bool:
+    """Whether a Trainer's setting says nothing. A limit of 1 is one batch, and of 1.0 all of them."""
+    default = TRAINER_SETTINGS.get(name)
+    return value is None or (value == default and type(value) is type(default))
 
 
 def relative(value: Any) -> Any:

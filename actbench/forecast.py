@@ -1,11 +1,17 @@
-"""What a study will take: time, memory and disk, from a few timed steps."""
+"""What a study will take: time, memory and disk, from the records at hand or a few timed steps."""
 
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
-from actbench.cells import WARM_UP, Cell, DatasetSpec, run_cell
+import polars as pl
+import polars.selectors as cs
+import torch
+
+from actbench.cells import WARM_UP, Cell, DatasetSpec, device_name, run_cell
 from actbench.records import json_text, to_bytes
 
 TIMED = 20  # steps of a trial that are timed
@@ -20,41 +26,77 @@ class Forecast(NamedTuple):
     disk_mb: float
 
 
-def forecast(cells: Sequence[Cell]) -> Forecast:
-    """What cells will take, by a trial of one cell for each dataset and network.
+class Pace(NamedTuple):
+    """Of a dataset and network: seconds of an epoch of one replicate, MiB of memory and of a record."""
+
+    epoch_time_s: float | None
+    memory_mb: float
+    record_mb: float
+
+
+def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
+    """What cells will take, by the records at hand, and else by a trial of one cell for each dataset and network.
 
     Evaluation, starting up and other activations are not in it: it is within a
     factor of two, not exact.
+
+    Args:
+        cells: What will run.
+        known: Finished records of the same study.
     """
     minutes: float | None = 0.0
     steps, memory_mb, disk_mb = 0, 0.0, 0.0
-    trials: dict[str, tuple[float | None, int, float, float]] = {}
+    paces, lengths = paces_of(known), dict[str, int]()
     for cell in cells:
-        key = json_text([cell.config["data"], cell.config["model"]["network"]])
-        if key not in trials:
-            trials[key] = trial(cell)
-        examples_per_s, batches, peak_mb, row_mb = trials[key]
-        epochs = cell.config["trainer"]["max_epochs"]
-        size = DatasetSpec(cell.config["data"]).init_args.get("batch_size", 1)
-        examples = batches * size * epochs * len(cell.seeds)
-        minutes = None if minutes is None or not examples_per_s else minutes + examples / examples_per_s / 60
-        steps += batches * epochs * len(cell.seeds)
-        memory_mb = max(memory_mb, peak_mb)
-        disk_mb += row_mb * len(cell.seeds)
+        data, place = json_text(cell.factors["data"]), place_of(cell.factors)
+        if data not in lengths:
+            lengths[data] = batches(cell)
+        if place not in paces:
+            paces[place] = trial(cell)
+        pace, runs = paces[place], cell.config["trainer"]["max_epochs"] * len(cell.seeds)
+        minutes = None if minutes is None or pace.epoch_time_s is None else minutes + pace.epoch_time_s * runs / 60
+        steps += lengths[data] * runs
+        memory_mb = max(memory_mb, pace.memory_mb)
+        # What a record holds for each epoch, four numbers, hardly shrinks.
+        disk_mb += pace.record_mb * len(cell.seeds) + 4 * 8 * runs / 2**20
     return Forecast(minutes, steps, memory_mb, disk_mb)
 
 
-def trial(cell: Cell) -> tuple[float | None, int, float, float]:
-    """Examples a second, batches of an epoch, and MiB of memory and of a record, by some steps of a cell."""
-    trainer = {"max_epochs": -1, "max_steps": WARM_UP + TIMED, "limit_val_batches": 1, "limit_test_batches": 1}
-    short = Cell({**cell.config, "trainer": {**cell.config["trainer"], **trainer}}, cell.seeds, cell.weights)
+def place_of(factors: Mapping[str, Any]) -> str:
+    """Dataset and network, which a pace belongs to."""
+    return json_text([factors["data"], factors["network"]])
+
+
+def batches(cell: Cell) -> int:
+    """Optimiser steps of an epoch."""
     datamodule = DatasetSpec(cell.config["data"]).build(range(1))
     datamodule.prepare_data()
     datamodule.setup("fit")
-    batches = len(datamodule.train_dataloader())
+    return len(datamodule.train_dataloader())
+
+
+def paces_of(known: pl.DataFrame) -> dict[str, Pace]:
+    """Paces by place, of records that were made on this machine's processor while nobody else used it."""
+    if not len(known):
+        return {}
+    here = pl.col("device").eq(device_name(torch.device("cpu"))) & ~pl.col("busy").fill_null(value=False)
+    groups = dict[str, list[pl.DataFrame]]()
+    for (factors,), table in known.filter(here, pl.col("epoch_time_s").is_not_null()).group_by("factors"):
+        groups.setdefault(place_of(json.loads(str(factors))), []).append(table)
+    return {place: pace_of(pl.concat(tables)) for place, tables in groups.items()}
+
+
+def pace_of(table: pl.DataFrame) -> Pace:
+    """Pace of records of one dataset and network."""
+    time_s, memory_mb = table["epoch_time_s"].median(), table["peak_memory_mb"].max()
+    record_mb = len(to_bytes(table.drop(cs.starts_with("epoch_")))) / len(table) / 2**20
+    return Pace(cast(float | None, time_s), cast(float, memory_mb), record_mb)
+
+
+def trial(cell: Cell) -> Pace:
+    """Pace of some steps of a cell."""
+    trainer = {"max_epochs": -1, "max_steps": WARM_UP + TIMED, "limit_val_batches": 1, "limit_test_batches": 1}
+    short = replace(cell, config={**cell.config, "trainer": {**cell.config["trainer"], **trainer}})
     with tempfile.TemporaryDirectory() as folder:
         table = run_cell(short, Path(folder, "trial"))
-    epochs = cell.config["trainer"]["max_epochs"]
-    # What a record holds for each epoch, four numbers, hardly shrinks.
-    row_mb = (len(to_bytes(table)) / len(table) + 4 * 8 * epochs) / 2**20
-    return table["examples_per_s"][0], batches, table["peak_memory_mb"][0], row_mb
+    return pace_of(table)

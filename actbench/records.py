@@ -177,10 +177,12 @@ class Store:
 
     Args:
         folder: Need not be there yet.
+        others: Folders that are only read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *others: Path) -> None:
         self.folder = folder
+        self.others = others
 
     def path(self, cell: str, seeds: Sequence[int]) -> Path:
         """File of a cell's replicates, whose seeds follow one another."""
@@ -189,7 +191,8 @@ class Store:
     def index(self) -> dict[str, dict[int, Path]]:
         """Which seeds of which cell are there, and in which file. Nothing is read."""
         found: dict[str, dict[int, Path]] = {}
-        for path in sorted(self.folder.glob("[!.]*_*-*.parquet")):
+        folders = (self.folder, *self.others)
+        for path in (path for folder in folders for path in sorted(folder.glob("[!.]*_*-*.parquet"))):
             cell, _, seeds = path.stem.rpartition("_")
             first, _, last = seeds.partition("-")
             if first.isdecimal() and last.isdecimal():
@@ -210,7 +213,7 @@ class Store:
             RecordError: It is damaged, foreign, or another cell's.
         """
         table = read_records(path)
-        if not len(table) or path != self.path(table["cell"][0], table["seed"].to_list()):
+        if not len(table) or path.name != self.path(table["cell"][0], table["seed"].to_list()).name:
             raise RecordError(f"{path}: its name belongs to other records")
         return table
 

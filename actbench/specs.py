@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
@@ -23,6 +23,7 @@ from actbench.activations import CATALOGUE
 from actbench.networks import NETWORKS
 
 SpecLike = Any  # a name, a class path, {"class_path": ..., "init_args": {...}}, a class, a partial of one, or a Spec
+PROVED: set[tuple[type, type, str]] = set()  # a proof may take as long as a step of training
 
 
 class Spec:
@@ -49,10 +50,14 @@ class Spec:
         self.cls, preset = self._find(target)
         self.class_path = public_path(self.cls)
         self.init_args = self._bind({**preset, **arguments})
+        known = (type(self), self.cls, str(self.init_args))
+        if known in PROVED:
+            return
         try:
             self._prove()
         except Exception as error:
             raise ValueError(f"{self.kind} {self}: {one_line(error)}") from error
+        PROVED.add(known)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Build a fresh object."""
@@ -126,7 +131,7 @@ class Spec:
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Check arguments against the constructor's signature; write out plain defaults."""
-        parameters = dict(inspect.signature(self.cls).parameters)
+        parameters = dict(parameters_of(self.cls))
         for name in self.given:
             if parameters.pop(name, None) is None:
                 raise ValueError(f"{self.kind} {self.class_path} must take the argument '{name}'")
@@ -149,6 +154,12 @@ class Spec:
 
     def _prove(self) -> None:
         """Build one object to see that the arguments are right."""
+
+
+@cache
+def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
+    """What a class takes."""
+    return inspect.signature(cls).parameters
 
 
 class ActivationSpec(Spec):

@@ -6,13 +6,23 @@ resumed run needs no generator state to go on exactly.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 
 Purpose = Literal["init", "activation", "split", "order", "augmentation", "dropout"]
+SOURCES = (
+    "init",
+    "split",
+    "order",
+    "augmentation",
+    "dropout",
+)  # what may vary alone; init has the activation's with it
+FIXED: ContextVar[Mapping[str, int]] = ContextVar("FIXED", default=MappingProxyType({}))
 
 
 def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
@@ -23,6 +33,7 @@ def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
         purpose: What the numbers are for.
         index: Which of several streams of that purpose, say the epoch.
     """
+    seed = FIXED.get().get(purpose, seed)
     key = "/".join(map(str, ("actbench", seed, purpose, *index)))
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) >> 1
 
@@ -30,6 +41,17 @@ def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
 def stream(seed: int, purpose: Purpose, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Fresh generator at the start of one stream; see `stream_seed`. What it draws depends on the kind of device."""
     return torch.Generator(device).manual_seed(stream_seed(seed, purpose, *index))
+
+
+@contextmanager
+def fixed(sources: Collection[str], seed: int) -> Iterator[None]:
+    """Let these of the `SOURCES` be those of one seed, whichever seed is asked for."""
+    purposes = [*sources, "activation"] if "init" in sources else sources
+    token = FIXED.set(dict.fromkeys(purposes, seed))
+    try:
+        yield
+    finally:
+        FIXED.reset(token)
 
 
 @contextmanager

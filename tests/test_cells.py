@@ -11,11 +11,12 @@ from actbench import data, records
 from actbench.cells import Cell, run_cell, settled
 from actbench.classifier import Classifier
 from actbench.networks import MLP
+from actbench.streams import SOURCES
 
 FIT = {"model": {"network": "MLP"}, "data": "FakeImages", "trainer": {"max_epochs": 4, "accelerator": "cpu"}}
 
 
-def cell(seeds=range(3), weights="last", **settings):
+def cell(seeds=range(3), weights="last", vary=SOURCES, fixed_seed=0, **settings):
     config = copy.deepcopy(FIT)
     for key, value in settings.items():
         section, _, name = key.partition("__")
@@ -23,7 +24,7 @@ def cell(seeds=range(3), weights="last", **settings):
             config[section] = {**config[section], name: value}
         else:
             config[section] = value
-    return Cell(settled(config), seeds, weights)
+    return Cell(settled(config), seeds, weights, vary, fixed_seed)
 
 
 class LearnedSlope(nn.Module):
@@ -47,11 +48,16 @@ SAME = {
     "the number of devices": {"trainer__devices": 1},
     "what is logged": {"trainer__log_every_n_steps": 7},
     "a Trainer's default": {"trainer__limit_val_batches": 1.0},
+    "another of them": {"trainer__overfit_batches": 0.0},
+    "the order in which sources of randomness are named": {"vary": ["dropout", *SOURCES[:-1]]},
 }
 OTHER = {
     "the activation": {"model__activation": "swish"},
     "its arguments": {"model__activation": {"class_path": "torch.nn.LeakyReLU", "init_args": {"negative_slope": 0.1}}},
     "the network": {"model__network": "TutorialCNN"},
+    "one batch to train on": {"trainer__limit_train_batches": 1},
+    "the sources of randomness": {"vary": ["init"]},
+    "what the others are fixed at": {"vary": ["init"], "fixed_seed": 1},
     "the learning rate": {"model__optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}},
     "the optimiser": {"model__optimizer": {"class_path": "torch.optim.NAdam", "init_args": {"lr": 1e-3}}},
     "a schedule": {
@@ -79,6 +85,20 @@ def test_the_hash_does_not_follow_from_where_the_images_are():
     mnist = [{"class_path": "MNIST", "init_args": {"root": root, "download": root == "a"}} for root in ("a", "b")]
 
     assert cell(data=mnist[0]).hash == cell(data=mnist[1]).hash != cell(data="FashionMNIST").hash
+
+
+def test_the_hash_follows_from_the_users_own_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "from torch import nn\n\nclass {}(nn.Module):\n    def forward(self, x):\n        return {} * x\n"
+    (tmp_path / "my_acts.py").write_text(source.format("Mine", 2))
+    before = cell(model__activation="my_acts.Mine").hash
+
+    (tmp_path / "my_acts.py").write_text(source.format("Mine", 3))
+    changed = cell(model__activation="my_acts.Mine").hash
+    (tmp_path / "my_acts.py").write_text(source.format("Mine", 2))
+
+    assert changed != before
+    assert cell(model__activation="my_acts.Mine").hash == before
 
 
 def test_the_hash_follows_from_all_that_matters():
@@ -174,6 +194,18 @@ def test_the_best_weights_are_scored_if_asked_for(tmp_path):
     assert table["weights"].to_list() == ["best"] * 3
 
 
+@pytest.mark.parametrize("vary", [["init"], ["order", "split"], ["split"]])
+def test_sources_of_randomness_vary_alone(tmp_path, vary):
+    table = run_cell(cell(vary=vary, fixed_seed=5), tmp_path / "cell")
+    reference = run_cell(cell(seeds=range(5, 6)), tmp_path / "reference")
+
+    assert table["init_fingerprint"].n_unique() == (3 if "init" in vary else 1)
+    assert table["order_fingerprint"].n_unique() == (1 if vary == ["init"] else 3)
+    assert table["val_loss"].n_unique() == 3
+    fixed = "order_fingerprint" if vary == ["init"] else "init_fingerprint"
+    assert table[fixed][0] == reference[fixed][0]
+
+
 def test_a_replicate_that_diverges_is_a_result(tmp_path):
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
 
@@ -190,6 +222,12 @@ def test_fingerprints_are_the_same_for_every_activation_and_another_for_every_se
         assert trained[column].to_list() == finished[column].to_list()
         assert finished[column].n_unique() == 3
     assert trained["parameters"][0] > finished["parameters"][0]
+
+
+def test_a_network_with_counters_has_fingerprints(tmp_path):
+    table = run_cell(cell(model__network="ResNet20", trainer__limit_train_batches=1), tmp_path / "cell")
+
+    assert table["init_fingerprint"].n_unique() == 3
 
 
 def test_a_fingerprint_follows_from_weights_and_order(finished, tmp_path):

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from actbench.activations import Swish
-from actbench.checkpoints import CheckpointError, read_description, relative
+from actbench.checkpoints import CheckpointError, describe_trainer, read_description, relative
 from actbench.classifier import Classifier
 from actbench.data import FakeImages
 
@@ -275,3 +275,10 @@ def test_paths_below_the_working_directory_are_kept_relative(tmp_path, monkeypat
 
     assert kept == {"root": "sets", "names": ["a", "b/c"], "size": 3}
     assert relative("/elsewhere/sets") is None
+
+
+def test_one_batch_is_not_all_of_them():
+    trainer = Trainer(limit_val_batches=1, limit_test_batches=1.0, accelerator="cpu", logger=False)
+
+    assert describe_trainer(trainer).get("limit_val_batches") == 1
+    assert "limit_test_batches" not in describe_trainer(trainer)

@@ -717,7 +717,7 @@ def test_scoring_a_stack_shows_each_replicate_the_spread_and_the_ensemble(actben
     assert float(lines["sd"][1]) == pytest.approx(np.std(accuracies, ddof=1), abs=2e-6)
     assert (float(lines["min"][1]), float(lines["max"][1])) == (min(accuracies), max(accuracies))
     assert 0.3 < float(lines["ensemble"][1]) <= 1
-    assert result.stdout.splitlines()[-1].startswith("3 replicates, 0 diverged; the ensemble is")
+    assert result.stdout.splitlines()[-2].startswith("3 replicates, 0 diverged; the ensemble is")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
+from typing import get_args
+
 import pytest
 import torch
 
-from actbench.streams import global_stream, stream, stream_seed
+from actbench.streams import Purpose, fixed, global_stream, stream, stream_seed
 
 
 def test_the_same_key_gives_the_same_numbers():
@@ -47,3 +49,12 @@ def test_a_global_stream_is_put_back_after_an_error():
         torch.rand(3) / (1 // 0)
 
     assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_sources_that_are_fixed_are_those_of_one_seed():
+    with fixed(["init", "split"], 3):
+        same = {purpose: stream_seed(7, purpose) == stream_seed(8, purpose) for purpose in get_args(Purpose)}
+        assert stream_seed(8, "init", 2) == stream_seed(3, "init", 2)
+
+    assert {purpose for purpose, value in same.items() if value} == {"init", "activation", "split"}
+    assert stream_seed(7, "init") != stream_seed(8, "init")

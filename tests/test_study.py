@@ -311,7 +311,7 @@ def test_a_forecast_is_near_what_cells_take(tmp_path):
     config["trainer"] = {"max_epochs": 30, "accelerator": "cpu"}
     cells = make_plan(Study.of(config)).missing
 
-    expected = forecast(cells)
+    expected = forecast(cells, pl.DataFrame())
     (table,) = (train((cell, tmp_path / "cell")) for cell in cells)
 
     training_s = 30 * len(table) * table["epoch_time_s"][0]
@@ -319,6 +319,43 @@ def test_a_forecast_is_near_what_cells_take(tmp_path):
     assert expected.steps == 30 * 3 * 12  # 716 to 718 images to train on, by 64
     size = sum(path.stat().st_size for path in [Store(tmp_path / "cells").write(table)])
     assert size / 3 < expected.disk_mb * 2**20 < size * 3
+
+    known = table.with_columns(pl.lit(2.0).alias("epoch_time_s"), pl.lit(value=False).alias("busy"))
+    assert forecast(cells, known).minutes == 2 * 30 * 3 / 60
+    busy = known.with_columns(pl.lit(value=True).alias("busy"))
+    assert forecast(cells, busy).minutes < 1
+
+
+def test_ten_thousand_finished_cells_are_planned_in_seconds(tmp_path):
+    networks = [{"class_path": "MLP", "init_args": {"hidden": [width]}} for width in range(1, 101)]
+    rates = [{"name": f"lr {lr}", "activation": "relu", "model.optimizer.lr": lr} for lr in range(1, 101)]
+    config = study(tmp_path, networks=networks, activations=rates, replicates=2)
+    template = train((make_plan(Study.of(study(tmp_path, replicates=2))).missing[0], tmp_path / "cell"))
+    store = Store(tmp_path / "cells")
+    store.folder.mkdir()
+    for entry in entries(Study.of(config)):
+        table = template.with_columns(pl.lit(entry.hash).alias("cell"))
+        store.path(entry.hash, table["seed"].to_list()).write_bytes(records.to_bytes(table))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+
+    said, seconds, memory_mb = dry_run(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study(tmp_path)))
+    *_, least_mb = dry_run(tmp_path)
+
+    assert "finished: 20,000; missing: 0, in 0 cells" in said
+    assert seconds < 20  # 8 on an idle machine
+    assert memory_mb - least_mb < 200  # torch and Lightning alone take 900
+
+
+def dry_run(folder):
+    """What it says, seconds, and MiB of memory at most."""
+    start = time.monotonic()
+    with subprocess.Popen(command(folder, "--dry_run"), stdout=subprocess.PIPE, text=True) as process:
+        said = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return said, time.monotonic() - start, used.ru_maxrss / 2**10
 
 
 # --- as a process ---
@@ -350,11 +387,33 @@ def test_compare_prints_a_table_and_pairs(actbench, config):
     assert "Lightning" not in result.stderr + result.stdout
 
 
+def test_a_fit_that_was_tested_is_a_cell_of_a_study(actbench, tmp_path):
+    config = {"model": {"network": "MLP"}, "data": "FakeImages", "trainer": {"max_epochs": 5, "accelerator": "cpu"}}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    compared = {**config, "study": {"activations": ["relu"], "replicates": 3, "root": "a", "weights": "last"}}
+    ckpt = "lightning_logs/version_0/checkpoints/last.ckpt"
+
+    assert actbench("fit", "--config", "fit.yaml", "--model.replicates", 3).returncode == 0
+    tested = actbench("test", "--ckpt_path", ckpt)
+    best = actbench("test", "--ckpt_path", ckpt.replace("last", "best"))
+    limited = actbench("test", "--ckpt_path", ckpt, "--trainer.limit_test_batches", 1)
+
+    run = tmp_path / "lightning_logs" / "version_0"
+    (written,) = run.glob("cells/*.parquet")  # its last weights are its best
+    assert f"records: {written.relative_to(tmp_path)}" in tested.stdout + best.stdout
+    assert "no records: other trainer settings than the fit's" in limited.stdout
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(compared))
+    plan = actbench("compare", "--config", "a.yaml", "--dry_run", "--study.records", f"[{run}]")
+    assert "finished: 3; missing: 0" in plan.stdout
+    trained = compare(Study.of({**compared, "study": {**compared["study"], "root": str(tmp_path / "b")}}))
+    assert records.same_results(read_records(written), trained.select(list(records.COLUMNS)))
+
+
 def test_a_dry_run_trains_nothing(actbench, config):
     result = actbench("compare", "--config", "study.yaml", "--dry_run")
 
     assert result.returncode == 0, result.stderr
-    assert "trainings: 4, of which 0 are finished and 4 missing, in 2 cells" in result.stdout
+    assert "finished: 0; missing: 4, in 2 cells" in result.stdout
     assert "an exact sign-flip test of 2 pairs gives p >= 0.5" in result.stdout
     # 300 images, of which 15 % each are held out: 4 batches of 64.
     assert re.search(r"time: about \d+\.\d min here, .*; 32 optimiser steps; \d+ MB memory", result.stdout)

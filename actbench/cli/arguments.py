@@ -6,7 +6,9 @@ is one value, so that no argument leaks from one class to the next; `fold_specs`
 turns the one into the other.
 """
 
+import difflib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,3 +169,28 @@ def reset_data(args: Sequence[str], default: str) -> list[str]:
             current = name
         words += option.words
     return words
+
+
+def check_data(options: Sequence[str], datasets: Sequence[str]) -> None:
+    """Refuse what jsonargparse would say at length, or nothing about.
+
+    Raises:
+        UsageError: The dataset has no known name, or is given a seed of its own.
+    """
+    for name in class_paths(options, ["data"]):
+        if "." not in name and name not in datasets:
+            near = difflib.get_close_matches(name.lower(), map(str.lower, datasets), n=3, cutoff=0.5)
+            hint = [known for known in datasets if known.lower() in near] or datasets
+            raise UsageError(f"--data: unknown dataset '{name}'; give a class path or one of {', '.join(hint)}")
+    given = {name.removeprefix("init_args.") for name in given_to(options, "data")}
+    if "seed" in given:
+        raise UsageError("--data.seed: the seed of a run is one, that of --seed_everything")
+    if "replicates" in given:
+        raise UsageError("--data.replicates: as many as --model.replicates")
+
+
+def trusted(options: Sequence[str]) -> tuple[str, ...]:
+    """Modules that a checkpoint may name: by --trust, by ACTBENCH_TRUST, and by being named in the same command."""
+    lists = (last(options, "trust"), os.environ.get("ACTBENCH_TRUST"))
+    said = [name.strip() for names in lists for name in str(names or "").split(",") if name.strip()]
+    return (*said, *(path.split(".")[0] for path in class_paths(options) if "." in path))

@@ -16,9 +16,8 @@ from rich.table import Table
 from actbench import records
 from actbench.cli.arguments import UsageError, load_yaml, options, read_config
 from actbench.cli.export import OneLine
-from actbench.cli.lightning import quieten
 from actbench.cli.main import COMMANDS, fail
-from actbench.cli.messages import shown_path, shown_program
+from actbench.cli.messages import quieten, shown_path, shown_program
 from actbench.forecast import forecast
 from actbench.records import RecordError, Store
 from actbench.specs import one_line
@@ -30,7 +29,7 @@ from actbench.study import (
     StudyError,
     assign,
     check_data,
-    entries,
+    collect,
     lookup,
     make_plan,
     pairs,
@@ -136,18 +135,21 @@ def print_help() -> None:
 
 def print_plan(study: Study, plan: Plan) -> int:
     """Say what a study would run."""
-    wanted = entries(study)
+    wanted = plan.entries
     total = len(wanted) * study.replicates
-    print(f"study {study.name}: {len(wanted)} arms on datasets and networks, {study.replicates} seeds each")
-    for entry in wanted:
-        print(f"  {entry.dataset}/{entry.network}/{entry.arm}{' (baseline)' if entry.arm == plan.baseline else ''}")
+    print(f"study {study.name}: {total:,} trainings, of {study.replicates} seeds each")
+    for what, names in {
+        "datasets": [entry.dataset for entry in wanted],
+        "networks": [entry.network for entry in wanted],
+        "arms": [entry.arm for entry in wanted],
+    }.items():
+        print(f"{what}: {', '.join(dict.fromkeys(names))}")
     missing = sum(len(cell.seeds) for cell in plan.missing)
-    print(
-        f"trainings: {total}, of which {plan.cached} are finished and {missing} missing, in {len(plan.missing)} cells"
-    )
+    print(f"baseline: {plan.baseline}")
+    print(f"finished: {plan.cached:,}; missing: {missing:,}, in {len(plan.missing):,} cells")
     if plan.missing:
         check_data(plan)
-        will = forecast(plan.missing)
+        will = forecast(plan.missing, collect(study, plan, print))
         time = "unknown" if will.minutes is None else f"about {will.minutes:.1f} min here, one cell after another"
         print(
             f"time: {time}; {will.steps:,} optimiser steps; {will.memory_mb:.0f} MB memory, {will.disk_mb:.1f} MB disk"

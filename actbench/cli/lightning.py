@@ -5,12 +5,9 @@ defaults; no argument of one class is kept for another.
 """
 
 import argparse
-import difflib
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +15,6 @@ from typing import Any, NoReturn
 import jsonargparse
 import torch
 from jsonargparse import ArgumentError, Namespace
-from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from jsonargparse.typing import NonNegativeInt, register_type
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
@@ -26,7 +22,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from typing_extensions import override
 
-from actbench import __version__, checkpoints, data
+from actbench import __version__, cells, checkpoints, data
 from actbench.callbacks import (
     BestCheckpoint,
     EpochLines,
@@ -37,15 +33,24 @@ from actbench.callbacks import (
     RunLogger,
 )
 from actbench.classifier import Classifier
-from actbench.cli.arguments import UsageError, class_paths, fold_specs, given_to, last, read_config, reset_data
+from actbench.cli.arguments import (
+    UsageError,
+    check_data,
+    class_paths,
+    fold_specs,
+    last,
+    read_config,
+    reset_data,
+    trusted,
+)
 from actbench.cli.main import COMMANDS, fail
-from actbench.cli.messages import readable, report_fit, report_interruption, report_scores, shown_path
+from actbench.cli.messages import quieten, readable, report_fit, report_interruption, report_scores, shown_path
 from actbench.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.processor import choose_threads, keep_memory
+from actbench.records import Store
 from actbench.scores import gather
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, one_line
 
-DATASETS = {cls.__name__: cls for cls in data.DATASETS}
 SPECS: dict[str, type[Spec]] = {
     "activation": ActivationSpec,
     "network": NetworkSpec,
@@ -153,7 +158,7 @@ class BenchCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         command, *options = args
-        check_data(options)
+        check_data(options, [cls.__name__ for cls in data.DATASETS])
         ckpt_path = last(options, "ckpt_path")
         if ckpt_path:
             chosen = next(reversed(list(class_paths(options, ["data"]))), None)
@@ -296,6 +301,7 @@ class BenchCLI(LightningCLI):
         choose_threads(self.trainer, self.model, self.datamodule)
         if command in ("validate", "test"):
             arguments["verbose"] = False  # the table below says more
+        self._measure()
         result = getattr(self.trainer, command)(**arguments)
         if self.trainer.received_sigterm:
             return 143
@@ -306,16 +312,41 @@ class BenchCLI(LightningCLI):
             scores = {name: values for name, values in self.model.evaluated.items() if name.startswith(f"{part}/")}
             logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             report_scores(scores, self.model.seeds, logged)
+            if command == "test":
+                self._keep_records(Path(arguments["ckpt_path"]))
         elif command == "predict":
-            output = self._get(self.config, "output") or Path(arguments["ckpt_path"]).with_name("predictions.csv")
-            predictions = [batch for device in gather(result, self.trainer) for batch in device]
-            scores, ensemble = predicted_scores(predictions)
-            if scores:
-                report_scores(scores, self.model.seeds, ensemble)
-            if self.trainer.is_global_zero:
-                write_predictions(predictions, self.model.seeds, Path(output))
-                print(f"predictions: {shown_path(Path(output))}")
+            self._keep_predictions(result, Path(arguments["ckpt_path"]))
         return 0
+
+    def _measure(self) -> None:
+        """Let a fit's checkpoints hold what its records need, if a study could repeat it."""
+        trainer: Any = self.trainer
+        if self.subcommand != "fit" or trainer.world_size > 1 or trainer.fast_dev_run or trainer.barebones:
+            return
+        with suppress(ValueError):  # it is a good fit all the same
+            cell = cells.cell_of(self.model, self.datamodule, self.config.fit.trainer.as_dict())
+            trainer.callbacks.insert(0, cells.Measurements(cell))  # checkpoints come last
+
+    def _keep_predictions(self, result: Any, ckpt_path: Path) -> None:
+        """Show what predictions of known labels score, and write them."""
+        output = Path(self._get(self.config, "output") or ckpt_path.with_name("predictions.csv"))
+        predictions = [batch for device in gather(result, self.trainer) for batch in device]
+        scores, ensemble = predicted_scores(predictions)
+        if scores:
+            report_scores(scores, self.model.seeds, ensemble)
+        if self.trainer.is_global_zero:
+            write_predictions(predictions, self.model.seeds, output)
+            print(f"predictions: {shown_path(output)}")
+
+    def _keep_records(self, ckpt_path: Path) -> None:
+        """Leave the records of the fit that was tested in its folder."""
+        try:
+            tested, last = (checkpoints.load(path) for path in (ckpt_path, ckpt_path.with_name("last.ckpt")))
+            table = cells.records_of_test(tested, last, self.model, trainer=self.trainer, datamodule=self.datamodule)
+        except ValueError as error:
+            print(f"no records: {error}")
+        else:
+            print(f"records: {shown_path(Store(run_folder(ckpt_path) / 'cells').write(table))}")
 
 
 def run(command: str, options: Sequence[str]) -> int:
@@ -339,47 +370,15 @@ def run(command: str, options: Sequence[str]) -> int:
         raise
 
 
-def quieten() -> None:
-    """Leave out what Lightning says that is not about the run."""
-    noise = ("Tip:", "callbacks used to create the checkpoint", "TPU available")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda line: not any(words in line.getMessage() for words in noise)
-    )
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
-    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
-    # Class paths of a config may not name what only harms, such as os.system.
-    jsonargparse.set_parsing_settings(import_path_denylist=[])
-
-
-def check_data(options: Sequence[str]) -> None:
-    """Refuse what jsonargparse would say at length, or nothing about.
-
-    Raises:
-        UsageError: The dataset has no known name, or is given a seed of its own.
-    """
-    for name in class_paths(options, ["data"]):
-        if "." not in name and name not in DATASETS:
-            near = difflib.get_close_matches(name.lower(), map(str.lower, DATASETS), n=3, cutoff=0.5)
-            hint = [known for known in DATASETS if known.lower() in near] or list(DATASETS)
-            raise UsageError(f"--data: unknown dataset '{name}'; give a class path or one of {', '.join(hint)}")
-    given = {name.removeprefix("init_args.") for name in given_to(options, "data")}
-    if "seed" in given:
-        raise UsageError("--data.seed: the seed of a run is one, that of --seed_everything")
-    if "replicates" in given:
-        raise UsageError("--data.replicates: as many as --model.replicates")
-
-
-def trusted(options: Sequence[str]) -> tuple[str, ...]:
-    """Modules that a checkpoint may name: by --trust, by ACTBENCH_TRUST, and by being named in the same command."""
-    lists = (last(options, "trust"), os.environ.get("ACTBENCH_TRUST"))
-    said = [name.strip() for names in lists for name in str(names or "").split(",") if name.strip()]
-    return (*said, *(path.split(".")[0] for path in class_paths(options) if "." in path))
+def run_folder(ckpt_path: Path) -> Path:
+    """Folder of the run that a checkpoint is from; where it lies, if it was moved."""
+    folder = ckpt_path.absolute().parent
+    return folder.parent if (folder.parent / "config.yaml").exists() else folder
 
 
 def with_local_paths(described: dict[str, Any], ckpt_path: Path) -> dict[str, Any]:
     """A DataModule's description with the paths that are not in the checkpoint, from the run's config beside it."""
-    config = ckpt_path.absolute().parent.parent / "config.yaml"
+    config = run_folder(ckpt_path) / "config.yaml"
     local = read_config(str(config)).get("data") if config.exists() else None
     if not isinstance(local, dict) or local.get("class_path") != described["class_path"]:
         return described

@@ -1,10 +1,14 @@
 """What the command line says: errors in one line, and where things are."""
 
+import logging
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jsonargparse
+from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 from rich import box
@@ -95,3 +99,16 @@ def shown_program() -> str:
     """How this program was called."""
     name = Path(sys.argv[0]).name
     return "actbench" if name == "actbench" else "python -m actbench" if name == "__main__.py" else "python main.py"
+
+
+def quieten() -> None:
+    """Leave out what Lightning says that is not about the run."""
+    noise = ("Tip:", "callbacks used to create the checkpoint", "TPU available")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda line: not any(words in line.getMessage() for words in noise)
+    )
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
+    # Class paths of a config may not name what only harms, such as os.system.
+    jsonargparse.set_parsing_settings(import_path_denylist=[])
