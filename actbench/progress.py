@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from typing_extensions import override
 
@@ -31,8 +31,8 @@ class Progress(AbstractContextManager["Progress"]):
     ) -> None:
         """Put the terminal back."""
 
-    def begin(self, cells: int) -> None:
-        """So many cells will run."""
+    def begin(self, cells: int, replicates: int) -> None:
+        """So many cells will run, with so many replicates in all."""
         self.total, self.done = cells, 0
         self.start_s = time.monotonic()
         self.next_line_s = self.start_s + self.seconds
@@ -41,8 +41,8 @@ class Progress(AbstractContextManager["Progress"]):
         """Show a line that stays."""
         print(line, flush=True)
 
-    def end_cell(self, line: str) -> None:
-        """A cell has ended; the line says how."""
+    def end_cell(self, line: str, replicates: int) -> None:
+        """A cell of so many replicates has ended; the line says how."""
         self.done += 1
         left_s = (time.monotonic() - self.start_s) / self.done * (self.total - self.done)
         self.say(f"{self.done}/{self.total} {line}" + (f"; {left_s:.0f} s left" if self.done < self.total else ""))
@@ -59,9 +59,9 @@ class Bars(Progress):
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self.bars = RichProgress(*columns, console=console)
-        self.cells = self.bars.add_task("cells", total=None)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.bars = RichProgress(*columns, console=console, speed_estimate_period=3600)
+        self.replicates = self.bars.add_task("replicates", total=None)
         self.epochs = self.bars.add_task("epochs", total=None, visible=False)
 
     @override
@@ -76,18 +76,18 @@ class Bars(Progress):
         self.bars.stop()
 
     @override
-    def begin(self, cells: int) -> None:
-        super().begin(cells)
-        self.bars.update(self.cells, total=cells, completed=0)
+    def begin(self, cells: int, replicates: int) -> None:
+        super().begin(cells, replicates)
+        self.bars.update(self.replicates, total=replicates, completed=0, description=f"replicates of {cells} cells")
 
     @override
     def say(self, line: str) -> None:
         self.bars.console.print(line, highlight=False, markup=False)
 
     @override
-    def end_cell(self, line: str) -> None:
-        super().end_cell(line)
-        self.bars.update(self.cells, completed=self.done)
+    def end_cell(self, line: str, replicates: int) -> None:
+        super().end_cell(line, replicates)
+        self.bars.update(self.replicates, advance=replicates)
         self.bars.update(self.epochs, visible=False)
 
     @override

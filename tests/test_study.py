@@ -293,7 +293,7 @@ def test_bars_show_cells_and_epochs(tmp_path):
     assert "1/2 FakeImages/MLP/relu seeds 0-2: val accuracy" in shown
     assert "ReLU seeds 0-2" in shown
     assert "Swish seeds 0-2" in shown
-    assert "2/2" in shown.splitlines()[-1] + shown.splitlines()[-2]
+    assert "6/6" in shown.splitlines()[-1] + shown.splitlines()[-2]  # replicates
 
 
 def test_a_long_cell_tells_of_its_epochs(tmp_path):

@@ -103,7 +103,7 @@ def run_missing(
     locks: dict[str, FileLock] = {}
     labels = {entry.hash: entry.label for entry in plan.entries}
     waiting, failures = list(plan.missing), list[str]()
-    progress.begin(len(waiting))
+    progress.begin(len(waiting), sum(len(cell.seeds) for cell in waiting))
 
     def tasks() -> Iterator[tuple[Cell, Path]]:
         while waiting:
@@ -131,11 +131,11 @@ def run_missing(
             label = f"{labels[cell.hash]} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
             if isinstance(result, Failure):
                 failures.append(f"{label}: {result}")
-                progress.end_cell(f"{failures[-1]} (failed)")
+                progress.end_cell(f"{failures[-1]} (failed)", len(cell.seeds))
             else:
                 store.write(result)
                 accuracy: Any = result["val_accuracy"].mean()
-                progress.end_cell(f"{label}: val accuracy {accuracy:.4f}")
+                progress.end_cell(f"{label}: val accuracy {accuracy:.4f}", len(cell.seeds))
             locks.pop(folder.name).release()
     finally:
         results.close()  # type: ignore[attr-defined]
