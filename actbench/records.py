@@ -52,6 +52,7 @@ COLUMNS = {
     "epoch_val_ece": Column(pl.List(pl.Float64), "calibration error on val after each epoch, a fraction"),
     "diverged": Column(pl.Boolean, "whether a loss was NaN or infinite"),
     "diverged_epoch": Column(pl.Int64, "number of the first such epoch, from 0"),
+    "classes": Column(pl.Int64, "classes that the network tells apart"),
     "parameters": Column(pl.Int64, "trainable parameters of one replicate"),
     "init_fingerprint": Column(pl.String, "hash of the initial weights, without those of the activations"),
     "order_fingerprint": Column(pl.String, "hash of the split and of the first epoch's order; null if it is not ours"),
@@ -88,8 +89,15 @@ def fingerprint(value: Any) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Plain values as JSON in one canonical form."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Plain values as JSON in one canonical form.
+
+    Raises:
+        ValueError: A number is infinite or NaN.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise ValueError("numbers must be finite, and one is infinite or NaN") from error
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
@@ -139,11 +147,20 @@ def write_records(path: Path, table: pl.DataFrame) -> None:
     Raises:
         OSError: They cannot be written, because the disk is full, say. Nothing is damaged.
     """
+    write_whole(path, to_bytes(table))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; what is there is replaced.
+
+    Raises:
+        OSError: It cannot be written. Nothing is damaged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(to_bytes(table))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(unfinished).replace(path)

@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import signal
@@ -28,9 +29,9 @@ from actbench.study import (
     compare,
     entries,
     make_plan,
-    pairs,
     train,
 )
+from actbench.verdict import pairing_faults
 
 ROOT = Path(__file__).parent.parent
 
@@ -270,11 +271,11 @@ def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
 
 def test_pairs_are_verified(tmp_path):
     table, _, _ = run(tmp_path)
-    assert pairs(table, "relu") == []
+    assert pairing_faults(table, "relu") == []
 
     column = pl.when(pl.col("arm").eq("swish") & pl.col("seed").eq(1)).then(pl.lit("other"))
     other = table.with_columns(column.otherwise("order_fingerprint").alias("order_fingerprint"))
-    assert pairs(other, "relu") == ["swish: 1 seeds have another batch order than relu, or an unknown one"]
+    assert pairing_faults(other, "relu") == ["swish: 1 seeds have another batch order than relu, or an unknown one"]
 
 
 @pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "processes"])
@@ -377,13 +378,14 @@ def test_compare_prints_a_table_and_pairs(actbench, config):
     result = actbench("compare", "--config", "study.yaml", "--study.activations", "[relu, mish]")
 
     assert result.returncode == 0, result.stderr
-    rows = {words[0]: words[1:] for line in result.stdout.splitlines() if (words := line.split())}
+    arms = result.stdout.partition("adjusted p")[0]
+    rows = {words[0]: words[1:] for line in arms.splitlines() if (words := line.split())}
     table = read_records(config / "studies" / "s" / "records.parquet")
     for arm in ("relu", "mish"):
         own = table.filter(arm=arm)["test_accuracy"]
         assert rows[arm][:3] == ["2", f"{own.mean():.4f}", f"{own.std():.4f}"]
     assert "pairs verified" in result.stdout
-    assert result.stdout.splitlines()[-1] == "records: studies/s/records.parquet"
+    assert result.stdout.splitlines()[-1] == "records: studies/s/records.parquet; verdicts: studies/s/verdict.json"
     assert "Lightning" not in result.stderr + result.stdout
 
 
@@ -503,3 +505,40 @@ def test_a_study_killed_at_random_instants_ends_with_the_same_records(config, wo
     whole = kill_and_go_on(config, workers + 2, [])
 
     assert records.same_results(killed, whole)
+
+
+def test_two_processes_share_a_study(config):
+    options = ["--study.workers", 2, "--study.activations", "[relu, swish, tanh]", "--trainer.max_epochs", 1]
+    processes = [
+        subprocess.Popen(command(config, *options), cwd=config, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+
+    said = [process.communicate(timeout=200)[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert len(list(config.glob("studies/cells/*.parquet"))) == 3
+    trained = [line for text in said for line in text.splitlines() if "val accuracy" in line]
+    assert len(trained) == 3
+
+
+def test_a_full_disk_ends_a_study_at_once(tmp_path):
+    ran = []
+
+    def full(task):
+        ran.append(task)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        compare(study(tmp_path), work=full)
+
+    assert len(ran) == 1
+
+
+def test_bars_show_how_many_cells_run():
+    terminal = Console(file=StringIO(), force_terminal=True, width=100)
+
+    with Bars(terminal) as bars:
+        bars.begin(4, 12)
+        bars.running(2)
+
+    assert "replicates of 4 cells, 2 running" in terminal.file.getvalue()

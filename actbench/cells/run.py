@@ -65,6 +65,7 @@ def to_records(
                 "epochs": len(epochs),
                 "diverged": any(lost) or not np.isfinite(final["test_loss"]),
                 "diverged_epoch": lost.index(True) if any(lost) else None,
+                "classes": classifier.num_classes,
                 "parameters": trainable,
                 "init_fingerprint": measured["init"][place],
                 "order_fingerprint": measured["order"][place] if measured["order"] else None,

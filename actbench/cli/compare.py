@@ -9,33 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from actbench import records
 from actbench.cli.arguments import UsageError, load_yaml, options, read_config
-from actbench.cli.export import OneLine
-from actbench.cli.main import COMMANDS, fail
-from actbench.cli.messages import quieten, shown_path, shown_program
+from actbench.cli.main import COMMANDS, OneLine, fail, shown_path, shown_program
+from actbench.cli.messages import quieten
+from actbench.cli.report import print_told
 from actbench.forecast import forecast
 from actbench.records import RecordError, Store
 from actbench.specs import one_line
 from actbench.study import (
     QUESTION,
     MissingError,
-    Plan,
     Study,
     StudyError,
+    Wanted,
     assign,
     check_data,
     collect,
+    entries,
     lookup,
     make_plan,
-    pairs,
+    pilot,
+    question_of,
+    run_study,
+    test_images,
 )
-from actbench.study import compare as run_study
+from actbench.verdict import Foreseen, Question, foresee, points
 
+FLAGS = ("dry_run", "pilot", "self_test")
 SECTIONS = ("study", "model", "data", "trainer", "seed_everything")
 
 
@@ -44,23 +46,18 @@ def compare(words: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words):
         print_help()
         return 0
-    dry_run = "--dry_run" in words
-    try:
-        config = read_study([word for word in words if word != "--dry_run"])
-        study = Study.of(config)
-        plan = make_plan(study)
-    except (StudyError, UsageError) as error:
-        return fail(one_line(error))
-    quieten()
-    if dry_run:
-        try:
-            return print_plan(study, plan)
-        except StudyError as error:
-            return fail(one_line(error))
+    flags = {flag: f"--{flag}" in words for flag in FLAGS}
     command = " ".join([shown_program(), "compare", *words])
     try:
-        table = run_study(study)
-    except StudyError as error:
+        if flags["pilot"] and not flags["dry_run"]:
+            raise UsageError("compare: --pilot belongs to --dry_run: it trains 4 seeds apart, to plan with")
+        config = read_study([word for word in words if word.removeprefix("--") not in FLAGS])
+        study = Study.of(config)
+        quieten()
+        if flags["dry_run"]:
+            return print_plan(study, with_pilot=flags["pilot"])
+        told = run_study(study, self_test=flags["self_test"])
+    except (StudyError, UsageError, RecordError) as error:
         return fail(one_line(error))
     except MissingError as error:
         fail(one_line(error))
@@ -71,7 +68,7 @@ def compare(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit) as error:
         print(f"interrupted; what is finished is kept, go on with: {command}", file=sys.stderr)
         return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
-    print_table(study, plan, table)
+    print_told(told, Path(study.root, study.name))
     return 0
 
 
@@ -88,7 +85,8 @@ def read_study(words: Sequence[str]) -> dict[str, Any]:
     for option in options(words):
         if not option.name:
             raise UsageError(
-                f"compare: what is {option.value}? Options are --config FILE, --dry_run, --study.NAME VALUE"
+                f"compare: what is {option.value}? Options are --config FILE, --study.NAME VALUE, "
+                f"{', '.join(f'--{flag}' for flag in FLAGS)}"
             )
         if option.name == "config":
             content = read_config(option.value)
@@ -126,6 +124,12 @@ def print_help() -> None:
     )
     parser.add_argument("--config", metavar="FILE", help="the study file; see configs/studies")
     parser.add_argument("--dry_run", action="store_true", help="say what would run, and train nothing")
+    parser.add_argument("--pilot", action="store_true", help="with --dry_run: train 4 seeds apart, to plan with")
+    parser.add_argument(
+        "--self_test",
+        action="store_true",
+        help="at the end: train the baseline again, which must give the same, and measure false alarms and power",
+    )
     parser.add_argument("--study.NAME", metavar="VALUE", help="as in the section study")
     for section in ("model", "data", "trainer"):
         parser.add_argument(f"--{section}.NAME", metavar="VALUE", help="as for fit; holds for every cell")
@@ -133,63 +137,54 @@ def print_help() -> None:
     parser.print_help()
 
 
-def print_plan(study: Study, plan: Plan) -> int:
-    """Say what a study would run."""
-    wanted = plan.entries
-    total = len(wanted) * study.replicates
-    print(f"study {study.name}: {total:,} trainings, of {study.replicates} seeds each")
-    for what, names in {
-        "datasets": [entry.dataset for entry in wanted],
-        "networks": [entry.network for entry in wanted],
-        "arms": [entry.arm for entry in wanted],
-    }.items():
-        print(f"{what}: {', '.join(dict.fromkeys(names))}")
+def print_plan(study: Study, *, with_pilot: bool) -> int:
+    """Say what a study would run, and what it will be able to tell."""
+    compared = entries(study)
+    question = question_of(study, compared)
+    wanted = [Wanted(entry, study.seeds) for entry in compared]
+    plan = make_plan(study, wanted)
+    sequential = f" at most, from {study.replicates['min']} on until it is clear" if question.design else ""
+    print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
+    for what, names in {"datasets": question.datasets, "networks": question.networks, "arms": question.arms}.items():
+        print(f"{what}: {', '.join(names)}")
+    print(f"baseline: {question.baseline}; comparisons: {len(question.family)}")
     missing = sum(len(cell.seeds) for cell in plan.missing)
-    print(f"baseline: {plan.baseline}")
     print(f"finished: {plan.cached:,}; missing: {missing:,}, in {len(plan.missing):,} cells")
     if plan.missing:
         check_data(plan)
-        will = forecast(plan.missing, collect(study, plan, print))
+        known = collect(study, wanted, print)
+        will = forecast(plan.missing, known)
         time = "unknown" if will.minutes is None else f"about {will.minutes:.1f} min here, one cell after another"
         print(
             f"time: {time}; {will.steps:,} optimiser steps; {will.memory_mb:.0f} MB memory, {will.disk_mb:.1f} MB disk"
         )
-    if study.replicates < 6:
-        least = 2 / 2**study.replicates
-        print(f"too few for level .05: an exact sign-flip test of {study.replicates} pairs gives p >= {least:.3g}")
+    if study.grid:
+        trainings = len(wanted) * len(study.grid.values) * study.grid.replicates
+        print(
+            f"tuning first: {trainings:,} trainings, of {study.grid.replicates} seeds at each of "
+            f"{len(study.grid.values)} values of {study.grid.setting}; what is finished or missing of the comparison "
+            "is counted at the config's own value"
+        )
+    if plan.missing:
+        images = {entry.dataset: test_images(entry) for entry in compared}
+        print_foresight(question, foresee(question, known, pilot(study) if with_pilot else pl.DataFrame(), images))
+    print(f"plan: {question.hash}")
     return 0
 
 
-def print_table(study: Study, plan: Plan, table: pl.DataFrame) -> None:
-    """Print each arm's scores and cost."""
-    shown = Table(box=box.SIMPLE)
-    several = [name for name in ("dataset_name", "network_name") if table[name].n_unique() > 1]
-    for name in (*several, "arm"):
-        shown.add_column(name.removesuffix("_name"))
-    for heading in ("n", "test accuracy", "sd", "min", "max", "test loss", "diverged", "ms per epoch", "parameters"):
-        shown.add_column(heading, justify="right")
-    for keys, own in table.group_by(*several, "arm", maintain_order=True):
-        accuracy: Any = own["test_accuracy"]
-        loss: Any = own["test_loss"]
-        cost: Any = own["epoch_time_s"].median()
-        shown.add_row(
-            *map(str, keys),
-            str(len(own)),
-            f"{accuracy.mean():.4f}",
-            f"{accuracy.std():.4f}" if len(own) > 1 else "-",
-            f"{accuracy.min():.4f}",
-            f"{accuracy.max():.4f}",
-            f"{loss.mean():.4f}",
-            str(own["diverged"].sum()),
-            "-" if cost is None else f"{1000 * cost:.1f}" + ("*" if own["busy"].any() else ""),
-            f"{own['parameters'][0]:,}",
+def print_foresight(question: Question, foreseen: Sequence[Foreseen]) -> None:
+    """Say what a study will be able to tell."""
+    margin = points(question.margin, sign=False)
+    for of in foreseen:
+        seen, sd = (" to ".join(dict.fromkeys(points(value, sign=False) for value in both)) for both in of[4:2:-1])
+        needed = "no number of pairs" if of.pairs_for_margin is None else f"{of.pairs_for_margin:,} pairs"
+        print(
+            f"{of.dataset}/{of.network}: {question.most} pairs see a difference of {seen} points with 80 % power; "
+            f"{needed} find equal arms equivalent within {margin} points (sd of a difference {sd}: {of.source})"
         )
-    Console(width=None if sys.stdout.isatty() else 140).print(shown)
-    if table["busy"].any():
-        print("* others used the machine meanwhile: these times say little")
-    wrong = pairs(table, plan.baseline)
-    print(*(wrong or [f"pairs verified: same initial weights, split and batch order as {plan.baseline}"]), sep="\n")
-    print(f"records: {shown_path(Path(study.root, study.name, 'records.parquet'))}")
+    least, level = 2 * 0.5**question.most, question.alpha / max(1, len(question.family))
+    if least > level:
+        print(f"too few for level {level:.3g}: an exact sign-flip test of {question.most} pairs gives p >= {least:.3g}")
 
 
 def merge(words: Sequence[str]) -> int:

@@ -1,27 +1,14 @@
 """``export``: one replicate of a checkpoint as a plain network."""
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
-
-from typing_extensions import override
 
 from actbench.checkpoints import CheckpointError
 from actbench.classifier import Classifier
-from actbench.cli.main import COMMANDS, fail
-from actbench.cli.messages import shown_path
+from actbench.cli.main import COMMANDS, OneLine, fail, shown_path
 from actbench.export import ExportError, export_replicate
 from actbench.specs import one_line
-
-
-class OneLine(ArgumentParser):
-    """Parser whose errors are one line."""
-
-    @override
-    def error(self, message: str) -> NoReturn:
-        raise SystemExit(fail(message))
 
 
 def export(options: Sequence[str]) -> int:

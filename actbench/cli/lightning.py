@@ -43,8 +43,8 @@ from actbench.cli.arguments import (
     reset_data,
     trusted,
 )
-from actbench.cli.main import COMMANDS, fail
-from actbench.cli.messages import quieten, readable, report_fit, report_interruption, report_scores, shown_path
+from actbench.cli.main import COMMANDS, fail, shown_path
+from actbench.cli.messages import quieten, readable, report_fit, report_interruption, report_scores
 from actbench.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.processor import choose_threads, keep_memory
 from actbench.records import Store

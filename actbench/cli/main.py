@@ -3,8 +3,13 @@
 import difflib
 import signal
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
 
 from actbench import __doc__ as purpose
 from actbench import __version__
@@ -16,8 +21,19 @@ COMMANDS = {
     "predict": "write a table of a checkpoint's predictions for the test part",
     "export": "write one replicate of a checkpoint as a plain network that runs without actbench",
     "compare": "compare activations over many seeds: a study, of which only what is missing is run",
+    "report": "work out the verdicts of a study anew, from its folder alone",
     "merge": "join studies that ran on several machines",
+    "audit": "recompute a published table of means and spreads, and point out rows that cannot be right",
     "activations": "list the activations that can be compared",
+}
+
+PARSERS = {  # where each command is that LightningCLI does not run: module of actbench.cli, function
+    "export": ("export", "export"),
+    "compare": ("compare", "compare"),
+    "report": ("report", "report"),
+    "merge": ("compare", "merge"),
+    "audit": ("audit", "print_audit"),
+    "activations": ("catalogue", "print_catalogue"),
 }
 
 HELP = f"""\
@@ -66,18 +82,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        if command == "activations":
-            from actbench.cli.catalogue import print_catalogue
-
-            return print_catalogue(options)
-        if command in ("compare", "merge"):
-            from actbench.cli import compare
-
-            return compare.compare(options) if command == "compare" else compare.merge(options)
-        if command == "export":
-            from actbench.cli.export import export
-
-            return export(options)
+        if command in PARSERS:
+            module, function = PARSERS[command]
+            status: int = getattr(import_module(f"actbench.cli.{module}"), function)(options)
+            return status
         from actbench.cli.lightning import run
 
         return run(command, options)
@@ -86,7 +94,27 @@ def main(args: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
+class OneLine(ArgumentParser):
+    """Parser whose errors are one line."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(fail(message))
+
+
 def fail(message: str) -> int:
     """Say in one line what is wrong; returns the exit status for it."""
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shown_program() -> str:
+    """How this program was called."""
+    name = Path(sys.argv[0]).name
+    return "actbench" if name == "actbench" else "python -m actbench" if name == "__main__.py" else "python main.py"

@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from actbench.callbacks import RunFolder
+from actbench.cli.main import shown_path, shown_program
 from actbench.scores import spread
 from actbench.specs import one_line
 
@@ -87,18 +88,6 @@ def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
         f"--ckpt_path {shown_path(checkpoint)}",
         file=sys.stderr,
     )
-
-
-def shown_path(path: Path) -> str:
-    """A path as short as it can be typed from here."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def shown_program() -> str:
-    """How this program was called."""
-    name = Path(sys.argv[0]).name
-    return "actbench" if name == "actbench" else "python -m actbench" if name == "__main__.py" else "python main.py"
 
 
 def quieten() -> None:

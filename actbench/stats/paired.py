@@ -78,6 +78,16 @@ def flipped_sums(
     return sums
 
 
+def check_finite(difference: Float[np.ndarray, " pairs"]) -> None:
+    """Refuse what has no place among other differences, and would make every comparison with it false.
+
+    Raises:
+        ValueError: A difference is NaN or infinite.
+    """
+    if not np.all(np.isfinite(difference)):
+        raise ValueError(f"differences must be finite, got {difference[~np.isfinite(difference)][0]}")
+
+
 def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternative = "two-sided") -> float:
     """P-value of the sign-flip permutation test of paired differences around 0.
 
@@ -92,7 +102,7 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
         alternative: ``two-sided``, or ``greater``: the mean is above 0.
 
     Raises:
-        ValueError: There is no difference, or the alternative is another.
+        ValueError: There is no difference, one is NaN or infinite, or the alternative is another.
 
     Source:
         Fisher (1935), The Design of Experiments, section 21; for the sampled
@@ -103,6 +113,7 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
         raise ValueError("a test needs one pair at least")
     if alternative not in get_args(Alternative):
         raise ValueError(f"alternative is two-sided or greater, got {alternative!r}")
+    check_finite(difference)
     exact = len(difference) <= EXACT
     sizes = np.abs(difference)
     sums = flipped_sums(sizes, 2 ** len(sizes) if exact else FLIPS, exact=exact)
@@ -170,7 +181,7 @@ def effect_size(difference: Float[np.ndarray, " pairs"]) -> float:
     """
     pairs = len(difference)
     spread = float(np.std(difference, ddof=1)) if pairs > 1 else 0.0
-    if not spread:
+    if spread <= TIE * float(np.max(np.abs(difference), initial=0)):
         return float("nan")
     correction = 1 - 3 / (4 * (pairs - 1) - 1) if pairs > 2 else 1.0
     return float(np.mean(difference)) / spread * correction
@@ -196,17 +207,20 @@ def bootstrap(
     """
     rng = np.random.default_rng(0)
 
-    def statistics(tables: Sequence[Float[np.ndarray, "arms seeds"]]) -> Float[np.ndarray, "2 arms"]:
-        middles = distributions.trim_mean(np.concatenate(tables, axis=1), 0.25, axis=1)
-        ranks = [distributions.rankdata(-table.mean(axis=1)) for table in tables]
+    def statistics(tables: Sequence[Float[np.ndarray, "draws arms seeds"]]) -> Float[np.ndarray, "2 draws arms"]:
+        middles = distributions.trim_mean(np.concatenate(tables, axis=2), 0.25, axis=2)
+        # Means that differ by rounding tie.
+        ranks = [distributions.rankdata(np.round(-table.mean(axis=2), 12), axis=1) for table in tables]
         return np.stack([middles, np.mean(ranks, axis=0)])
 
-    seen = statistics(scores)
-    drawn = [
-        statistics([table[:, rng.integers(0, table.shape[1], table.shape[1])] for table in scores])
-        for _ in range(resamples)
-    ]
-    low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)], axis=0)
+    def draw(table: Float[np.ndarray, "arms seeds"]) -> Float[np.ndarray, "draws arms seeds"]:
+        seeds = table.shape[1]
+        return table[:, rng.integers(0, seeds, (resamples, seeds))].swapaxes(0, 1)
+
+    seen = statistics([table[None] for table in scores])[:, 0]
+    low, high = np.percentile(
+        statistics([draw(table) for table in scores]), [50 * (1 - level), 50 * (1 + level)], axis=1
+    )
     middles, ranks = (
         [Interval(*map(float, bounds)) for bounds in zip(*of, strict=True)] for of in zip(seen, low, high, strict=True)
     )

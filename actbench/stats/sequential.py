@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats as distributions
 
-from actbench.stats.paired import EXACT, TIE, Alternative, flipped_sums
+from actbench.stats.paired import EXACT, TIE, Alternative, check_finite, flipped_sums
 
 POWER = 2.0  # of the family of spending functions
 HISTORIES = 20_000  # flips of a history, where a design has more than `EXACT` pairs
@@ -85,12 +85,16 @@ def sequential_p(
         design: When one looks.
         alternative: ``two-sided``, or ``greater``: the mean is above 0.
 
+    Raises:
+        ValueError: A difference is NaN or infinite.
+
     Source:
         Liu & Anderson (2008), On adaptive extensions of group sequential
         trials, J. Am. Stat. Assoc. 103(484), 1621-1630, for p-values of
         sequential designs; permuting histories as in Mathieu et al. (2023),
         AdaStop, arXiv:2306.10882.
     """
+    check_finite(difference)
     return _sequential_p(np.ascontiguousarray(difference, dtype=float).tobytes(), design, alternative)
 
 
@@ -98,7 +102,8 @@ def sequential_p(
 def _sequential_p(content: bytes, design: Design, alternative: Alternative) -> float:
     spending = design.spending(len(content) // 8)
     observed, sums = histories(np.frombuffer(content), design, alternative)
-    low, high = 1 / sums.shape[1], 1.0
+    # The same for all looks, so that rounding to 1 % cannot make it rise.
+    low, high = 1 / (2**design.most if design.most <= EXACT else HISTORIES + 1), 1.0
     if not crosses(observed, boundaries(sums, spending, level=high)):
         return 1.0
     while high > PRECISION * low:
@@ -124,9 +129,10 @@ def histories(
     sums = np.cumsum(np.reshape(steps, (len(batches), flips)), axis=0)
     if not exact:
         sums = np.concatenate([observed[:, None], sums], axis=1)
-    slack = TIE * float(np.abs(difference).sum())
-    # Sums that differ by rounding tie.
-    observed, sums = (np.round(of / (slack or 1.0)) for of in (observed, sums))
+    # Sums that differ by rounding tie: they go to the same multiple of a power of two. Of another number, ties of
+    # decimal fractions could lie half-way between two multiples, and rounding would part them.
+    scale = 2.0 ** np.floor(np.log2(TIE * float(np.abs(difference).sum()) or 1.0))
+    observed, sums = np.round(observed / scale), np.round(sums / scale)
     return (np.abs(observed), np.abs(sums)) if alternative == "two-sided" else (observed, sums)
 
 

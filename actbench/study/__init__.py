@@ -2,9 +2,18 @@
 
 from actbench.study.definition import QUESTION, Study, StudyError
 from actbench.study.grid import arms, assign, entries, lookup
-from actbench.study.pairs import pairs
-from actbench.study.plan import Plan, blocks, check_data, collect, make_plan
-from actbench.study.run import MissingError, compare, train
+from actbench.study.plan import (
+    Plan,
+    Wanted,
+    blocks,
+    check_data,
+    collect,
+    make_plan,
+    question_of,
+    test_images,
+)
+from actbench.study.run import compare, pilot, run_study
+from actbench.study.training import MissingError, train
 
 __all__ = [
     "QUESTION",
@@ -12,6 +21,7 @@ __all__ = [
     "Plan",
     "Study",
     "StudyError",
+    "Wanted",
     "arms",
     "assign",
     "blocks",
@@ -21,6 +31,9 @@ __all__ = [
     "entries",
     "lookup",
     "make_plan",
-    "pairs",
+    "pilot",
+    "question_of",
+    "run_study",
+    "test_images",
     "train",
 ]

@@ -1,7 +1,7 @@
 """The grid of a study: arms on datasets and networks, each with the config of its cells."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from actbench.cells import Cell, settled
@@ -18,11 +18,17 @@ class Entry(NamedTuple):
     arm: str
     config: Mapping[str, Any]
     hash: str
+    value: float | None = None  # of the setting that is tuned
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Dataset, network and arm."""
+        return self.dataset, self.network, self.arm
 
     @property
     def label(self) -> str:
         """How it is called in tables."""
-        return f"{self.dataset}/{self.network}/{self.arm}"
+        return "/".join(self.key) + ("" if self.value is None else f" at {self.value:g}")
 
 
 def assign(config: dict[str, Any], key: str, value: Any) -> None:
@@ -99,11 +105,20 @@ def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise StudyError(f"study.activations: {twice} is there twice; give them names of their own")
+    fixed = [
+        name for name, (_, _, own) in zip(names, settings, strict=True) if study.grid and study.grid.setting in own
+    ]
+    if study.grid and fixed:
+        raise StudyError(f"arm {fixed[0]} sets {study.grid.setting}, which study.tune chooses; leave out one of them")
     return [(name, {"model.activation": value, **own}) for name, (_, value, own) in zip(names, settings, strict=True)]
 
 
-def entries(study: Study) -> list[Entry]:
+def entries(study: Study, value: Callable[[tuple[str, str, str]], float] | None = None) -> list[Entry]:
     """All that a study compares, each config checked.
+
+    Args:
+        study: Whose.
+        value: That of the tuned setting, by dataset, network and arm; as in the study's config unless given.
 
     Raises:
         StudyError: A class is not there, its arguments do not fit, two arms are the same, or the like.
@@ -115,13 +130,18 @@ def entries(study: Study) -> list[Entry]:
         for network, network_name in zip(networks, distinct([*map(short_name, networks)], networks), strict=True):
             for arm, own in arms(study):
                 config = copy.deepcopy({key: value for key, value in study.fit.items()})
-                for key, value in {"data": dataset, "model.network": network, **own}.items():
-                    assign(config, key, value)
+                for key, given in {"data": dataset, "model.network": network, **own}.items():
+                    assign(config, key, given)
+                tuned = None
+                if study.grid and value:
+                    tuned = value((dataset_name, network_name, arm))
+                    assign(config, study.grid.setting, tuned)
                 try:
                     canonical = settled(config)
                 except ValueError as error:
                     raise StudyError(f"arm {arm}: {error}") from error
-                entry = Entry(dataset_name, network_name, arm, canonical, cell_of(canonical, study, range(1)).hash)
+                cell = cell_of(canonical, study, range(1))
+                entry = Entry(dataset_name, network_name, arm, canonical, cell.hash, tuned)
                 if entry.hash in known:
                     raise StudyError(f"{known[entry.hash]} and {entry.label} are the same")
                 known[entry.hash] = entry.label

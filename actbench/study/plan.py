@@ -2,23 +2,31 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import polars as pl
 
 from actbench.cells import Cell, DatasetSpec
+from actbench.data import ImageData
 from actbench.records import RecordError, Store, json_text
 from actbench.study.definition import Study, StudyError
 from actbench.study.grid import Entry, cell_of, entries, short_name
+from actbench.verdict import Asked, Question
 
 WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, and less would be lost with one
 
 
-class Plan(NamedTuple):
-    """What a study wants, what of it is there, and what is missing, in the order in which it will run."""
+class Wanted(NamedTuple):
+    """Records of an entry with these seeds."""
 
-    entries: Sequence[Entry]
-    baseline: str
+    entry: Entry
+    seeds: range
+
+
+class Plan(NamedTuple):
+    """What is wanted, what of it is there, and what is missing, in the order in which it will run."""
+
+    wanted: Sequence[Wanted]
     cached: int  # replicates
     missing: Sequence[Cell]
 
@@ -36,28 +44,55 @@ def blocks(seeds: Sequence[int], width: int = WIDTH) -> Iterator[range]:
             start = place
 
 
-def make_plan(study: Study) -> Plan:
+def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
     """What is there and what is missing. No record is read.
+
+    Args:
+        study: Whose.
+        wanted: All that it may compare, unless given.
 
     Raises:
         StudyError: The study makes no sense.
     """
-    wanted = entries(study)
-    names = list(dict.fromkeys(entry.arm for entry in wanted))
-    baseline = study.baseline or names[0]
-    if baseline not in names:
-        raise StudyError(f"study.baseline: {baseline} is not among the arms {', '.join(names)}")
+    wanted = [Wanted(entry, study.seeds) for entry in entries(study)] if wanted is None else wanted
     index = store_of(study).index()
     cached, missing = 0, list[list[Cell]]()
-    for entry in wanted:
+    for entry, seeds in wanted:
         there = index.get(entry.hash, {})
-        lacking = [seed for seed in study.seeds if seed not in there]
-        cached += study.replicates - len(lacking)
-        missing.append([cell_of(entry.config, study, seeds) for seeds in blocks(lacking)])
+        lacking = [seed for seed in seeds if seed not in there]
+        cached += len(seeds) - len(lacking)
+        missing.append([cell_of(entry.config, study, block) for block in blocks(lacking)])
     # Arms take turns, so that what else the machine does meets all of them.
     longest = max(map(len, missing), default=0)
     in_turns = [cells[turn] for turn in range(longest) for cells in missing if turn < len(cells)]
-    return Plan(wanted, baseline, cached, in_turns)
+    return Plan(wanted, cached, in_turns)
+
+
+def question_of(study: Study, compared: Sequence[Entry]) -> Question:
+    """What a study asks of its records.
+
+    Args:
+        study: Whose.
+        compared: Its `entries`; a tuned setting is as in its config.
+
+    Raises:
+        StudyError: The baseline is not among the arms, or an arm is wrong.
+    """
+    asked = [Asked(*entry.key, entry.hash) for entry in compared]
+    names = list(dict.fromkeys(row.arm for row in asked))
+    baseline = study.baseline or names[0]
+    if baseline not in names:
+        raise StudyError(f"study.baseline: {baseline} is not among the arms {', '.join(names)}")
+    return Question(
+        asked=asked,
+        baseline=baseline,
+        seed=study.seed,
+        replicates=study.replicates,
+        comparisons=cast(Any, study.comparisons),
+        alpha=study.alpha,
+        margin=study.margin,
+        tune=study.tune,
+    )
 
 
 def store_of(study: Study) -> Store:
@@ -65,24 +100,29 @@ def store_of(study: Study) -> Store:
     return Store(Path(study.root, "cells"), *(Path(folder, "cells") for folder in study.records))
 
 
-def collect(study: Study, plan: Plan, report: Callable[[str], None]) -> pl.DataFrame:
-    """The records of a study that are there, with the columns ``arm``, and names of dataset and network.
+def collect(study: Study, wanted: Sequence[Wanted], report: Callable[[str], None]) -> pl.DataFrame:
+    """The records that are there, with the columns ``arm``, names of dataset and network, and the tuned ``value``.
 
     A file that is damaged or foreign is set aside and reported; its seeds are missing then.
     """
     store = store_of(study)
     tables = []
     index = store.index()
-    for entry in plan.entries:
+    for entry, seeds in wanted:
         there = index.get(entry.hash, {})
-        for path in dict.fromkeys(there[seed] for seed in study.seeds if seed in there):
+        for path in dict.fromkeys(there[seed] for seed in seeds if seed in there):
             try:
                 table = store.read(path)
             except RecordError as error:
                 report(f"{error}; set aside as {store.set_aside(path).name}, and run again")
                 continue
-            own = [seed for seed in study.seeds if there.get(seed) == path]
-            labels = {"arm": entry.arm, "dataset_name": entry.dataset, "network_name": entry.network}
+            own = [seed for seed in seeds if there.get(seed) == path]
+            labels = {
+                "arm": entry.arm,
+                "dataset_name": entry.dataset,
+                "network_name": entry.network,
+                **({} if entry.value is None else {"value": entry.value}),
+            }
             labelled = table.filter(pl.col("seed").is_in(own)).select(
                 *(pl.lit(value).alias(name) for name, value in labels.items()), pl.all()
             )
@@ -102,3 +142,13 @@ def check_data(plan: Plan) -> None:
             DatasetSpec(dataset).build(range(1)).prepare_data()
         except ValueError as error:
             raise StudyError(f"dataset {short_name(dataset)}: {error}") from error
+
+
+def test_images(entry: Entry) -> int | None:
+    """How many images the test part of an entry's dataset has; None where it is not ours."""
+    datamodule = DatasetSpec(entry.config["data"]).build(range(1))
+    if not isinstance(datamodule, ImageData):
+        return None
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule.parts["test"].rows.shape[1]

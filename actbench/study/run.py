@@ -1,38 +1,32 @@
-"""Running what a study lacks."""
+"""Running a study: tuning, training in batches until the verdicts are clear, and the verdicts."""
 
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import yaml
-from filelock import FileLock, Timeout
-from pytorch_lightning import Callback, LightningModule, Trainer
-from typing_extensions import override
 
-from actbench.cells import Cell, run_cell
-from actbench.executors import Executor, Failure, InProcess
+from actbench.executors import InProcess
 from actbench.progress import Progress, fitting_progress
 from actbench.records import write_records
-from actbench.study.definition import Study
-from actbench.study.grid import short_name
-from actbench.study.plan import Plan, check_data, collect, make_plan, store_of
+from actbench.study.definition import FIRST_OTHER_SEED, Study
+from actbench.study.grid import Entry, entries
+from actbench.study.plan import Wanted, check_data, make_plan, question_of
+from actbench.study.self_test import certify, check_self_test
+from actbench.study.training import Means, MissingError, Work, run_wanted, train
+from actbench.study.tuning import check_grid, tune
+from actbench.verdict import OUTCOME, RECORDS, History, Question, Told, counted, plain, scores, tell
 
-
-class MissingError(RuntimeError):
-    """A study has ended without all of its records; what is finished is kept. One line."""
+PILOT = 4  # seeds
 
 
 def compare(
-    study: Study | Mapping[str, Any],
-    *,
-    progress: Progress | None = None,
-    work: Callable[[tuple[Cell, Path]], pl.DataFrame] | None = None,
+    study: Study | Mapping[str, Any], *, progress: Progress | None = None, work: Work | None = None
 ) -> pl.DataFrame:
-    """Run what a study lacks, and return its records, a row for each replicate.
+    """Run what a study lacks, write its verdicts, and return its records, a row for each replicate.
 
     Args:
         study: A `Study`, or what a study file holds.
@@ -47,98 +41,110 @@ def compare(
         MissingError: Cells have failed.
     """
     study = study if isinstance(study, Study) else Study.of(study)
-    check_data(make_plan(study))  # what makes no sense is refused before anything is written
+    return run_study(study, progress=progress, work=work).table
+
+
+def run_study(
+    study: Study, *, self_test: bool = False, progress: Progress | None = None, work: Work | None = None
+) -> Told:
+    """As `compare`, but returns all that the records say.
+
+    Args:
+        study: What is compared.
+        self_test: Test the harness on the study's own scores, too; see `Certificate`.
+        progress: What is said meanwhile; unless given, bars in a terminal and lines elsewhere.
+        work: What trains a cell in its folder, if not `run_cell`.
+
+    Raises:
+        StudyError: The study makes no sense, or a dataset is not there.
+        MissingError: Cells have failed.
+    """
+    compared = entries(study)
+    question = question_of(study, compared)
+    check_data(
+        make_plan(study, [Wanted(entry, study.seeds) for entry in compared])
+    )  # what makes no sense is refused before anything is written
+    check_grid(study)
+    if self_test:
+        check_self_test(question)
     folder = Path(study.root, study.name)
     folder.mkdir(parents=True, exist_ok=True)
+    history = History.read(folder).planned(question)
+    history.write(folder)
+    (folder / "study.yaml").write_text(yaml.safe_dump(study.to_config(), sort_keys=False))
+    means = means_of(study, progress, work)
+    with means.progress:
+        if study.grid:
+            compared = entries(study, tune(study, means))
+        wanted = train_until_clear(study, question, compared, means)
+        told = tell(folder)
+        if self_test:
+            own = [of for of in wanted if of.entry.arm == question.baseline]
+            certificates = [certify(of, study, told, means) for of in own]
+            replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
+            told = tell(folder)
+    return told
+
+
+def train_until_clear(study: Study, question: Question, compared: Sequence[Entry], means: Means) -> list[Wanted]:
+    """Train what is missing of the entries, and keep their records; in batches until the verdicts are clear, if asked.
+
+    Returns:
+        The seeds of each entry that count.
+
+    Raises:
+        MissingError: Cells have failed.
+    """
+    first = question.design.looks[0] if question.design else question.most
+    wanted = [Wanted(entry, study.seeds[:first]) for entry in compared]
+    while True:
+        table, failures = run_wanted(study, wanted, means)
+        if len(table):
+            write_records(Path(study.root, study.name, RECORDS), table)
+        if failures:
+            raise MissingError(
+                f"{len(failures)} cells are missing: {'; '.join(failures)}; the same command tries them again"
+            )
+        following = next_look(study, question, wanted, table)
+        if following == wanted:
+            return wanted
+        going_on = sum(len(of.seeds) > len(before.seeds) for of, before in zip(following, wanted, strict=True))
+        means.progress.say(f"not yet clear: {going_on} of {len(wanted)} arms go on")
+        wanted = following
+
+
+def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table: pl.DataFrame) -> list[Wanted]:
+    """The seeds that are wanted after a look: those of the next one for all that a comparison needs that goes on."""
+    _, running = counted(scores(table, OUTCOME), question)
+    needed = {(of.dataset, of.network, arm) for of in running for arm in (of.arm, of.baseline)}
+    most = max(len(of.seeds) for of in wanted)
+    looks = question.design.looks if question.design else ()
+    following = next((look for look in looks if look > most), most)
+    return [Wanted(of.entry, study.seeds[:following]) if of.entry.key in needed else of for of in wanted]
+
+
+def pilot(study: Study) -> pl.DataFrame:
+    """Records of a few seeds of each arm apart from the comparison's, which say how much differences vary.
+
+    Raises:
+        StudyError: The study makes no sense, or a dataset is not there.
+        MissingError: Cells have failed.
+    """
+    seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
+    wanted = [Wanted(entry, seeds) for entry in entries(study)]
+    check_data(make_plan(study, wanted))
+    means = means_of(study)
+    with means.progress:
+        table, failures = run_wanted(study, wanted, means)
+    if failures:
+        raise MissingError(f"the pilot lacks {len(failures)} cells: {'; '.join(failures)}")
+    return table
+
+
+def means_of(study: Study, progress: Progress | None = None, work: Work | None = None) -> Means:
+    """With what a study is run."""
     progress = progress or fitting_progress()
-    collect(study, make_plan(study), progress.say)  # so that what is damaged is missing
-    plan = make_plan(study)
     executor = study.make_executor()
     if work is None:
         work = partial(train, progress=progress) if isinstance(executor, InProcess) else train
-    with progress:
-        failures = run_missing(study, plan, executor, progress, work)
-    table = collect(study, make_plan(study), progress.say)
-    (folder / "study.yaml").write_text(yaml.safe_dump(study.to_config(), sort_keys=False))
-    if len(table):
-        write_records(folder / "records.parquet", table)
-    if failures:
-        raise MissingError(
-            f"{len(failures)} cells are missing: {'; '.join(failures)}; the same command tries them again"
-        )
-    return table
-
-
-class Epochs(Callback):
-    """Tells of a cell's epochs."""
-
-    def __init__(self, name: str, progress: Progress) -> None:
-        self.name, self.progress = name, progress
-
-    @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.progress.epoch(self.name, trainer.current_epoch + 1, trainer.max_epochs)
-
-
-def train(task: tuple[Cell, Path], progress: Progress | None = None) -> pl.DataFrame:
-    """Run a cell in its folder, and remove that."""
-    cell, folder = task
-    name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
-    table = run_cell(cell, folder, [Epochs(name, progress)] if progress else [])
-    shutil.rmtree(folder, ignore_errors=True)
-    return table
-
-
-def run_missing(
-    study: Study,
-    plan: Plan,
-    executor: Executor,
-    progress: Progress,
-    work: Callable[[tuple[Cell, Path]], pl.DataFrame],
-) -> list[str]:
-    """Run cells until none is missing; returns what has failed. Another process may run some of them."""
-    root, store = Path(study.root), store_of(study)
-    running = root / "running"
-    running.mkdir(parents=True, exist_ok=True)
-    locks: dict[str, FileLock] = {}
-    labels = {entry.hash: entry.label for entry in plan.entries}
-    waiting, failures = list(plan.missing), list[str]()
-    progress.begin(len(waiting), sum(len(cell.seeds) for cell in waiting))
-
-    def tasks() -> Iterator[tuple[Cell, Path]]:
-        while waiting:
-            for cell in list(waiting):
-                path = store.path(cell.hash, cell.seeds)
-                lock = FileLock(running / f"{path.stem}.lock")
-                try:
-                    lock.acquire(blocking=False)
-                except Timeout:
-                    continue
-                waiting.remove(cell)
-                if path.exists():  # another process was quicker
-                    lock.release()
-                    continue
-                locks[path.stem] = lock
-                yield cell, running / path.stem
-                break
-            else:
-                if waiting:
-                    time.sleep(0.5)
-
-    results = executor.run(work, tasks())
-    try:
-        for (cell, folder), result in results:
-            label = f"{labels[cell.hash]} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
-            if isinstance(result, Failure):
-                failures.append(f"{label}: {result}")
-                progress.end_cell(f"{failures[-1]} (failed)", len(cell.seeds))
-            else:
-                store.write(result)
-                accuracy: Any = result["val_accuracy"].mean()
-                progress.end_cell(f"{label}: val accuracy {accuracy:.4f}", len(cell.seeds))
-            locks.pop(folder.name).release()
-    finally:
-        results.close()  # type: ignore[attr-defined]
-        for lock in locks.values():
-            lock.release()
-    return failures
+    return Means(executor, progress, work)

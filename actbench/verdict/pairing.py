@@ -3,7 +3,7 @@
 import polars as pl
 
 
-def pairs(table: pl.DataFrame, baseline: str) -> list[str]:
+def pairing_faults(table: pl.DataFrame, baseline: str) -> list[str]:
     """What is wrong with the pairing: arms whose weights or order are not the baseline's for the same seed.
 
     Weights are compared where both have as many parameters; an activation's own do not count.

@@ -1,0 +1,154 @@
+"""``audit``: what a published table implies, and which of its rows cannot be right."""
+
+import csv
+import math
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from actbench.audit import GOAL, MOST, Audited, Printed, Row, TableError, audit, read_number
+from actbench.cli.main import COMMANDS, OneLine, fail
+
+COLUMNS = {
+    "name": "what was tried, each once",
+    "mean": "mean score over the runs; decimals count: 87.5 stands for all that rounds to it, 87.50 for less",
+    "sd": "standard deviation over the runs, not of the mean",
+    "n": "how many runs, that is, seeds",
+    "ci_low": "lower bound of the interval of the difference between the row and the baseline",
+    "ci_high": "upper bound",
+    "p": "p-value of an unpaired t test against the baseline, before any correction; <0.001 is understood",
+    "effect": "Cohen's d or Hedges' g against the baseline",
+}
+NEEDED = ("name", "mean", "sd", "n")
+BLANK = ("", "-", "–")  # of a column that is not needed
+
+EPILOG = f"""\
+columns of the table, the first line naming them; the last four are not needed, and may be blank:
+{chr(10).join(f"  {name:<8} {what}" for name, what in COLUMNS.items())}
+
+A row is flagged if no numbers that round to what is printed can give it, by Student's, Welch's or the normal
+computation, one-sided or two-sided, whichever of the two rows was taken from the other.
+
+example:
+  python main.py audit table.csv --baseline relu
+"""
+
+
+def print_audit(options: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    parser = OneLine(
+        prog="main.py audit",
+        description=COMMANDS["audit"],
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("table", type=Path, help="The table, a CSV file.")
+    parser.add_argument("--baseline", help="Name of the row to compare with (default: the first).")
+    parser.add_argument("--level", type=float, default=0.95, help="Coverage of the intervals (default: 0.95).")
+    parser.add_argument("--alpha", type=float, default=0.05, help="Level of the tests for power (default: 0.05).")
+    parser.add_argument(
+        "--highest",
+        type=float,
+        help="Highest score possible, the lowest being 0; inf for a loss or a time "
+        "(default: 1 or 100 if all means lie in that, else inf).",
+    )
+    chosen = parser.parse_args(options)
+    try:
+        rows, unread = read_table(chosen.table)
+        audited = audit(rows, chosen.baseline, level=chosen.level, alpha=chosen.alpha, highest=chosen.highest)
+    except TableError as error:
+        return fail(str(error))
+    # Rather wider than a narrow terminal than with numbers cut off; a name is no markup.
+    console = Console(width=300, markup=False, emoji=False)
+    console.print(as_table(audited, chosen.level))
+    for one in audited:
+        for flag in one.flags:
+            print(f"{one.row.name}: {flag.why}")
+    base = next(one.row.name for one in audited if one.implied is None)
+    flagged = sum(bool(one.flags) for one in audited)
+    compared = sum(not math.isnan(one.adjusted) for one in audited)
+    print(
+        f"{compared} comparisons with {base}, unpaired, since a table has no pairs; the unit is the seed; "
+        f"power and n are for the difference seen. "
+        f"Rows that cannot be right: {flagged} of {len(audited)}."
+    )
+    if unread:
+        print(f"columns not read: {', '.join(unread)}")
+    return 0
+
+
+def as_table(audited: Sequence[Audited], level: float) -> Table:
+    """All numbers, as a table for people."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("name")
+    for heading in ("mean", "sd", "n", "difference", f"{100 * level:g} % interval", "d", "p", "Holm p", "power"):
+        table.add_column(heading, justify="right")
+    table.add_column(f"n for {100 * GOAL:g} %", justify="right")
+    table.add_column("cannot be right")
+    # A difference has the decimals of the means, so far as they are more than noise.
+    places = min(4, max(len(one.row.mean.text.partition(".")[2]) for one in audited))
+    for row, implied, adjusted, flags in audited:
+        numbers = [row.mean.text, row.sd.text, row.n.text]
+        if implied is None:
+            numbers += ["baseline", *[""] * 6]
+        else:
+            numbers += [f"{implied.difference:.{places}f}"]
+            if math.isnan(implied.p):
+                numbers += ["-"] * 6
+            else:
+                numbers += [f"{implied.low:.{places + 1}f} to {implied.high:.{places + 1}f}", f"{implied.effect:.2f}"]
+                numbers += [f"{p:.4f}" if p >= 1e-4 else "<0.0001" for p in (implied.p, adjusted)]
+                numbers += [f"{implied.power:.2f}", str(implied.needed or f">{MOST}")]
+        table.add_row(row.name, *numbers, ", ".join(dict.fromkeys(flag.what for flag in flags)))
+    return table
+
+
+def read_table(path: Path) -> tuple[list[Row], list[str]]:
+    """Rows of a CSV file, and the columns that were not read.
+
+    Raises:
+        TableError: There is no such file, or it is no such table.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise TableError(f"{path}: {why}") from None
+    lines = [(number, cells) for number, cells in lines if any(cells)]
+    header = [name.lower() for name in lines[0][1]] if lines else []
+    for name in COLUMNS:
+        if header.count(name) != 1 and (name in NEEDED or name in header):
+            raise TableError(f"{path}: the first line must name a column {name!r}, once")
+    rows = []
+    for number, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise TableError(f"line {number} has {len(cells)} cells, the first line {len(header)}")
+        rows.append(read_row(dict(zip(header, cells, strict=True)), number))
+        if rows[-1].name in [row.name for row in rows[:-1]]:
+            raise TableError(f"line {number}: {rows[-1].name!r} comes twice")
+    return rows, [name for name in header if name and name not in COLUMNS]
+
+
+def read_row(cells: dict[str, str], line: int) -> Row:
+    """One row of a table, from the text of each column."""
+    numbers: dict[str, Printed] = {}
+    for column in list(COLUMNS)[1:]:
+        text = cells.get(column, "")
+        if column not in NEEDED and text in BLANK:
+            continue
+        try:
+            if column != "p" and text.startswith("<"):
+                raise ValueError(f"{text!r} is not a number")
+            numbers[column] = read_number(text)
+        except ValueError as error:
+            raise TableError(f"line {line}, column {column}: {error}") from None
+    if not cells["name"] or ("ci_low" in numbers) != ("ci_high" in numbers):
+        raise TableError(f"line {line} has no name" if not cells["name"] else f"line {line} has half an interval")
+    return Row(cells["name"], **numbers)

@@ -1,0 +1,124 @@
+"""Training what a study lacks, cell by cell, on an executor."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+from filelock import FileLock, Timeout
+from pytorch_lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from actbench.cells import Cell, run_cell
+from actbench.executors import Executor, Failure
+from actbench.progress import Progress
+from actbench.study.definition import Study
+from actbench.study.grid import short_name
+from actbench.study.plan import Plan, Wanted, collect, make_plan, store_of
+
+Work = Callable[[tuple[Cell, Path]], pl.DataFrame]
+
+
+class MissingError(RuntimeError):
+    """A study has ended without all of its records; what is finished is kept. One line."""
+
+
+class Means(NamedTuple):
+    """With what a study is run."""
+
+    executor: Executor
+    progress: Progress
+    work: Work
+
+
+def run_wanted(study: Study, wanted: Sequence[Wanted], means: Means) -> tuple[pl.DataFrame, list[str]]:
+    """Run what is missing of what is wanted; returns all that is there then, and what has failed."""
+    collect(study, wanted, means.progress.say)  # so that what is damaged is missing
+    plan = make_plan(study, wanted)
+    failures = run_missing(study, plan, means) if plan.missing else []
+    return collect(study, wanted, means.progress.say), failures
+
+
+class Epochs(Callback):
+    """Tells of a cell's epochs."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self.name, self.progress = name, progress
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.progress.epoch(self.name, trainer.current_epoch + 1, trainer.max_epochs)
+
+
+def train(task: tuple[Cell, Path], progress: Progress | None = None) -> pl.DataFrame:
+    """Run a cell in its folder, and remove that."""
+    cell, folder = task
+    name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
+    table = run_cell(cell, folder, [Epochs(name, progress)] if progress else [])
+    shutil.rmtree(folder, ignore_errors=True)
+    return table
+
+
+def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
+    """Run cells until none is missing; returns what has failed. Another process may run some of them.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    root, store = Path(study.root), store_of(study)
+    running = root / "running"
+    running.mkdir(parents=True, exist_ok=True)
+    locks: dict[str, FileLock] = {}
+    labels = {entry.hash: entry.label for entry, _ in plan.wanted}
+    progress = means.progress
+    waiting, failures = list(plan.missing), list[str]()
+    progress.begin(len(waiting), sum(len(cell.seeds) for cell in waiting))
+
+    def label(cell: Cell) -> str:
+        return f"{labels[cell.hash]} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
+
+    def tasks() -> Iterator[tuple[Cell, Path] | None]:
+        while waiting:
+            for cell in list(waiting):
+                path = store.path(cell.hash, cell.seeds)
+                lock = FileLock(running / f"{path.stem}.lock")
+                try:
+                    lock.acquire(blocking=False)
+                except Timeout:
+                    continue
+                waiting.remove(cell)
+                if path.exists():  # another process was quicker
+                    lock.release()
+                    continue
+                locks[path.stem] = lock
+                progress.running(len(locks))
+                yield cell, running / path.stem
+                break
+            else:
+                if waiting:
+                    yield None  # others run them; or some are missing again, if those fail
+
+    def tell(task: tuple[Cell, Path], line: str) -> None:
+        progress.say(f"{label(task[0])}: {line}")
+
+    results = means.executor.run(means.work, tasks(), report=tell)
+    try:
+        for (cell, folder), result in results:
+            if isinstance(result, Failure):
+                if result.full:
+                    raise result.full
+                failures.append(f"{label(cell)}: {result}")
+                line = f"{failures[-1]} (failed)"
+            else:
+                store.write(result)
+                accuracy: Any = result["val_accuracy"].mean()
+                line = label(cell) + ("" if accuracy is None else f": val accuracy {accuracy:.4f}")
+            locks.pop(folder.name).release()
+            progress.running(len(locks))
+            progress.end_cell(line, len(cell.seeds))
+    finally:
+        results.close()  # type: ignore[attr-defined]
+        for lock in locks.values():
+            lock.release()
+    return failures

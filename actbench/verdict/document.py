@@ -1,0 +1,99 @@
+"""``verdict.json``: all that is said of a study, for machines. ``schema.json`` beside this file describes it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from actbench import __version__
+from actbench.records import write_whole
+from actbench.verdict.certificate import Certificate
+from actbench.verdict.findings import OUTCOME, Conclusion, Finding
+from actbench.verdict.history import History
+from actbench.verdict.question import Question
+from actbench.verdict.tuning import Tuning
+from actbench.verdict.words import certificate_sentence, level_sentence, sentence, tuning_sentences
+
+FORMAT = 1
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of `document`."""
+    content: dict[str, Any] = json.loads(files("actbench.verdict").joinpath("schema.json").read_text())
+    return content
+
+
+def document(
+    conclusion: Conclusion,
+    *,
+    study: str,
+    history: History,
+    tunings: Sequence[Tuning],
+    certificates: Sequence[Certificate],
+    unpaired: Sequence[str],
+) -> dict[str, Any]:
+    """All that is said of a study, in plain values; what is not known is None.
+
+    Args:
+        conclusion: What its records say.
+        study: Its name.
+        history: What was planned, and when it was looked at.
+        tunings: What tuning has found.
+        certificates: What the self-test has measured.
+        unpaired: What is wrong with the pairing.
+    """
+    question = conclusion.question
+    first = history.plans[0].hash if history.plans else question.hash
+    content: dict[str, Any] = plain(
+        {
+            "format": FORMAT,
+            "actbench_version": __version__,
+            "study": study,
+            "outcome": OUTCOME,
+            "question": question.to_dict(),
+            "plan": {"hash": question.hash, "first_hash": first, "as_planned": first == question.hash},
+            "pairs_verified": not unpaired,
+            "pairing_faults": unpaired,
+            "level_holds": not conclusion.other_looks,
+            "level_sentence": level_sentence(conclusion),
+            "comparisons": [comparison(finding, question) for finding in conclusion.findings],
+            "standings": [standing._asdict() for standing in conclusion.standings],
+            "tuning": [
+                {**of._asdict(), "depends": of.depends, "sentences": list(tuning_sentences(of))} for of in tunings
+            ],
+            "certificates": [
+                {**of._asdict(), "passed": of.passed, "sentence": certificate_sentence(of)} for of in certificates
+            ],
+            "looks": [vars(look) for look in history.looks],
+        }
+    )
+    return content
+
+
+def comparison(finding: Finding, question: Question) -> dict[str, Any]:
+    """One comparison, flat where it can be."""
+    rest = {name: value for name, value in finding._asdict().items() if name not in ("comparison", "judgement")}
+    return {
+        **finding.comparison._asdict(),
+        **finding.judgement._asdict(),
+        **rest,
+        "sentence": sentence(finding, question),
+    }
+
+
+def plain(value: Any) -> Any:
+    """As JSON holds it: named tuples as objects, NaN and infinities as null, keys as text."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {f"{key:g}" if isinstance(key, float) else str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_document(path: Path, content: Mapping[str, Any]) -> None:
+    """Write it whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

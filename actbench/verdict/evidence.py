@@ -1,0 +1,124 @@
+"""From records to paired differences, and to what an arm costs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from actbench.stats import Interval, mean_interval
+from actbench.verdict.question import Comparison, Question
+
+# What a replicate that has diverged counts as: it guesses. No calibration error follows from that.
+GUESS = {
+    "test_accuracy": 1 / pl.col("classes"),
+    "val_accuracy": 1 / pl.col("classes"),
+    "test_loss": pl.col("classes").log(),
+    "test_ece": pl.lit(None, dtype=pl.Float64),
+}
+LOWER_IS_BETTER = ("test_loss", "test_ece")
+
+Scores = Mapping[tuple[str, str, str], Mapping[int, float]]
+
+
+class Pairs(NamedTuple):
+    """Differences of an arm and its baseline, with their seeds in order, and the seeds that only one of them has."""
+
+    seeds: Sequence[int]
+    difference: Float[np.ndarray, " pairs"]
+    unpaired: Sequence[int]
+
+
+class Cost(NamedTuple):
+    """What an arm costs in its baseline's stead; ratios above 1 cost more.
+
+    The unit is the fit, whose replicates share one clock: with one fit a side
+    there is no interval.
+    """
+
+    fits: int
+    time_ratio: Interval | None
+    memory_ratio: float | None
+    busy: bool  # the machine did other things meanwhile, so that times say little
+
+
+def scores(table: pl.DataFrame, outcome: str) -> Scores:
+    """Score of each seed, by dataset, network and arm; that of guessing where the replicate has diverged."""
+    score = pl.when("diverged").then(GUESS[outcome]).otherwise(pl.col(outcome))
+    rows = table.select("dataset_name", "network_name", "arm", "seed", score.alias("score")).drop_nulls("score")
+    result: dict[tuple[str, str, str], dict[int, float]] = {}
+    for dataset, network, arm, seed, value in rows.iter_rows():
+        result.setdefault((dataset, network, arm), {})[seed] = value
+    return result
+
+
+def paired(known: Scores, comparison: Comparison, question: Question) -> Pairs:
+    """Differences, seed by seed; over several datasets, their mean for the seeds that all of them have.
+
+    Args:
+        known: See `scores`.
+        comparison: Whose differences.
+        question: What the study asks; its seeds count.
+    """
+    wanted = range(question.seed, question.seed + question.most)
+    sides = []
+    for part in question.parts(comparison):
+        sides += [known.get((str(part.dataset), part.network, name), {}) for name in (part.arm, part.baseline)]
+    seeds = [seed for seed in wanted if all(seed in side for side in sides)]
+    signs = np.array([1, -1] * (len(sides) // 2)) / (len(sides) // 2)
+    difference = np.array([[side[seed] for side in sides] for seed in seeds]).reshape(len(seeds), len(sides)) @ signs
+    unpaired = [seed for seed in wanted if seed not in seeds and any(seed in side for side in sides)]
+    return Pairs(seeds, difference, unpaired)
+
+
+def diverged(table: pl.DataFrame, comparison: Comparison, question: Question) -> dict[str, list[int]]:
+    """Seeds that have diverged, by arm; on any of the datasets."""
+    datasets = [part.dataset for part in question.parts(comparison)]
+    lost = table.filter("diverged", pl.col("dataset_name").is_in(datasets), network_name=comparison.network)
+    return {arm: sorted(set(lost.filter(arm=arm)["seed"].to_list())) for arm in (comparison.arm, comparison.baseline)}
+
+
+def cost(table: pl.DataFrame, comparison: Comparison) -> Cost | None:
+    """Time and memory of an arm by those of its baseline; None over several datasets, and where there are no times.
+
+    Fits are paired in the order of their seeds. Where both sides have some
+    during which nobody else used the machine, only these count.
+    """
+    if comparison.dataset is None:
+        return None
+    fits = [
+        table.filter(dataset_name=comparison.dataset, network_name=comparison.network, arm=name)
+        .group_by("started", maintain_order=True)
+        .agg(pl.col("epoch_time_s", "peak_memory_mb").median(), pl.col("busy").any())
+        .drop_nulls("epoch_time_s")
+        for name in (comparison.arm, comparison.baseline)
+    ]
+    if not all(map(len, fits)):
+        return None
+    quiet = [side.filter(~pl.col("busy").fill_null(value=False)) for side in fits]
+    busy = not all(map(len, quiet))
+    arm, base = fits if busy else quiet
+    count = min(len(arm), len(base))
+    ratios = np.log((arm["epoch_time_s"][:count] / base["epoch_time_s"][:count]).to_numpy())
+    interval = mean_interval(ratios) if count > 1 else None
+    time = Interval(*map(math.exp, interval)) if interval else None
+    memory: list[Any] = [side["peak_memory_mb"].median() for side in (arm, base)]
+    if time is None:
+        ratio = math.exp(float(ratios[0]))
+        time = Interval(ratio, math.nan, math.nan)
+    return Cost(count, time, memory[0] / memory[1] if all(memory) else None, busy)
+
+
+def minutes_of_a_pair(table: pl.DataFrame, comparison: Comparison, question: Question) -> float | None:
+    """Minutes that one more seed of both arms takes here, by the time of their epochs."""
+    minutes = 0.0
+    for part in question.parts(comparison):
+        for name in (part.arm, part.baseline):
+            own = table.filter(dataset_name=part.dataset, network_name=part.network, arm=name)
+            seconds: Any = (own["epoch_time_s"] * own["epochs"]).median()
+            if seconds is None:
+                return None
+            minutes += seconds / 60
+    return minutes

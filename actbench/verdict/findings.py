@@ -1,0 +1,254 @@
+"""From records to verdicts: what is said of every comparison of a study, and how sure it is."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from actbench.stats import Interval, Judgement, Verdict, bootstrap, effect_size, judge, mean_interval, sign_flip, stops
+from actbench.verdict.evidence import (
+    LOWER_IS_BETTER,
+    Cost,
+    Pairs,
+    Scores,
+    cost,
+    diverged,
+    minutes_of_a_pair,
+    paired,
+    scores,
+)
+from actbench.verdict.history import History, Look, now
+from actbench.verdict.question import Comparison, Question
+
+OUTCOME = "test_accuracy"
+Joint = Literal["dominates", "trade-off", "dominated", "undecided"]
+SAME_COST = 1.05  # fits whose times have no interval are told apart by more than this ratio
+
+
+class Secondary(NamedTuple):
+    """A lower-is-better score of the same pairs, outside the family: its p is not adjusted."""
+
+    outcome: str
+    pairs: int
+    difference: Interval | None
+    p: float
+    effect: float
+
+
+class Finding(NamedTuple):
+    """What is said of one comparison.
+
+    ``unpaired`` are seeds that one arm lacks; ``without_diverged`` is the
+    verdict if pairs with a diverged replicate are left out, where that is
+    another; ``more_pairs`` and ``more_minutes`` are what an undecided one needs
+    for 80 % power at the difference seen, on this machine.
+    """
+
+    comparison: Comparison
+    judgement: Judgement
+    means: Mapping[str, float]
+    unpaired: int
+    diverged: Mapping[str, int]
+    without_diverged: Verdict | None
+    secondary: Sequence[Secondary]
+    cost: Cost | None
+    joint: Joint | None
+    more_pairs: int | None
+    more_minutes: float | None
+
+
+class Standing(NamedTuple):
+    """An arm over all datasets: mean of the middle half of its scores, and mean rank, 1 the best."""
+
+    network: str
+    arm: str
+    interquartile_mean: Interval
+    rank: Interval
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """All that a study's records say.
+
+    ``other_looks`` are those that the plan has not foreseen; after one, the
+    level no longer holds. ``running`` are comparisons that go on.
+    """
+
+    question: Question
+    findings: Sequence[Finding]
+    standings: Sequence[Standing]
+    other_looks: Sequence[Look]
+    look: Look
+    running: Sequence[Comparison]
+
+
+def conclude(table: pl.DataFrame, question: Question, history: History) -> Conclusion:
+    """Verdicts on a study's records, and all that belongs to them.
+
+    Args:
+        table: Records with the columns ``arm``, ``dataset_name`` and ``network_name``.
+        question: What the study asks.
+        history: When it was looked at.
+    """
+    known = scores(table, OUTCOME)
+    pairs, running = counted(known, question)
+    judgements = judge(
+        [of.difference for of in pairs], alpha=question.alpha, margin=question.margin, design=question.design
+    )
+    findings = []
+    for place, comparison in enumerate(question.family):
+        own = table.filter(pl.col("seed").is_in(pairs[place].seeds))
+        findings.append(
+            Finding(
+                comparison=comparison,
+                judgement=judgements[place],
+                means=means(known, comparison, pairs[place].seeds, question),
+                unpaired=len(pairs[place].unpaired),
+                diverged={arm: len(seeds) for arm, seeds in diverged(own, comparison, question).items()},
+                without_diverged=without_diverged(own, pairs, place, question),
+                secondary=[secondary(own, outcome, comparison, question) for outcome in LOWER_IS_BETTER],
+                cost=cost(own, comparison),
+                joint=joint(judgements[place], cost(own, comparison)),
+                **more(own, comparison, judgements[place], question),
+            )
+        )
+    look = Look(
+        plan=question.hash,
+        when=now(),
+        pairs={label(finding.comparison): finding.judgement.pairs for finding in findings},
+        verdicts={label(finding.comparison): finding.judgement.verdict for finding in findings},
+        spent={label(finding.comparison): spent(finding.judgement.pairs, question) for finding in findings},
+    )
+    return Conclusion(
+        question=question,
+        findings=findings,
+        standings=standings(known, question),
+        other_looks=history.others(question, look.pairs),
+        look=look,
+        running=running,
+    )
+
+
+def counted(known: Scores, question: Question) -> tuple[list[Pairs], list[Comparison]]:
+    """The pairs of each comparison that count, and the comparisons that go on.
+
+    All pairs where the number of seeds is fixed; in a sequential design, those
+    up to the look at which the comparison has stopped.
+    """
+    family = question.family
+    pairs = [paired(known, comparison, question) for comparison in family]
+    if question.design is None:
+        return pairs, []
+    whole = [leading(of, question) for of in pairs]
+    parts = {
+        place: [family.index(part) for part in question.parts(comparison)]
+        for place, comparison in enumerate(family)
+        if comparison.dataset is None
+    }
+    counts, running = stops(
+        [of.difference for of in whole], question.design, alpha=question.alpha, margin=question.margin, means=parts
+    )
+    return (
+        [Pairs(of.seeds[:count], of.difference[:count], []) for of, count in zip(whole, counts, strict=True)],
+        [family[place] for place in running],
+    )
+
+
+def leading(pairs: Pairs, question: Question) -> Pairs:
+    """The pairs up to the first seed that is not there: a look needs all of its seeds."""
+    gap = next((place for place, seed in enumerate(pairs.seeds) if seed != question.seed + place), len(pairs.seeds))
+    return Pairs(pairs.seeds[:gap], pairs.difference[:gap], [])
+
+
+def means(known: Scores, comparison: Comparison, seeds: Sequence[int], question: Question) -> dict[str, float]:
+    """Mean score of both arms over the seeds."""
+    parts = question.parts(comparison)
+    return {
+        arm: float(np.mean([known[str(part.dataset), part.network, arm][seed] for part in parts for seed in seeds]))
+        if seeds
+        else math.nan
+        for arm in (comparison.arm, comparison.baseline)
+    }
+
+
+def without_diverged(own: pl.DataFrame, pairs: Sequence[Pairs], place: int, question: Question) -> Verdict | None:
+    """The verdict without the pairs in which a replicate has diverged, if there are some and it is another."""
+    lost = {seed for seeds in diverged(own, question.family[place], question).values() for seed in seeds}
+    if not lost:
+        return None
+    # What would be left of the pairs has no looks; the question is only what the verdict rests on.
+    family = [of.difference for of in pairs]
+    kept = [seed not in lost for seed in pairs[place].seeds]
+    others = [*family[:place], family[place][kept], *family[place + 1 :]]
+    verdicts = [judge(of, alpha=question.alpha, margin=question.margin)[place].verdict for of in (family, others)]
+    return verdicts[1] if verdicts[0] != verdicts[1] else None
+
+
+def secondary(own: pl.DataFrame, outcome: str, comparison: Comparison, question: Question) -> Secondary:
+    """The same pairs by another score."""
+    difference = paired(scores(own, outcome), comparison, question).difference
+    return Secondary(
+        outcome=outcome,
+        pairs=len(difference),
+        difference=mean_interval(difference, level=1 - question.alpha) if len(difference) > 1 else None,
+        p=sign_flip(difference) if len(difference) else 1.0,
+        effect=effect_size(difference),
+    )
+
+
+def joint(judgement: Judgement, costs: Cost | None) -> Joint | None:
+    """Accuracy and time together: None without times."""
+    if costs is None or costs.time_ratio is None:
+        return None
+    ratio, low, high = costs.time_ratio
+    slower, faster = (low > 1, high < 1) if costs.fits > 1 else (ratio > SAME_COST, ratio < 1 / SAME_COST)
+    quality = {"better": 1, "worse": -1, "equivalent": 0, "undecided": None}[judgement.verdict]
+    if quality is None:
+        return "undecided"
+    speed = faster - slower
+    if quality * speed < 0:
+        return "trade-off"
+    total = quality + speed
+    return "dominates" if total > 0 else "dominated" if total < 0 else "undecided"
+
+
+def more(own: pl.DataFrame, comparison: Comparison, judgement: Judgement, question: Question) -> dict[str, Any]:
+    """How many pairs more an undecided comparison needs, and the minutes that they take."""
+    if judgement.verdict != "undecided" or judgement.pairs_needed is None:
+        return {"more_pairs": None, "more_minutes": None}
+    count = max(1, judgement.pairs_needed - judgement.pairs)
+    minutes = minutes_of_a_pair(own, comparison, question)
+    return {"more_pairs": count, "more_minutes": None if minutes is None else count * minutes}
+
+
+def spent(pairs: int, question: Question) -> float:
+    """Of alpha, by a look at so many pairs."""
+    if question.design is None:
+        return question.alpha
+    return question.alpha * sum(question.design.spending(pairs))
+
+
+def standings(known: Scores, question: Question) -> list[Standing]:
+    """Each arm's scores over several datasets, on the seeds that all arms have on a dataset; none for one dataset."""
+    if len(question.datasets) < 2:
+        return []
+    result = []
+    for network in question.networks:
+        tables = []
+        for dataset in question.datasets:
+            rows = [known.get((dataset, network, arm), {}) for arm in question.arms]
+            seeds = sorted(set(rows[0]).intersection(*rows[1:]))
+            tables.append(np.array([[row[seed] for seed in seeds] for row in rows]))
+        if all(table.size for table in tables):
+            for arm, middle, rank in zip(question.arms, *bootstrap(tables, level=1 - question.alpha), strict=True):
+                result.append(Standing(network, arm, middle, rank))
+    return result
+
+
+def label(comparison: Comparison) -> str:
+    """How a comparison is called in files."""
+    where = comparison.dataset or "all datasets"
+    return f"{where}/{comparison.network}: {comparison.arm} - {comparison.baseline}"

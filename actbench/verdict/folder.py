@@ -1,0 +1,67 @@
+"""A study's folder: what its records say, told from the files alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from actbench.records import RecordError, read_records
+from actbench.verdict.certificate import Certificate
+from actbench.verdict.document import document, write_document
+from actbench.verdict.findings import Conclusion, conclude
+from actbench.verdict.history import History
+from actbench.verdict.pairing import pairing_faults
+from actbench.verdict.question import Question
+from actbench.verdict.tuning import Tuning, summary
+from actbench.verdict.words import sentences
+
+RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
+
+
+class Told(NamedTuple):
+    """What the records of a study say."""
+
+    table: pl.DataFrame
+    question: Question
+    conclusion: Conclusion
+    tunings: Sequence[Tuning]
+    certificates: Sequence[Certificate]
+    faults: Sequence[str]  # of the pairing
+    sentences: Sequence[str]
+
+
+def tell(folder: Path) -> Told:
+    """Work out the verdicts of a study from its folder, write ``verdict.json``, and note that they were looked at.
+
+    Raises:
+        RecordError: The folder holds no study, or a file is damaged; one line.
+    """
+    if not (folder / RECORDS).is_file():
+        raise RecordError(f"{folder} is no folder of a study with records: it has no {RECORDS}")
+    history = History.read(folder)
+    if not history.plans:
+        raise RecordError(f"{folder} has records, but no plan in history.json; `compare` writes it")
+    table = read_records(folder / RECORDS)
+    question = Question.from_dict(history.plans[-1].question)
+    conclusion = conclude(table, question, history)
+    looked = history.looked(conclusion.look)
+    tunings = []
+    if question.tune and (folder / TUNING).is_file():
+        ((setting, grid),) = ((name, values) for name, values in question.tune.items() if name != "replicates")
+        tunings = summary(read_records(folder / TUNING), setting, grid, level=1 - question.alpha)
+    certificates = [Certificate.from_dict(of) for of in history.certificates.get(question.hash, [])]
+    faults = pairing_faults(table, question.baseline)
+    if looked is not history:
+        looked.write(folder)
+    content = document(
+        conclusion,
+        study=folder.resolve().name,
+        history=looked,
+        tunings=tunings,
+        certificates=certificates,
+        unpaired=faults,
+    )
+    write_document(folder / VERDICT, content)
+    said = sentences(conclusion, tunings, certificates)
+    return Told(table, question, conclusion, tunings, certificates, faults, said)

@@ -1,0 +1,87 @@
+"""What so many seeds will be able to tell, said before they are trained."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from actbench.stats import detectable, noise_of_test_set, pairs_for_margin
+from actbench.verdict.evidence import paired, scores
+from actbench.verdict.findings import OUTCOME
+from actbench.verdict.question import Question
+
+TYPICAL = 0.9  # accuracy, where none is known
+LEAST = 4  # pairs that a spread is taken from
+
+
+class Foreseen(NamedTuple):
+    """Of the comparisons on one dataset and network: the spread of their differences, and what follows from it.
+
+    ``sd`` are the standard deviations of a difference, of the comparison that
+    varies least and of the one that varies most; ``detectable`` are the
+    smallest differences that all pairs see with 80 % power, fractions; and
+    ``pairs_for_margin`` is how many pairs find equal arms equivalent, for the
+    one that varies most. All are for the first step of the correction for
+    several comparisons, which is the hardest.
+    """
+
+    dataset: str
+    network: str
+    source: str
+    sd: tuple[float, float]
+    detectable: tuple[float, float]
+    pairs_for_margin: int | None
+
+
+def foresee(
+    question: Question, known: pl.DataFrame, pilot: pl.DataFrame, images: Mapping[str, int | None]
+) -> list[Foreseen]:
+    """What the comparisons of each dataset and network will be able to tell.
+
+    The spread of a difference comes from the records at hand, or from a
+    pilot's, or else from the test set's size: that is a rough bound, because
+    networks differ by more than chance on a finite test set, and share part of
+    their errors.
+
+    Args:
+        question: What the study asks.
+        known: Records of it that are there.
+        pilot: Records of seeds apart, if a pilot was run.
+        images: Of each dataset's test part.
+    """
+    alpha = question.alpha / max(1, len(question.family))
+    sources = {
+        source: (scores(table, OUTCOME), shifted(question, table))
+        for source, table in {"records at hand": known, "the pilot": pilot}.items()
+        if len(table)
+    }
+    result = []
+    for dataset, network in product(question.datasets, question.networks):
+        spreads = dict[str, list[float]]()
+        for source, (of, own) in sources.items():
+            differences = [
+                paired(of, comparison, own).difference
+                for comparison in question.family
+                if (comparison.dataset, comparison.network) == (dataset, network)
+            ]
+            spreads[source] = [float(np.std(of, ddof=1)) for of in differences if len(of) >= LEAST and np.std(of) > 0]
+        rows = images.get(dataset)
+        if rows:
+            rough = f"rough bound from {rows:,} test images, at an accuracy of {TYPICAL:g}"
+            spreads[rough] = [noise_of_test_set(TYPICAL, rows)]
+        source, found = next(((source, found) for source, found in spreads.items() if found), ("", []))
+        if found:
+            least, most = min(found), max(found)
+            unit = detectable(question.most, alpha=alpha)
+            needed = pairs_for_margin(most, question.margin, alpha=alpha)
+            result.append(Foreseen(dataset, network, source, (least, most), (least * unit, most * unit), needed))
+    return result
+
+
+def shifted(question: Question, table: pl.DataFrame) -> Question:
+    """The question, asked of another table's seeds."""
+    seeds = table["seed"].to_list()
+    return replace(question, seed=min(seeds), replicates=max(seeds) - min(seeds) + 1)
