@@ -408,6 +408,24 @@ def test_a_sequential_study_counts_whole_looks_and_stops_where_it_is_clear():
     assert at(60)[0] == [pairs[0], 60]
 
 
+def test_over_datasets_a_sequential_study_goes_as_far_as_all_of_them():
+    asked = question(replicates={"min": 6, "max": 60, "batch": 6}, datasets=("Digits", "MNIST"))
+    rng = np.random.default_rng(0)
+    relu = rng.normal(0.9, 0.01, 60)
+    arms = {"Digits": relu + rng.normal(0.05, 0.01, 60), "MNIST": relu + rng.normal(0, 0.05, 60)}
+
+    table = pl.concat(
+        [rows(arm, of, dataset=d) for d, swish in arms.items() for arm, of in {"relu": relu, "swish": swish}.items()]
+    )
+    conclusion = conclude(table, asked, History())
+
+    digits, mnist, overall = (finding.judgement for finding in conclusion.findings)
+    assert digits.pairs < mnist.pairs == 60
+    assert overall.pairs == digits.pairs
+    both = np.mean([arms["Digits"] - relu, arms["MNIST"] - relu], axis=0)[: digits.pairs]
+    assert overall.difference.estimate == pytest.approx(both.mean())
+
+
 # --- tuning ---
 
 

@@ -53,7 +53,7 @@ def document(
             "study": study,
             "outcome": OUTCOME,
             "question": question.to_dict(),
-            "plan": {"hash": question.hash, "first_hash": first, "as_planned": first == question.hash},
+            "plan": {"hash": question.hash, "first_hash": first, "as_planned": conclusion.as_planned},
             "pairs_verified": not unpaired,
             "pairing_faults": unpaired,
             "level_holds": not conclusion.other_looks,

@@ -73,23 +73,35 @@ def paired(known: Scores, comparison: Comparison, question: Question) -> Pairs:
     return Pairs(seeds, difference, unpaired)
 
 
-def diverged(table: pl.DataFrame, comparison: Comparison, question: Question) -> dict[str, list[int]]:
-    """Seeds that have diverged, by arm; on any of the datasets."""
+def records_of(table: pl.DataFrame, comparison: Comparison, question: Question, seeds: Sequence[int]) -> pl.DataFrame:
+    """Records of both arms of a comparison, of these seeds."""
     datasets = [part.dataset for part in question.parts(comparison)]
-    lost = table.filter("diverged", pl.col("dataset_name").is_in(datasets), network_name=comparison.network)
-    return {arm: sorted(set(lost.filter(arm=arm)["seed"].to_list())) for arm in (comparison.arm, comparison.baseline)}
+    return table.filter(
+        pl.col("arm").is_in([comparison.arm, comparison.baseline]),
+        pl.col("dataset_name").is_in(datasets),
+        pl.col("seed").is_in(seeds),
+        network_name=comparison.network,
+    )
 
 
-def cost(table: pl.DataFrame, comparison: Comparison) -> Cost | None:
+def diverged(own: pl.DataFrame, comparison: Comparison) -> dict[str, list[int]]:
+    """Seeds that have diverged, by arm; on any of the datasets. ``own`` are the comparison's records."""
+    return {
+        arm: sorted(set(own.filter("diverged", arm=arm)["seed"].to_list()))
+        for arm in (comparison.arm, comparison.baseline)
+    }
+
+
+def cost(own: pl.DataFrame, comparison: Comparison) -> Cost | None:
     """Time and memory of an arm by those of its baseline; None over several datasets, and where there are no times.
 
-    Fits are paired in the order of their seeds. Where both sides have some
+    ``own`` are the comparison's records. Fits are paired in the order of their seeds. Where both sides have some
     during which nobody else used the machine, only these count.
     """
     if comparison.dataset is None:
         return None
     fits = [
-        table.filter(dataset_name=comparison.dataset, network_name=comparison.network, arm=name)
+        own.filter(arm=name)
         .group_by("started", maintain_order=True)
         .agg(pl.col("epoch_time_s", "peak_memory_mb").median(), pl.col("busy").any())
         .drop_nulls("epoch_time_s")
@@ -111,13 +123,13 @@ def cost(table: pl.DataFrame, comparison: Comparison) -> Cost | None:
     return Cost(count, time, memory[0] / memory[1] if all(memory) else None, busy)
 
 
-def minutes_of_a_pair(table: pl.DataFrame, comparison: Comparison, question: Question) -> float | None:
-    """Minutes that one more seed of both arms takes here, by the time of their epochs."""
+def minutes_of_a_pair(own: pl.DataFrame, comparison: Comparison, question: Question) -> float | None:
+    """Minutes that one more seed of both arms takes here, by the time of their epochs. ``own`` are its records."""
     minutes = 0.0
     for part in question.parts(comparison):
         for name in (part.arm, part.baseline):
-            own = table.filter(dataset_name=part.dataset, network_name=part.network, arm=name)
-            seconds: Any = (own["epoch_time_s"] * own["epochs"]).median()
+            of = own.filter(dataset_name=part.dataset, arm=name)
+            seconds: Any = (of["epoch_time_s"] * of["epochs"]).median()
             if seconds is None:
                 return None
             minutes += seconds / 60

@@ -18,6 +18,7 @@ from actbench.verdict.evidence import (
     diverged,
     minutes_of_a_pair,
     paired,
+    records_of,
     scores,
 )
 from actbench.verdict.history import History, Look, now
@@ -74,7 +75,8 @@ class Conclusion:
     """All that a study's records say.
 
     ``other_looks`` are those that the plan has not foreseen; after one, the
-    level no longer holds. ``running`` are comparisons that go on.
+    level no longer holds. ``running`` are comparisons that go on. ``as_planned``
+    says that what was run is what was planned at first.
     """
 
     question: Question
@@ -83,6 +85,7 @@ class Conclusion:
     other_looks: Sequence[Look]
     look: Look
     running: Sequence[Comparison]
+    as_planned: bool
 
 
 def conclude(table: pl.DataFrame, question: Question, history: History) -> Conclusion:
@@ -93,26 +96,30 @@ def conclude(table: pl.DataFrame, question: Question, history: History) -> Concl
         question: What the study asks.
         history: When it was looked at.
     """
-    known = scores(table, OUTCOME)
-    pairs, running = counted(known, question)
+    known = {outcome: scores(table, outcome) for outcome in (OUTCOME, *LOWER_IS_BETTER)}
+    pairs, running = counted(known[OUTCOME], question)
     judgements = judge(
         [of.difference for of in pairs], alpha=question.alpha, margin=question.margin, design=question.design
     )
     findings = []
-    for place, comparison in enumerate(question.family):
-        own = table.filter(pl.col("seed").is_in(pairs[place].seeds))
+    for place, (comparison, judgement) in enumerate(zip(question.family, judgements, strict=True)):
+        own = records_of(table, comparison, question, pairs[place].seeds)
+        costs = cost(own, comparison)
         findings.append(
             Finding(
                 comparison=comparison,
-                judgement=judgements[place],
-                means=means(known, comparison, pairs[place].seeds, question),
+                judgement=judgement,
+                means=means(known[OUTCOME], comparison, pairs[place].seeds, question),
                 unpaired=len(pairs[place].unpaired),
-                diverged={arm: len(seeds) for arm, seeds in diverged(own, comparison, question).items()},
+                diverged={arm: len(seeds) for arm, seeds in diverged(own, comparison).items()},
                 without_diverged=without_diverged(own, pairs, place, question),
-                secondary=[secondary(own, outcome, comparison, question) for outcome in LOWER_IS_BETTER],
-                cost=cost(own, comparison),
-                joint=joint(judgements[place], cost(own, comparison)),
-                **more(own, comparison, judgements[place], question),
+                secondary=[
+                    secondary(known[outcome], outcome, comparison, pairs[place].seeds, question)
+                    for outcome in LOWER_IS_BETTER
+                ],
+                cost=costs,
+                joint=joint(judgement, costs),
+                **more(own, comparison, judgement, question),
             )
         )
     look = Look(
@@ -125,10 +132,11 @@ def conclude(table: pl.DataFrame, question: Question, history: History) -> Concl
     return Conclusion(
         question=question,
         findings=findings,
-        standings=standings(known, question),
+        standings=standings(known[OUTCOME], question),
         other_looks=history.others(question, look.pairs),
         look=look,
         running=running,
+        as_planned=not history.plans or history.plans[0].hash == question.hash,
     )
 
 
@@ -176,7 +184,7 @@ def means(known: Scores, comparison: Comparison, seeds: Sequence[int], question:
 
 def without_diverged(own: pl.DataFrame, pairs: Sequence[Pairs], place: int, question: Question) -> Verdict | None:
     """The verdict without the pairs in which a replicate has diverged, if there are some and it is another."""
-    lost = {seed for seeds in diverged(own, question.family[place], question).values() for seed in seeds}
+    lost = {seed for seeds in diverged(own, question.family[place]).values() for seed in seeds}
     if not lost:
         return None
     # What would be left of the pairs has no looks; the question is only what the verdict rests on.
@@ -187,9 +195,12 @@ def without_diverged(own: pl.DataFrame, pairs: Sequence[Pairs], place: int, ques
     return verdicts[1] if verdicts[0] != verdicts[1] else None
 
 
-def secondary(own: pl.DataFrame, outcome: str, comparison: Comparison, question: Question) -> Secondary:
-    """The same pairs by another score."""
-    difference = paired(scores(own, outcome), comparison, question).difference
+def secondary(
+    known: Scores, outcome: str, comparison: Comparison, seeds: Sequence[int], question: Question
+) -> Secondary:
+    """The pairs of these seeds by another score."""
+    pairs = paired(known, comparison, question)
+    difference = pairs.difference[np.isin(pairs.seeds, seeds)]
     return Secondary(
         outcome=outcome,
         pairs=len(difference),

@@ -170,6 +170,11 @@ def sentences(conclusion: Conclusion, tunings: Sequence[Tuning], certificates: S
     return [
         *(sentence(finding, conclusion.question) for finding in conclusion.findings),
         *([warning] if warning else []),
+        *(
+            []
+            if conclusion.as_planned
+            else ["What was run is not what was planned at first; history.json has both plans."]
+        ),
         *(line for tuning in tunings for line in tuning_sentences(tuning)),
         *map(certificate_sentence, certificates),
     ]

@@ -1,0 +1,400 @@
+"""How often verdicts err: simulated studies in which the truth is known.
+
+    python benchmarks/error_rates.py                  # 2,000 studies each, twelve minutes on one core
+    python benchmarks/error_rates.py --studies 200
+    python benchmarks/error_rates.py --markdown       # tables of the results at hand, nothing simulated
+
+The laws that scores follow are in `LAWS`, in a unit that does not matter. An
+arm has the same law as the one baseline that all are compared with, so that the
+scores of a pair are exchangeable; in `UNEVEN`, only their means agree.
+
+A rate has to lie within its limit by two standard errors of the simulation.
+Where the true rate is the limit itself, one in 40 does not, by chance: what
+misses is simulated once more, with ten times as many studies, and that counts.
+Prints tables in Markdown, writes what was measured as JSON.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from actbench.stats import Design, boundaries, crosses, detectable, histories, mean_interval, nominal_level, power
+from actbench.stats.paired import EXACT, FLIPS, TIE, Alternative, signs
+from actbench.stats.sequential import HISTORIES
+
+RESULTS = Path(__file__).parent / "results" / "error_rates.json"
+PACKAGES = ("numpy", "scipy")
+ALPHA = 0.05
+DESIGN = Design(least=6, most=60, batch=6)
+PAIRS = (6, 12, 30, 60)
+ARMS = (1, 3, 10)
+AGAIN = 10  # times as many studies, where a limit is missed
+CHUNK = 40  # comparisons at once, so that their flips fit into memory
+
+Shape = tuple[int, ...]
+Scores = Float[np.ndarray, "studies arms pairs"]
+Law = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
+
+
+def normal(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """About what is seen on digits."""
+    return rng.normal(0.967, 0.005, shape)
+
+
+def skewed(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """A lognormal share of errors."""
+    return 1 - 0.03 * rng.lognormal(sigma=0.8, size=shape)
+
+
+def heavy_tailed(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """Student's t with 2 degrees of freedom, whose variance is infinite."""
+    return 0.967 + 0.005 * rng.standard_t(2, shape)
+
+
+def on_270_images(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """Accuracies on the digits' test set."""
+    return rng.binomial(270, np.clip(normal(rng, shape), 0, 1)) / 270
+
+
+def on_10_000_images(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """Accuracies on MNIST's."""
+    return rng.binomial(10_000, np.clip(rng.normal(0.985, 0.001, shape), 0, 1)) / 10_000
+
+
+def failing(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """One run in ten ends at chance."""
+    return np.where(rng.random(shape) < 0.1, 0.1, normal(rng, shape))
+
+
+def skewed_arm(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """Exponential errors of the arm, hardly any spread of the baseline."""
+    scores = 0.977 - rng.exponential(0.01, shape)
+    scores[:, 0] = rng.normal(0.967, 0.001, scores[:, 0].shape)
+    return scores
+
+
+def failing_arm(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """One run of the arm in ten ends at chance; the baseline never does, but is worse by that elsewhere."""
+    scores = failing(rng, shape)
+    scores[:, 0] = rng.normal(0.9 * 0.967 + 0.1 * 0.1, 0.005, scores[:, 0].shape)
+    return scores
+
+
+LAWS: dict[str, Law] = {
+    "normal": normal,
+    "skewed": skewed,
+    "heavy-tailed": heavy_tailed,
+    "accuracy on 270 images": on_270_images,
+    "accuracy on 10,000 images": on_10_000_images,
+    "one run in ten fails": failing,
+}
+UNEVEN: dict[str, Law] = {"arm skewed, baseline not": skewed_arm, "arm fails, baseline does not": failing_arm}
+PLAIN = ("normal", "accuracy on 270 images", "accuracy on 10,000 images")  # where the t interval has to hold
+
+
+class Side(NamedTuple):
+    """A test, and the error that it makes."""
+
+    measure: str
+    sign: int
+    alternative: Alternative
+
+    def of(self, sums: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """What is large where the test is passed."""
+        return np.abs(sums) if self.alternative == "two-sided" else sums
+
+
+# Equivalence is claimed falsely of arms that are better, or worse, by the margin. It is taken to be so wide that the
+# test against the other end never fails: the worst case. What is left to the one at this end are the differences
+# without the margin.
+SIDES = (
+    Side("false alarms", 1, "two-sided"),
+    Side("false equivalents", -1, "greater"),
+    Side("false equivalents, arm worse", 1, "greater"),
+)
+
+
+class Row(NamedTuple):
+    """What was measured of a law."""
+
+    measure: str
+    law: str
+    pairs: int  # at most
+    looks: int
+    arms: int
+    studies: int
+    rate: float
+    least: float = 0.0  # limits, with the simulation's error
+    most: float = 1.0
+    first: float | None = None  # what fewer studies gave, where that missed the limits
+
+    @property
+    def met(self) -> bool:
+        """Whether the rate is within its limits."""
+        return self.least <= self.rate <= self.most
+
+
+def differences(name: str, rng: np.random.Generator, *, studies: int, arms: int, pairs: int) -> Scores:
+    """Scores of arms minus those of the one baseline of their study."""
+    scores = (LAWS | UNEVEN)[name](rng, (studies, 1 + arms, pairs))
+    return scores[:, 1:] - scores[:, :1]
+
+
+def generator(*key: object) -> np.random.Generator:
+    """Random numbers of a simulation, which do not depend on what else is simulated."""
+    return np.random.default_rng(list("/".join(map(str, key)).encode()))
+
+
+def limit(studies: int) -> float:
+    """Most false alarms in that many studies."""
+    return ALPHA + 2 * float(np.sqrt(ALPHA * (1 - ALPHA) / studies))
+
+
+def p_values(difference: Float[np.ndarray, "cases pairs"], sides: Sequence[Side]) -> Float[np.ndarray, "sides cases"]:
+    """Those of `actbench.stats.sign_flip`, of many comparisons at once."""
+    pairs = difference.shape[1]
+    exact = pairs <= EXACT
+    flips, itself = (2**pairs, 0) if exact else (FLIPS, 1)
+    table = np.array([signs(place, flips, exact=exact) for place in range(pairs)], dtype=float)
+    extreme = []
+    for some in np.array_split(difference, -(-len(difference) // CHUNK)):
+        sizes, seen = np.sort(np.abs(some), axis=1), some.sum(axis=1, keepdims=True)
+        sums, slack = sizes @ table, TIE * sizes.sum(axis=1, keepdims=True)
+        extreme.append([np.count_nonzero(side.of(sums) >= side.of(side.sign * seen) - slack, axis=1) for side in sides])
+    return (itself + np.concatenate(extreme, axis=1)) / (itself + flips)
+
+
+def may_cross(
+    difference: Float[np.ndarray, "cases pairs"], sides: Sequence[Side], level: float
+) -> Bool[np.ndarray, "sides cases"]:
+    """Which comparisons could cross a boundary of `DESIGN`: no more flips are above them than have been spent so far.
+
+    Those that could not need no boundaries, which saves most of the time.
+    """
+    table = np.array([signs(place, HISTORIES, exact=False) for place in range(DESIGN.most)], dtype=float)
+    spent = np.cumsum(DESIGN.spending(DESIGN.most)) * level * (1 + HISTORIES)
+    possible = np.zeros((len(sides), len(difference)), dtype=bool)
+    for cases in np.array_split(np.arange(len(difference)), -(-len(difference) // CHUNK)):
+        some = difference[cases]
+        sums, slack = np.zeros((len(some), HISTORIES)), 2 * TIE * np.abs(some).sum(axis=1, keepdims=True)
+        for (before, look), may in zip(pairwise((0, *DESIGN.looks)), spent, strict=True):
+            sums += np.sort(np.abs(some[:, before:look]), axis=1) @ table[before:look]
+            seen = some[:, :look].sum(axis=1, keepdims=True)
+            for place, side in enumerate(sides):
+                above = np.count_nonzero(side.of(sums) > side.of(side.sign * seen) + slack, axis=1)
+                possible[place, cases] |= above <= may
+    return possible
+
+
+def fixed_errors(null: Scores, sides: Sequence[Side]) -> Bool[np.ndarray, "sides studies"]:
+    """In which studies a test of any arm is passed: the first step of Holm's correction."""
+    studies, arms, pairs = null.shape
+    p = p_values(null.reshape(-1, pairs), sides).reshape(len(sides), studies, arms)
+    return arms * p.min(axis=2) <= ALPHA
+
+
+def sequential_errors(null: Scores, sides: Sequence[Side]) -> Bool[np.ndarray, "sides studies"]:
+    """As `fixed_errors`, at any look of `DESIGN`."""
+    studies, arms, pairs = null.shape
+    level, spending = ALPHA / arms, DESIGN.spending(pairs)
+    errors = np.zeros((len(sides), studies), dtype=bool)
+    for place, case in np.argwhere(may_cross(null.reshape(-1, pairs), sides, level)):
+        study, arm = divmod(case, arms)
+        if not errors[place, study]:
+            observed, sums = histories(sides[place].sign * null[study, arm], DESIGN, sides[place].alternative)
+            errors[place, study] = crosses(observed, boundaries(sums, spending, level=level))
+    return errors
+
+
+def error_rates(name: str, *, pairs: int, looks: int = 1, arms: int, studies: int, trial: int = 0) -> list[Row]:
+    """False alarms and false equivalents of a law, family-wise."""
+    sides = SIDES if name in UNEVEN else SIDES[:2]
+    null = differences(name, generator(name, pairs, looks, arms, trial), studies=studies, arms=arms, pairs=pairs)
+    errors = (sequential_errors if looks > 1 else fixed_errors)(null, sides)
+    most = limit(studies) if name in LAWS else 1.0
+    return [
+        Row(side.measure, name, pairs, looks, arms, studies, float(found.mean()), most=most)
+        for side, found in zip(sides, errors, strict=True)
+    ]
+
+
+def coverage(name: str, *, pairs: int, studies: int, trial: int = 0) -> list[Row]:
+    """How often the 95 % interval of the mean difference, which is 0, holds it."""
+    drawn = differences(name, generator("t", name, pairs, trial), studies=studies, arms=1, pairs=pairs)
+    intervals = [mean_interval(values, level=1 - ALPHA) for (values,) in drawn]
+    held = float(np.mean([interval.low <= 0 <= interval.high for interval in intervals]))
+    least, most = (1 - ALPHA - 0.02, 1 - ALPHA + 0.02) if name in PLAIN else (0.0, 1.0)
+    return [Row("coverage", name, pairs, 1, 1, studies, held, least, most)]
+
+
+def repeated_coverage(name: str, *, studies: int, trial: int = 0) -> list[Row]:
+    """How often the intervals of all looks hold the mean difference together."""
+    drawn = differences(name, generator("looks", name, trial), studies=studies, arms=1, pairs=DESIGN.most)
+    levels = {look: 1 - nominal_level(DESIGN, look, ALPHA) for look in DESIGN.looks}
+
+    def holds(values: Float[np.ndarray, " pairs"]) -> bool:
+        intervals = (mean_interval(values[:look], level=level) for look, level in levels.items())
+        return all(interval.low <= 0 <= interval.high for interval in intervals)
+
+    held = float(np.mean([holds(values) for (values,) in drawn]))
+    least = 1 - limit(studies) if name == "normal" else 0.0
+    return [Row("coverage", name, DESIGN.most, len(DESIGN.looks), 1, studies, held, least)]
+
+
+def power_seen(goal: float, *, pairs: int, studies: int, trial: int = 0) -> list[Row]:
+    """Power of the sign-flip test for normal differences, where that of the t test is the goal."""
+    effect = detectable(pairs, goal=goal)
+    drawn = generator("power", goal, pairs, trial).normal(effect, 1, (studies, pairs))
+    seen, planned = float(np.mean(p_values(drawn, SIDES[:1]) <= ALPHA)), power(effect, pairs)
+    least, most = (planned - 0.03, planned + 0.03) if pairs >= 10 else (0.0, 1.0)
+    return [Row(f"power where {100 * goal:.0f} % is planned", "normal", pairs, 1, 1, studies, seen, least, most)]
+
+
+def first_crossing(difference: Float[np.ndarray, " pairs"]) -> int | None:
+    """Pairs at the first look of `DESIGN` that finds a difference; None if none does."""
+    observed, sums = histories(difference, DESIGN, "two-sided")
+    found = observed >= boundaries(sums, DESIGN.spending(DESIGN.most), level=ALPHA)
+    return DESIGN.looks[int(np.argmax(found))] if found.any() else None
+
+
+def looking(effect: float, *, studies: int, trial: int = 0) -> list[Row]:
+    """What looking saves of all trainings, and which power it loses, at an effect in standard deviations."""
+    drawn = generator("looking", effect, trial).normal(effect, 1, (studies, DESIGN.most))
+    ends = [first_crossing(values) for values in drawn]
+    saved = 1 - float(np.mean([end or DESIGN.most for end in ends])) / DESIGN.most
+    found = float(np.mean([end is not None for end in ends]))
+    lost = float(np.mean(p_values(drawn, SIDES[:1]) <= ALPHA)) - found
+    about = (f"effect {effect:.2f}", DESIGN.most, len(DESIGN.looks), 1, studies)
+    return [
+        Row("saving", *about, saved, least=0.4 if effect >= 1 else 0.0),
+        Row("power", *about, found),
+        Row("loss of power", *about, lost, least=-1.0, most=0.05),
+    ]
+
+
+def checked(simulate: Callable[..., list[Row]], *key: Any, studies: int, **options: Any) -> list[Row]:
+    """What is simulated; where it misses a limit, once more with `AGAIN` times as many studies."""
+    rows = simulate(*key, studies=studies, **options)
+    if not all(row.met for row in rows):
+        again = simulate(*key, studies=AGAIN * studies, trial=1, **options)
+        rows = [row if row.met else other._replace(first=row.rate) for row, other in zip(rows, again, strict=True)]
+    return rows
+
+
+def everything(studies: int) -> Iterator[Row]:
+    """All that is measured."""
+    looks = len(DESIGN.looks)
+    for name in LAWS | UNEVEN:
+        families = ARMS if name in LAWS else (1,)
+        for pairs, arms in product(PAIRS, families):
+            yield from checked(error_rates, name, pairs=pairs, arms=arms, studies=studies)
+        for arms in families:
+            yield from checked(error_rates, name, pairs=DESIGN.most, looks=looks, arms=arms, studies=studies)
+        for pairs in PAIRS:
+            yield from checked(coverage, name, pairs=pairs, studies=studies)
+        yield from checked(repeated_coverage, name, studies=studies)
+    for goal, pairs in product((0.5, 0.8, 0.95), (6, 10, 12, 30, 60)):
+        yield from checked(power_seen, goal, pairs=pairs, studies=studies)
+    for effect in (detectable(DESIGN.most), 1.0):
+        yield from checked(looking, effect, studies=studies)
+
+
+def say(row: Row) -> None:
+    """Tell how far it is."""
+    words = f"{row.measure}, {row.law}, {row.pairs} pairs, {row.looks} looks, {row.arms} arms: {row.rate:.4f}"
+    print(words + ("" if row.first is None else f", after {row.first:.4f}"), file=sys.stderr, flush=True)
+
+
+def table(rows: Iterable[Row], measure: str, laws: Iterable[str]) -> list[str]:
+    """A measure in percent as Markdown, laws down, pairs across, the numbers of arms side by side."""
+    own = [row for row in rows if row.measure == measure]
+    columns = sorted({(row.looks, row.pairs) for row in own})
+    heads = [f"{pairs} pairs" if looks == 1 else f"up to {pairs}, {looks} looks" for looks, pairs in columns]
+    lines = [f"| scores | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for law in laws:
+        found = [[row for row in own if row.law == law and (row.looks, row.pairs) == column] for column in columns]
+        lines.append(f"| {law} | {' | '.join(' / '.join(map(percent, rows)) for rows in found)} |")
+    return lines
+
+
+def percent(row: Row) -> str:
+    """Its rate; bold if it misses a limit."""
+    rate = f"{100 * row.rate:.1f}"
+    return rate if row.met else f"**{rate}**"
+
+
+def power_table(rows: Iterable[Row]) -> list[str]:
+    """Power in percent as Markdown, what is planned down, pairs across."""
+    own = [row for row in rows if row.measure.startswith("power where")]
+    measures, sizes = dict.fromkeys(row.measure for row in own), sorted({row.pairs for row in own})
+    lines = [f"| planned | {' | '.join(f'{pairs} pairs' for pairs in sizes)} |", "|---" * (1 + len(sizes)) + "|"]
+    for measure in measures:
+        cells = [percent(row) for row in own if row.measure == measure]
+        lines.append(f"| {measure.split()[2]} | {' | '.join(cells)} |")
+    return lines
+
+
+def markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """All tables, and what had to be simulated once more."""
+    for title, measure, laws in (
+        ("False alarms, 1 / 3 / 10 arms", SIDES[0].measure, LAWS),
+        ("False equivalents, 1 / 3 / 10 arms", SIDES[1].measure, LAWS),
+        ("Only the means agree: false alarms, 1 arm", SIDES[0].measure, UNEVEN),
+        ("Only the means agree: false equivalents, arm better by the margin", SIDES[1].measure, UNEVEN),
+        ("Only the means agree: false equivalents, arm worse by the margin", SIDES[2].measure, UNEVEN),
+        ("Coverage of 95 % intervals", "coverage", LAWS | UNEVEN),
+    ):
+        yield from (f"**{title}, %**", "", *table(rows, measure, laws), "")
+    yield from ("**Power of the sign-flip test, %**", "", *power_table(rows), "")
+    for row in rows:
+        if row.measure in ("saving", "power", "loss of power"):
+            yield f"- {row.law}: {row.measure} {percent(row)} %"
+    again = [row for row in rows if row.first is not None]
+    limited = sum(row.least > 0 or row.most < 1 for row in rows)
+    missed = sum(not row.met for row in rows)
+    yield f"- limits for {limited} figures; {len(again)} simulated once more, {missed} missed"
+    for row in again:
+        what = f"{row.measure}, {row.law}, {row.pairs} pairs, {row.looks} looks, {row.arms} arms"
+        yield f"  - {what}: {100 * (row.first or 0):.2f} %, then {100 * row.rate:.2f} % of {row.studies:,}"
+
+
+def main() -> None:
+    """Simulate, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=2_000)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="file")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of the file, and do no more")
+    options = parser.parse_args()
+
+    if options.markdown:
+        rows = [Row(**row) for row in json.loads(options.output.read_text())["rows"]]
+    else:
+        start = datetime.now(UTC)
+        rows = []
+        for row in everything(options.studies):
+            rows.append(row)
+            say(row)
+        about = {
+            "command": " ".join(["python benchmarks/error_rates.py", *sys.argv[1:]]),
+            "date": start.date().isoformat(),
+            "versions": ", ".join([f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]),
+            "time_s": round((datetime.now(UTC) - start).total_seconds()),
+        }
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        written = {**about, "rows": [row._asdict() for row in rows]}
+        options.output.write_text(json.dumps(written, indent=1) + "\n")
+    print(*markdown(rows), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
