@@ -4,10 +4,12 @@ An executor takes a function and tasks, and yields each task with what came of
 it, in the order in which they end. It knows nothing of what the work is.
 """
 
+import errno
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -21,21 +23,44 @@ T = TypeVar("T")
 R = TypeVar("R")
 TRIES = 3  # of a task whose worker dies
 GRACE_S = 10  # for a worker that is told to end
+PAUSE_S = 0.5  # before tasks are asked again whether one is free
+FULL = (errno.ENOSPC, errno.EDQUOT)
+Report = Callable[[T, str], None]
 
 
 class Failure(Exception):
-    """A task has no result; the message says why."""
+    """A task has no result; the message says why.
+
+    Args:
+        message: One line.
+        full: The error that said so, if the disk is full: other tasks would fail as well.
+    """
+
+    def __init__(self, message: str, full: OSError | None = None) -> None:
+        super().__init__(message)
+        self.full = full
 
 
 class Executor(ABC):
     """Does tasks."""
 
     @abstractmethod
-    def run(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | Failure]]:
+    def run(
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] | None = None
+    ) -> Iterator[tuple[T, R | Failure]]:
         """Do the tasks; yields each with its result.
 
-        A task is taken from ``tasks`` when it is about to start. Closing the
-        iterator ends what runs.
+        A task is taken from ``tasks`` when it is about to start. None in place
+        of one says that none is free now, and that there may be one later; it
+        must come at once, without waiting, for meanwhile others may end. They
+        are yielded as ever, and ``tasks`` is asked again after a short time.
+
+        Closing the iterator ends what runs.
+
+        Args:
+            work: What is done.
+            tasks: On what.
+            report: Called with a task and one line, when it is to be tried again and why.
         """
 
 
@@ -43,9 +68,29 @@ class InProcess(Executor):
     """One task after another, in this process."""
 
     @override
-    def run(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | Failure]]:
+    def run(
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] | None = None
+    ) -> Iterator[tuple[T, R | Failure]]:
         for task in tasks:
-            yield task, attempt(work, task)
+            if task is None:
+                time.sleep(PAUSE_S)
+            else:
+                yield task, attempt(work, task)
+
+
+class Queue(Generic[T]):
+    """Tasks that come one by one."""
+
+    def __init__(self, tasks: Iterable[T | None]) -> None:
+        self.tasks = iter(tasks)
+        self.ended = False
+
+    def take(self) -> T | None:
+        """The next task; None if none is free now, or after the last."""
+        for task in self.tasks:
+            return task
+        self.ended = True
+        return None
 
 
 @dataclass
@@ -76,23 +121,27 @@ class LocalProcesses(Executor):
         self.workers = workers
 
     @override
-    def run(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | Failure]]:
-        queue, retries = iter(tasks), list[tuple[T, int]]()
+    def run(
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] | None = None
+    ) -> Iterator[tuple[T, R | Failure]]:
+        queue, retries = Queue(tasks), list[tuple[T, int]]()
         running: list[Worker[T]] = []
         try:
             while True:
                 idle = [worker for worker in running if worker.task is None]
                 while len(running) - len(idle) < self.workers:
-                    task, tries = retries.pop() if retries else (next(queue, None), 0)
+                    task, tries = retries.pop() if retries else (queue.take(), 0)
                     if task is None:
                         break
                     worker = idle.pop() if idle else self._start(work, running)
                     worker.task, worker.tries = task, tries + 1
                     worker.pipe.send(task)
                 busy = {worker.pipe: worker for worker in running if worker.task is not None}
-                if not busy:
+                if not busy and queue.ended:
                     return
-                for pipe in connection.wait(list(busy)):
+                if not busy:
+                    time.sleep(PAUSE_S)
+                for pipe in connection.wait(list(busy), PAUSE_S) if busy else ():
                     worker = busy[pipe]
                     task, worker.task = worker.task, None
                     assert task is not None
@@ -101,10 +150,13 @@ class LocalProcesses(Executor):
                     except (EOFError, ConnectionError):
                         worker.process.join()
                         running.remove(worker)
-                        if worker.tries < TRIES:
-                            retries.append((task, worker.tries))
-                        else:
-                            yield task, Failure(f"its worker died {TRIES} times, last with {died(worker.process)}")
+                        how = died(worker.process)
+                        if worker.tries == TRIES:
+                            yield task, Failure(f"its worker died {TRIES} times, last with {how}")
+                            continue
+                        retries.append((task, worker.tries))
+                        if report:
+                            report(task, f"its worker died with {how}; it is tried again")
         finally:
             end(running)
 
@@ -163,7 +215,8 @@ def attempt(work: Callable[[T], R], task: T) -> R | Failure:
         return work(task)
     except Exception as error:
         lines = traceback.format_exception_only(error)
-        return Failure(" ".join("".join(lines).split()))
+        full = error if isinstance(error, OSError) and error.errno in FULL else None
+        return Failure(" ".join("".join(lines).split()), full)
 
 
 def died(process: Any) -> str:

@@ -1,6 +1,7 @@
 """What a study will take: time, memory and disk, from the records at hand or a few timed steps."""
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ import torch
 
 from actbench.cells import WARM_UP, Cell, DatasetSpec, device_name, run_cell
 from actbench.records import json_text, to_bytes
+from actbench.specs import one_line
+from actbench.study import StudyError
 
 TIMED = 20  # steps of a trial that are timed
 
@@ -45,21 +48,24 @@ def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
         known: Finished records of the same study.
     """
     minutes: float | None = 0.0
-    steps, memory_mb, disk_mb = 0, 0.0, 0.0
+    steps, memory_mb, disk_mb = 0.0, 0.0, 0.0
     paces, lengths = paces_of(known), dict[str, int]()
     for cell in cells:
-        data, place = json_text(cell.factors["data"]), place_of(cell.factors)
-        if data not in lengths:
-            lengths[data] = batches(cell)
+        settings = json_text([cell.factors["data"], cell.factors["trainer"]])
+        place = place_of(cell.factors)
+        if settings not in lengths:
+            lengths[settings] = epoch_steps(cell)
         if place not in paces:
             paces[place] = trial(cell)
-        pace, runs = paces[place], cell.config["trainer"]["max_epochs"] * len(cell.seeds)
-        minutes = None if minutes is None or pace.epoch_time_s is None else minutes + pace.epoch_time_s * runs / 60
-        steps += lengths[data] * runs
+        pace, epochs = paces[place], epochs_of(cell.config["trainer"], lengths[settings])
+        runs = (epochs or 0) * len(cell.seeds)
+        known_time = minutes is not None and pace.epoch_time_s is not None and epochs is not None
+        minutes = cast(float, minutes) + cast(float, pace.epoch_time_s) * runs / 60 if known_time else None
+        steps += lengths[settings] * runs
         memory_mb = max(memory_mb, pace.memory_mb)
         # What a record holds for each epoch, four numbers, hardly shrinks.
         disk_mb += pace.record_mb * len(cell.seeds) + 4 * 8 * runs / 2**20
-    return Forecast(minutes, steps, memory_mb, disk_mb)
+    return Forecast(minutes, round(steps), memory_mb, disk_mb)
 
 
 def place_of(factors: Mapping[str, Any]) -> str:
@@ -67,12 +73,30 @@ def place_of(factors: Mapping[str, Any]) -> str:
     return json_text([factors["data"], factors["network"]])
 
 
-def batches(cell: Cell) -> int:
+def epoch_steps(cell: Cell) -> int:
     """Optimiser steps of an epoch."""
     datamodule = DatasetSpec(cell.config["data"]).build(range(1))
     datamodule.prepare_data()
     datamodule.setup("fit")
-    return len(datamodule.train_dataloader())
+    trainer, batches = cell.config["trainer"], len(datamodule.train_dataloader())
+    limit = trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return max(1, math.ceil(batches / (trainer.get("accumulate_grad_batches") or 1)))
+
+
+def epochs_of(trainer: Mapping[str, Any], epoch_steps: int) -> float | None:
+    """Epochs of a training by its limits; None if time alone or a callback ends it.
+
+    Args:
+        trainer: Settings of a Trainer.
+        epoch_steps: Optimiser steps of an epoch.
+    """
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
+    if epochs is None:  # what Lightning takes it for
+        epochs = 1000 if steps == -1 and not trainer.get("max_time") else -1
+    limits = {"epochs": epochs, "steps": steps / epoch_steps}
+    return min((limit for limit in limits.values() if limit >= 0), default=None)
 
 
 def paces_of(known: pl.DataFrame) -> dict[str, Pace]:
@@ -94,9 +118,20 @@ def pace_of(table: pl.DataFrame) -> Pace:
 
 
 def trial(cell: Cell) -> Pace:
-    """Pace of some steps of a cell."""
+    """Pace of some steps of a cell.
+
+    Raises:
+        StudyError: They fail.
+    """
     trainer = {"max_epochs": -1, "max_steps": WARM_UP + TIMED, "limit_val_batches": 1, "limit_test_batches": 1}
-    short = replace(cell, config={**cell.config, "trainer": {**cell.config["trainer"], **trainer}})
-    with tempfile.TemporaryDirectory() as folder:
-        table = run_cell(short, Path(folder, "trial"))
+    config = {
+        **cell.config,
+        "model": {**cell.config["model"], "lr_scheduler": None},  # which may know how many steps there will be
+        "trainer": {**cell.config["trainer"], **trainer},
+    }
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            table = run_cell(replace(cell, config=config), Path(folder, "trial"))
+    except Exception as error:  # what is built there may be a user's
+        raise StudyError(f"a trial of a cell has failed: {one_line(error)}") from error
     return pace_of(table)

@@ -37,6 +37,9 @@ class Progress(AbstractContextManager["Progress"]):
         self.start_s = time.monotonic()
         self.next_line_s = self.start_s + self.seconds
 
+    def running(self, cells: int) -> None:
+        """So many cells run now."""
+
     def say(self, line: str) -> None:
         """Show a line that stays."""
         print(line, flush=True)
@@ -55,7 +58,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 class Bars(Progress):
-    """A bar for the study's cells, and one for the epochs of the cell that runs."""
+    """A bar for the study's replicates and cells, and one for the epochs of a cell that runs in this process."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
@@ -78,7 +81,13 @@ class Bars(Progress):
     @override
     def begin(self, cells: int, replicates: int) -> None:
         super().begin(cells, replicates)
-        self.bars.update(self.replicates, total=replicates, completed=0, description=f"replicates of {cells} cells")
+        self.bars.update(self.replicates, total=replicates, completed=0)
+        self.running(0)
+
+    @override
+    def running(self, cells: int) -> None:
+        description = f"replicates of {self.total} cells, {cells} running"
+        self.bars.update(self.replicates, description=description, refresh=True)
 
     @override
     def say(self, line: str) -> None:

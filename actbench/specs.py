@@ -63,6 +63,25 @@ class Spec:
         """Build a fresh object."""
         return self.cls(*args, **kwargs, **self.init_args)
 
+    @classmethod
+    def find(cls, value: SpecLike) -> type:
+        """The class that a spec names, whatever its arguments.
+
+        Raises:
+            ValueError: There is no such class, or it is of another kind.
+        """
+        return cls._find(cls._split(value)[0])[0]
+
+    @classmethod
+    def takes(cls, value: SpecLike, argument: str) -> bool:
+        """Whether the class that a spec names has such an argument.
+
+        Raises:
+            ValueError: There is no such class, or it is of another kind.
+        """
+        parameters = parameters_of(cls.find(value))
+        return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Canonical form in plain values: the class path, and every argument that is not None."""
         spec: dict[str, Any] = {"class_path": self.class_path}
@@ -140,7 +159,7 @@ class Spec:
         unknown = [] if open_ended else [name for name in arguments if name not in named]
         missing = [n for n, p in named.items() if p.default is p.empty and n not in arguments]
         if unknown or missing:
-            problem = f"unexpected {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}"
+            problem = f"unexpected {', '.join(map(str, unknown))}" if unknown else f"missing {', '.join(missing)}"
             accepted = ", ".join(named) or "none"
             raise ValueError(f"{self.kind} {self.class_path}: {problem} in init_args; accepted: {accepted}")
         defaults = {n: coerce(p.default, p.annotation) for n, p in named.items() if is_plain(p.default)}

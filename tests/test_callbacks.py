@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import shutil
 import signal
@@ -47,6 +48,16 @@ def test_a_run_folder_holds_config_table_and_checkpoints(tmp_path):
     assert last["epoch"] == 2
 
 
+def test_scores_of_other_weights_are_not_in_an_epochs_row(tmp_path):
+    folder = RunFolder()
+    fit(tmp_path, folder, check_val_every_n_epoch=2)
+
+    with (folder.path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["val/loss"]) for row in rows] == [False, True, False]
+    assert all(row["train/loss"] for row in rows)
+
+
 def test_each_replicates_best_weights_are_those_of_its_lowest_loss(tmp_path):
     class Remember(Callback):
         def __init__(self):
@@ -72,6 +83,22 @@ def test_without_validation_nothing_is_called_best(tmp_path):
     fit(tmp_path, folder, BestCheckpoint(), LastCheckpoint(), limit_val_batches=0)
 
     assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    last = LastCheckpoint()
+    trainer = fit(tmp_path, last)
+    before = last.path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        last.save(trainer, trainer.lightning_module)
+
+    assert last.path.read_bytes() == before
+    assert [path.name for path in last.path.parent.iterdir()] == ["last.ckpt"]
 
 
 def test_folders_are_numbered_and_never_shared(tmp_path):

@@ -4,11 +4,12 @@ import signal
 
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset, default_collate, random_split
 
 from actbench import data, records
-from actbench.cells import Cell, run_cell, settled
+from actbench.cells import Cell, cell_of, run_cell, settled
 from actbench.classifier import Classifier
 from actbench.networks import MLP
 from actbench.streams import SOURCES
@@ -116,6 +117,11 @@ def test_the_hash_follows_from_all_that_matters():
         ({"trainer": {"max_epoch": 3}}, "max_epoch"),
         ({"trainer": {"max_epochs": "many"}}, "trainer.max_epochs: .*many"),
         ({"trainer": {"logger": True}}, "a study sets it itself"),
+        ({"trainer": {"devices": 2}}, "trainer.devices: a cell runs on one device, got 2; use study.workers"),
+        ({"trainer": {"devices": -1}}, "a cell runs on one device"),
+        ({"trainer": {"devices": "auto"}}, "a cell runs on one device"),
+        ({"trainer": {"devices": [0, 1]}}, "a cell runs on one device"),
+        ({"trainer": {"num_nodes": 2}}, "trainer.num_nodes: a cell runs on one device"),
         ({"data": "Digitz"}, "unknown dataset 'Digitz'"),
         ({"data": {"class_path": "Digits", "init_args": {"seed": 3}}}, "seed follows from the study"),
     ],
@@ -125,6 +131,18 @@ def test_a_config_that_makes_no_sense_is_refused(config, message):
         settled(config)
 
     assert "\n" not in str(error.value)
+
+
+def test_a_cell_runs_on_one_device_unless_told():
+    assert settled({})["trainer"]["devices"] == 1
+
+
+@pytest.mark.parametrize("devices", ["auto", 2])
+def test_a_lone_fit_is_a_cell_however_its_devices_were_told(devices):
+    model = Classifier("relu", "MLP", replicates=3, input_shape=(1, 8, 8), num_classes=10)
+    settings = {**FIT["trainer"], "devices": devices, "num_nodes": 1}
+
+    assert cell_of(model, data.FakeImages(), settings).hash == cell().hash
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +181,46 @@ def test_a_cell_run_again_or_in_other_company_gives_the_same(finished, tmp_path)
     assert records.same_results(finished.filter(seed=1), alone)
 
 
+class Foreign(LightningDataModule):
+    """Splits, shuffles and augments by the global generators, at every setup."""
+
+    def setup(self, stage):
+        images, labels = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 10
+        self.train, self.val = random_split(TensorDataset(images, labels), [160, 40])
+
+    def train_dataloader(self):
+        return DataLoader(self.train, batch_size=32, shuffle=True, collate_fn=noisy)
+
+    def val_dataloader(self):
+        return DataLoader(self.val, batch_size=40)
+
+    test_dataloader = val_dataloader
+
+
+def noisy(rows):
+    images, labels = default_collate(rows)
+    return images + 0.1 * torch.randn_like(images), labels
+
+
+def test_a_foreign_datamodules_batches_do_not_follow_from_the_replicates(tmp_path):
+    together = run_cell(cell(data="test_cells.Foreign"), tmp_path / "together")
+    alone = run_cell(cell(range(1, 2), data="test_cells.Foreign"), tmp_path / "alone")
+
+    assert records.same_results(together.filter(seed=1), alone)
+    assert together["val_loss"].to_list() == together["epoch_val_loss"].list.last().to_list()
+
+
+@pytest.mark.parametrize("steps", [7, 10, 13])
+def test_a_foreign_datamodule_is_resumed_bit_for_bit(tmp_path, steps):
+    settings = {"data": "test_cells.Foreign", "trainer__val_check_interval": 2}  # batches, of the 5 of an epoch
+    whole = run_cell(cell(**settings), tmp_path / "whole")
+
+    with pytest.raises(SystemExit):
+        run_cell(cell(**settings), tmp_path / "cell", [Signal(steps)])
+
+    assert records.same_results(whole, run_cell(cell(**settings), tmp_path / "cell"))
+
+
 class Signal(Callback):
     """Ctrl-C after some steps."""
 
@@ -183,6 +241,15 @@ def test_an_interrupted_cell_goes_on_bit_for_bit(finished, tmp_path, steps):
     assert records.same_results(finished, run_cell(cell(), tmp_path / "cell"))
 
 
+def test_a_cell_whose_checkpoint_is_damaged_starts_over(finished, tmp_path):
+    with pytest.raises(SystemExit):
+        run_cell(cell(), tmp_path / "cell", [Signal(17)])
+    last = tmp_path / "cell" / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+
+    assert records.same_results(finished, run_cell(cell(), tmp_path / "cell"))
+
+
 def test_the_best_weights_are_scored_if_asked_for(tmp_path):
     # A learning rate at which the last epoch is not each replicate's best.
     optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.2}}
@@ -192,6 +259,46 @@ def test_the_best_weights_are_scored_if_asked_for(tmp_path):
     assert table["val_loss"].to_list() == pytest.approx(table["epoch_val_loss"].list.min().to_list(), rel=1e-6)
     assert table["val_loss"].to_list() != table["epoch_val_loss"].list.last().to_list()
     assert table["weights"].to_list() == ["best"] * 3
+
+
+@pytest.mark.parametrize("weights", ["last", "best"])
+def test_scores_on_val_are_those_of_the_weights_that_are_scored(tmp_path, weights):
+    every = run_cell(cell(trainer__max_epochs=3, weights="last"), tmp_path / "every")
+
+    second = run_cell(
+        cell(trainer__max_epochs=3, trainer__check_val_every_n_epoch=2, weights=weights), tmp_path / "two"
+    )
+
+    scored = 1 if weights == "best" else 2
+    for name in ("loss", "accuracy", "ece"):
+        expected = every[f"epoch_val_{name}"].to_list()
+        assert second[f"val_{name}"].to_list() == [epochs[scored] for epochs in expected]
+        assert second[f"epoch_val_{name}"].to_list() == [[None, epochs[1], None] for epochs in expected]
+    assert (weights == "best") == (second["test_loss"].to_list() != every["test_loss"].to_list())
+
+
+def test_without_validation_there_are_no_scores_on_val(tmp_path):
+    table = run_cell(cell(trainer__limit_val_batches=0), tmp_path)
+
+    for name in ("loss", "accuracy", "ece"):
+        assert table[f"val_{name}"].to_list() == [None] * 3
+        assert table[f"epoch_val_{name}"].to_list() == [[None] * 4] * 3
+    assert all(table["test_accuracy"] > 0)
+    assert table["diverged"].to_list() == [False] * 3
+
+
+def test_a_replicate_that_is_stopped_early_has_the_record_that_it_has_alone(tmp_path):
+    stopping = [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1}}]
+    optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}}
+    settings = {"trainer__callbacks": stopping, "trainer__max_epochs": 12, "model__optimizer": optimizer}
+
+    together = run_cell(cell(range(4), **settings), tmp_path / "together")
+
+    assert together["epochs"].n_unique() > 1
+    assert together["epochs"].to_list() == together["epoch_val_loss"].list.len().to_list()
+    for seed in range(4):
+        alone = run_cell(cell(range(seed, seed + 1), **settings), tmp_path / f"{seed}")
+        assert records.same_results(together.filter(seed=seed), alone)
 
 
 @pytest.mark.parametrize("vary", [["init"], ["order", "split"], ["split"]])

@@ -17,7 +17,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
+from actbench.cells.isolation import unchanged_process
 from actbench.cli.main import COMMANDS, main
+from actbench.stack import Stack
+from actbench.stack.chunk import Chunk
 
 ROOT = Path(__file__).parent.parent
 DIGITS_SWISH = ROOT / "configs" / "digits_swish.yaml"
@@ -250,6 +253,23 @@ def test_two_processes_train_as_one(actbench, tmp_path):
     index = pl.read_csv(tmp_path / "p.csv")["index"].to_list()
     assert len(index) == len(set(index)) == pytest.approx(1797 * 0.15, abs=5)
     assert index == sorted(index)
+
+
+def test_a_replicate_that_does_not_fit_in_memory_is_one_line(capsys, tmp_path, monkeypatch):
+    def logits(chunk, *args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Stack, "_try", lambda stack, shape: None)
+    monkeypatch.setattr(Chunk, "_logits", logits)
+
+    with unchanged_process(0):
+        status = main(["fit", "--data", "FakeImages", "--model.network", "MLP", "--trainer.accelerator", "cpu"])
+
+    errors = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert re.search("error: one replicate with a batch of .* images does not fit in memory: .*2.00 GiB", errors[-1])
+    assert not any("Traceback" in line for line in errors)
 
 
 # --- interruptions ---

@@ -59,7 +59,7 @@ def test_a_study_is_short_and_makes_sense(path, tmp_path, monkeypatch):
     assert len(lines) < 30
     assert any(line.startswith(f"#   python main.py compare --config configs/studies/{path.name}") for line in lines)
     assert study.name == path.stem
-    arms, blocks = len(study.activations), -(-study.replicates // 32)
+    arms, blocks = len(study.activations), -(-study.most // 32)
     assert (make_plan(study).cached, len(make_plan(study).missing)) == (0, arms * blocks)
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -29,6 +30,10 @@ def die_once(path):
     return "alive"
 
 
+def fill(number):
+    raise OSError(number, os.strerror(number))
+
+
 def die(_):
     os.kill(os.getpid(), 9)
 
@@ -51,9 +56,12 @@ def test_processes_start_once_and_share_the_cores():
 
 
 def test_a_task_whose_worker_dies_is_tried_again(tmp_path):
-    ((_, result),) = LocalProcesses(2).run(die_once, [str(tmp_path / "calls")])
+    task, told = str(tmp_path / "calls"), []
+
+    ((_, result),) = LocalProcesses(2).run(die_once, [task], report=lambda *report: told.append(report))
 
     assert result == "alive"
+    assert told == [(task, "its worker died with SIGKILL; it is tried again")]
     assert (tmp_path / "calls").read_text() == "xx"
 
 
@@ -77,6 +85,30 @@ def test_tasks_are_taken_when_they_start():
     assert taken == [0]
     results.close()
     assert taken == [0]
+
+
+@pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(2)], ids=["here", "processes"])
+def test_results_come_while_no_task_is_free(executor):
+    finished = []
+
+    def tasks():
+        yield 1
+        while not finished:  # another process has the second, and gives it up
+            yield None
+        yield 2
+
+    for number, result in executor.run(square, tasks()):
+        finished.append((number, result))
+
+    assert finished == [(1, 1), (2, 4)]
+
+
+@pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "processes"])
+def test_a_full_disk_is_told_from_other_failures(executor):
+    results = dict(executor.run(fill, [errno.ENOSPC, errno.ENOENT]))
+
+    assert results[errno.ENOSPC].full.errno == errno.ENOSPC
+    assert results[errno.ENOENT].full is None
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):

@@ -105,20 +105,36 @@ def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimi
         assert torch.allclose(logits[replicate], expected_logits, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("width", [1, 3], ids=["one by one", "together"])
-@pytest.mark.parametrize("network", [TutorialCNN, MLP])
+@pytest.mark.parametrize("width", [1, 2], ids=["one by one", "together"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_in_single_precision_a_stack_trains_as_each_network_alone(network, optimizer, width):
-    seeds, make = range(3), OPTIMIZERS[optimizer]
-    steps = batches(seeds, 20)
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.Tanh, PadeUnit], ids=["silu", "tanh", "pade"])
+@pytest.mark.parametrize(
+    ("network", "shape", "count", "atol"),
+    # Through many layers of BatchNorm, rounding grows with every step, and max-pooling may take another pixel; it does
+    # so between two orders of torch's own operations, too. Only the first steps tell a wrong one from rounding.
+    [
+        (TutorialCNN, (1, 8, 8), 20, 1e-4),
+        (MLP, (1, 8, 8), 20, 1e-4),
+        (ConvNet, (3, 8, 8), 6, 1e-3),
+        (ResNet20, (1, 8, 8), 6, 1e-3),
+    ],
+    ids=["TutorialCNN", "MLP", "ConvNet", "ResNet20"],
+)
+def test_in_single_precision_a_stack_trains_as_each_network_alone(
+    network, shape, count, atol, activation, optimizer, width, monkeypatch
+):
+    if count < 20:
+        monkeypatch.setattr(replay, "CALLS", 60)  # to record a deep network takes seconds
+    seeds, make = range(3, 5), OPTIMIZERS[optimizer]
+    steps = batches(seeds, count, batch=8, shape=shape)
 
-    losses, logits = train(stack(network, nn.SiLU, seeds, width=width), steps, make)
+    losses, logits = train(stack(network, activation, seeds, shape, width), steps, make)
 
-    for replicate, alone in enumerate(networks(network, nn.SiLU, seeds)):
+    for replicate, alone in enumerate(networks(network, activation, seeds, shape)):
         own = [(images[replicate], labels[replicate]) for images, labels in steps]
         expected_losses, expected_logits = train_alone(alone, own, make)
-        assert torch.allclose(losses[replicate], expected_losses, rtol=1e-4)
-        assert torch.allclose(logits[replicate], expected_logits, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(losses[replicate], expected_losses, rtol=1e-4, atol=0)
+        assert torch.allclose(logits[replicate], expected_logits, rtol=1e-4, atol=atol * expected_logits.abs().max())
 
 
 def test_batchnorm_keeps_the_statistics_of_each_replicate():

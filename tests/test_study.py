@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import re
 import signal
@@ -31,6 +32,8 @@ from actbench.study import (
     make_plan,
     train,
 )
+from actbench.study.plan import Wanted
+from actbench.study.training import Means, run_wanted
 from actbench.verdict import pairing_faults
 
 ROOT = Path(__file__).parent.parent
@@ -344,19 +347,18 @@ def test_ten_thousand_finished_cells_are_planned_in_seconds(tmp_path):
     *_, least_mb = dry_run(tmp_path)
 
     assert "finished: 20,000; missing: 0, in 0 cells" in said
-    assert seconds < 20  # 8 on an idle machine
+    assert seconds < 15  # of the processor, which other work does not change; 8 on an idle machine
     assert memory_mb - least_mb < 200  # torch and Lightning alone take 900
 
 
 def dry_run(folder):
-    """What it says, seconds, and MiB of memory at most."""
-    start = time.monotonic()
+    """What it says, seconds of the processor, and MiB of memory at most."""
     with subprocess.Popen(command(folder, "--dry_run"), stdout=subprocess.PIPE, text=True) as process:
         said = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    return said, time.monotonic() - start, used.ru_maxrss / 2**10
+    return said, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10
 
 
 # --- as a process ---
@@ -478,35 +480,58 @@ def test_ctrl_c_keeps_what_is_finished_and_goes_on(config, workers):
     assert again.returncode == 0, again.stderr
 
 
-def kill_and_go_on(config, workers, instants):
-    """The study's records after being killed at these instants, in seconds, and then left alone."""
-    options = ["--study.workers", str(workers), "--study.root", f"studies{workers}", "--trainer.max_epochs", "40"]
-    for instant in instants:
+def kill_and_go_on(config, workers, name, instants):
+    """Run a study in a folder of its own; it is killed at instants, in seconds after each start, until it ends first.
+
+    Returns:
+        Its records, and for each kill whether a cell had a checkpoint to go on from.
+    """
+    root, written, kills = config / name, {}, []
+    options = ["--study.workers", workers, "--study.root", name, "--trainer.max_epochs", 500]
+    while True:
         process = subprocess.Popen(
             command(config, *options), cwd=config, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(instant)
-        process.kill()
-        process.wait()
-    result = subprocess.run(command(config, *options), cwd=config, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    return read_records(config / f"studies{workers}" / "s" / "records.parquet")
+        try:
+            status = process.wait(next(instants, None))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+            kills.append(any(root.glob("running/*/checkpoints/last.ckpt")))
+        finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.glob("cells/*.parquet")}
+        assert finished.items() >= written.items()  # no finished cell ran again, for it would have been written again
+        written = finished
+        if status != -signal.SIGKILL:
+            assert status == 0
+            return read_records(root / "s" / "records.parquet"), kills
+
+
+KILLS = 50
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_study_killed_at_random_instants_ends_with_the_same_records(config, workers):
-    environment = {"OMP_NUM_THREADS": "1"}
-    os.environ.update(environment)
-    instants = [5 + 5 * (number * 0.618 % 1) for number in range(50)]  # evenly spread, in no order
+def test_a_study_killed_at_random_instants_ends_with_the_same_records(config, workers, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    start = time.monotonic()
+    whole, _ = kill_and_go_on(config, workers, "whole", iter(()))
+    needed_s = time.monotonic() - start
+    instants = (needed_s * (number * 0.618 % 1) for number in itertools.count())  # evenly spread, in no order
 
-    killed = kill_and_go_on(config, workers, instants)
-    whole = kill_and_go_on(config, workers + 2, [])
+    kills = []
+    for number in itertools.count():
+        left = itertools.islice(instants, KILLS - len(kills))
+        killed, new = kill_and_go_on(config, workers, f"killed{number}", left)
+        kills += new
+        assert records.same_results(killed, whole)
+        if len(kills) == KILLS:
+            break
 
-    assert records.same_results(killed, whole)
+    assert any(kills)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(config):
     options = ["--study.workers", 2, "--study.activations", "[relu, swish, tanh]", "--trainer.max_epochs", 1]
     processes = [
@@ -542,3 +567,19 @@ def test_bars_show_how_many_cells_run():
         bars.running(2)
 
     assert "replicates of 4 cells, 2 running" in terminal.file.getvalue()
+
+
+def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
+    config = study(tmp_path, activations=["relu"])
+    config["trainer"]["limit_val_batches"] = 0
+    lines = Lines()
+
+    run_wanted(*wanted_of(config), Means(InProcess(), lines, train))
+
+    assert lines.said == ["1/1 FakeImages/MLP/relu seeds 0-2"]
+
+
+def wanted_of(config):
+    """A study, and all that it wants."""
+    asked = Study.of(config)
+    return asked, [Wanted(entry, asked.seeds) for entry in entries(asked)]

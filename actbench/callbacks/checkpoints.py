@@ -1,5 +1,6 @@
 """The checkpoints of a run: its last epoch, and each replicate's best."""
 
+import os
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, cast
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
@@ -67,11 +69,11 @@ class LastCheckpoint(EpochCheckpoint):
 
     @override
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
+        save_whole(trainer, self.path)
 
 
 class BestCheckpoint(EpochCheckpoint):
-    """``best.ckpt``: each replicate's weights from the epoch in which its own ``val/loss`` was lowest.
+    """``best.ckpt``: each replicate's weights of the time when its own ``val/loss`` was lowest.
 
     They may be from different epochs, so no run can go on from it.
     """
@@ -93,11 +95,11 @@ class BestCheckpoint(EpochCheckpoint):
         self.loss, self.epoch, self.weights = (state_dict[name] for name in ("loss", "epoch", "weights"))
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
         module = cast(Any, pl_module)
-        loss = module.evaluated.get("val/loss")
-        if loss is None or not sum(trainer.num_val_batches):
-            return  # nothing is validated, so nothing is best
+        loss = module.evaluated["val/loss"]
         network = module.stack.network.state_dict()
         if self.loss is None or self.epoch is None:
             self.loss = torch.full_like(loss, torch.inf)
@@ -110,7 +112,6 @@ class BestCheckpoint(EpochCheckpoint):
         for name, value in network.items():
             best = self.weights[name] = self.weights[name].to(value.device)
             best[better] = value[better]
-        super().on_train_epoch_end(trainer, pl_module)
 
     @override
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,6 +121,24 @@ class BestCheckpoint(EpochCheckpoint):
         current = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.weights)
         try:
-            trainer.save_checkpoint(self.path, weights_only=True)
+            save_whole(trainer, self.path, weights_only=True)
         finally:
             network.load_state_dict(current)
+
+
+def save_whole(trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
+    """Save a checkpoint whole or not at all.
+
+    Lightning moves a temporary file there, which is a copy if that lies on
+    another disk, and does not wait until it has reached the disk.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        trainer.save_checkpoint(unfinished, weights_only=weights_only)
+        if trainer.is_global_zero:
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+    finally:
+        if trainer.is_global_zero:
+            unfinished.unlink(missing_ok=True)

@@ -65,7 +65,8 @@ class RunFolder(Callback):
     It is the first logger's, or a new ``lightning_logs/version_N``. ``metrics.csv``
     has one row an epoch and replicate, with its scores. They are part of every
     checkpoint, so that a resumed run has each epoch once, whatever was written
-    before it was interrupted.
+    before it was interrupted. Scores on val are there if the weights at the
+    epoch's end were validated.
 
     Args:
         config: Text of the resolved config.
@@ -78,7 +79,9 @@ class RunFolder(Callback):
         self.path: Path | None = None
         self.written = False
         self.columns: list[str] = []
-        self.epochs: list[dict[str, Any]] = []  # epoch, step, and every score of all replicates
+        # Epoch, step, every score of all replicates, and which of them trained in it: some may have been stopped.
+        self.epochs: list[dict[str, Any]] = []
+        self.validated_step = -1
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -107,19 +110,32 @@ class RunFolder(Callback):
         self.epochs = list(state_dict["epochs"])
 
     @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated_step = trainer.global_step
+
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast(Any, pl_module)
-        scores = {name: values for name, values in sorted(module.replicate_scores().items())}
-        self.epochs.append({"epoch": trainer.current_epoch, "step": trainer.global_step, "scores": scores})
+        scores = dict(sorted(module.replicate_scores().items()))
+        if self.validated_step != trainer.global_step:  # those on val are of other weights
+            scores = {name: values for name, values in scores.items() if not name.startswith("val/")}
+        self.epochs.append(
+            {
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "scores": scores,
+                "trained": module.train_loss.rows.cpu() > 0,
+            }
+        )
         if not (trainer.is_global_zero and self.path):
             return
         path = self.path / "metrics.csv"
-        if self.written and self.columns == list(scores):
+        if self.written and set(scores) <= set(self.columns):
             with path.open("a", newline="") as file:
                 csv.writer(file).writerows(self._rows(self.epochs[-1:], module.seeds))
             return
         # Once from the start: what was written before an interruption may go beyond the checkpoint.
-        self.columns, self.written = list(scores), True
+        self.columns, self.written = sorted({name for epoch in self.epochs for name in epoch["scores"]}), True
         table = StringIO()
         writer = csv.writer(table)
         writer.writerow(["epoch", "step", "seed", *self.columns])

@@ -4,6 +4,7 @@ from actbench.cells.config import CallbackSpec, Cell, DatasetSpec, check_keys, s
 from actbench.cells.fits import cell_of, records_of_test
 from actbench.cells.measurements import WARM_UP, Measurements, device_name
 from actbench.cells.run import run_cell
+from actbench.cells.shared import share
 
 __all__ = [
     "WARM_UP",
@@ -17,4 +18,5 @@ __all__ = [
     "records_of_test",
     "run_cell",
     "settled",
+    "share",
 ]

@@ -16,7 +16,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning import callbacks as lightning_callbacks
 
 from actbench import data, records
-from actbench.cells.isolation import silence
+from actbench.cells.isolation import unchanged_process
 from actbench.checkpoints import TRAINER_SETTINGS, is_default
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, is_plain, one_line
 from actbench.streams import SOURCES
@@ -40,13 +40,15 @@ TAKEN = (
     *("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
     *("fast_dev_run", "barebones"),
 )
+# Lightning's short forms of a precision.
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 # What else a Trainer does unless told.
 UNSAID = {
     name: parameter.default
     for name, parameter in inspect.signature(Trainer).parameters.items()
     if name not in TRAINER_SETTINGS
 }
-TRAINER_DEFAULTS = {"max_epochs": 100, "deterministic": "warn"}
+TRAINER_DEFAULTS = {"max_epochs": 100, "deterministic": "warn", "devices": 1}
 
 
 class DatasetSpec(Spec):
@@ -102,7 +104,9 @@ class Cell:
         if issubclass(spec.cls, data.ImageData):
             arguments = {key: value for key, value in dataset.get("init_args", {}).items() if key not in PLACES}
             dataset = {**dataset, "init_args": arguments}
-        trainer = self.config["trainer"]
+        trainer = dict(self.config["trainer"])
+        if "precision" in trainer:
+            trainer["precision"] = PRECISIONS.get(str(trainer["precision"]), trainer["precision"])
         settings = {
             name: value
             for name, value in trainer.items()
@@ -187,6 +191,8 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
 def check_trainer(settings: str) -> None:
     """Refuse settings, in JSON, that a Trainer does not have, or of the wrong type, as LightningCLI does.
 
+    Several devices are refused, too: under DDP each would run the whole study again, and take cells of its own.
+
     Raises:
         ValueError: There is one.
     """
@@ -202,8 +208,11 @@ def check_trainer(settings: str) -> None:
             parser.parse_object({name: value})
         except jsonargparse.ArgumentError as error:
             raise ValueError(f"trainer.{name}: {value!r} is not of its type; see fit --help") from error
+    for name, value in {"devices": trainer["devices"], "num_nodes": trainer.get("num_nodes", 1)}.items():
+        if value != 1 and not (isinstance(value, list) and len(value) == 1):
+            raise ValueError(f"trainer.{name}: a cell runs on one device, got {value!r}; use study.workers for several")
     try:
-        with silence():
+        with unchanged_process(0):  # a deterministic Trainer sets an environment variable
             Trainer(**trainer, logger=False, enable_progress_bar=False, enable_model_summary=False)
     except Exception as error:  # TypeError, and several of Lightning's own
         raise ValueError(f"trainer: {one_line(error)}") from error

@@ -13,8 +13,10 @@ from actbench import checkpoints
 from actbench.callbacks import BestCheckpoint, RunFolder
 from actbench.cells.config import TAKEN, Cell, settled
 from actbench.cells.measurements import Measurements
-from actbench.cells.run import best_epochs, to_records
+from actbench.cells.run import to_records, validate
 from actbench.classifier import Classifier
+
+PLACED = ("devices", "num_nodes")  # which a study has of its own: one device, as a fit that is measured has
 
 
 def cell_of(classifier: Classifier, datamodule: LightningDataModule, trainer: Mapping[str, Any]) -> Cell:
@@ -23,13 +25,13 @@ def cell_of(classifier: Classifier, datamodule: LightningDataModule, trainer: Ma
     Args:
         classifier: What is trained.
         datamodule: On what.
-        trainer: The Trainer's settings as in a fit's YAML.
+        trainer: The Trainer's settings as in a fit's YAML; it has one device, however it was told so.
 
     Raises:
         ValueError: It has settings that no study can have, such as plugins.
     """
     described = classifier.describe()
-    settings = {name: value for name, value in trainer.items() if name not in TAKEN and value is not None}
+    settings = {name: value for name, value in trainer.items() if name not in (*TAKEN, *PLACED) and value is not None}
     config = settled(
         {
             "model": {name: described[name] for name in ("activation", "network", "optimizer", "lr_scheduler")},
@@ -53,7 +55,7 @@ def records_of_test(
     Args:
         tested: Content of that checkpoint: ``last.ckpt`` or ``best.ckpt``.
         last: Content of ``last.ckpt``, which knows what the fit was and cost.
-        classifier: It holds the scores on test.
+        classifier: It holds the scores on test, and the weights; it is scored on val, too.
         trainer: The one that tested it.
         datamodule: On what.
 
@@ -74,13 +76,14 @@ def records_of_test(
     ended = len(epochs) == limits.get("max_epochs") or last["global_step"] == limits.get("max_steps")
     if not ended and last["state_dict"]["active"].any():  # which early stopping takes away
         raise ValueError("the fit has not ended")
-    weights, best = "last", None
+    weights = "last"
     if not same_weights(tested["state_dict"], last["state_dict"]):
         chosen = states.get(BestCheckpoint().state_key)
         if not chosen or not same_weights(classifier.stack.network.state_dict(), chosen["weights"]):
             raise ValueError("neither its last weights nor its best")
-        weights, best = "best", best_epochs(chosen)
-    return to_records({**factors, "weights": weights}, classifier, epochs=epochs, measured=measured, best=best)
+        weights = "best"
+    validate(trainer, classifier, datamodule)
+    return to_records({**factors, "weights": weights}, classifier, epochs=epochs, measured=measured)
 
 
 def same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

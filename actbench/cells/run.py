@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from actbench import data, records
+from actbench import checkpoints, data, records
 from actbench.callbacks import BestCheckpoint, Interruption, LastCheckpoint, RunFolder, RunLogger
 from actbench.cells.config import CallbackSpec, Cell, DatasetSpec
+from actbench.cells.curves import curves
 from actbench.cells.isolation import unchanged_process
 from actbench.cells.measurements import Measurements
+from actbench.cells.shared import SEED, share
 from actbench.classifier import Classifier
 from actbench.processor import choose_threads, keep_memory
 from actbench.streams import fixed
@@ -29,29 +32,34 @@ def to_records(
     *,
     epochs: Sequence[Mapping[str, Any]],
     measured: Mapping[str, Any],
-    best: Sequence[int] | None = None,
 ) -> pl.DataFrame:
     """A row for each replicate of a classifier that was fitted and tested.
 
+    A replicate that was stopped early has the epochs up to then, as if it had been alone.
+
     Args:
         factors: What was trained; see `Cell`.
-        classifier: It holds the scores on test.
+        classifier: It holds the scores on val, if there is one, and test; see `validate`.
         epochs: Every epoch's scores, as in `RunFolder`.
         measured: State of the fit's `Measurements`.
-        best: If the weights scored were each replicate's best, the epochs that they are from.
     """
-    test = {name: classifier.evaluated[f"test/{short}"].cpu() for name, short in SCORES.items()}
+    scored = {
+        f"{part}_{name}": classifier.evaluated.get(f"{part}/{short}")
+        for part in ("val", "test")
+        for name, short in SCORES.items()
+    }
     trainable = sum(parameter[0].numel() for parameter in classifier.parameters() if parameter.requires_grad)
 
     def rows() -> Iterator[dict[str, Any]]:
-        for place, seed in enumerate(classifier.seeds):
+        for place, (seed, shape) in enumerate(zip(classifier.seeds, curves(classifier), strict=True)):
+            trained = [row for row in epochs if row["trained"][place]]
             by_epoch = {
-                name: [row["scores"][score][place].item() if score in row["scores"] else None for row in epochs]
+                name: [row["scores"][score][place].item() if score in row["scores"] else None for row in trained]
                 for name, score in EPOCH_SCORES.items()
             }
-            scored = best[place] if best else len(epochs) - 1
-            final: dict[str, Any] = {f"val_{name}": by_epoch[f"epoch_val_{name}"][scored] for name in SCORES}
-            final |= {f"test_{name}": values[place].item() for name, values in test.items()}
+            final: dict[str, Any] = {
+                name: None if values is None else values[place].item() for name, values in scored.items()
+            }
             lost = [loss is not None and not np.isfinite(loss) for loss in by_epoch["epoch_val_loss"]]
             yield {
                 "cell": records.fingerprint(factors),
@@ -62,10 +70,11 @@ def to_records(
                 "weights": factors["weights"],
                 **final,
                 **by_epoch,
-                "epochs": len(epochs),
+                "epochs": len(trained),
                 "diverged": any(lost) or not np.isfinite(final["test_loss"]),
                 "diverged_epoch": lost.index(True) if any(lost) else None,
                 "classes": classifier.num_classes,
+                **shape,
                 "parameters": trainable,
                 "init_fingerprint": measured["init"][place],
                 "order_fingerprint": measured["order"][place] if measured["order"] else None,
@@ -79,7 +88,8 @@ def to_records(
 def run_cell(cell: Cell, folder: Path, callbacks: Sequence[Callback] = ()) -> pl.DataFrame:
     """Train and score a cell's replicates.
 
-    A checkpoint is kept in the folder while it runs; with one there, it goes on where that was written.
+    A checkpoint is kept in the folder while it runs; with one there, it goes on where that was written. From a
+    damaged one it starts over.
 
     Args:
         cell: What is trained.
@@ -89,7 +99,7 @@ def run_cell(cell: Cell, folder: Path, callbacks: Sequence[Callback] = ()) -> pl
     Returns:
         Records, a row for each seed.
     """
-    with unchanged_process(cell.seeds[0]), fixed(cell.fixed, cell.fixed_seed):
+    with unchanged_process(SEED), fixed(cell.fixed, cell.fixed_seed):
         measured = Measurements(cell)
         run = RunFolder(logger=RunLogger(folder.parent, name="", version=folder.name))
         best = [BestCheckpoint()] if cell.weights == "best" else []
@@ -106,6 +116,8 @@ def run_cell(cell: Cell, folder: Path, callbacks: Sequence[Callback] = ()) -> pl
         if isinstance(datamodule, data.ImageData):
             datamodule.prepare_data()
             datamodule.setup()
+        else:
+            share(datamodule)
         classifier = Classifier(
             **cell.config["model"],
             replicates=len(cell.seeds),
@@ -115,16 +127,33 @@ def run_cell(cell: Cell, folder: Path, callbacks: Sequence[Callback] = ()) -> pl
         )
         keep_memory()
         choose_threads(trainer, classifier, datamodule)
-        last = folder / "checkpoints" / "last.ckpt"
-        ckpt_path = str(last) if last.exists() else None
+        ckpt_path = readable(folder / "checkpoints" / "last.ckpt")
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         if best:
+            if not best[0].weights:
+                raise ValueError("each replicate's best weights are asked for, and nothing was validated")
             classifier.stack.network.load_state_dict(best[0].weights)
+        validate(trainer, classifier, datamodule)
         trainer.test(classifier, datamodule=datamodule, verbose=False)
-        chosen = best_epochs(best[0].state_dict()) if best else None
-        return to_records(cell.factors, classifier, epochs=run.epochs, measured=measured.state_dict(), best=chosen)
+        return to_records(cell.factors, classifier, epochs=run.epochs, measured=measured.state_dict())
 
 
-def best_epochs(state: Mapping[str, Any]) -> list[int]:
-    """From `BestCheckpoint`'s state, each replicate's epoch; the first for one whose loss was never finite."""
-    return [max(0, epoch) for epoch in state["epoch"].tolist()]
+def readable(checkpoint: Path) -> Path | None:
+    """The checkpoint, if it is there; a damaged one is removed, so that its cell starts over."""
+    if not checkpoint.exists():
+        return None
+    try:
+        checkpoints.load(checkpoint)
+    except checkpoints.CheckpointError:
+        checkpoint.unlink()
+        return None
+    return checkpoint
+
+
+def validate(trainer: Trainer, classifier: Classifier, datamodule: LightningDataModule) -> None:
+    """Let the classifier hold the scores on val of the weights as they are, if there is one.
+
+    The fit's latest need not be: not every epoch may have been validated, and the best weights are of several.
+    """
+    if is_overridden("val_dataloader", datamodule):
+        trainer.validate(classifier, datamodule=datamodule, verbose=False)

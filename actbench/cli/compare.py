@@ -1,6 +1,7 @@
 """``compare`` and ``merge``: studies."""
 
 import copy
+import shlex
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ from actbench.study import (
     check_data,
     collect,
     entries,
-    lookup,
     make_plan,
+    merged,
     pilot,
     question_of,
     run_study,
@@ -47,7 +48,8 @@ def compare(words: Sequence[str]) -> int:
         print_help()
         return 0
     flags = {flag: f"--{flag}" in words for flag in FLAGS}
-    command = " ".join([shown_program(), "compare", *words])
+    command = f"{shown_program()} compare {shlex.join(words)}".strip()
+    study: Study | None = None
     try:
         if flags["pilot"] and not flags["dry_run"]:
             raise UsageError("compare: --pilot belongs to --dry_run: it trains 4 seeds apart, to plan with")
@@ -66,10 +68,19 @@ def compare(words: Sequence[str]) -> int:
         fail(f"{one_line(error)}; what is finished is kept, go on with: {command}")
         return 1
     except (KeyboardInterrupt, SystemExit) as error:
-        print(f"interrupted; what is finished is kept, go on with: {command}", file=sys.stderr)
+        print(f"interrupted; {finished(study)}, go on with: {command}", file=sys.stderr)
         return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
     print_told(told, Path(study.root, study.name))
     return 0
+
+
+def finished(study: Study | None) -> str:
+    """How much of a study is kept when it is interrupted, in words."""
+    if study is None or study.grid:  # which of a tuned study's cells count is known at its end
+        return "what is finished is kept"
+    plan = make_plan(study)
+    total = plan.cached + sum(len(cell.seeds) for cell in plan.missing)
+    return f"{plan.cached:,} of {total:,} replicates are finished, and kept"
 
 
 def read_study(words: Sequence[str]) -> dict[str, Any]:
@@ -89,18 +100,32 @@ def read_study(words: Sequence[str]) -> dict[str, Any]:
                 f"{', '.join(f'--{flag}' for flag in FLAGS)}"
             )
         if option.name == "config":
-            content = read_config(option.value)
-            if "study" not in content and not lookup(config, "study"):
-                raise UsageError(f"--config {option.value} has no section 'study'; `fit` runs it")
-            for section, value in content.items():
-                known(section)
-                config[section] = (
-                    {**config[section], **value} if isinstance(value, dict) and section in config else value
-                )
+            for section, value in read_config(option.value).items():
+                add_section(config, str(section), value)
+        elif option.name == "data":
+            config["data"] = merged("data", config.get("data"), load_yaml(option.value))
         else:
             known(option.name.split(".")[0])
             assign(config, option.name, load_yaml(option.value))
+    if not config.get("study"):
+        raise UsageError(f"--config {configs[-1]} has no section 'study'; `fit` runs it")
     return config
+
+
+def add_section(config: dict[str, Any], section: str, value: Any) -> None:
+    """Add a section of a study file to those of the files before.
+
+    Raises:
+        UsageError: A study has no such section.
+    """
+    known(section)
+    before = config.get(section)
+    if value is None:
+        return
+    if section == "data":
+        config[section] = merged("data", before, value)
+    else:
+        config[section] = {**before, **value} if isinstance(value, dict) and isinstance(before, dict) else value
 
 
 def known(section: str) -> None:
@@ -143,6 +168,10 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
     question = question_of(study, compared)
     wanted = [Wanted(entry, study.seeds) for entry in compared]
     plan = make_plan(study, wanted)
+    if plan.missing:  # whatever is wrong is said before anything else
+        check_data(plan)
+        known = collect(study, wanted, print, change=False)
+        will = forecast(plan.missing, known)
     sequential = f" at most, from {study.replicates['min']} on until it is clear" if question.design else ""
     print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
     for what, names in {"datasets": question.datasets, "networks": question.networks, "arms": question.arms}.items():
@@ -151,9 +180,6 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
     missing = sum(len(cell.seeds) for cell in plan.missing)
     print(f"finished: {plan.cached:,}; missing: {missing:,}, in {len(plan.missing):,} cells")
     if plan.missing:
-        check_data(plan)
-        known = collect(study, wanted, print)
-        will = forecast(plan.missing, known)
         time = "unknown" if will.minutes is None else f"about {will.minutes:.1f} min here, one cell after another"
         print(
             f"time: {time}; {will.steps:,} optimiser steps; {will.memory_mb:.0f} MB memory, {will.disk_mb:.1f} MB disk"
@@ -166,7 +192,9 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
             "is counted at the config's own value"
         )
     if plan.missing:
-        images = {entry.dataset: test_images(entry) for entry in compared}
+        lacking = {cell.hash for cell in plan.missing}
+        datasets = {entry.dataset: entry for entry in compared if entry.hash in lacking}
+        images = {name: test_images(entry) for name, entry in datasets.items()}
         print_foresight(question, foresee(question, known, pilot(study) if with_pilot else pl.DataFrame(), images))
     print(f"plan: {question.hash}")
     return 0
@@ -198,7 +226,7 @@ def merge(words: Sequence[str]) -> int:
         return fail(f"{absent[0]} is no folder of studies: it has no folder cells")
     try:
         added = records.merge([Store(root / "cells") for root in chosen.roots], Store(chosen.root / "cells"))
-    except RecordError as error:
+    except (RecordError, OSError) as error:
         return fail(one_line(error))
     print(f"added {added} cells to {shown_path(chosen.root / 'cells')}")
     return 0

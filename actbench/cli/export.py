@@ -27,7 +27,7 @@ def export(options: Sequence[str]) -> int:
     try:
         classifier = Classifier.load_from_checkpoint(chosen.ckpt_path, trust=trust)
         export_replicate(classifier, chosen.replicate, chosen.output)
-    except (CheckpointError, ExportError, ValueError) as error:
+    except (CheckpointError, ExportError, ValueError, OSError) as error:
         return fail(one_line(error))
     print(
         f"exported replicate {chosen.replicate}, seed {classifier.seeds[chosen.replicate]}: {shown_path(chosen.output)}"

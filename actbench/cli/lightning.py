@@ -50,6 +50,7 @@ from actbench.processor import choose_threads, keep_memory
 from actbench.records import Store
 from actbench.scores import gather
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, one_line
+from actbench.stack import StackError
 
 SPECS: dict[str, type[Spec]] = {
     "activation": ActivationSpec,
@@ -221,6 +222,8 @@ class BenchCLI(LightningCLI):
     # --- building ---
 
     def _input_shape(self, datamodule: LightningDataModule) -> tuple[int, ...]:
+        if not isinstance(datamodule, data.ImageData):
+            cells.share(datamodule)  # before anything is drawn
         shape, classes = tuple(data.input_shape(datamodule)), data.num_classes(datamodule)
         if self.saved:
             model = self.saved["model"]
@@ -362,7 +365,7 @@ def run(command: str, options: Sequence[str]) -> int:
         return fail(readable(str(error)))
     try:
         return cli.execute()
-    except (MisconfigurationException, data.DataError, checkpoints.CheckpointError) as error:
+    except (MisconfigurationException, data.DataError, checkpoints.CheckpointError, StackError) as error:
         return fail(one_line(error))
     except SystemExit as exit:
         if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning exits with 1

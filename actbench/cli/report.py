@@ -1,7 +1,7 @@
 """``report``: what a study's records say, from its folder alone."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,13 @@ from rich.table import Table
 from actbench.cli.main import COMMANDS, OneLine, fail, shown_path
 from actbench.records import RecordError
 from actbench.verdict import RECORDS, VERDICT, Finding, Told, p_value, points, tell
+from actbench.verdict.pairing import other_networks
+
+UNLIMITED = 10_000  # width of what is no terminal
+TEXT = ("dataset", "network", "arm", "baseline", "verdict", "with time")  # columns that are no numbers
+# Columns that a narrow terminal does without, the least important first.
+SPARE_OF_ARMS = ("parameters", "min", "max", "ms per epoch", "test loss", "diverged", "sd")
+SPARE_OF_COMPARISONS = ("effect", "with time", "time", "P(better)", "pairs", "adjusted p")
 
 
 def report(words: Sequence[str]) -> int:
@@ -30,45 +37,89 @@ def report(words: Sequence[str]) -> int:
 
 def print_told(told: Told, folder: Path) -> None:
     """Print what a study's records say: a table of arms, one of comparisons, and the verdicts in words."""
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(arms_table(told.table))
+    console = Console(width=None if sys.stdout.isatty() else UNLIMITED, markup=False, emoji=False)
+    print_rows(console, arm_rows(told.table), spare=SPARE_OF_ARMS)
     if told.table["busy"].any():
         print("* others used the machine meanwhile: these times say little")
-    console.print(comparisons_table(told))
-    baseline = told.question.baseline
-    verified = f"pairs verified: same initial weights, split and batch order as {baseline}"
-    print(*(told.faults or [verified]), *told.sentences, sep="\n")
+    print_rows(console, comparison_rows(told), spare=SPARE_OF_COMPARISONS)
+    print(*(told.faults or [pairing(told)]), *told.sentences, sep="\n")
     print(f"records: {shown_path(folder / RECORDS)}; verdicts: {shown_path(folder / VERDICT)}")
 
 
-def arms_table(table: pl.DataFrame) -> Table:
+def pairing(told: Told) -> str:
+    """What the fingerprints prove where nothing is wrong with them."""
+    baseline = told.question.baseline
+    if told.table["arm"].n_unique() < 2:
+        return "no pairs: there is one arm"
+    others = other_networks(told.table, baseline)
+    left_out = f"; weights of their own, in another network: {', '.join(others)}" if others else ""
+    return f"pairs verified: same initial weights, split and batch order as {baseline}{left_out}"
+
+
+def print_rows(console: Console, rows: Sequence[Mapping[str, str]], *, spare: Sequence[str]) -> None:
+    """Print rows as a table in which no number is cut.
+
+    Where the console is too narrow, columns are left out, and said; then text is folded.
+
+    Args:
+        console: Where to.
+        rows: Cells by heading, the same headings in each.
+        spare: Headings of the columns that may be left out, the least important first.
+    """
+    if not rows:
+        return
+    kept, left_out = list(rows[0]), []
+    for heading in (name for name in spare if name in kept):
+        if (
+            console.measure(table_of(rows, kept), options=console.options.update_width(UNLIMITED)).maximum
+            <= console.width
+        ):
+            break
+        kept.remove(heading)
+        left_out.append(heading)
+    console.print(table_of(rows, kept))
+    if left_out:
+        console.print(f"left out, for the terminal is narrow: {', '.join(left_out)}", highlight=False)
+
+
+def table_of(rows: Sequence[Mapping[str, str]], headings: Sequence[str]) -> Table:
+    """Columns of the rows: names and words on the left, numbers on the right."""
+    table = Table(box=box.SIMPLE)
+    for heading in headings:
+        text = heading in TEXT
+        table.add_column(
+            heading, justify="left" if text else "right", no_wrap=not text, overflow="fold" if text else "ellipsis"
+        )
+    for row in rows:
+        table.add_row(*(row[heading] for heading in headings))
+    return table
+
+
+def arm_rows(table: pl.DataFrame) -> list[dict[str, str]]:
     """Each arm's scores and cost."""
-    shown = Table(box=box.SIMPLE)
     several = [name for name in ("dataset_name", "network_name") if table[name].n_unique() > 1]
-    for name in (*several, "arm"):
-        shown.add_column(name.removesuffix("_name"))
-    for heading in ("n", "test accuracy", "sd", "min", "max", "test loss", "diverged", "ms per epoch", "parameters"):
-        shown.add_column(heading, justify="right")
+    rows = []
     for keys, own in table.group_by(*several, "arm", maintain_order=True):
         accuracy: Any = own["test_accuracy"]
         loss: Any = own["test_loss"]
         cost: Any = own["epoch_time_s"].median()
-        shown.add_row(
-            *map(str, keys),
-            str(len(own)),
-            f"{accuracy.mean():.4f}",
-            f"{accuracy.std():.4f}" if len(own) > 1 else "-",
-            f"{accuracy.min():.4f}",
-            f"{accuracy.max():.4f}",
-            f"{loss.mean():.4f}",
-            str(own["diverged"].sum()),
-            "-" if cost is None else f"{1000 * cost:.1f}" + ("*" if own["busy"].any() else ""),
-            f"{own['parameters'][0]:,}",
-        )
-    return shown
+        row = dict(zip([*(name.removesuffix("_name") for name in several), "arm"], map(str, keys), strict=True))
+        row |= {
+            "n": str(len(own)),
+            "test accuracy": f"{accuracy.mean():.4f}",
+            "sd": f"{accuracy.std():.4f}" if len(own) > 1 else "-",
+            "min": f"{accuracy.min():.4f}",
+            "max": f"{accuracy.max():.4f}",
+            "test loss": f"{loss.mean():.4f}",
+            "diverged": str(own["diverged"].sum()),
+            "ms per epoch": "-" if cost is None else f"{1000 * cost:.1f}" + ("*" if own["busy"].any() else ""),
+            "parameters": f"{own['parameters'][0]:,}",
+        }
+        rows.append(row)
+    return rows
 
 
-def comparisons_table(told: Told) -> Table:
+def comparison_rows(told: Told) -> list[dict[str, str]]:
     """Each comparison's difference, how sure it is, and what the arm costs in its baseline's stead."""
     question = told.question
     several = {
@@ -77,30 +128,26 @@ def comparisons_table(told: Told) -> Table:
         "arm": True,
         "baseline": question.comparisons == "all",
     }
-    shown = Table(box=box.SIMPLE)
-    for name in (name for name, use in several.items() if use):
-        shown.add_column(name)
-    for heading in ("pairs", "points", "interval", "adjusted p", "P(better)", "effect", "verdict", "time", "with time"):
-        shown.add_column(heading, justify="left" if heading in ("verdict", "with time") else "right")
+    rows = []
     for finding in told.conclusion.findings:
         names = {name: value or "all" for name, value in finding.comparison._asdict().items()}
-        shown.add_row(*(names[name] for name, use in several.items() if use), *comparison_cells(finding))
-    return shown
+        rows.append({name: names[name] for name, use in several.items() if use} | comparison_cells(finding))
+    return rows
 
 
-def comparison_cells(finding: Finding) -> list[str]:
+def comparison_cells(finding: Finding) -> dict[str, str]:
     """A row of the table of comparisons, without names."""
     of, costs = finding.judgement, finding.cost
     difference, better = of.difference, of.superiority
     ratio = costs.time_ratio if costs else None
-    return [
-        str(of.pairs),
-        points(difference.estimate) if difference else "-",
-        f"{points(difference.low)} to {points(difference.high)}" if difference else "-",
-        p_value(of.adjusted_p).removeprefix("= "),
-        f"{better.estimate:.2f} ({better.low:.2f} to {better.high:.2f})" if better else "-",
-        f"{of.effect:.2f}" if of.effect == of.effect else "-",
-        of.verdict + (" (inside margin)" if of.inside_margin and of.verdict != "equivalent" else ""),
-        f"x{ratio.estimate:.2f}" + ("*" if costs and costs.busy else "") if ratio else "-",
-        finding.joint or "-",
-    ]
+    return {
+        "pairs": str(of.pairs),
+        "points": points(difference.estimate) if difference else "-",
+        "interval": f"{points(difference.low)} to {points(difference.high)}" if difference else "-",
+        "adjusted p": p_value(of.adjusted_p).removeprefix("= "),
+        "P(better)": f"{better.estimate:.2f} ({better.low:.2f} to {better.high:.2f})" if better else "-",
+        "effect": f"{of.effect:.2f}" if of.effect == of.effect else "-",
+        "verdict": of.verdict + (" (inside margin)" if of.inside_margin and of.verdict != "equivalent" else ""),
+        "time": f"x{ratio.estimate:.2f}" + ("*" if costs and costs.busy else "") if ratio else "-",
+        "with time": finding.joint or "-",
+    }

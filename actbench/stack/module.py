@@ -131,9 +131,9 @@ class Stack(nn.Module):
         result: Tensor = KnownGradient.apply(losses, list(gradients.values()), *trained.values())
         return result
 
-    def replicate(self, number: int) -> nn.Module:
-        """One replicate as a plain network, with values of its own."""
-        network = copy.deepcopy(self.network)
+    def replicate(self, number: int, part: nn.Module | None = None) -> nn.Module:
+        """One replicate as a plain network, with values of its own; or of a part of the stack's network."""
+        network = copy.deepcopy(part or self.network)
         single: dict[int, Tensor] = {}
         for module, name, value in list(places(network)):
             if id(value) not in single:

@@ -1,7 +1,7 @@
 """A study: activations compared on datasets and networks, seed by seed. What is finished is never done twice."""
 
 from actbench.study.definition import QUESTION, Study, StudyError
-from actbench.study.grid import arms, assign, entries, lookup
+from actbench.study.grid import arms, assign, entries, lookup, merged
 from actbench.study.plan import (
     Plan,
     Wanted,
@@ -31,6 +31,7 @@ __all__ = [
     "entries",
     "lookup",
     "make_plan",
+    "merged",
     "pilot",
     "question_of",
     "run_study",

@@ -197,10 +197,10 @@ class Study:
     def _check_lists(self) -> None:
         for name in ("activations", "datasets", "networks", "vary", "records"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, list | tuple) or not (value or name == "records")):
-                raise StudyError(f"study.{name} is a list with one entry at least, got {value!r}")
-            if None in (value or ()):
-                raise StudyError(f"study.{name}: null is none")
+            if value is None and name in ("datasets", "networks"):
+                continue
+            if not isinstance(value, list | tuple) or not (value or name == "records") or None in value:
+                raise StudyError(f"study.{name} is a list with one entry at least, none of them null, got {value!r}")
         unknown = [source for source in self.vary if source not in SOURCES]
         if unknown:
             raise StudyError(f"study.vary: unknown {unknown[0]}; sources of randomness are {', '.join(SOURCES)}")

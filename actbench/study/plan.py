@@ -1,14 +1,16 @@
 """What of a study is there, what is missing, and in which order it will run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import polars as pl
 
 from actbench.cells import Cell, DatasetSpec
-from actbench.data import ImageData
+from actbench.classifier import Classifier
+from actbench.data import ImageData, input_shape, num_classes
 from actbench.records import RecordError, Store, json_text
+from actbench.specs import one_line
 from actbench.study.definition import Study, StudyError
 from actbench.study.grid import Entry, cell_of, entries, short_name
 from actbench.verdict import Asked, Question
@@ -45,7 +47,7 @@ def blocks(seeds: Sequence[int], width: int = WIDTH) -> Iterator[range]:
 
 
 def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
-    """What is there and what is missing. No record is read.
+    """What is there and what is missing. No record of the study's own store is read.
 
     Args:
         study: Whose.
@@ -55,10 +57,11 @@ def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
         StudyError: The study makes no sense.
     """
     wanted = [Wanted(entry, study.seeds) for entry in entries(study)] if wanted is None else wanted
-    index = store_of(study).index()
+    store = store_of(study)
+    index = store.index()
     cached, missing = 0, list[list[Cell]]()
     for entry, seeds in wanted:
-        there = index.get(entry.hash, {})
+        there = usable(store, index.get(entry.hash, {}))
         lacking = [seed for seed in seeds if seed not in there]
         cached += len(seeds) - len(lacking)
         missing.append([cell_of(entry.config, study, block) for block in blocks(lacking)])
@@ -66,6 +69,24 @@ def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
     longest = max(map(len, missing), default=0)
     in_turns = [cells[turn] for turn in range(longest) for cells in missing if turn < len(cells)]
     return Plan(wanted, cached, in_turns)
+
+
+def usable(store: Store, there: Mapping[int, Path]) -> dict[int, Path]:
+    """Of a cell's seeds, those whose file can be used, as far as that has to be known beforehand.
+
+    A damaged file of the store itself is set aside when it is read. One of a
+    folder that is only read stays, so it is read here.
+    """
+
+    def damaged(path: Path) -> bool:
+        try:
+            store.read(path)
+        except RecordError:
+            return True
+        return False
+
+    wrong = {path for path in set(there.values()) if path.parent != store.folder and damaged(path)}
+    return {seed: path for seed, path in there.items() if path not in wrong}
 
 
 def question_of(study: Study, compared: Sequence[Entry]) -> Question:
@@ -80,7 +101,7 @@ def question_of(study: Study, compared: Sequence[Entry]) -> Question:
     """
     asked = [Asked(*entry.key, entry.hash) for entry in compared]
     names = list(dict.fromkeys(row.arm for row in asked))
-    baseline = study.baseline or names[0]
+    baseline = names[0] if study.baseline is None else str(study.baseline)
     if baseline not in names:
         raise StudyError(f"study.baseline: {baseline} is not among the arms {', '.join(names)}")
     return Question(
@@ -100,10 +121,18 @@ def store_of(study: Study) -> Store:
     return Store(Path(study.root, "cells"), *(Path(folder, "cells") for folder in study.records))
 
 
-def collect(study: Study, wanted: Sequence[Wanted], report: Callable[[str], None]) -> pl.DataFrame:
+def collect(
+    study: Study, wanted: Sequence[Wanted], report: Callable[[str], None], *, change: bool = True
+) -> pl.DataFrame:
     """The records that are there, with the columns ``arm``, names of dataset and network, and the tuned ``value``.
 
     A file that is damaged or foreign is set aside and reported; its seeds are missing then.
+
+    Args:
+        study: Whose.
+        wanted: Which records.
+        report: Is told of files that cannot be used.
+        change: Whether to set them aside; those of folders that are only read stay in any case.
     """
     store = store_of(study)
     tables = []
@@ -114,7 +143,12 @@ def collect(study: Study, wanted: Sequence[Wanted], report: Callable[[str], None
             try:
                 table = store.read(path)
             except RecordError as error:
-                report(f"{error}; set aside as {store.set_aside(path).name}, and run again")
+                if path.parent != store.folder:
+                    report(f"{error}; it is left as it is, and not used")
+                elif change:
+                    report(f"{error}; set aside as {store.set_aside(path).name}, and run again")
+                else:
+                    report(f"{error}; the study will set it aside, and run its cell again")
                 continue
             own = [seed for seed in seeds if there.get(seed) == path]
             labels = {
@@ -131,17 +165,51 @@ def collect(study: Study, wanted: Sequence[Wanted], report: Callable[[str], None
 
 
 def check_data(plan: Plan) -> None:
-    """Fetch and read the datasets of the cells that are missing.
+    """Fetch and read the datasets of the cells that are missing, and build each of their networks for them once.
 
     Raises:
-        StudyError: One is not there, or is damaged.
+        StudyError: A dataset is not there, is damaged or too small, or a network does not fit it or cannot be trained.
     """
-    datasets = {json_text(cell.config["data"]): cell.config["data"] for cell in plan.missing}
-    for dataset in datasets.values():
-        try:
-            DatasetSpec(dataset).build(range(1)).prepare_data()
-        except ValueError as error:
-            raise StudyError(f"dataset {short_name(dataset)}: {error}") from error
+    shapes, checked = dict[str, tuple[tuple[int, ...], int]](), set[str]()
+    for cell in plan.missing:
+        dataset, model = cell.config["data"], cell.config["model"]
+        name = json_text(dataset)
+        if name not in shapes:
+            shapes[name] = shape_of(dataset)
+        replicates = min(2, len(cell.seeds))
+        built = json_text([name, model["activation"], model["network"], model["lr_scheduler"], replicates])
+        if built not in checked:
+            check_model(model, *shapes[name], replicates=replicates)
+            checked.add(built)
+
+
+def shape_of(dataset: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+    """Shape of a dataset's images and its number of classes, after it was fetched and read.
+
+    Raises:
+        StudyError: It is not there, is damaged or too small.
+    """
+    datamodule = DatasetSpec(dataset).build(range(1))
+    try:
+        datamodule.prepare_data()
+        if isinstance(datamodule, ImageData):
+            datamodule.setup()
+        return input_shape(datamodule), num_classes(datamodule)
+    except Exception as error:  # of any kind, in a DataModule that is not ours
+        raise StudyError(f"dataset {short_name(dataset)}: {one_line(error)}") from error
+
+
+def check_model(model: Mapping[str, Any], shape: tuple[int, ...], classes: int, *, replicates: int) -> None:
+    """Build a cell's network.
+
+    Raises:
+        StudyError: It cannot be.
+    """
+    try:
+        Classifier(**model, replicates=replicates, input_shape=shape, num_classes=classes)
+    except Exception as error:  # of any kind, in a network that is not ours
+        names = f"{short_name(model['activation'])} in {short_name(model['network'])}"
+        raise StudyError(f"{names}: {one_line(error)}") from error
 
 
 def test_images(entry: Entry) -> int | None:

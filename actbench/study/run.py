@@ -11,7 +11,7 @@ import yaml
 
 from actbench.executors import InProcess
 from actbench.progress import Progress, fitting_progress
-from actbench.records import write_records
+from actbench.records import write_records, write_whole
 from actbench.study.definition import FIRST_OTHER_SEED, Study
 from actbench.study.grid import Entry, entries
 from actbench.study.plan import Wanted, check_data, make_plan, question_of
@@ -71,7 +71,7 @@ def run_study(
     folder.mkdir(parents=True, exist_ok=True)
     history = History.read(folder).planned(question)
     history.write(folder)
-    (folder / "study.yaml").write_text(yaml.safe_dump(study.to_config(), sort_keys=False))
+    write_whole(folder / "study.yaml", yaml.safe_dump(study.to_config(), sort_keys=False).encode())
     means = means_of(study, progress, work)
     with means.progress:
         if study.grid:

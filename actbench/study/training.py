@@ -13,6 +13,7 @@ from typing_extensions import override
 from actbench.cells import Cell, run_cell
 from actbench.executors import Executor, Failure
 from actbench.progress import Progress
+from actbench.records import Store
 from actbench.study.definition import Study
 from actbench.study.grid import short_name
 from actbench.study.plan import Plan, Wanted, collect, make_plan, store_of
@@ -66,59 +67,71 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
     Raises:
         OSError: The disk is full.
     """
-    root, store = Path(study.root), store_of(study)
-    running = root / "running"
-    running.mkdir(parents=True, exist_ok=True)
+    store, progress = store_of(study), means.progress
     locks: dict[str, FileLock] = {}
     labels = {entry.hash: entry.label for entry, _ in plan.wanted}
-    progress = means.progress
-    waiting, failures = list(plan.missing), list[str]()
-    progress.begin(len(waiting), sum(len(cell.seeds) for cell in waiting))
+    failures = list[str]()
+    progress.begin(len(plan.missing), sum(len(cell.seeds) for cell in plan.missing))
 
-    def label(cell: Cell) -> str:
+    def label(task: tuple[Cell, Path]) -> str:
+        cell, _ = task
         return f"{labels[cell.hash]} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
 
     def tasks() -> Iterator[tuple[Cell, Path] | None]:
-        while waiting:
-            for cell in list(waiting):
-                path = store.path(cell.hash, cell.seeds)
-                lock = FileLock(running / f"{path.stem}.lock")
-                try:
-                    lock.acquire(blocking=False)
-                except Timeout:
-                    continue
-                waiting.remove(cell)
-                if path.exists():  # another process was quicker
-                    lock.release()
-                    continue
-                locks[path.stem] = lock
-                progress.running(len(locks))
-                yield cell, running / path.stem
-                break
-            else:
-                if waiting:
-                    yield None  # others run them; or some are missing again, if those fail
+        for task in locked(plan.missing, store, Path(study.root, "running"), locks):
+            progress.running(len(locks))
+            yield task
 
-    def tell(task: tuple[Cell, Path], line: str) -> None:
-        progress.say(f"{label(task[0])}: {line}")
-
-    results = means.executor.run(means.work, tasks(), report=tell)
+    results = means.executor.run(means.work, tasks(), report=lambda task, line: progress.say(f"{label(task)}: {line}"))
     try:
-        for (cell, folder), result in results:
+        for task, result in results:
             if isinstance(result, Failure):
                 if result.full:
                     raise result.full
-                failures.append(f"{label(cell)}: {result}")
+                failures.append(f"{label(task)}: {result}")
                 line = f"{failures[-1]} (failed)"
             else:
                 store.write(result)
                 accuracy: Any = result["val_accuracy"].mean()
-                line = label(cell) + ("" if accuracy is None else f": val accuracy {accuracy:.4f}")
-            locks.pop(folder.name).release()
+                line = label(task) + ("" if accuracy is None else f": val accuracy {accuracy:.4f}")
+            locks.pop(task[1].name).release()
             progress.running(len(locks))
-            progress.end_cell(line, len(cell.seeds))
+            progress.end_cell(line, len(task[0].seeds))
     finally:
         results.close()  # type: ignore[attr-defined]
         for lock in locks.values():
             lock.release()
     return failures
+
+
+def locked(
+    cells: Sequence[Cell], store: Store, running: Path, locks: dict[str, FileLock]
+) -> Iterator[tuple[Cell, Path] | None]:
+    """Cells that are missing, each with its folder, once it is locked; None while other processes run all that are.
+
+    Args:
+        cells: They, in order.
+        store: Where they are when another process has finished them.
+        running: For folders and locks.
+        locks: By the folder's name, those that are held; for the caller to release.
+    """
+    running.mkdir(parents=True, exist_ok=True)
+    waiting = list(cells)
+    while waiting:
+        task = None
+        for cell in list(waiting):
+            path = store.path(cell.hash, cell.seeds)
+            lock = FileLock(running / f"{path.stem}.lock")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            waiting.remove(cell)
+            if path.exists():  # another process was quicker
+                lock.release()
+                continue
+            locks[path.stem] = lock
+            task = cell, running / path.stem
+            break
+        if task or waiting:
+            yield task

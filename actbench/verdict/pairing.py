@@ -2,19 +2,38 @@
 
 import polars as pl
 
+NETWORK = pl.col("factors").str.json_path_match("$.network")  # with its arguments
+
 
 def pairing_faults(table: pl.DataFrame, baseline: str) -> list[str]:
     """What is wrong with the pairing: arms whose weights or order are not the baseline's for the same seed.
 
-    Weights are compared where both have as many parameters; an activation's own do not count.
+    Weights are compared where both have the same network, with the same
+    arguments; an activation's own do not count. `other_networks` are the arms
+    that are left out.
     """
     wrong = []
-    keys = ["dataset_name", "network_name", "seed"]
-    base = table.filter(arm=baseline).select(*keys, "init_fingerprint", "order_fingerprint")
-    for (arm,), own in table.filter(pl.col("arm") != baseline).group_by("arm", maintain_order=True):
-        joined = own.join(base, on=keys, suffix="_base")
-        for what, column in (("initial weights", "init_fingerprint"), ("batch order", "order_fingerprint")):
-            differ = joined.filter(pl.col(column).ne_missing(pl.col(f"{column}_base")) | pl.col(column).is_null())
-            if len(differ):
-                wrong.append(f"{arm}: {len(differ)} seeds have another {what} than {baseline}, or an unknown one")
+    for (arm,), joined in with_baseline(table, baseline):
+        same = pl.col("network_spec").eq_missing(pl.col("network_spec_base"))
+        compared = {"initial weights": ("init_fingerprint", same), "batch order": ("order_fingerprint", pl.lit(True))}
+        for what, (column, counts) in compared.items():
+            differ = pl.col(column).ne_missing(pl.col(f"{column}_base")) | pl.col(column).is_null()
+            seeds = len(joined.filter(counts & differ))
+            if seeds:
+                wrong.append(f"{arm}: {seeds} seeds have another {what} than {baseline}, or an unknown one")
     return wrong
+
+
+def other_networks(table: pl.DataFrame, baseline: str) -> list[str]:
+    """Arms with another network than the baseline's, whose weights cannot be the same."""
+    other = pl.col("network_spec").ne_missing(pl.col("network_spec_base"))
+    return [str(arm) for (arm,), joined in with_baseline(table, baseline) if len(joined.filter(other))]
+
+
+def with_baseline(table: pl.DataFrame, baseline: str) -> "pl.dataframe.group_by.GroupBy":
+    """Every other arm's records beside the baseline's of the same dataset, network and seed, by arm."""
+    keys = ["dataset_name", "network_name", "seed"]
+    known = table.with_columns(network_spec=NETWORK)
+    base = known.filter(arm=baseline).select(*keys, "network_spec", "init_fingerprint", "order_fingerprint")
+    joined = known.filter(pl.col("arm") != baseline).join(base, on=keys, suffix="_base", maintain_order="left")
+    return joined.group_by("arm", maintain_order=True)
