@@ -1,7 +1,7 @@
 """``report``: what a study's records say, from its folder alone."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from actbench.cli.main import COMMANDS, OneLine, fail, shown_path
 from actbench.records import RecordError
 from actbench.verdict import RECORDS, VERDICT, Finding, Told, p_value, points, tell
 from actbench.verdict.pairing import other_networks
+from actbench.verdict.words import OUTCOMES
 
 UNLIMITED = 10_000  # width of what is no terminal
 TEXT = ("dataset", "network", "arm", "baseline", "verdict", "with time")  # columns that are no numbers
 # Columns that a narrow terminal does without, the least important first.
 SPARE_OF_ARMS = ("parameters", "min", "max", "ms per epoch", "test loss", "diverged", "sd")
+SPARE_OF_SECONDARY = ("fits", "peak memory", "p of calibration error", "p of loss", "test calibration error")
 SPARE_OF_COMPARISONS = ("effect", "with time", "time", "P(better)", "pairs", "adjusted p")
 
 
@@ -41,7 +43,10 @@ def print_told(told: Told, folder: Path) -> None:
     print_rows(console, arm_rows(told.table), spare=SPARE_OF_ARMS)
     if told.table["busy"].any():
         print("* others used the machine meanwhile: these times say little")
-    print_rows(console, comparison_rows(told), spare=SPARE_OF_COMPARISONS)
+    print_rows(console, comparison_rows(told, comparison_cells), spare=SPARE_OF_COMPARISONS)
+    print("beside accuracy, outside the correction for several comparisons; below 0, or x1, the arm has less:")
+    print_rows(console, comparison_rows(told, secondary_cells), spare=SPARE_OF_SECONDARY)
+    print_rows(console, standing_rows(told), spare=())
     print(*(told.faults or [pairing(told)]), *told.sentences, sep="\n")
     print(f"records: {shown_path(folder / RECORDS)}; verdicts: {shown_path(folder / VERDICT)}")
 
@@ -119,8 +124,8 @@ def arm_rows(table: pl.DataFrame) -> list[dict[str, str]]:
     return rows
 
 
-def comparison_rows(told: Told) -> list[dict[str, str]]:
-    """Each comparison's difference, how sure it is, and what the arm costs in its baseline's stead."""
+def comparison_rows(told: Told, cells: Callable[[Finding], dict[str, str]]) -> list[dict[str, str]]:
+    """A row for each comparison, with its names."""
     question = told.question
     several = {
         "dataset": len(question.datasets) > 1,
@@ -131,12 +136,12 @@ def comparison_rows(told: Told) -> list[dict[str, str]]:
     rows = []
     for finding in told.conclusion.findings:
         names = {name: value or "all" for name, value in finding.comparison._asdict().items()}
-        rows.append({name: names[name] for name, use in several.items() if use} | comparison_cells(finding))
+        rows.append({name: names[name] for name, use in several.items() if use} | cells(finding))
     return rows
 
 
 def comparison_cells(finding: Finding) -> dict[str, str]:
-    """A row of the table of comparisons, without names."""
+    """The difference of accuracies, how sure it is, and what the arm costs in its baseline's stead."""
     of, costs = finding.judgement, finding.cost
     difference, better = of.difference, of.superiority
     ratio = costs.time_ratio if costs else None
@@ -151,3 +156,35 @@ def comparison_cells(finding: Finding) -> dict[str, str]:
         "time": f"x{ratio.estimate:.2f}" + ("*" if costs and costs.busy else "") if ratio else "-",
         "with time": finding.joint or "-",
     }
+
+
+def secondary_cells(finding: Finding) -> dict[str, str]:
+    """Differences of the other scores, each with interval and p, and ratios of time and memory."""
+    cells: dict[str, str] = {}
+    for of in finding.secondary:
+        name, difference = OUTCOMES[of.outcome], of.difference
+        shown = f"{difference.estimate:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})" if difference else "-"
+        cells |= {name: shown, f"p of {name.removeprefix('test ')}": p_value(of.p).removeprefix("= ")}
+    costs = finding.cost
+    ratio, memory = (costs.time_ratio, costs.memory_ratio) if costs else (None, None)
+    whole = ratio is not None and costs is not None and costs.fits > 1
+    bounds = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio and whole else ""
+    return cells | {
+        "time of an epoch": f"x{ratio.estimate:.2f}{bounds}" if ratio else "-",
+        "fits": str(costs.fits) if costs else "-",
+        "peak memory": f"x{memory:.2f}" if memory else "-",
+    }
+
+
+def standing_rows(told: Told) -> list[dict[str, str]]:
+    """Each arm over several datasets."""
+    return [
+        {
+            "network": of.network,
+            "arm": of.arm,
+            "interquartile mean of accuracy": f"{of.interquartile_mean.estimate:.4f} "
+            f"({of.interquartile_mean.low:.4f} to {of.interquartile_mean.high:.4f})",
+            "mean rank": f"{of.rank.estimate:.2f} ({of.rank.low:.2f} to {of.rank.high:.2f})",
+        }
+        for of in told.conclusion.standings
+    ]
