@@ -2,6 +2,7 @@ import copy
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
@@ -373,3 +374,17 @@ def test_records_of_a_cell_agree_with_lightnings_own_fit(finished):
 
     assert finished["test_accuracy"].to_list() == model.evaluated["test/acc"].tolist()
     assert finished["test_loss"].to_list() == model.evaluated["test/loss"].tolist()
+
+
+def test_a_record_holds_the_shape_of_its_activation_after_training(finished, tmp_path):
+    trained = run_cell(cell(model__activation="test_cells.LearnedSlope"), tmp_path / "trained")
+    by_channel = {"class_path": "torch.nn.PReLU", "init_args": {"num_parameters": 128}}
+    several = run_cell(cell(model__activation=by_channel, trainer__max_epochs=1), tmp_path / "several")
+
+    x = finished["curve_x"][0].to_numpy()
+    assert finished["curve_y"][0].to_list() == np.maximum(x, 0).tolist()
+    assert finished["curve_slope"][0].to_list() == (x > 0).astype(float).tolist()
+    slopes = [slope[0] for slope in trained["curve_slope"]]
+    assert len(set(slopes)) == 3  # each replicate has learned its own
+    assert [y[0] for y in trained["curve_y"]] == pytest.approx([-5 * slope for slope in slopes])
+    assert several["curve_y"].to_list() == [None] * 3

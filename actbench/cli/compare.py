@@ -5,6 +5,7 @@ import shlex
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from functools import partial
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from actbench import records
 from actbench.cli.arguments import UsageError, load_yaml, options, read_config
 from actbench.cli.main import COMMANDS, OneLine, fail, shown_path, shown_program
 from actbench.cli.messages import quieten
-from actbench.cli.report import print_told
+from actbench.cli.report import draw, print_told
 from actbench.forecast import forecast
 from actbench.records import RecordError, Store
 from actbench.specs import one_line
@@ -58,7 +59,8 @@ def compare(words: Sequence[str]) -> int:
         quieten()
         if flags["dry_run"]:
             return print_plan(study, with_pilot=flags["pilot"])
-        told = run_study(study, self_test=flags["self_test"])
+        folder = Path(study.root, study.name)
+        told = run_study(study, self_test=flags["self_test"], show=partial(draw, folder=folder, command=command))
     except (StudyError, UsageError, RecordError) as error:
         return fail(one_line(error))
     except MissingError as error:
@@ -70,7 +72,7 @@ def compare(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit) as error:
         print(f"interrupted; {finished(study)}, go on with: {command}", file=sys.stderr)
         return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
-    print_told(told, Path(study.root, study.name))
+    print_told(told, folder)
     return 0
 
 

@@ -21,7 +21,7 @@ COMMANDS = {
     "predict": "write a table of a checkpoint's predictions for the test part",
     "export": "write one replicate of a checkpoint as a plain network that runs without actbench",
     "compare": "compare activations over many seeds: a study, of which only what is missing is run",
-    "report": "work out the verdicts of a study anew, from its folder alone",
+    "report": "write a study's page, tables or figures anew, from its folder alone; or what changed between two",
     "merge": "join studies that ran on several machines",
     "audit": "recompute a published table of means and spreads, and point out rows that cannot be right",
     "activations": "list the activations that can be compared",

@@ -13,9 +13,12 @@ from rich.table import Table
 from actbench.cli.main import COMMANDS, OneLine, fail, shown_path
 from actbench.records import RecordError
 from actbench.verdict import RECORDS, VERDICT, Finding, Told, p_value, points, tell
+from actbench.verdict.changes import changes
 from actbench.verdict.pairing import other_networks
 from actbench.verdict.words import OUTCOMES
 
+FORMATS = ("html", "md", "tex", "csv", "json", "png", "svg")
+PAGE = "report.html"
 UNLIMITED = 10_000  # width of what is no terminal
 TEXT = ("dataset", "network", "arm", "baseline", "verdict", "with time")  # columns that are no numbers
 # Columns that a narrow terminal does without, the least important first.
@@ -25,16 +28,41 @@ SPARE_OF_COMPARISONS = ("effect", "with time", "time", "P(better)", "pairs", "ad
 
 
 def report(words: Sequence[str]) -> int:
-    """Work out a study's verdicts anew; returns the exit status."""
+    """Work out a study's verdicts anew, and write its page or what else is asked for; returns the exit status."""
     parser = OneLine(prog="main.py report", description=COMMANDS["report"], allow_abbrev=False)
     parser.add_argument("study", type=Path, help="the study's folder, such as studies/digits")
-    folder = parser.parse_args(words).study
+    parser.add_argument("other", type=Path, nargs="?", help="another study's folder: say what changed from the first")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="html",
+        help="html: report.html and TensorBoard's files (default); md, tex, csv, json: tables; png, svg: every figure",
+    )
+    chosen = parser.parse_args(words)
     try:
-        told = tell(folder)
+        told = tell(chosen.study)
+        if chosen.other:
+            print(*changes(told, tell(chosen.other)), sep="\n")
+            return 0
     except RecordError as error:
         return fail(str(error))
-    print_told(told, folder)
+    if chosen.format == "html":
+        draw(told, chosen.study)
+        print_told(told, chosen.study)
+    else:
+        from actbench.report.exports import write_exports
+
+        print(*map(shown_path, write_exports(told, chosen.study, chosen.format)), sep="\n")
     return 0
+
+
+def draw(told: Told, folder: Path, *, command: str | None = None) -> None:
+    """Write a study's page, and TensorBoard's files."""
+    from actbench.report import write_page
+    from actbench.report.tensorboard import write_tensorboard
+
+    write_page(told, folder, command=command)
+    write_tensorboard(told, folder)
 
 
 def print_told(told: Told, folder: Path) -> None:
@@ -49,6 +77,7 @@ def print_told(told: Told, folder: Path) -> None:
     print_rows(console, standing_rows(told), spare=())
     print(*(told.faults or [pairing(told)]), *told.sentences, sep="\n")
     print(f"records: {shown_path(folder / RECORDS)}; verdicts: {shown_path(folder / VERDICT)}")
+    print(f"page: {shown_path(folder / PAGE)}; tensorboard --logdir {shown_path(folder)}")
 
 
 def pairing(told: Told) -> str:

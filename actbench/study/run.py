@@ -1,6 +1,6 @@
 """Running a study: tuning, training in batches until the verdicts are clear, and the verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,12 @@ def compare(
 
 
 def run_study(
-    study: Study, *, self_test: bool = False, progress: Progress | None = None, work: Work | None = None
+    study: Study,
+    *,
+    self_test: bool = False,
+    progress: Progress | None = None,
+    work: Work | None = None,
+    show: Callable[[Told], None] = lambda told: None,
 ) -> Told:
     """As `compare`, but returns all that the records say.
 
@@ -54,6 +59,7 @@ def run_study(
         self_test: Test the harness on the study's own scores, too; see `Certificate`.
         progress: What is said meanwhile; unless given, bars in a terminal and lines elsewhere.
         work: What trains a cell in its folder, if not `run_cell`.
+        show: Is told what the records say after each look at a study that goes on, and at the end.
 
     Raises:
         StudyError: The study makes no sense, or a dataset is not there.
@@ -76,17 +82,20 @@ def run_study(
     with means.progress:
         if study.grid:
             compared = entries(study, tune(study, means))
-        wanted = train_until_clear(study, question, compared, means)
+        wanted = train_until_clear(study, question, compared, means=means, show=show)
         told = tell(folder)
         if self_test:
             own = [of for of in wanted if of.entry.arm == question.baseline]
             certificates = [certify(of, study, told, means) for of in own]
             replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
             told = tell(folder)
+    show(told)
     return told
 
 
-def train_until_clear(study: Study, question: Question, compared: Sequence[Entry], means: Means) -> list[Wanted]:
+def train_until_clear(
+    study: Study, question: Question, compared: Sequence[Entry], *, means: Means, show: Callable[[Told], None]
+) -> list[Wanted]:
     """Train what is missing of the entries, and keep their records; in batches until the verdicts are clear, if asked.
 
     Returns:
@@ -109,6 +118,7 @@ def train_until_clear(study: Study, question: Question, compared: Sequence[Entry
         if following == wanted:
             return wanted
         going_on = sum(len(of.seeds) > len(before.seeds) for of, before in zip(following, wanted, strict=True))
+        show(tell(Path(study.root, study.name)))
         means.progress.say(f"not yet clear: {going_on} of {len(wanted)} arms go on")
         wanted = following
 

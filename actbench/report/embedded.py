@@ -1,0 +1,96 @@
+"""The records of a study as the page holds them: columns in JSON, for its single seeds and for the CSV download."""
+
+import json
+import math
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from actbench.plots import SCORES
+from actbench.plots.shapes import COLUMNS as SHAPES
+from actbench.verdict import Told
+
+MOST_VALUES = 300_000  # of all curves: beyond, each arm has the same number of its first seeds
+MOST_ROWS = 25_000  # beyond, the page holds no records
+DIGITS = 6  # significant, of the values in lists
+LEVELS = 0.5  # share of rows up to which a column's distinct values are stored once
+
+
+class Embedded(NamedTuple):
+    """Columns, whether there are records to download, and of how many seeds an arm the page holds each epoch."""
+
+    columns: dict[str, Any]
+    records: bool
+    seeds: int | None  # None if of all
+
+
+def embedded(told: Told) -> Embedded:
+    """The records, as far as the page has room for them.
+
+    A column is ``{"values": [...]}``, or ``{"levels": [...], "codes": [...]}``
+    where values repeat. Numbers that JSON does not know are text outside lists,
+    and null in them.
+    """
+    table = told.table.sort("seed", maintain_order=True)
+    table, seeds = thinned(table)
+    records = len(table) <= MOST_ROWS
+    if not records:
+        table = table.filter(pl.any_horizontal(pl.col(list(SCORES)).is_not_null()))
+        table = table.select("arm", "dataset_name", "network_name", "seed", *SCORES)
+    return Embedded({name: packed(table[name]) for name in table.columns}, records, seeds)
+
+
+def thinned(table: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
+    """Records with the epochs of so many seeds of each arm as there is room for; None if of all."""
+    if held(table) <= MOST_VALUES:
+        return table, None
+    table = table.drop(SHAPES, strict=False)
+    total = max(held(table), MOST_VALUES)
+    keys = ["dataset_name", "network_name", "arm"]
+    most: Any = table.group_by(keys).len()["len"].max()
+    seeds = max(1, int(most * MOST_VALUES / total))
+    kept = pl.int_range(pl.len()).over(keys) < seeds
+    return table.with_columns(pl.when(kept).then(pl.col(name)).alias(name) for name in lists(table)), seeds
+
+
+def lists(table: pl.DataFrame) -> list[str]:
+    """Names of the columns that hold lists."""
+    return [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
+
+
+def held(table: pl.DataFrame) -> int:
+    """How many values all lists hold."""
+    return sum(int(table[name].list.len().sum() or 0) for name in lists(table))
+
+
+def packed(column: pl.Series) -> dict[str, Any]:
+    """A column in plain values."""
+    values: list[Any]
+    if isinstance(column.dtype, pl.List):
+        rounded = column.list.eval(pl.when(pl.element().is_finite()).then(pl.element().round_sig_figs(DIGITS)))
+        values = [None if of is None else tuple(of) for of in rounded.to_list()]
+    else:
+        values = [plain(value) for value in column]
+    levels = list(dict.fromkeys(values))
+    if len(levels) > LEVELS * len(values):
+        return {"values": values}
+    place = {value: number for number, value in enumerate(levels)}
+    return {"levels": levels, "codes": [place[value] for value in values]}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_in_page(content: Any) -> str:
+    """JSON that may stand in a script element: nothing in it ends the element or starts a comment."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return guarded(text)
+
+
+def guarded(text: str) -> str:
+    """JSON text with the letters escaped that HTML or JavaScript could take for something else."""
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text

@@ -1,0 +1,124 @@
+"""The page: one file that tells a study's story, with all that it needs inside."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from actbench import __version__
+from actbench.plots import (
+    INK,
+    PAPER,
+    QUIET,
+    RULE,
+    SCORES,
+    STROKES,
+    VERDICTS,
+    Picture,
+    Tone,
+    dark_of,
+    looks,
+    shown_first,
+)
+from actbench.records import write_whole
+from actbench.report import provenance
+from actbench.report.embedded import embedded, guarded, json_in_page
+from actbench.report.sections import opening, stories
+from actbench.report.tables import latex, markdown, tables
+from actbench.verdict import Told
+
+REPORT = "report.html"
+FOLDED = 6  # so many verdicts are seen at once
+
+
+class Swatch(NamedTuple):
+    """An arm in a legend: its number, its line, and whether it is shown at first."""
+
+    number: int
+    arm: str
+    tone: Tone
+    stroke: str
+    shown: bool
+
+
+def write_page(told: Told, folder: Path, *, command: str | None) -> Path:
+    """Write ``report.html`` into a study's folder, whole or not at all; returns its path.
+
+    Args:
+        told: What the study's records say.
+        folder: The study's; its name is the study's.
+        command: What the user has typed, if that is known.
+    """
+    path = folder / REPORT
+    write_whole(path, page(told, name=folder.resolve().name, command=command).encode())
+    return path
+
+
+def page(told: Told, *, name: str, command: str | None) -> str:
+    """The page as text.
+
+    Args:
+        told: What the study's records say.
+        name: The study's.
+        command: What the user has typed, if that is known.
+    """
+    environment = Environment(
+        loader=PackageLoader("actbench.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["embedded"] = lambda content: Markup(json_in_page(content))
+    environment.filters["figure"] = figure
+    held, found = embedded(told), tables(told)
+    return environment.get_template("report.html.j2").render(
+        version=__version__,
+        name=name,
+        told=told,
+        folded=FOLDED,
+        styles=part("report.css"),
+        script=part("report.js"),
+        plotly=part("plotly-basic.min.js"),
+        tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
+        dark=dark_of(),
+        scores=SCORES,
+        swatches=swatches(told),
+        stories=stories(told),
+        held=held,
+        tables=found,
+        texts={"md": "\n".join(map(markdown, found)), "tex": "\n".join(map(latex, found))},
+        **opening(told),
+        **repeating(told, command),
+    )
+
+
+def part(name: str) -> Markup:
+    """A file beside this one, as it is."""
+    return Markup(files("actbench.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def figure(picture: Picture) -> Markup:
+    """A figure's JSON, to stand in a script element."""
+    return Markup(guarded(picture.figure.to_json()))
+
+
+def swatches(told: Told) -> list[Swatch]:
+    """The arms in a legend."""
+    first, styles = shown_first(told), looks(told.question.arms, told.question.baseline)
+    return [
+        Swatch(number, arm, styles[arm].tone, STROKES[styles[arm].dash], arm in first)
+        for number, arm in enumerate(told.question.arms)
+    ]
+
+
+def repeating(told: Told, command: str | None) -> dict[str, Any]:
+    """What the last section says."""
+    return {
+        "command": command,
+        "provenance": provenance.facts(told.table),
+        "diverged": provenance.diverged(told.table),
+        "configs": provenance.configs(told),
+    }

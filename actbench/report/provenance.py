@@ -1,0 +1,136 @@
+"""Where a study's numbers come from, and how to get them again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+import yaml
+
+from actbench.plots import listed
+from actbench.verdict import Told
+from actbench.verdict.words import count, duration
+
+FACTS = {  # columns of the records, as people call them
+    "device": "device",
+    "threads": "threads of a fit",
+    "actbench_version": "actbench",
+    "torch_version": "torch",
+    "lightning_version": "pytorch-lightning",
+    "python_version": "Python",
+    "commit": "commit",
+}
+NOTHING = object()
+
+
+class Fit(NamedTuple):
+    """What one arm on one dataset and network sets otherwise than the others, a setting each."""
+
+    name: str
+    settings: Mapping[str, str]
+
+
+class Configs(NamedTuple):
+    """What all fits have in common, as YAML, and what they do not."""
+
+    common: str
+    fits: Sequence[Fit]
+
+
+def values_of(table: pl.DataFrame, column: str) -> str:
+    """The distinct values of a column, with how many records have each where there are several."""
+    if column not in table.columns or not len(table):
+        return "–"
+    found = table[column].fill_null("not known") if table.schema[column] == pl.String else table[column]
+    counts = found.value_counts(sort=True).rows()
+    if len(counts) == 1:
+        return str(counts[0][0])
+    return listed([f"{value} ({number})" for value, number in counts])
+
+
+def facts(table: pl.DataFrame) -> list[tuple[str, str]]:
+    """Versions, machine and code."""
+    return [(name, values_of(table, column)) for column, name in FACTS.items()]
+
+
+def hardware(table: pl.DataFrame) -> str:
+    """Which machine, in few words."""
+    if not len(table):
+        return "not known yet"
+    threads = values_of(table, "threads")
+    return f"{values_of(table, 'device')}, {threads} thread{'' if threads == '1' else 's'}"
+
+
+def time_taken(table: pl.DataFrame) -> str:
+    """Time of all training, and of when."""
+    seconds: Any = (table["epoch_time_s"] * table["epochs"]).sum()
+    if not seconds:
+        return "not measured"
+    fits = table.select("dataset_name", "network_name", "arm", "started").unique()
+    starts = table["started"].drop_nulls().sort()
+    when = f", started {moment(starts[0])}" if len(starts) else ""
+    return f"{duration(seconds / 60)} of training in {count(len(fits), 'fit')}{when}"
+
+
+def moment(text: str) -> str:
+    """A time as people read it, UTC."""
+    return text[:16].replace("T", " ") + (" UTC" if "T" in text else "")
+
+
+def diverged(table: pl.DataFrame) -> list[str]:
+    """Which replicates have diverged, a line for each arm."""
+    lost = table.filter("diverged").sort("seed")
+    lines = []
+    for (dataset, network, arm), own in lost.group_by("dataset_name", "network_name", "arm", maintain_order=True):
+        seeds = [f"{seed} (epoch {'?' if epoch is None else epoch + 1})" for seed, epoch in epochs_of(own)]
+        lines.append(f"{arm} on {dataset} with {network}: {count(len(own), 'seed')}: {listed(seeds, 12)}")
+    return lines
+
+
+def epochs_of(own: pl.DataFrame) -> list[tuple[int, int | None]]:
+    """Seeds with the epoch in which they diverged."""
+    return list(own.select("seed", "diverged_epoch").iter_rows())
+
+
+def configs(told: Told) -> Configs | None:
+    """The resolved config of every fit; None where the records hold none."""
+    found: dict[str, Any] = {}
+    keys = ["dataset_name", "network_name", "arm"]
+    for (dataset, network, arm), own in told.table.group_by(keys, maintain_order=True):
+        for number, text in enumerate(own["config"].drop_nulls().unique(maintain_order=True)):
+            more = f" ({number + 1})" if number else ""
+            found[f"{arm} on {dataset} with {network}{more}"] = json.loads(text)
+    if not found:
+        return None
+    common = shared(list(found.values()))
+    text = yaml.safe_dump(common, sort_keys=False, allow_unicode=True, width=100) if common else ""
+    return Configs(text, [Fit(name, dict(others(config, common))) for name, config in found.items()])
+
+
+def shared(configs: Sequence[Any]) -> dict[str, Any]:
+    """What all of several nested mappings have in common."""
+    first, *rest = configs
+    result = {}
+    for key, value in first.items():
+        values = [config.get(key, NOTHING) for config in rest]
+        if all(of == value for of in values):
+            result[key] = value
+        elif isinstance(value, dict) and all(isinstance(of, dict) for of in values):
+            inside = shared([value, *values])
+            if inside:
+                result[key] = inside
+    return result
+
+
+def others(config: Mapping[str, Any], common: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """What a nested mapping has besides the common one, with dotted names."""
+    found: list[tuple[str, str]] = []
+    for key, value in config.items():
+        if key in common and common[key] == value:
+            continue
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            found += others(value, common.get(key, {}), f"{name}.")
+        else:
+            found.append((name, json.dumps(value, ensure_ascii=False)))
+    return found

@@ -1,0 +1,171 @@
+"""What the page says in words, section by section."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from actbench import plots
+from actbench.plots import SIGNS, Picture, called
+from actbench.report import answer, provenance
+from actbench.stats import Verdict
+from actbench.verdict import Told, points
+from actbench.verdict.pairing import other_networks
+from actbench.verdict.words import certificate_sentence, count, level, level_sentence
+
+
+class Said(NamedTuple):
+    """A verdict sentence with its sign."""
+
+    verdict: Verdict
+    sign: str
+    sentence: str
+
+
+class Story(NamedTuple):
+    """A section of pictures: ``controls`` names what its pictures can be told."""
+
+    name: str
+    title: str
+    text: str
+    pictures: Sequence[Picture]
+    controls: Sequence[str] = ()
+
+
+def opening(told: Told) -> dict[str, Any]:
+    """The question, the answer, and what it rests on."""
+    return {
+        "question": answer.asked(told),
+        "answer": answer.answered(told),
+        "price": answer.price(told),
+        "missing": answer.missing(told),
+        "warnings": warnings(told),
+        "verdicts": verdicts(told),
+        "facts": facts(told),
+    }
+
+
+def warnings(told: Told) -> list[str]:
+    """What a reader must know before anything else."""
+    level_lost = level_sentence(told.conclusion)
+    failed = [certificate_sentence(of) for of in told.certificates if not of.passed]
+    pairing = [f"Not all pairs are pairs: {'; '.join(told.faults)}."] if told.faults else []
+    depends = [f"The winner on val depends on {of.setting}; see below." for of in told.tunings if of.depends]
+    return [*pairing, *([level_lost] if level_lost else []), *failed, *depends]
+
+
+def verdicts(told: Told) -> list[Said]:
+    """The sentences of all comparisons: those over all datasets first, and the best arms."""
+    said = list(zip(told.conclusion.findings, told.sentences, strict=False))
+    order = plots.best_first(told.conclusion)
+    said.sort(key=lambda of: (of[0].comparison.dataset is not None, order[of[0].comparison[2:]]))
+    return [Said(of.judgement.verdict, SIGNS[of.judgement.verdict], sentence) for of, sentence in said]
+
+
+def facts(told: Told) -> list[tuple[str, str]]:
+    """What the answer rests on, in a few lines."""
+    of = told.question
+    found = [
+        ("Replicates", replicates(told)),
+        ("Hardware", provenance.hardware(told.table)),
+        ("Time", provenance.time_taken(told.table)),
+        ("Pairs", pairs(told)),
+        ("Self-test", " ".join(map(certificate_sentence, told.certificates)) or "not run"),
+    ]
+    if of.family:
+        found.append(("Level", promise(told)))
+    return found
+
+
+def promise(told: Told) -> str:
+    """What the verdicts promise."""
+    of = told.question
+    chance = (
+        "it no longer holds, see above"
+        if told.conclusion.other_looks
+        else f"any false better or worse among {count(len(of.family), 'comparison')} comes with a chance of at most "
+        f"{100 * of.alpha:g} %, and so does any false equivalent"
+    )
+    return f"{chance}; differences up to {points(of.margin, sign=False)} points do not matter"
+
+
+def replicates(told: Told) -> str:
+    """How many there are, and how many were planned."""
+    of = told.question
+    planned = (
+        count(of.most, "seed")
+        if isinstance(of.replicates, int)
+        else f"{of.replicates['min']} to {count(of.most, 'seed')}"
+    )
+    lost = int(told.table["diverged"].sum())
+    more = f", of which {lost} diverged" if lost else ""
+    return f"{len(told.table):,} in all{more}; {planned} planned for each of {count(len(of.arms), 'arm')}"
+
+
+def pairs(told: Told) -> str:
+    """Whether pairs are pairs."""
+    if told.faults:
+        return f"NOT verified: {'; '.join(told.faults)}"
+    if not len(told.table):
+        return "none yet"
+    if told.table["arm"].n_unique() < 2:
+        return "none: there is one arm"
+    others = other_networks(told.table, told.question.baseline)
+    left_out = f"; weights of their own, in another network: {', '.join(others)}" if others else ""
+    return f"verified: same initial weights, split and batch order as {told.question.baseline}{left_out}"
+
+
+def stories(told: Told) -> list[Story]:
+    """The sections of pictures, those that have some."""
+    interval, margin = level(told.question), points(told.question.margin, sign=False)
+    baseline = called(told.question.baseline)
+    minus = "Arm minus baseline" if told.question.comparisons == "all" else f"Arm minus {baseline}"
+    dots = plots.pairs(told)
+    found = [
+        Story(
+            "differences",
+            "Differences",
+            f"{minus}: mean paired difference in test accuracy over seeds, with its {interval} interval. Inside the "
+            f"grey band, ±{margin} points, a difference does not matter. ▲ better, ▼ worse, ◆ equivalent, ○ undecided: "
+            "verdicts are corrected for all comparisons and intervals are not, so one may miss zero where the verdict "
+            "is undecided.",
+            plots.forest(told),
+        ),
+        Story(
+            "replicates",
+            "Every replicate",
+            f"One line for each seed, from {baseline} (hollow, above) to the arm (filled, below): green and solid "
+            "where the arm scores higher, red and dashed where it does not. A replicate that has diverged is a "
+            "cross, and counts as guessing.",
+            dots,
+            ("range",) if any(of.figure.layout.meta["close"] for of in dots) else (),
+        ),
+        Story(
+            "curves",
+            "Learning curves",
+            f"Mean over seeds with its {interval} interval. A seed that has diverged is left out from there on. "
+            "Point at a curve to see its single seeds. Seconds are those of training, a replicate's share of its fit.",
+            plots.curves(told),
+            ("arms", "scores", "along", "seeds"),
+        ),
+        Story(
+            "tuning",
+            "Choice of settings",
+            f"Accuracy on val over the grid, with {interval} intervals over seeds; each arm's chosen value is ringed.",
+            plots.tuning(told),
+            ("arms",),
+        ),
+        Story(
+            "cost",
+            "Cost",
+            "Accuracy against time and against memory. No arm beats those on the dotted front, which are blue circles, "
+            "in both; the others are grey squares. Hollow marks were measured on a busy machine and say little.",
+            plots.cost(told),
+        ),
+        Story(
+            "activations",
+            "The activations",
+            "Functions and their derivatives; of those that are trained, the shapes that a few seeds have learned.",
+            plots.shapes(told),
+            ("arms",),
+        ),
+    ]
+    return [story for story in found if story.pictures]

@@ -1,0 +1,395 @@
+import json
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plotly.offline import get_plotlyjs_version
+from scipy import stats
+from studies import golden, random_study, record, records, study, with_shapes
+
+from actbench import __version__, plots
+from actbench.plots import palette
+from actbench.records import frame
+from actbench.report import latex, markdown, page, tables, write_page
+from actbench.report.embedded import MOST_VALUES, embedded
+
+GOLDEN = Path(__file__).parent / "golden" / "report.txt"
+COMMAND = "python main.py compare --config study.yaml --study.name 'a & b'"
+BLOCKS = {"p", "h1", "h2", "h3", "li", "dt", "dd", "th", "tr", "td", "legend", "label", "summary", "pre", "figcaption"}
+BLOCKS |= {"button", "option", "title", "div"}
+
+
+class Text(HTMLParser):
+    """The words of a page, a line for each block, and the content of its scripts."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.lines, self.scripts, self.inside = [""], [], None
+        self.feed(content)
+
+    def handle_starttag(self, tag, attributes):
+        if tag in ("script", "style"):
+            self.inside = dict(attributes).get("type", tag)
+        elif tag in BLOCKS:
+            self.lines.append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self.inside = None
+        elif tag in BLOCKS:
+            self.lines.append("")
+
+    def handle_data(self, text):
+        if self.inside is None:
+            self.lines[-1] += text
+        elif self.inside == "application/json":
+            self.scripts.append(text)
+
+
+def lines_of(told):
+    """The words of a study's page, a line for each block."""
+    found = Text(page(told, name="a study", command=COMMAND)).lines
+    return [" ".join(line.split()).replace(__version__, "VERSION") for line in found if line.strip()]
+
+
+def picture_of(pictures, name):
+    return next(picture for picture in pictures if picture.name == name)
+
+
+def test_the_words_of_the_golden_study_are_as_they_were(tmp_path):
+    lines = lines_of(golden(tmp_path))
+
+    # To accept a change, look at each line that differs, then write `lines` there.
+    assert lines == GOLDEN.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_page_is_one_file_that_is_told_where(tmp_path):
+    told = golden(tmp_path)
+
+    path = write_page(told, tmp_path, command=None)
+
+    assert path == tmp_path / "report.html"
+    assert sorted(of.name for of in tmp_path.iterdir() if of.name.startswith("report")) == ["report.html"]
+    assert f"<b>{tmp_path.name}</b>" in path.read_text(encoding="utf-8")
+
+
+def test_a_page_that_cannot_be_made_leaves_the_last_one(tmp_path, monkeypatch):
+    told = golden(tmp_path)
+    before = write_page(told, tmp_path, command=None).read_bytes()
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_page(told, tmp_path, command="another")
+
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert not list(tmp_path.glob(".report*"))
+
+
+def test_nothing_heavy_is_imported_for_a_page():
+    code = (
+        "import sys, actbench.plots, actbench.report; "
+        "sys.exit(bool({'torch', 'pytorch_lightning', 'torchvision'} & set(sys.modules)))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+NAMES = ["<script>alert(1)</script>", "\"quoted' & </td> {{ 7 * 7 }} $x$", "激活函数 Ελληνικά", "x" * 200, "a|b_c\\d%"]
+
+
+def test_names_are_text(tmp_path):
+    told = study(tmp_path, [with_shapes(records(arm, [0.9, 0.91, 0.93])) for arm in NAMES], arms=NAMES, replicates=3)
+
+    content = page(told, name="<b>name</b>", command="echo '<i>'")
+
+    text = Text(content)
+    assert "alert(1)</script>" not in content.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
+    for name in [*NAMES, "<b>name</b>", "echo '<i>'"]:
+        assert any(name in " ".join(line.split()) for line in text.lines), name
+    assert all(json.loads(script) is not None for script in text.scripts)
+
+
+@pytest.mark.parametrize(
+    ("tables", "settings", "expected"),
+    [
+        ([], {}, ["Nothing has finished yet.", "relu on Digits with MLP has 0 of 8 seeds"]),
+        ([("relu", [0.9] * 3), ("swish", [0.8])], {}, ["This study is unfinished.", "has 1 of 8 seeds"]),
+        ([("relu", [None] * 8), ("swish", [None] * 8)], {}, ["Every replicate has diverged", "16 in all, of which 16"]),
+        ([("relu", [0.9] * 8)], {"arms": ["relu"]}, ["How does relu do on Digits with MLP?", "90.0 % on test"]),
+        ([("relu", [0.9]), ("swish", [0.8])], {"replicates": 1}, ["a verdict needs two pairs at least"]),
+        (
+            [("relu", [0.9] * 4), ("swish", [0.8] * 4)],
+            {"replicates": {"min": 6, "max": 12, "batch": 6}},
+            ["This study is unfinished.", "Digits with MLP: swish against relu goes on"],
+        ),
+    ],
+)
+def test_what_there_is_is_shown_and_what_is_missing_is_said(tmp_path, tables, settings, expected):
+    made = [records(arm, scores) for arm, scores in tables] or [records("relu", [0.9]).head(0)]
+
+    text = "\n".join(lines_of(study(tmp_path, made, **settings)))
+
+    for line in expected:
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("difference", "answer"),
+    [
+        (0.02, "Yes: swish beats relu by 2.0 points."),
+        (-0.02, "No: swish falls short of relu by 2.0 points."),
+        (0.0, "No: the two are equivalent, within 0.50 points."),
+    ],
+)
+def test_the_answer_is_a_sentence(tmp_path, difference, answer):
+    relu = np.array([0.9, 0.91, 0.92, 0.9, 0.91, 0.92, 0.9, 0.91])
+    noise = np.array([0.001, -0.001] * 4)
+
+    told = study(tmp_path, [records("relu", relu.tolist()), records("swish", (relu + difference + noise).tolist())])
+
+    assert answer in lines_of(told)
+
+
+# --- tables ---
+
+
+def test_the_tables_hold_the_numbers_of_verdict_json(tmp_path):
+    told = random_study(tmp_path, arms=3, seeds=8, datasets=2)
+    comparisons = json.loads((tmp_path / "verdict.json").read_text())["comparisons"]
+
+    table = next(of for of in tables(told) if of.name == "comparisons")
+
+    names = [column.name for column in table.columns]
+    for row, of in zip(table.rows, comparisons, strict=True):
+        cells = {name: cell.value for name, cell in zip(names, row, strict=True)}
+        assert cells["arm"] == of["arm"]
+        assert cells["dataset"] == (of["dataset"] or "mean of all")
+        assert cells["verdict"] == of["verdict"]
+        assert cells["difference"] == of["difference"]["estimate"]
+        assert cells["interval"] == of["difference"]["low"]
+        assert (cells["p"], cells["adjusted p"], cells["pairs"]) == (of["p"], of["adjusted_p"], of["pairs"])
+
+
+def test_markdown_and_latex_have_every_row_and_escape_names(tmp_path):
+    told = study(tmp_path, [records(arm, [0.9, 0.91, 0.93]) for arm in NAMES], arms=NAMES, replicates=3)
+
+    arms = next(table for table in tables(told) if table.name == "arms")
+
+    rows = markdown(arms).splitlines()[4:]
+    assert len(rows) == len(NAMES)
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == len(arms.columns) + 1 for row in rows)
+    text = latex(arms)
+    assert r"a|b\_c\textbackslash{}d\%" in text
+    assert text.count(r"\\") == len(NAMES) + 1
+    assert r"\$x\$" in text
+
+
+# --- pictures ---
+
+
+def test_the_forest_has_a_mark_for_each_comparison_where_it_belongs(tmp_path):
+    told = random_study(tmp_path, arms=4, seeds=8, datasets=2)
+
+    pictures = plots.forest(told)
+
+    marks = {}
+    for picture, dataset in zip(pictures, [None, "Data0", "Data1"], strict=True):
+        names = picture.figure.layout.yaxis.ticktext
+        for trace in picture.figure.data:
+            for x, y in zip(trace.x, trace.y, strict=True):
+                marks[dataset, names[y]] = (trace.name, x)
+    for finding in told.conclusion.findings:
+        of = finding.judgement
+        mark = marks.pop((finding.comparison.dataset, finding.comparison.arm))
+        assert mark == (of.verdict, pytest.approx(100 * of.difference.estimate))
+    assert not marks
+
+
+def test_every_replicate_is_a_dot(tmp_path):
+    told = golden(tmp_path)
+
+    (picture,) = plots.pairs(told)
+
+    dots = [trace for trace in picture.figure.data if trace.mode == "markers"]
+    swish = next(trace for trace in dots if trace.name == "swish")
+    own = told.table.filter(arm="swish").sort("seed")
+    assert list(swish.customdata) == own["seed"].to_list()
+    assert swish.x == pytest.approx(100 * own["test_accuracy"].to_numpy(), rel=1e-6)
+    assert sum(len(trace.x) for trace in dots) == 2 * 2 * 8
+    assert list(next(trace for trace in dots if trace.name == "tanh").marker.symbol) == ["circle"] * 7 + ["x-open"]
+    assert "swish with 8 of 8 seeds" in picture.finding
+
+
+def test_a_curve_is_the_mean_over_seeds_with_students_interval(tmp_path):
+    told = study(tmp_path, [records("relu", [0.9, 0.8, 0.85]), records("swish", [0.9])], replicates=3)
+
+    picture = picture_of(plots.curves(told), "curves-0-epoch-val-accuracy")
+
+    low, high, mean = (trace for trace in picture.figure.data if trace.meta["arm"] == 0)
+    values = np.array([0.9, 0.8, 0.85]) * (1 - 0.5**4) * 100
+    interval = stats.ttest_1samp(values, 0).confidence_interval()
+    assert mean.y[-1] == pytest.approx(values.mean())
+    assert (low.y[-1], high.y[-1]) == pytest.approx((interval.low, interval.high))
+    assert mean.meta["seconds"] == pytest.approx(0.014)
+    assert [trace.meta["part"] for trace in picture.figure.data if trace.meta["arm"] == 1] == ["mean"]
+
+
+def test_a_loss_without_bound_does_not_flatten_the_others(tmp_path):
+    table = records("relu", [0.9] * 3, epoch_val_loss=[2.0, 1e30])
+
+    told = study(tmp_path, [table, records("swish", [0.9] * 3)], replicates=3)
+
+    picture = picture_of(plots.curves(told), "curves-0-epoch-val-loss")
+    assert list(picture.figure.layout.yaxis.range) == pytest.approx([0, 2 * np.log(10)])
+
+
+def test_chosen_values_are_marked(tmp_path):
+    (picture,) = plots.tuning(golden(tmp_path))
+
+    rings = [trace for trace in picture.figure.data if trace.name and trace.name.endswith("chosen")]
+    assert [(list(trace.x), list(trace.y)) for trace in rings] == [([0.01], [pytest.approx(94)])] * 3
+    assert picture.figure.layout.xaxis.type == "log"
+    assert "was tuned on val with 2 seeds a value: relu 0.01, swish 0.01, tanh 0.01." in picture.finding
+
+
+def test_the_front_is_marked_and_so_is_a_busy_machine(tmp_path):
+    picture = picture_of(plots.cost(golden(tmp_path)), "cost-0-time")
+
+    _, beaten, front = picture.figure.data
+    assert [list(trace.text) for trace in (beaten, front)] == [["tanh"], ["relu", "swish"]]
+    assert list(beaten.marker.symbol) == ["square-open"]
+    assert list(front.x) == pytest.approx([14, 15])
+    assert "busy with other things during all fits of tanh" in picture.finding
+
+
+def test_learned_shapes_are_drawn_for_a_few_seeds_and_fixed_ones_once(tmp_path):
+    function, slope = plots.shapes(golden(tmp_path))
+
+    assert [trace.name for trace in function.figure.data] == ["relu", *(f"swish, seed {s}" for s in range(5)), "tanh"]
+    assert list(slope.figure.data[2].y[:2]) == pytest.approx([0.1, 0.1])
+
+
+def test_without_stored_shapes_there_is_no_such_section(tmp_path):
+    told = study(tmp_path, [records("relu", [0.9] * 3), records("swish", [0.9] * 3)], replicates=3)
+
+    assert plots.shapes(told) == []
+    assert "The activations" not in lines_of(told)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_can_be_told_from_the_paper(scheme):
+    def luminance(colour):
+        parts = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    def contrast(tone):
+        low, high = sorted(luminance(getattr(of, scheme)) for of in (tone, palette.PAPER))
+        return (high + 0.05) / (low + 0.05)
+
+    # WCAG 2.2: 4.5 for text, 3 for lines and marks.
+    assert all(contrast(tone) >= 4.5 for tone in (palette.INK, palette.QUIET, *palette.VERDICTS.values()))
+    assert all(contrast(tone) >= 3 for tone in palette.ARMS)
+
+
+def test_forty_arms_look_different():
+    names = [f"arm{number}" for number in range(41)]
+
+    assert len(set(plots.looks(names, "arm0").values())) == 41
+
+
+def test_verdicts_differ_in_shape_too():
+    assert len(set(palette.SYMBOLS.values())) == len(set(palette.SIGNS.values())) == 4
+
+
+def test_long_names_that_begin_and_end_alike_have_labels_of_their_own():
+    names = [f"{'x' * 100}{middle}{'y' * 100}" for middle in "abc"]
+
+    assert len(set(plots.picture.labels(names))) == 3
+
+
+# --- what the page holds ---
+
+
+def test_held_records_are_those_of_the_study(tmp_path):
+    told = golden(tmp_path)
+
+    held = embedded(told)
+
+    table = told.table.sort("seed", maintain_order=True)
+    unpacked = {
+        name: [of["levels"][code] for code in of["codes"]] if "codes" in of else of["values"]
+        for name, of in held.columns.items()
+    }
+    assert (held.records, held.seeds, set(unpacked)) == (True, None, set(table.columns))
+    assert unpacked["test_accuracy"] == table["test_accuracy"].to_list()
+    assert unpacked["commit"] == table["commit"].to_list()
+    assert {row for row, lost in zip(unpacked["val_loss"], table["diverged"], strict=True) if lost} == {"inf"}
+    nan_for_null = [[np.nan if value is None else value for value in curve] for curve in unpacked["epoch_val_loss"]]
+    assert np.array(nan_for_null) == pytest.approx(np.array(table["epoch_val_loss"].to_list()), rel=1e-5, nan_ok=True)
+
+
+def test_of_many_records_the_curves_are_thinned(tmp_path):
+    many = MOST_VALUES // (3 * 40)
+    rows = [record("relu", seed, 0.9, epochs=40) for seed in range(20)]
+    told = study(tmp_path, [records("relu", [0.9])], arms=["relu"], replicates=1)
+    table = (
+        frame(rows)
+        .sample(2 * many, with_replacement=True, seed=0)
+        .with_columns(
+            arm=np.array(["relu", "swish"]).repeat(many),
+            dataset_name=np.array(["d"] * 2 * many),
+            network_name=np.array(["n"] * 2 * many),
+        )
+    )
+
+    held = embedded(told._replace(table=table))
+
+    curves = held.columns["epoch_val_loss"]
+    kept = [curves["levels"][code] if "codes" in curves else None for code in curves["codes"]]
+    assert held.seeds == many // 2
+    assert sum(of is not None for of in kept) == 2 * held.seeds
+
+
+@pytest.mark.slow
+def test_a_large_study_makes_a_page_that_is_not(tmp_path):
+    told = random_study(tmp_path, arms=40, seeds=300, epochs=50)
+
+    before = time.perf_counter()
+    path = write_page(told, tmp_path, command=None)
+
+    assert time.perf_counter() - before < 10
+    assert path.stat().st_size < 10_000_000
+
+
+def test_an_ordinary_page_is_small_besides_plotly(tmp_path):
+    told = random_study(tmp_path, arms=8, seeds=30, epochs=50)
+
+    size = len(page(told, name="s", command=None).encode())
+
+    library = Path(plots.__file__).parents[1] / "report" / "plotly-basic.min.js"
+    assert size - library.stat().st_size < 2_000_000
+
+
+def test_the_library_in_the_page_is_of_the_version_that_makes_the_figures():
+    library = Path(plots.__file__).parents[1] / "report" / "plotly-basic.min.js"
+
+    (version,) = re.findall(r"plotly.js \(basic - minified\) v(\d+)", library.read_text(encoding="utf-8")[:200])
+
+    assert version == get_plotlyjs_version().split(".")[0]
+
+
+def test_pictures_have_names_of_their_own(tmp_path):
+    told = golden(tmp_path)
+
+    made = (plots.forest, plots.pairs, plots.curves, plots.tuning, plots.cost, plots.shapes)
+    names = [picture.name for picture in chain.from_iterable(make(told) for make in made)]
+    assert len(set(names)) == len(names) == 10
