@@ -543,7 +543,11 @@ def test_two_processes_share_a_study(config):
         subprocess.Popen(command(config, *options), cwd=config, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
 
-    said = [process.communicate(timeout=200)[0] for process in processes]
+    try:
+        said = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
     assert [process.returncode for process in processes] == [0, 0], said
     assert len(list(config.glob("studies/cells/*.parquet"))) == 3
