@@ -81,6 +81,20 @@ def test_a_study_grown_by_hand_says_that_its_level_is_lost(tmp_path):
     assert not json.loads((tmp_path / "s" / "verdict.json").read_text())["plan"]["as_planned"]
 
 
+def test_records_of_another_plan_do_not_stay_when_a_study_is_stopped(tmp_path):
+    run(tmp_path, replicates=2)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(Study.of(study(tmp_path, replicates=3)), work=interrupted, progress=Lines())
+
+    with pytest.raises(records.RecordError, match="no folder of a study with records"):
+        tell(tmp_path / "s")
+
+
+def interrupted(task):
+    raise KeyboardInterrupt
+
+
 # --- tuning ---
 
 TUNE = {"model.optimizer.lr": [1e-4, 1e-3, 3e-3], "replicates": 2}

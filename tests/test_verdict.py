@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from actbench import records
+from actbench.cli import main
 from actbench.stats import Interval
 from actbench.verdict import (
     Asked,
@@ -582,7 +584,8 @@ def folder(tmp_path):
         [rows(arm, of, dataset=d) for d in ("Digits", "MNIST") for arm, of in {"relu": RELU, "swish": swish}.items()]
     )
     records.write_records(tmp_path / "records.parquet", table)
-    records.write_records(tmp_path / "tuning.parquet", tuning_table(SCORES))
+    tried = {"relu": SCORES["relu"], "swish": SCORES["tanh"]}
+    records.write_records(tmp_path / "tuning.parquet", tuning_table(tried))
     certificate = Certificate("Digits", "MLP", 8, 8, 9, 4, 0.05, Interval(0, 0, 0.1), 0.1, 0.8, Interval(0.8, 0.7, 0.9))
     replace(History(), certificates={asked.hash: [plain(certificate)]}).planned(asked).write(tmp_path)
     return tmp_path
@@ -621,6 +624,42 @@ def test_a_report_needs_no_torch(folder):
 
     assert result.returncode == 0, result.stderr
     assert "Over these 2 datasets" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["md", "tex", "csv", "json", "svg"])
+def test_a_report_in_another_format_names_its_files(folder, kind, capsys):
+    assert main(["report", str(folder), "--format", kind]) == 0
+
+    written = capsys.readouterr().out.splitlines()
+    assert written
+    assert all(name.endswith(f".{kind}") and Path(name).stat().st_size for name in written)
+
+
+def test_two_studies_side_by_side_say_what_changed(folder, tmp_path_factory, capsys):
+    other = tmp_path_factory.mktemp("other")
+    grown = question(datasets=("Digits", "MNIST"), alpha=0.1)
+    records.write_records(other / "records.parquet", records.read_records(folder / "records.parquet"))
+    History().planned(grown).write(other)
+
+    same, different = (main(["report", str(folder), str(of)]) for of in (folder, other))
+
+    assert (same, different) == (0, 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nothing changed"
+    assert any("alpha" in line and "0.1" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("words", [["nowhere"], [], ["--format", "pdf"], ["a", "b", "c"]])
+def test_a_report_of_what_is_not_there_is_refused_in_one_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    try:
+        status = main(["report", *words])
+    except SystemExit as error:
+        status = error.code
+
+    said = capsys.readouterr()
+    assert (status, said.out, len(said.err.splitlines())) == (2, "", 1)
 
 
 @pytest.mark.parametrize(

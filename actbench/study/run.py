@@ -18,7 +18,7 @@ from actbench.study.plan import Wanted, check_data, make_plan, question_of
 from actbench.study.self_test import certify, check_self_test
 from actbench.study.training import Means, MissingError, Work, run_wanted, train
 from actbench.study.tuning import check_grid, tune
-from actbench.verdict import OUTCOME, RECORDS, History, Question, Told, counted, plain, scores, tell
+from actbench.verdict import OUTCOME, RECORDS, TUNING, History, Question, Told, counted, plain, scores, tell
 
 PILOT = 4  # seeds
 
@@ -75,8 +75,11 @@ def run_study(
         check_self_test(question)
     folder = Path(study.root, study.name)
     folder.mkdir(parents=True, exist_ok=True)
-    history = History.read(folder).planned(question)
-    history.write(folder)
+    history = History.read(folder)
+    if history.planned(question) is not history:
+        history.planned(question).write(folder)
+        for name in (RECORDS, TUNING):  # of another plan; what still holds is among the cells
+            (folder / name).unlink(missing_ok=True)
     write_whole(folder / "study.yaml", yaml.safe_dump(study.to_config(), sort_keys=False).encode())
     means = means_of(study, progress, work)
     with means.progress:
