@@ -90,7 +90,7 @@ def study(
     if tuned is not None:
         write_records(folder / "tuning.parquet", tuned)
     certificate = Certificate(
-        "Digits", "MLP", 8, 8, 2000, 4, 0.05, Interval(0.04, 0.03, 0.05), 0.01, 0.8, Interval(0.8, 0.7, 0.9)
+        "Digits", "MLP", 8, 8, 2000, 6, 0.05, Interval(0.04, 0.03, 0.05), 0.01, 0.8, Interval(0.8, 0.7, 0.9)
     )
     certificates = {question.hash: [plain(certificate)]} if tested else {}
     History(certificates=certificates).planned(question).write(folder)

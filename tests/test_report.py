@@ -54,7 +54,7 @@ class Text(HTMLParser):
 
 def lines_of(told):
     """The words of a study's page, a line for each block."""
-    found = Text(page(told, name="a study", command=COMMAND)).lines
+    found = Text(page(told._replace(command=COMMAND), name="a study")).lines
     return [" ".join(line.split()).replace(__version__, "VERSION") for line in found if line.strip()]
 
 
@@ -72,7 +72,7 @@ def test_the_words_of_the_golden_study_are_as_they_were(tmp_path):
 def test_the_page_is_one_file_that_is_told_where(tmp_path):
     told = golden(tmp_path)
 
-    path = write_page(told, tmp_path, command=None)
+    path = write_page(told._replace(command=None), tmp_path)
 
     assert path == tmp_path / "report.html"
     assert sorted(of.name for of in tmp_path.iterdir() if of.name.startswith("report")) == ["report.html"]
@@ -81,14 +81,14 @@ def test_the_page_is_one_file_that_is_told_where(tmp_path):
 
 def test_a_page_that_cannot_be_made_leaves_the_last_one(tmp_path, monkeypatch):
     told = golden(tmp_path)
-    before = write_page(told, tmp_path, command=None).read_bytes()
+    before = write_page(told._replace(command=None), tmp_path).read_bytes()
 
     def full(*_):
         raise OSError("no space left")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
-        write_page(told, tmp_path, command="another")
+        write_page(told._replace(command="another"), tmp_path)
 
     assert (tmp_path / "report.html").read_bytes() == before
     assert not list(tmp_path.glob(".report*"))
@@ -109,7 +109,7 @@ NAMES = ["<script>alert(1)</script>", "\"quoted' & </td> {{ 7 * 7 }} $x$", "æ¿€æ
 def test_names_are_text(tmp_path):
     told = study(tmp_path, [with_shapes(records(arm, [0.9, 0.91, 0.93])) for arm in NAMES], arms=NAMES, replicates=3)
 
-    content = page(told, name="<b>name</b>", command="echo '<i>'")
+    content = page(told._replace(command="echo '<i>'"), name="<b>name</b>")
 
     text = Text(content)
     assert "alert(1)</script>" not in content.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
@@ -364,7 +364,7 @@ def test_a_large_study_makes_a_page_that_is_not(tmp_path):
     told = random_study(tmp_path, arms=40, seeds=300, epochs=50)
 
     before = time.perf_counter()
-    path = write_page(told, tmp_path, command=None)
+    path = write_page(told._replace(command=None), tmp_path)
 
     assert time.perf_counter() - before < 10
     assert path.stat().st_size < 10_000_000
@@ -373,7 +373,7 @@ def test_a_large_study_makes_a_page_that_is_not(tmp_path):
 def test_an_ordinary_page_is_small_besides_plotly(tmp_path):
     told = random_study(tmp_path, arms=8, seeds=30, epochs=50)
 
-    size = len(page(told, name="s", command=None).encode())
+    size = len(page(told._replace(command=None), name="s").encode())
 
     library = Path(plots.__file__).parents[1] / "report" / "plotly-basic.min.js"
     assert size - library.stat().st_size < 2_000_000

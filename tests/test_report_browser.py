@@ -39,7 +39,7 @@ def visit(browser, tmp_path):
     contexts, troubles = [], []
 
     def opened(told, *, width=1280, scheme="light"):
-        path = write_page(told, tmp_path, command="python main.py compare --config study.yaml")
+        path = write_page(told._replace(command="python main.py compare --config study.yaml"), tmp_path)
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()

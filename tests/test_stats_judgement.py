@@ -209,3 +209,13 @@ def test_a_design_of_one_look_is_no_looking():
     found = [judge([values])[0].verdict for values in drawn]
 
     assert [judge([values], design=Design(12, 12, 1))[0].verdict for values in drawn] == found
+
+
+def test_a_verdict_over_looks_has_the_direction_that_it_was_reached_in():
+    rng = np.random.default_rng(0)
+    difference = np.concatenate([rng.normal(0.02, 0.002, 12), rng.normal(-0.02, 0.002, 24)])
+
+    (judgement,) = judge([difference], design=Design(6, 60, 6))
+
+    assert difference.mean() < 0
+    assert judgement.verdict == "better"

@@ -58,7 +58,7 @@ def test_a_sequential_study_resumed_or_told_anew_decides_the_same(tmp_path):
     run(tmp_path, replicates=14, name="other")
     later, _, _ = run(tmp_path, replicates=LOOKS)
     assert later.sentences == whole.sentences
-    assert len(History.read(tmp_path / "s").looks) == 1
+    assert [max(look.pairs.values()) for look in History.read(tmp_path / "s").looks] == [4, 8, 12][: len(ran) // 2]
 
 
 def test_batches_give_the_records_that_one_go_gives(tmp_path):
@@ -83,9 +83,11 @@ def test_a_study_grown_by_hand_says_that_its_level_is_lost(tmp_path):
 
 def test_records_of_another_plan_do_not_stay_when_a_study_is_stopped(tmp_path):
     run(tmp_path, replicates=2)
+    longer = study(tmp_path, replicates=2)
+    longer["trainer"]["max_epochs"] = 3
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(Study.of(study(tmp_path, replicates=3)), work=interrupted, progress=Lines())
+        run_study(Study.of(longer), work=interrupted, progress=Lines())
 
     with pytest.raises(records.RecordError, match="no folder of a study with records"):
         tell(tmp_path / "s")
@@ -93,6 +95,30 @@ def test_records_of_another_plan_do_not_stay_when_a_study_is_stopped(tmp_path):
 
 def interrupted(task):
     raise KeyboardInterrupt
+
+
+def test_a_stopped_study_shows_what_there_is(tmp_path):
+    class Second(Ran):
+        def __call__(self, task):
+            return interrupted(task) if self else super().__call__(task)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(Study.of(study(tmp_path, replicates=2)), work=Second(), progress=Lines())
+
+    told = tell(tmp_path / "s")
+    assert told.table["arm"].to_list() == ["relu"] * 2
+    assert told.conclusion.findings[0].judgement.pairs == 0
+
+
+def test_a_look_under_another_studys_name_is_a_look(tmp_path):
+    first, _, _ = run(tmp_path, replicates=8, name="a")
+    fewer, ran, _ = run(tmp_path, replicates=6, name="b")
+    elsewhere, _, _ = run(tmp_path, replicates=6, name="c", activations=["relu", "tanh"])
+
+    assert ran == []
+    assert any("no longer holds" in line for line in fewer.sentences)
+    assert not any("no longer holds" in line for line in [*first.sentences, *elsewhere.sentences])
+    assert not any("no longer holds" in line for line in tell(tmp_path / "a").sentences)
 
 
 # --- tuning ---

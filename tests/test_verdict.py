@@ -25,6 +25,7 @@ from actbench.verdict import (
     Question,
     alarms,
     beyond,
+    certificate_sentence,
     choose,
     conclude,
     foresee,
@@ -329,7 +330,9 @@ def test_accuracy_and_time_together(shift, ratio, expected):
     noise = np.array([0.001, -0.001] * 4) if shift is not None else np.array([0.05, -0.05] * 4)
     finding, _ = two(noise + (shift or 0))
 
-    assert joint(finding.judgement, Cost(1, Interval(ratio, math.nan, math.nan), None, busy=False)) == expected
+    ratio = Interval(ratio, math.nan, math.nan)
+    assert joint(finding.judgement, Cost(1, ratio, None, busy=False)) == expected
+    assert joint(finding.judgement, Cost(1, ratio, None, busy=True)) == "undecided"
 
 
 # --- looks ---
@@ -365,15 +368,13 @@ def test_one_more_arm_is_a_look_too():
     assert len(lines) == 1
 
 
-def test_a_look_that_could_decide_nothing_spends_nothing():
-    history, _ = look_at(History(), question(replicates=3), 3)
+def test_a_look_at_a_few_pairs_is_one_too():
+    # Who has seen four pairs may choose how many follow, and be wrong more often than alpha allows.
+    history, _ = look_at(History(), question(replicates=4), 4)
 
-    grown, lines = look_at(history, question(replicates=30), 30)
-    _, other = look_at(history, question(replicates=30, margin=0.01), 30)
+    _, lines = look_at(history, question(replicates=30), 30)
 
-    assert lines == []
-    assert len(grown.looks) == 2
-    assert len(other) == 1
+    assert len(lines) == 1
 
 
 def test_looks_of_a_sequential_plan_are_foreseen():
@@ -534,6 +535,15 @@ def test_a_harness_that_does_not_repeat_fails_it():
     assert not Certificate(repeated=12, equal=11, **common).passed
 
 
+def test_a_self_test_of_pairs_that_reach_no_p_proves_nothing():
+    found = alarms(np.linspace(0.8, 0.9, 10), alpha=0.05, margin=0.005, design=None, splits=20)
+
+    of = Certificate("d", "n", 10, 10, alpha=0.05, power_planned=0.8, **found._asdict())
+
+    assert not of.passed
+    assert "too few seeds to tell" in certificate_sentence(of)
+
+
 def test_a_share_has_its_exact_interval():
     # Clopper and Pearson's interval of 4 in 20, from published tables.
     assert share(4, 20) == pytest.approx((0.2, 0.0573, 0.4366), abs=1e-4)
@@ -586,7 +596,7 @@ def folder(tmp_path):
     records.write_records(tmp_path / "records.parquet", table)
     tried = {"relu": SCORES["relu"], "swish": SCORES["tanh"]}
     records.write_records(tmp_path / "tuning.parquet", tuning_table(tried))
-    certificate = Certificate("Digits", "MLP", 8, 8, 9, 4, 0.05, Interval(0, 0, 0.1), 0.1, 0.8, Interval(0.8, 0.7, 0.9))
+    certificate = Certificate("Digits", "MLP", 8, 8, 9, 6, 0.05, Interval(0, 0, 0.1), 0.1, 0.8, Interval(0.8, 0.7, 0.9))
     replace(History(), certificates={asked.hash: [plain(certificate)]}).planned(asked).write(tmp_path)
     return tmp_path
 

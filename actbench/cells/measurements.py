@@ -73,7 +73,7 @@ class Measurements(Callback):
             "load_before": load(),
             "device": device_name(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="microseconds"),
             "actbench_version": __version__,
             "torch_version": str(torch.__version__),
             "lightning_version": version("pytorch-lightning"),

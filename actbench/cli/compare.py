@@ -60,7 +60,7 @@ def compare(words: Sequence[str]) -> int:
         if flags["dry_run"]:
             return print_plan(study, with_pilot=flags["pilot"])
         folder = Path(study.root, study.name)
-        told = run_study(study, self_test=flags["self_test"], show=partial(draw, folder=folder, command=command))
+        told = run_study(study, self_test=flags["self_test"], show=partial(draw, folder=folder), command=command)
     except (StudyError, UsageError, RecordError) as error:
         return fail(one_line(error))
     except MissingError as error:

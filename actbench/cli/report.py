@@ -35,33 +35,33 @@ def report(words: Sequence[str]) -> int:
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        default="html",
         help="html: report.html and TensorBoard's files (default); md, tex, csv, json: tables; png, svg: every figure",
     )
     chosen = parser.parse_args(words)
+    if chosen.other and chosen.format:
+        return fail("report: two studies side by side have no format; leave out --format")
     try:
         told = tell(chosen.study)
         if chosen.other:
             print(*changes(told, tell(chosen.other)), sep="\n")
-            return 0
-    except RecordError as error:
-        return fail(str(error))
-    if chosen.format == "html":
-        draw(told, chosen.study)
-        print_told(told, chosen.study)
-    else:
-        from actbench.report.exports import write_exports
+        elif chosen.format in (None, "html"):
+            draw(told, chosen.study)
+            print_told(told, chosen.study)
+        else:
+            from actbench.report.exports import write_exports
 
-        print(*map(shown_path, write_exports(told, chosen.study, chosen.format)), sep="\n")
+            print(*map(shown_path, write_exports(told, chosen.study, chosen.format)), sep="\n")
+    except (RecordError, OSError) as error:
+        return fail(" ".join(str(error).split()))
     return 0
 
 
-def draw(told: Told, folder: Path, *, command: str | None = None) -> None:
+def draw(told: Told, folder: Path) -> None:
     """Write a study's page, and TensorBoard's files."""
     from actbench.report import write_page
     from actbench.report.tensorboard import write_tensorboard
 
-    write_page(told, folder, command=command)
+    write_page(told, folder)
     write_tensorboard(told, folder)
 
 
@@ -72,7 +72,11 @@ def print_told(told: Told, folder: Path) -> None:
     if told.table["busy"].any():
         print("* others used the machine meanwhile: these times say little")
     print_rows(console, comparison_rows(told, comparison_cells), spare=SPARE_OF_COMPARISONS)
-    print("beside accuracy, outside the correction for several comparisons; below 0, or x1, the arm has less:")
+    if told.conclusion.findings:
+        print(
+            "P(better): chance to win on a new seed; Bouthillier et al. (2021) ask for .75 before a difference matters"
+        )
+        print("beside accuracy, outside the correction for several comparisons; below 0, or x1, the arm has less:")
     print_rows(console, comparison_rows(told, secondary_cells), spare=SPARE_OF_SECONDARY)
     print_rows(console, standing_rows(told), spare=())
     print(*(told.faults or [pairing(told)]), *told.sentences, sep="\n")

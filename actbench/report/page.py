@@ -43,26 +43,24 @@ class Swatch(NamedTuple):
     shown: bool
 
 
-def write_page(told: Told, folder: Path, *, command: str | None) -> Path:
+def write_page(told: Told, folder: Path) -> Path:
     """Write ``report.html`` into a study's folder, whole or not at all; returns its path.
 
     Args:
         told: What the study's records say.
         folder: The study's; its name is the study's.
-        command: What the user has typed, if that is known.
     """
     path = folder / REPORT
-    write_whole(path, page(told, name=folder.resolve().name, command=command).encode())
+    write_whole(path, page(told, name=folder.resolve().name).encode())
     return path
 
 
-def page(told: Told, *, name: str, command: str | None) -> str:
+def page(told: Told, *, name: str) -> str:
     """The page as text.
 
     Args:
         told: What the study's records say.
         name: The study's.
-        command: What the user has typed, if that is known.
     """
     environment = Environment(
         loader=PackageLoader("actbench.report"),
@@ -91,7 +89,7 @@ def page(told: Told, *, name: str, command: str | None) -> str:
         tables=found,
         texts={"md": "\n".join(map(markdown, found)), "tex": "\n".join(map(latex, found))},
         **opening(told),
-        **repeating(told, command),
+        **repeating(told),
     )
 
 
@@ -114,10 +112,10 @@ def swatches(told: Told) -> list[Swatch]:
     ]
 
 
-def repeating(told: Told, command: str | None) -> dict[str, Any]:
+def repeating(told: Told) -> dict[str, Any]:
     """What the last section says."""
     return {
-        "command": command,
+        "command": told.command,
         "provenance": provenance.facts(told.table),
         "diverged": provenance.diverged(told.table),
         "configs": provenance.configs(told),

@@ -75,7 +75,7 @@ def judge(
         equal = adjusted_equivalence_p <= alpha
         verdict: Verdict = "equivalent" if equal else "undecided"
         if adjusted_p <= alpha:
-            verdict = "better" if np.mean(values) > 0 else "worse"
+            verdict = "better" if _above(values, design) else "worse"
         level = 1 - (nominal_level(design, pairs, alpha) if design else alpha)
         judgement = Judgement(
             verdict=verdict,
@@ -138,6 +138,14 @@ def _p(difference: Float[np.ndarray, " pairs"], design: Design | None) -> float:
     if not len(difference):
         return 1.0
     return sequential_p(difference, design) if design else sign_flip(difference)
+
+
+def _above(difference: Float[np.ndarray, " pairs"], design: Design | None) -> bool:
+    """Whether the mean was above 0 where the test passed: with looks, it may have fallen since."""
+    if design is None:
+        return bool(np.mean(difference) > 0)
+    above, below = (sequential_p(sign * difference, design, alternative="greater") for sign in (1, -1))
+    return above < below or (above == below and bool(np.mean(difference) > 0))
 
 
 def _equivalence_p(difference: Float[np.ndarray, " pairs"], margin: float, design: Design | None) -> float:

@@ -14,7 +14,7 @@ from actbench.progress import Progress, fitting_progress
 from actbench.records import write_records, write_whole
 from actbench.study.definition import FIRST_OTHER_SEED, Study
 from actbench.study.grid import Entry, entries
-from actbench.study.plan import Wanted, check_data, make_plan, question_of
+from actbench.study.plan import Wanted, check_data, collect, make_plan, question_of
 from actbench.study.self_test import certify, check_self_test
 from actbench.study.training import Means, MissingError, Work, run_wanted, train
 from actbench.study.tuning import check_grid, tune
@@ -51,6 +51,7 @@ def run_study(
     progress: Progress | None = None,
     work: Work | None = None,
     show: Callable[[Told], None] = lambda told: None,
+    command: str | None = None,
 ) -> Told:
     """As `compare`, but returns all that the records say.
 
@@ -60,6 +61,7 @@ def run_study(
         progress: What is said meanwhile; unless given, bars in a terminal and lines elsewhere.
         work: What trains a cell in its folder, if not `run_cell`.
         show: Is told what the records say after each look at a study that goes on, and at the end.
+        command: What was typed, for the study's page.
 
     Raises:
         StudyError: The study makes no sense, or a dataset is not there.
@@ -76,8 +78,8 @@ def run_study(
     folder = Path(study.root, study.name)
     folder.mkdir(parents=True, exist_ok=True)
     history = History.read(folder)
+    replace(history.planned(question), command=command).write(folder)
     if history.planned(question) is not history:
-        history.planned(question).write(folder)
         for name in (RECORDS, TUNING):  # of another plan; what still holds is among the cells
             (folder / name).unlink(missing_ok=True)
     write_whole(folder / "study.yaml", yaml.safe_dump(study.to_config(), sort_keys=False).encode())
@@ -110,9 +112,12 @@ def train_until_clear(
     first = question.design.looks[0] if question.design else question.most
     wanted = [Wanted(entry, study.seeds[:first]) for entry in compared]
     while True:
-        table, failures = run_wanted(study, wanted, means)
-        if len(table):
-            write_records(Path(study.root, study.name, RECORDS), table)
+        try:
+            table, failures = run_wanted(study, wanted, means)
+        finally:  # so that a page can show what there is of a study that was stopped
+            there = collect(study, wanted, means.progress.say)
+            if len(there):
+                write_records(Path(study.root, study.name, RECORDS), there)
         if failures:
             raise MissingError(
                 f"{len(failures)} cells are missing: {'; '.join(failures)}; the same command tries them again"

@@ -42,9 +42,14 @@ class Certificate(NamedTuple):
         return cls(**{**values, **intervals})
 
     @property
+    def can_fail(self) -> bool:
+        """Whether an exact test of so many pairs can reach alpha at all."""
+        return 2 * 0.5**self.pairs <= self.alpha
+
+    @property
     def passed(self) -> bool:
-        """Whether repeating gave the same, and alpha lies in or above the interval of the false alarms."""
-        return self.repeated == self.equal and self.false_alarms.low <= self.alpha
+        """Whether repeating gave the same, and alpha lies in or above the interval of false alarms that could be."""
+        return self.repeated == self.equal and self.false_alarms.low <= self.alpha and self.can_fail
 
 
 class Alarms(NamedTuple):

@@ -88,13 +88,16 @@ class Conclusion:
     as_planned: bool
 
 
-def conclude(table: pl.DataFrame, question: Question, history: History) -> Conclusion:
+def conclude(
+    table: pl.DataFrame, question: Question, history: History, *, elsewhere: Sequence[History] = ()
+) -> Conclusion:
     """Verdicts on a study's records, and all that belongs to them.
 
     Args:
         table: Records with the columns ``arm``, ``dataset_name`` and ``network_name``.
         question: What the study asks.
         history: When it was looked at.
+        elsewhere: Histories of other studies, which may have looked at the same cells.
     """
     known = {outcome: scores(table, outcome) for outcome in (OUTCOME, *LOWER_IS_BETTER)}
     pairs, running = counted(known[OUTCOME], question)
@@ -133,7 +136,7 @@ def conclude(table: pl.DataFrame, question: Question, history: History) -> Concl
         question=question,
         findings=findings,
         standings=standings(known[OUTCOME], question),
-        other_looks=history.others(question, look.pairs),
+        other_looks=history.others(question, look.pairs, elsewhere),
         look=look,
         running=running,
         as_planned=not history.plans or history.plans[0].hash == question.hash,
@@ -211,13 +214,13 @@ def secondary(
 
 
 def joint(judgement: Judgement, costs: Cost | None) -> Joint | None:
-    """Accuracy and time together: None without times."""
+    """Accuracy and time together: undecided where the machine was busy, and None without times."""
     if costs is None or costs.time_ratio is None:
         return None
     ratio, low, high = costs.time_ratio
     slower, faster = (low > 1, high < 1) if costs.fits > 1 else (ratio > SAME_COST, ratio < 1 / SAME_COST)
     quality = {"better": 1, "worse": -1, "equivalent": 0, "undecided": None}[judgement.verdict]
-    if quality is None:
+    if quality is None or costs.busy:
         return "undecided"
     speed = faster - slower
     if quality * speed < 0:

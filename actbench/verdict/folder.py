@@ -1,16 +1,17 @@
 """A study's folder: what its records say, told from the files alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from actbench.records import RecordError, read_records
+from actbench.records import COLUMNS, RecordError, read_records
 from actbench.verdict.certificate import Certificate
 from actbench.verdict.document import document, write_document
 from actbench.verdict.findings import Conclusion, conclude
-from actbench.verdict.history import History
+from actbench.verdict.history import FILE, History
 from actbench.verdict.pairing import pairing_faults
 from actbench.verdict.question import Question
 from actbench.verdict.tuning import Tuning, summary
@@ -29,6 +30,7 @@ class Told(NamedTuple):
     certificates: Sequence[Certificate]
     faults: Sequence[str]  # of the pairing
     sentences: Sequence[str]
+    command: str | None  # what was typed to run it
 
 
 def tell(folder: Path) -> Told:
@@ -43,8 +45,11 @@ def tell(folder: Path) -> Told:
     if not history.plans:
         raise RecordError(f"{folder} has records, but no plan in history.json; `compare` writes it")
     table = read_records(folder / RECORDS)
+    lacking = {"arm", "dataset_name", "network_name", *COLUMNS} - set(table.columns)
+    if lacking:
+        raise RecordError(f"{folder / RECORDS} lacks {', '.join(sorted(lacking))}; run its study again")
     question = Question.from_dict(history.plans[-1].question)
-    conclusion = conclude(table, question, history)
+    conclusion = conclude(table, question, history, elsewhere=list(siblings(folder.resolve())))
     looked = history.looked(conclusion.look)
     tunings = []
     if question.tune and (folder / TUNING).is_file():
@@ -64,4 +69,14 @@ def tell(folder: Path) -> Told:
     )
     write_document(folder / VERDICT, content)
     said = sentences(conclusion, tunings, certificates)
-    return Told(table, question, conclusion, tunings, certificates, faults, said)
+    return Told(table, question, conclusion, tunings, certificates, faults, said, history.command)
+
+
+def siblings(folder: Path) -> Iterator[History]:
+    """Histories of the studies that share their finished cells with this one."""
+    if not (folder.parent / "cells").is_dir():
+        return
+    for path in sorted(folder.parent.glob(f"*/{FILE}")):
+        if path.parent != folder:
+            with suppress(RecordError):  # that study's own report will say so
+                yield History.read(path.parent)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actbench.records import RecordError, write_whole
+from actbench.verdict.certificate import Certificate
 from actbench.verdict.question import Question
 
 FILE = "history.json"
@@ -36,11 +37,16 @@ class Look:
 
 @dataclass(frozen=True)
 class History:
-    """Plans and looks of a study, oldest first, and what its last self-test measured, by the plan's hash."""
+    """Plans and looks of a study, oldest first.
+
+    ``certificates`` is what its last self-test measured, by the plan's hash,
+    and ``command`` what was typed last to run it.
+    """
 
     plans: Sequence[Plan] = ()
     looks: Sequence[Look] = ()
     certificates: Mapping[str, Any] = field(default_factory=dict)
+    command: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "History":
@@ -55,8 +61,14 @@ class History:
         try:
             content = json.loads(path.read_text())
             plans = [Plan(**plan) for plan in content["plans"]]
-            return cls(plans, [Look(**look) for look in content["looks"]], content["certificates"])
-        except (ValueError, TypeError, KeyError) as error:
+            for plan in plans:
+                Question.from_dict(plan.question)
+            for certificates in content["certificates"].values():
+                list(map(Certificate.from_dict, certificates))
+            return cls(
+                plans, [Look(**look) for look in content["looks"]], content["certificates"], content.get("command")
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecordError(
                 f"{path} is damaged, and with it the study's looks at its records; move it away, and say so "
                 "when you report the study"
@@ -73,29 +85,34 @@ class History:
         return replace(self, plans=[*self.plans, Plan(question.hash, now(), question.to_dict())])
 
     def looked(self, look: Look) -> "History":
-        """With a look more, if it is another one than the last."""
-        last = self.looks[-1] if self.looks else None
-        if last and (last.plan, last.pairs, last.verdicts) == (look.plan, look.pairs, look.verdicts):
+        """With a look more, if it is another one than those before: a study told anew is not looked at anew."""
+        if any((of.plan, of.pairs, of.verdicts) == (look.plan, look.pairs, look.verdicts) for of in self.looks):
             return self
         return replace(self, looks=[*self.looks, look])
 
-    def others(self, question: Question, pairs: Mapping[str, int]) -> list[Look]:
+    def others(self, question: Question, pairs: Mapping[str, int], elsewhere: Sequence["History"] = ()) -> list[Look]:
         """Looks that the plan has not foreseen: by another plan, or on other pairs where all were to come first.
 
-        A look at the same comparisons on so few pairs that none could be decided has spent nothing, and is none.
+        Args:
+            question: The plan.
+            pairs: Of each comparison now.
+            elsewhere: Other studies' histories. Their looks at the same cells count, if they came first.
         """
-        plans = {plan.hash: Question.from_dict(plan.question) for plan in self.plans}
 
         def foreseen(look: Look) -> bool:
-            if look.plan == question.hash and (question.design or look.pairs == pairs):
-                return True
-            grown = look.plan in plans and replace(plans[look.plan], replicates=question.replicates) == question
-            least_p = 0.5 ** max(look.pairs.values(), default=0)
-            return grown and least_p > question.alpha / max(1, len(question.family))
+            return look.plan == question.hash and bool(question.design or look.pairs == pairs)
 
-        return [look for look in self.looks if not foreseen(look)]
+        first = min((look.when for look in self.looks if look.plan == question.hash), default=now())
+        looks = [*self.looks, *(look for of in elsewhere for look in of.looks_at(question) if look.when < first)]
+        return [look for look in looks if not foreseen(look)]
+
+    def looks_at(self, question: Question) -> list[Look]:
+        """Looks at two arms or more that a question compares too, by whatever names."""
+        cells = {row.cell for row in question.asked}
+        shared = {of.hash for of in self.plans if len(cells & {row[3] for row in of.question["asked"]}) > 1}
+        return [look for look in self.looks if look.plan in shared]
 
 
 def now() -> str:
     """This moment, UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="microseconds")

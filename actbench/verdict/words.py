@@ -8,6 +8,7 @@ from actbench.verdict.findings import Conclusion, Finding
 from actbench.verdict.question import Question
 from actbench.verdict.tuning import Tuning
 
+OTHER_PLAN = "What was run is not what was planned at first; history.json has both plans."
 OUTCOMES = {"test_loss": "test loss", "test_ece": "test calibration error"}
 
 
@@ -55,14 +56,15 @@ def remarks(finding: Finding, question: Question) -> Iterator[str]:
 
 def needs(finding: Finding, question: Question) -> str:
     """What an undecided verdict needs."""
-    of, family = finding.judgement, len(question.family)
+    of, family, few = finding.judgement, len(question.family), ""
     if 2 * 0.5**of.pairs > question.alpha / family:
         among = f" among {family} comparisons" if family > 1 else ""
-        return f"{count(of.pairs, 'pair')} can reach no adjusted p of {question.alpha:g}{among}."
+        few = f"{count(of.pairs, 'pair')} can reach no adjusted p of {question.alpha:g}{among}. "
     if finding.more_pairs is None:
-        return "No number of pairs would tell, at the difference seen."
+        return few.strip() or "No number of pairs would tell, at the difference seen."
     time = "" if finding.more_minutes is None else f", {duration(finding.more_minutes)} here"
-    return f"About {count(finding.more_pairs, 'more pair')} would see a difference of this size with 80 % power{time}."
+    more = count(finding.more_pairs, "more pair")
+    return f"{few}About {more} would see a difference of this size with 80 % power{time}."
 
 
 def level_sentence(conclusion: Conclusion) -> str | None:
@@ -95,7 +97,7 @@ def certificate_sentence(certificate: Certificate) -> str:
         f"({share(false.low)} to {share(false.high)}) of {certificate.splits:,} random splits, at a level of "
         f"{share(certificate.alpha)}; a planted difference of {points(certificate.planted, sign=False)} points seen in "
         f"{share(seen.estimate)}, planned {share(certificate.power_planned)}: "
-        f"{'passed' if certificate.passed else 'FAILED'}."
+        f"{'passed' if certificate.passed else 'FAILED' if certificate.can_fail else 'too few seeds to tell'}."
     )
 
 
@@ -170,11 +172,7 @@ def sentences(conclusion: Conclusion, tunings: Sequence[Tuning], certificates: S
     return [
         *(sentence(finding, conclusion.question) for finding in conclusion.findings),
         *([warning] if warning else []),
-        *(
-            []
-            if conclusion.as_planned
-            else ["What was run is not what was planned at first; history.json has both plans."]
-        ),
+        *([] if conclusion.as_planned else [OTHER_PLAN]),
         *(line for tuning in tunings for line in tuning_sentences(tuning)),
         *map(certificate_sentence, certificates),
     ]
