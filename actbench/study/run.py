@@ -12,6 +12,7 @@ import yaml
 from actbench.executors import InProcess
 from actbench.progress import Progress, fitting_progress
 from actbench.records import write_records, write_whole
+from actbench.specs import one_line
 from actbench.study.definition import FIRST_OTHER_SEED, Study
 from actbench.study.grid import Entry, entries
 from actbench.study.plan import Wanted, check_data, collect, make_plan, question_of
@@ -84,16 +85,22 @@ def run_study(
             (folder / name).unlink(missing_ok=True)
     write_whole(folder / "study.yaml", yaml.safe_dump(study.to_config(), sort_keys=False).encode())
     means = means_of(study, progress, work)
-    with means.progress:
-        if study.grid:
-            compared = entries(study, tune(study, means))
-        wanted = train_until_clear(study, question, compared, means=means, show=show)
-        told = tell(folder)
-        if self_test:
-            own = [of for of in wanted if of.entry.arm == question.baseline]
-            certificates = [certify(of, study, told, means) for of in own]
-            replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
-            told = tell(folder)
+    try:
+        with means.progress:
+            if study.grid:
+                compared = entries(study, tune(study, means))
+            wanted = train_until_clear(study, question, compared, means=means, show=show)
+            if self_test:
+                own, told = [of for of in wanted if of.entry.arm == question.baseline], tell(folder)
+                certificates = [certify(of, study, told, means) for of in own]
+                replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
+    except BaseException as error:
+        means.troubles.append(f"stopped: {one_line(error)}")
+        raise
+    finally:
+        if means.troubles:
+            History.read(folder).troubled(means.troubles).write(folder)
+    told = tell(folder)
     show(told)
     return told
 
@@ -165,4 +172,4 @@ def means_of(study: Study, progress: Progress | None = None, work: Work | None =
     executor = study.make_executor()
     if work is None:
         work = partial(train, progress=progress) if isinstance(executor, InProcess) else train
-    return Means(executor, progress, work)
+    return Means(executor, progress, work, [])

@@ -31,6 +31,7 @@ class Means(NamedTuple):
     executor: Executor
     progress: Progress
     work: Work
+    troubles: list[str]  # what was tried again, or failed
 
 
 def run_wanted(study: Study, wanted: Sequence[Wanted], means: Means) -> tuple[pl.DataFrame, list[str]]:
@@ -82,7 +83,11 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
             progress.running(len(locks))
             yield task
 
-    results = means.executor.run(means.work, tasks(), report=lambda task, line: progress.say(f"{label(task)}: {line}"))
+    def again(task: tuple[Cell, Path], line: str) -> None:
+        means.troubles.append(f"{label(task)}: {line}")
+        progress.say(means.troubles[-1])
+
+    results = means.executor.run(means.work, tasks(), report=again)
     try:
         for task, result in results:
             if isinstance(result, Failure):

@@ -31,6 +31,7 @@ class Told(NamedTuple):
     faults: Sequence[str]  # of the pairing
     sentences: Sequence[str]
     command: str | None  # what was typed to run it
+    troubles: Sequence[str]  # what was interrupted, failed or tried again
 
 
 def tell(folder: Path) -> Told:
@@ -69,7 +70,7 @@ def tell(folder: Path) -> Told:
     )
     write_document(folder / VERDICT, content)
     said = sentences(conclusion, tunings, certificates)
-    return Told(table, question, conclusion, tunings, certificates, faults, said, history.command)
+    return Told(table, question, conclusion, tunings, certificates, faults, said, history.command, history.troubles)
 
 
 def siblings(folder: Path) -> Iterator[History]:

@@ -40,13 +40,15 @@ class History:
     """Plans and looks of a study, oldest first.
 
     ``certificates`` is what its last self-test measured, by the plan's hash,
-    and ``command`` what was typed last to run it.
+    ``command`` what was typed last to run it, and ``troubles`` what was
+    interrupted, failed or tried again, and when.
     """
 
     plans: Sequence[Plan] = ()
     looks: Sequence[Look] = ()
     certificates: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
+    troubles: Sequence[str] = ()
 
     @classmethod
     def read(cls, folder: Path) -> "History":
@@ -65,9 +67,8 @@ class History:
                 Question.from_dict(plan.question)
             for certificates in content["certificates"].values():
                 list(map(Certificate.from_dict, certificates))
-            return cls(
-                plans, [Look(**look) for look in content["looks"]], content["certificates"], content.get("command")
-            )
+            looks = [Look(**look) for look in content["looks"]]
+            return cls(plans, looks, content["certificates"], content.get("command"), content.get("troubles", ()))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecordError(
                 f"{path} is damaged, and with it the study's looks at its records; move it away, and say so "
@@ -77,6 +78,10 @@ class History:
     def write(self, folder: Path) -> None:
         """Keep it, whole or not at all."""
         write_whole(folder / FILE, (json.dumps(asdict(self), indent=1) + os.linesep).encode())
+
+    def troubled(self, troubles: Sequence[str]) -> "History":
+        """With what has just gone wrong."""
+        return replace(self, troubles=[*self.troubles, *(f"{now()} {trouble}" for trouble in troubles)])
 
     def planned(self, question: Question) -> "History":
         """With a plan more, if it is another one than the last."""
