@@ -85,11 +85,25 @@ def train_alone(network, steps, make):
 
 @pytest.mark.parametrize("width", [1, 3], ids=["one by one", "together"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("activation", [nn.SiLU, nn.Tanh, PadeUnit], ids=["silu", "tanh", "pade"])
 @pytest.mark.parametrize(
-    ("network", "shape"),
-    [(TutorialCNN, (1, 8, 8)), (MLP, (1, 8, 8)), (ConvNet, (3, 8, 8)), (ResNet20, (1, 8, 8))],
-    ids=["TutorialCNN", "MLP", "ConvNet", "ResNet20"],
+    ("network", "shape", "activation"),
+    [
+        pytest.param(
+            network,
+            shape,
+            activation,
+            id=f"{network.__name__}-{activation.__name__}",
+            # Twenty layers take a minute with each activation.
+            marks=[pytest.mark.slow] if network is ResNet20 and activation is not nn.SiLU else [],
+        )
+        for network, shape in {
+            TutorialCNN: (1, 8, 8),
+            MLP: (1, 8, 8),
+            ConvNet: (3, 8, 8),
+            ResNet20: (1, 8, 8),
+        }.items()
+        for activation in (nn.SiLU, nn.Tanh, PadeUnit)
+    ],
 )
 def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimizer, width):
     seeds, make = range(3, 6), OPTIMIZERS[optimizer]

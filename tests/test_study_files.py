@@ -17,6 +17,7 @@ from actbench.cli.report import (
     SPARE_OF_ARMS,
     SPARE_OF_COMPARISONS,
     arm_rows,
+    comparison_cells,
     comparison_rows,
     pairing,
     print_rows,
@@ -374,7 +375,7 @@ def test_no_number_is_cut_at_any_width(tmp_path, width, arm):
 
 def test_no_number_of_a_comparison_is_cut_at_any_width(tmp_path):
     told = run_study(Study.of(study(tmp_path, comparisons="all")), work=Ran(), progress=Lines())
-    (row,) = comparison_rows(told)
+    (row,) = comparison_rows(told, comparison_cells)
 
     for width in (50, 60, 80, 140):
         shown = Console(file=StringIO(), width=width, markup=False)
