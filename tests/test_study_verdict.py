@@ -107,7 +107,7 @@ def test_a_stopped_study_shows_what_there_is(tmp_path):
 
     told = tell(tmp_path / "s")
     assert told.table["arm"].to_list() == ["relu"] * 2
-    assert [line.partition(" ")[2] for line in told.troubles] == ["stopped: KeyboardInterrupt"]
+    assert [line.partition(" ")[2] for line in told.troubles] == ["interrupted"]
     assert told.conclusion.findings[0].judgement.pairs == 0
 
 

@@ -645,6 +645,18 @@ def test_a_report_in_another_format_names_its_files(folder, kind, capsys):
     assert all(name.endswith(f".{kind}") and Path(name).stat().st_size for name in written)
 
 
+def test_a_report_writes_the_page_or_tensorboards_files(folder, capsys):
+    page = main(["report", str(folder)])
+    before = (folder / "report.html").is_file(), (folder / "tensorboard").exists()
+
+    events = main(["report", str(folder), "--format", "tensorboard"])
+
+    assert (page, events) == (0, 0)
+    assert before == (True, False)
+    assert list((folder / "tensorboard").rglob("events*"))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("tensorboard --logdir")
+
+
 def test_two_studies_side_by_side_say_what_changed(folder, tmp_path_factory, capsys):
     other = tmp_path_factory.mktemp("other")
     grown = question(datasets=("Digits", "MNIST"), alpha=0.1)

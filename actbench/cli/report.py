@@ -17,7 +17,7 @@ from actbench.verdict.changes import changes
 from actbench.verdict.pairing import other_networks
 from actbench.verdict.words import OUTCOMES
 
-FORMATS = ("html", "md", "tex", "csv", "json", "png", "svg")
+FORMATS = ("html", "md", "tex", "csv", "json", "png", "svg", "tensorboard")
 PAGE = "report.html"
 UNLIMITED = 10_000  # width of what is no terminal
 TEXT = ("dataset", "network", "arm", "baseline", "verdict", "with time")  # columns that are no numbers
@@ -35,7 +35,8 @@ def report(words: Sequence[str]) -> int:
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="html: report.html and TensorBoard's files (default); md, tex, csv, json: tables; png, svg: every figure",
+        help="html: the page, report.html (default); md, tex, csv, json: tables; png, svg: every figure; "
+        "tensorboard: its files, as compare writes them",
     )
     chosen = parser.parse_args(words)
     if chosen.other and chosen.format:
@@ -45,8 +46,11 @@ def report(words: Sequence[str]) -> int:
         if chosen.other:
             print(*changes(told, tell(chosen.other)), sep="\n")
         elif chosen.format in (None, "html"):
-            draw(told, chosen.study)
+            draw(told, chosen.study, tensorboard=False)
             print_told(told, chosen.study)
+        elif chosen.format == "tensorboard":
+            draw(told, chosen.study)
+            print(f"tensorboard --logdir {shown_path(chosen.study)}")
         else:
             from actbench.report.exports import write_exports
 
@@ -56,13 +60,15 @@ def report(words: Sequence[str]) -> int:
     return 0
 
 
-def draw(told: Told, folder: Path) -> None:
+def draw(told: Told, folder: Path, *, tensorboard: bool = True) -> None:
     """Write a study's page, and TensorBoard's files."""
     from actbench.report import write_page
-    from actbench.report.tensorboard import write_tensorboard
 
     write_page(told, folder)
-    write_tensorboard(told, folder)
+    if tensorboard:  # importing what they need takes as long as all the rest
+        from actbench.report.tensorboard import write_tensorboard
+
+        write_tensorboard(told, folder)
 
 
 def print_told(told: Told, folder: Path) -> None:

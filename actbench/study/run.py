@@ -95,7 +95,7 @@ def run_study(
                 certificates = [certify(of, study, told, means) for of in own]
                 replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
     except BaseException as error:
-        means.troubles.append(f"stopped: {one_line(error)}")
+        means.troubles.append(f"stopped: {one_line(error)}" if isinstance(error, Exception) else "interrupted")
         raise
     finally:
         if means.troubles:
