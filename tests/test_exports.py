@@ -378,9 +378,13 @@ def test_hparams_have_a_session_for_each_arm_with_its_factors(board):
         "dataset": "Digits",
         "network": "MLP",
         "activation": "acts.tanh",
+        "activation.inplace": False,
         "optimizer": "torch.optim.Adam",
         "optimizer.lr": 0.002,
+        "optimizer.betas": "[0.9, 0.999]",
+        "data": "actbench.data.Digits",
         "data.batch_size": 64,
+        "trainer.max_epochs": 50,
         "epochs": 50,
         "weights": "last",
     }

@@ -48,7 +48,6 @@ FINAL = {
     "final/val/acc": "val_accuracy",
 }
 COST = {"cost/epoch_time_s": "epoch_time_s", "cost/peak_memory_mb": "peak_memory_mb"}
-MATTERS = ("optimizer", "optimizer.lr", "data.batch_size", "weights")  # settings that are shown if all arms share them
 DPI = 160
 
 Hparams = Mapping[str, str | float | bool]
@@ -141,19 +140,16 @@ def untaken(path: Path, taken: set[Path]) -> Path:
 
 
 def factors_of(told: Told, cells: Sequence[tuple[Panel, str, pl.DataFrame]]) -> list[Hparams]:
-    """What determines each run: what it is called, what matters, and what differs from run to run."""
+    """What determines each run: what it is called, and every setting."""
     tuned = {
         (of.dataset, of.network, of.arm): {tuning.setting.removeprefix("model."): of.chosen}
         for tuning in told.tunings
         for of in tuning.arms
     }
     found = [settings(table["factors"][0]) for *_, table in cells]
-    names = list(dict.fromkeys(name for of in found for name in of))
-    told_apart = [name for name in names if len({json.dumps(of.get(name)) for of in found}) > 1]
-    shown = [name for name in names if name in MATTERS or name in told_apart]
     epochs: list[Any] = [table["epochs"].median() for *_, table in cells]
     return [
-        {name: plain(of[name]) for name in shown if of.get(name) is not None}
+        {name: plain(value) for name, value in of.items() if value is not None}
         | {"arm": arm, "dataset": panel.dataset, "network": panel.network, "epochs": length}
         | tuned.get((*panel, arm), {})
         for (panel, arm, _), of, length in zip(cells, found, epochs, strict=True)
