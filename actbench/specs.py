@@ -127,13 +127,17 @@ class Spec:
     def _find(cls, target: Any) -> tuple[type, Mapping[str, Any]]:
         """The class, and the arguments that its name implies."""
         if isinstance(target, str):
-            known = {normal(name): entry for name, entry in cls.names.items()}
-            if normal(target) in known:
-                return known[normal(target)]
+            if normal(target) in cls._normal_names():
+                return cls._normal_names()[normal(target)]
             target = cls._import(target)
         if not isinstance(target, type) or not issubclass(target, cls.base):
             raise ValueError(f"{target!r} is no {cls.kind}: it is not a subclass of {public_path(cls.base)}")
         return target, {}
+
+    @classmethod
+    @cache
+    def _normal_names(cls) -> Mapping[str, tuple[type, Mapping[str, Any]]]:
+        return {normal(name): entry for name, entry in cls.names.items()}
 
     @classmethod
     def _import(cls, path: str) -> Any:
@@ -162,14 +166,13 @@ class Spec:
             problem = f"unexpected {', '.join(map(str, unknown))}" if unknown else f"missing {', '.join(missing)}"
             accepted = ", ".join(named) or "none"
             raise ValueError(f"{self.kind} {self.class_path}: {problem} in init_args; accepted: {accepted}")
-        defaults = {n: coerce(p.default, p.annotation) for n, p in named.items() if is_plain(p.default)}
-        bound = {}
+        bound = {name: value for name, value in defaults_of(self.cls).items() if name in named}
         for name, value in arguments.items():
             try:
                 bound[name] = coerce(value, named[name].annotation if name in named else Any)
             except ValueError as error:
                 raise ValueError(f"{self.kind} {self.class_path}: {name}: {error}") from error
-        return {name: value for name, value in (defaults | bound).items() if value is not None}
+        return {name: value for name, value in bound.items() if value is not None}
 
     def _prove(self) -> None:
         """Build one object to see that the arguments are right."""
@@ -179,6 +182,12 @@ class Spec:
 def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
     """What a class takes."""
     return inspect.signature(cls).parameters
+
+
+@cache
+def defaults_of(cls: type) -> Mapping[str, Any]:
+    """The plain ones among a class's defaults."""
+    return {n: coerce(p.default, p.annotation) for n, p in parameters_of(cls).items() if is_plain(p.default)}
 
 
 class ActivationSpec(Spec):

@@ -99,9 +99,8 @@ class Cell:
     @cached_property
     def factors(self) -> dict[str, Any]:
         """All that determines the results but for the seeds, and nothing else: no paths, loggers or devices."""
-        spec = DatasetSpec(self.config["data"])
-        dataset = spec.to_dict()
-        if issubclass(spec.cls, data.ImageData):
+        dataset = self.config["data"]
+        if issubclass(DatasetSpec.find(dataset), data.ImageData):
             arguments = {key: value for key, value in dataset.get("init_args", {}).items() if key not in PLACES}
             dataset = {**dataset, "init_args": arguments}
         trainer = dict(self.config["trainer"])

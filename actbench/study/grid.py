@@ -1,6 +1,5 @@
 """The grid of a study: arms on datasets and networks, each with the config of its cells."""
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -295,8 +294,8 @@ def entries(study: Study, value: Callable[[tuple[str, str, str]], float] | None 
 
 
 def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A config in which some dotted keys are set."""
-    result = copy.deepcopy(dict(config))
+    """A config in which some dotted keys are set; what is changed below is a copy."""
+    result = dict(config)
     for key, value in settings.items():
         assign(result, key, value)
     return result
