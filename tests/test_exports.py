@@ -116,8 +116,8 @@ def test_every_format_gives_files_and_another_is_refused(told, folder):
     found = {form: [path.name for path in write_exports(told, folder, form)] for form in ("md", "tex", "csv", "json")}
 
     assert found == {
-        "md": ["comparisons.md", "arms.md"],
-        "tex": ["comparisons.tex", "arms.tex"],
+        "md": ["comparisons.md", "secondary.md", "arms.md"],
+        "tex": ["comparisons.tex", "secondary.tex", "arms.tex"],
         "csv": ["comparisons.csv", "arms.csv", "replicates.csv"],
         "json": ["verdict.json"],
     }
@@ -144,6 +144,8 @@ def test_csv_has_the_numbers_in_full(told, folder):
         [difference.mean(), low, high]
     )
     assert float(swish["test_loss_difference"]) == pytest.approx(-difference.mean())
+    assert float(swish["test_loss_difference_p"]) == 2 / 2**8  # all differences have one sign
+    assert (swish["fits"], swish["time_ratio_p"], swish["memory_ratio_low"]) == ("1", "1.0", "")
     assert float(swish["adjusted_p"]) == told.conclusion.findings[0].judgement.adjusted_p
     guessed = [0.1, *ARMS["tanh"][1:]]
     assert float(arms[2]["test_accuracy"]) == pytest.approx(np.mean(guessed))
@@ -163,7 +165,7 @@ def test_csv_leaves_unknown_numbers_empty(tmp_path):
 
 
 def test_markdown_parses_back(told, folder):
-    path, _ = write_exports(told, folder, "md")
+    path, *_ = write_exports(told, folder, "md")
 
     lines = [line.strip("| ").split(" | ") for line in path.read_text().splitlines() if line.startswith("|")]
     table = [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
@@ -178,7 +180,7 @@ def test_markdown_parses_back(told, folder):
 def test_latex_parses_back_and_escapes_names(tmp_path):
     told = made(tmp_path, {"relu": RELU, TRICKY: ARMS["swish"]})
 
-    path, _ = write_exports(told, tmp_path, "tex")
+    path, *_ = write_exports(told, tmp_path, "tex")
 
     text = path.read_text()
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))

@@ -179,6 +179,34 @@ def test_the_tables_hold_the_numbers_of_verdict_json(tmp_path):
         assert (cells["p"], cells["adjusted p"], cells["pairs"]) == (of["p"], of["adjusted_p"], of["pairs"])
 
 
+def test_what_is_beside_accuracy_stands_in_a_table_with_its_tests(tmp_path):
+    told = random_study(tmp_path, arms=3, seeds=8, datasets=2)
+    comparisons = json.loads((tmp_path / "verdict.json").read_text())["comparisons"]
+
+    (table,) = (of for of in tables(told) if of.name == "secondary")
+
+    names = [column.name for column in table.columns]
+    rows = [{name: cell.value for name, cell in zip(names, row, strict=True)} for row in table.rows]
+    for of in comparisons:
+        own = {
+            row["measure"]: row
+            for row in rows
+            if (row["arm"], row["dataset"]) == (of["arm"], of["dataset"] or "mean of all")
+        }
+        loss, *_ = of["secondary"]
+        shown = own["test loss"]
+        assert (shown["arm against baseline"], shown["interval"]) == (
+            loss["difference"]["estimate"],
+            loss["difference"]["low"],
+        )
+        assert (shown["p"], shown["effect"], shown["pairs"]) == (loss["p"], loss["effect"], loss["pairs"])
+        if of["dataset"]:
+            time = of["cost"]["time"]
+            shown = own["time of an epoch" + (", busy machine" if of["cost"]["busy"] else "")]
+            assert (shown["arm against baseline"], shown["p"]) == (time["ratio"]["estimate"], time["p"])
+            assert own["peak memory"]["arm against baseline"] == of["cost"]["memory"]["ratio"]["estimate"]
+
+
 def test_markdown_and_latex_have_every_row_and_escape_names(tmp_path):
     told = study(tmp_path, [records(arm, [0.9, 0.91, 0.93]) for arm in NAMES], arms=NAMES, replicates=3)
 

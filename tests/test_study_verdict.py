@@ -10,6 +10,7 @@ from test_study import Lines, Ran, study
 
 from actbench import records
 from actbench.records import read_records
+from actbench.stats import detectable
 from actbench.study import Study, StudyError, compare, entries, run_study
 from actbench.verdict import History, schema, tell
 
@@ -45,6 +46,29 @@ def test_a_clear_arm_stops_and_an_unclear_one_goes_on(tmp_path):
     assert seeds == {"ReLU": list(range(12)), "Tanh": list(range(8)), "SiLU": list(range(12))}
     assert [finding.judgement.verdict for finding in told.conclusion.findings] == ["better", "undecided"]
     assert [finding.judgement.pairs for finding in told.conclusion.findings] == [8, 12]
+
+
+def test_what_goes_on_over_all_datasets_goes_on_for_each(tmp_path):
+    ran = Ran()
+
+    def train(task):
+        """Tanh is better on one dataset, by more than it is worse on the other: only the mean is unclear."""
+        table = ran(task)
+        cell = task[0].factors
+        tanh = "Tanh" in cell["activation"]["class_path"]
+        other = cell["data"]["init_args"]["num_classes"] == 3
+        noise = pl.when(pl.col("seed") % 4 < 2).then(0.02).otherwise(-0.02)
+        return table.with_columns(test_accuracy=0.5 + (tanh * (-0.3 if other else 0.3) + tanh * noise))
+
+    datasets = ["FakeImages", {"class_path": "FakeImages", "init_args": {"num_classes": 3}}]
+    config = study(tmp_path, activations=["relu", "tanh"], replicates=LOOKS | {"max": 16}, alpha=0.4, datasets=datasets)
+
+    told = run_study(Study.of(config), work=train, progress=Lines())
+
+    verdicts = [(of.comparison.dataset, of.judgement.verdict, of.judgement.pairs) for of in told.conclusion.findings]
+    assert [verdict for _, verdict, _ in verdicts] == ["better", "worse", "undecided"]
+    assert verdicts[2][2] == 16 > max(verdicts[0][2], verdicts[1][2])
+    assert len({(arm, block[0]) for arm, block in ran}) == 2 * 4
 
 
 def test_a_sequential_study_resumed_or_told_anew_decides_the_same(tmp_path):
@@ -284,6 +308,18 @@ def test_the_hash_of_a_plan_is_that_of_what_was_run(actbench, config):
     content = json.loads((config / "studies" / "s" / "verdict.json").read_text())
     assert planned.stdout.splitlines()[-1] == f"plan: {content['plan']['hash']}"
     assert content["plan"]["as_planned"]
+    finished = actbench("compare", "--config", "study.yaml", "--dry_run").stdout
+    assert "missing: 0" in finished
+    (points,) = re.findall(r"12 pairs see a difference of ([\d.]+) points with 80 % power", finished)
+    sd = np.std(differences(config / "studies" / "s"), ddof=1)
+    assert float(points) == pytest.approx(100 * detectable(12) * sd, rel=0.05)
+
+
+def differences(folder):
+    """Paired differences of a study of two arms, from its records."""
+    table = read_records(folder / "records.parquet").sort("seed")
+    swish, relu = (table.filter(arm=arm)["test_accuracy"].to_numpy() for arm in ("swish", "relu"))
+    return swish - relu
 
 
 def test_records_alone_give_the_verdict_elsewhere(actbench, config, tmp_path):

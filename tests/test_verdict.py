@@ -36,7 +36,7 @@ from actbench.verdict import (
     tell,
 )
 from actbench.verdict.certificate import share
-from actbench.verdict.evidence import Cost, cost
+from actbench.verdict.evidence import Cost, Ratio, cost
 from actbench.verdict.findings import joint
 
 RELU = [0.95, 0.96, 0.94, 0.95, 0.97, 0.93, 0.95, 0.96]
@@ -284,17 +284,22 @@ def test_a_fit_is_the_unit_of_cost():
         [
             rows("relu", RELU[:4], started="a", epoch_time_s=0.010),
             rows("relu", RELU[4:], first_seed=4, started="b", epoch_time_s=0.012),
-            rows("swish", RELU[:4], started="c", epoch_time_s=0.020),
-            rows("swish", RELU[4:], first_seed=4, started="d", epoch_time_s=0.030),
+            rows("swish", RELU[:4], started="c", epoch_time_s=0.020, peak_memory_mb=1.5 * 900),
+            rows("swish", RELU[4:], first_seed=4, started="d", epoch_time_s=0.030, peak_memory_mb=1.6 * 900),
         ]
     )
 
-    costs = cost(table, Comparison("Digits", "MLP", "swish", "relu"))
+    costs = cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
 
     assert costs.fits == 2
     logs = stats.ttest_1samp(np.log([2.0, 2.5]), 0)
-    assert costs.time_ratio.estimate == pytest.approx(math.sqrt(2 * 2.5))
-    assert math.log(costs.time_ratio.high) == pytest.approx(logs.confidence_interval().high)
+    assert costs.time.ratio.estimate == pytest.approx(math.sqrt(2 * 2.5))
+    assert math.log(costs.time.ratio.high) == pytest.approx(logs.confidence_interval().high)
+    assert costs.time.p == 0.5  # both signs of two differences, of four
+    assert costs.time.effect == pytest.approx(np.mean(np.log([2, 2.5])) / np.std(np.log([2, 2.5]), ddof=1))
+    memory = stats.ttest_1samp(np.log([1.5, 1.6]), 0)
+    assert np.log(costs.memory.ratio) == pytest.approx([np.log([1.5, 1.6]).mean(), *memory.confidence_interval()])
+    assert costs.memory.p == 0.5
 
 
 def test_busy_fits_do_not_count_where_others_are_quiet():
@@ -306,10 +311,12 @@ def test_busy_fits_do_not_count_where_others_are_quiet():
         ]
     )
 
-    costs = cost(table, Comparison("Digits", "MLP", "swish", "relu"))
+    costs = cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
 
     assert (costs.fits, costs.busy) == (1, False)
-    assert costs.time_ratio.estimate == pytest.approx(2)
+    assert costs.time.ratio.estimate == pytest.approx(2)
+    assert math.isnan(costs.time.ratio.low)
+    assert costs.time.p == 1
 
 
 @pytest.mark.parametrize(
@@ -330,9 +337,9 @@ def test_accuracy_and_time_together(shift, ratio, expected):
     noise = np.array([0.001, -0.001] * 4) if shift is not None else np.array([0.05, -0.05] * 4)
     finding, _ = two(noise + (shift or 0))
 
-    ratio = Interval(ratio, math.nan, math.nan)
-    assert joint(finding.judgement, Cost(1, ratio, None, busy=False)) == expected
-    assert joint(finding.judgement, Cost(1, ratio, None, busy=True)) == "undecided"
+    time = Ratio(Interval(ratio, math.nan, math.nan), 1.0, math.nan)
+    assert joint(finding.judgement, Cost(1, time, None, busy=False)) == expected
+    assert joint(finding.judgement, Cost(1, time, None, busy=True)) == "undecided"
 
 
 # --- looks ---
@@ -411,22 +418,30 @@ def test_a_sequential_study_counts_whole_looks_and_stops_where_it_is_clear():
     assert at(60)[0] == [pairs[0], 60]
 
 
-def test_over_datasets_a_sequential_study_goes_as_far_as_all_of_them():
+def test_over_datasets_a_comparison_goes_on_by_itself_when_those_of_each_are_decided():
     asked = question(replicates={"min": 6, "max": 60, "batch": 6}, datasets=("Digits", "MNIST"))
     rng = np.random.default_rng(0)
     relu = rng.normal(0.9, 0.01, 60)
-    arms = {"Digits": relu + rng.normal(0.05, 0.01, 60), "MNIST": relu + rng.normal(0, 0.05, 60)}
+    arms = {"Digits": relu + rng.normal(0.04, 0.03, 60), "MNIST": relu - rng.normal(0.04, 0.03, 60)}
 
-    table = pl.concat(
-        [rows(arm, of, dataset=d) for d, swish in arms.items() for arm, of in {"relu": relu, "swish": swish}.items()]
-    )
-    conclusion = conclude(table, asked, History())
+    def at(count):
+        tables = [
+            rows(name, of[:count], dataset=dataset)
+            for dataset, swish in arms.items()
+            for name, of in {"relu": relu, "swish": swish}.items()
+        ]
+        conclusion = conclude(pl.concat(tables), asked, History())
+        return [finding.judgement for finding in conclusion.findings], conclusion.running
 
-    digits, mnist, overall = (finding.judgement for finding in conclusion.findings)
-    assert digits.pairs < mnist.pairs == 60
-    assert overall.pairs == digits.pairs
-    both = np.mean([arms["Digits"] - relu, arms["MNIST"] - relu], axis=0)[: digits.pairs]
-    assert overall.difference.estimate == pytest.approx(both.mean())
+    (digits, mnist, overall), running = at(24)
+    assert (digits.verdict, mnist.verdict, overall.verdict) == ("better", "worse", "undecided")
+    assert max(digits.pairs, mnist.pairs) < overall.pairs == 24
+    assert running == [Comparison(None, "MLP", "swish", "relu")]
+    at_the_end, running = at(60)
+    assert [of.pairs for of in at_the_end] == [digits.pairs, mnist.pairs, 60]
+    assert running == []
+    both = np.mean([arms["Digits"] - relu, arms["MNIST"] - relu], axis=0)
+    assert at_the_end[2].difference.estimate == pytest.approx(both.mean())
 
 
 # --- tuning ---

@@ -22,6 +22,7 @@ from actbench.records import RecordError, Store
 from actbench.specs import one_line
 from actbench.study import (
     QUESTION,
+    Entry,
     MissingError,
     Study,
     StudyError,
@@ -37,7 +38,7 @@ from actbench.study import (
     run_study,
     test_images,
 )
-from actbench.verdict import Foreseen, Question, foresee, points
+from actbench.verdict import RECORDS, Foreseen, Question, foresee, points
 
 FLAGS = ("dry_run", "pilot", "self_test")
 SECTIONS = ("study", "model", "data", "trainer", "seed_everything")
@@ -174,6 +175,8 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
         check_data(plan)
         known = collect(study, wanted, print, change=False)
         will = forecast(plan.missing, known)
+    else:
+        known = own_records(study, compared)
     sequential = f" at most, from {study.replicates['min']} on until it is clear" if question.design else ""
     print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
     for what, names in {"datasets": question.datasets, "networks": question.networks, "arms": question.arms}.items():
@@ -193,13 +196,24 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
             f"{len(study.grid.values)} values of {study.grid.setting}; what is finished or missing of the comparison "
             "is counted at the config's own value"
         )
-    if plan.missing:
-        lacking = {cell.hash for cell in plan.missing}
-        datasets = {entry.dataset: entry for entry in compared if entry.hash in lacking}
-        images = {name: test_images(entry) for name, entry in datasets.items()}
-        print_foresight(question, foresee(question, known, pilot(study) if with_pilot else pl.DataFrame(), images))
+    lacking = {cell.hash for cell in plan.missing}
+    datasets = {entry.dataset: entry for entry in compared if entry.hash in lacking}
+    images = {name: test_images(entry) for name, entry in datasets.items()}
+    print_foresight(question, foresee(question, known, pilot(study) if with_pilot else pl.DataFrame(), images))
     print(f"plan: {question.hash}")
     return 0
+
+
+def own_records(study: Study, compared: Sequence[Entry]) -> pl.DataFrame:
+    """What a study's folder holds of its arms; nothing before its end. That is one file, where cells may be thousands.
+
+    Raises:
+        RecordError: The file is damaged.
+    """
+    path = Path(study.root, study.name, RECORDS)
+    if not path.exists():
+        return pl.DataFrame()
+    return records.read_records(path).filter(pl.col("cell").is_in([entry.hash for entry in compared]))
 
 
 def print_foresight(question: Question, foreseen: Sequence[Foreseen]) -> None:

@@ -1,5 +1,6 @@
 """``report``: what a study's records say, from its folder alone."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from actbench.cli.main import COMMANDS, OneLine, fail, shown_path
 from actbench.records import RecordError
+from actbench.stats import Interval
 from actbench.verdict import RECORDS, VERDICT, Finding, Told, p_value, points, tell
 from actbench.verdict.changes import changes
 from actbench.verdict.pairing import other_networks
@@ -23,7 +25,10 @@ UNLIMITED = 10_000  # width of what is no terminal
 TEXT = ("dataset", "network", "arm", "baseline", "verdict", "with time")  # columns that are no numbers
 # Columns that a narrow terminal does without, the least important first.
 SPARE_OF_ARMS = ("parameters", "min", "max", "ms per epoch", "test loss", "diverged", "sd")
-SPARE_OF_SECONDARY = ("fits", "peak memory", "p of calibration error", "p of loss", "test calibration error")
+SPARE_OF_SECONDARY = (
+    *("fits", "p of memory", "memory", "p of calibration error", "p of time", "p of loss"),
+    "test calibration error",
+)
 SPARE_OF_COMPARISONS = ("effect", "with time", "time", "P(better)", "pairs", "adjusted p")
 
 
@@ -183,7 +188,6 @@ def comparison_cells(finding: Finding) -> dict[str, str]:
     """The difference of accuracies, how sure it is, and what the arm costs in its baseline's stead."""
     of, costs = finding.judgement, finding.cost
     difference, better = of.difference, of.superiority
-    ratio = costs.time_ratio if costs else None
     return {
         "pairs": str(of.pairs),
         "points": points(difference.estimate) if difference else "-",
@@ -192,7 +196,7 @@ def comparison_cells(finding: Finding) -> dict[str, str]:
         "P(better)": f"{better.estimate:.2f} ({better.low:.2f} to {better.high:.2f})" if better else "-",
         "effect": f"{of.effect:.2f}" if of.effect == of.effect else "-",
         "verdict": of.verdict + (" (inside margin)" if of.inside_margin and of.verdict != "equivalent" else ""),
-        "time": f"x{ratio.estimate:.2f}" + ("*" if costs and costs.busy else "") if ratio else "-",
+        "time": f"x{costs.time.ratio.estimate:.2f}" + ("*" if costs.busy else "") if costs else "-",
         "with time": finding.joint or "-",
     }
 
@@ -205,14 +209,20 @@ def secondary_cells(finding: Finding) -> dict[str, str]:
         shown = f"{difference.estimate:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})" if difference else "-"
         cells |= {name: shown, f"p of {name.removeprefix('test ')}": p_value(of.p).removeprefix("= ")}
     costs = finding.cost
-    ratio, memory = (costs.time_ratio, costs.memory_ratio) if costs else (None, None)
-    whole = ratio is not None and costs is not None and costs.fits > 1
-    bounds = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio and whole else ""
-    return cells | {
-        "time of an epoch": f"x{ratio.estimate:.2f}{bounds}" if ratio else "-",
-        "fits": str(costs.fits) if costs else "-",
-        "peak memory": f"x{memory:.2f}" if memory else "-",
-    }
+    cells["fits"] = str(costs.fits) if costs else "-"
+    for name, ratio in {
+        "time of an epoch": costs.time if costs else None,
+        "memory": costs.memory if costs else None,
+    }.items():
+        cells |= {name: times(ratio.ratio) if ratio else "-"}
+        cells |= {f"p of {name.partition(' ')[0]}": p_value(ratio.p).removeprefix("= ") if ratio else "-"}
+    return cells
+
+
+def times(ratio: Interval) -> str:
+    """A ratio with its bounds; one fit has none."""
+    bounds = "" if math.isnan(ratio.low) else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"x{ratio.estimate:.2f}{bounds}"
 
 
 def standing_rows(told: Told) -> list[dict[str, str]]:

@@ -125,10 +125,10 @@ def price(told: Told) -> str | None:
         f"{points(estimate(best))} points of test accuracy, {level(told.question)} interval "
         f"{points(of.difference.low)} to {points(of.difference.high)} over {count(of.pairs, 'pair')}"  # type: ignore[union-attr]
     )
-    times = [cost for part in parts(told, best.comparison) if (cost := part.cost) and cost.time_ratio]
+    times = [part.cost for part in parts(told, best.comparison) if part.cost]
     if not times:
         return f"{sure}."
-    ratios = [cost.time_ratio.estimate for cost in times if cost.time_ratio]
+    ratios = [cost.time.ratio.estimate for cost in times]
     ratio = math.exp(sum(map(math.log, ratios)) / len(ratios))
     busy = " (on a busy machine, so that says little)" if any(cost.busy for cost in times) else ""
     return f"{sure}; training takes {ratio:.2f} times as long{busy}."

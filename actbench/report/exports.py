@@ -14,7 +14,7 @@ from actbench.plots.static import rendered, stills
 from actbench.records import write_whole
 from actbench.report.tables import latex, markdown, tables
 from actbench.stats import Interval
-from actbench.verdict import VERDICT, Finding, Told
+from actbench.verdict import VERDICT, Finding, Ratio, Secondary, Told
 
 FOLDER = "exports"
 Format = Literal["md", "tex", "csv", "json", "png", "svg"]
@@ -86,10 +86,11 @@ def comparison(finding: Finding) -> dict[str, Any]:
         "arm_diverged": finding.diverged[between.arm],
         "baseline_diverged": finding.diverged[between.baseline],
         "without_diverged": finding.without_diverged,
-        **spread("test_loss_difference", others["test_loss"].difference),
-        **spread("test_ece_difference", others["test_ece"].difference),
-        **spread("time_ratio", costs.time_ratio if costs else None),
-        "memory_ratio": costs.memory_ratio if costs else None,
+        **tested("test_loss_difference", others["test_loss"]),
+        **tested("test_ece_difference", others["test_ece"]),
+        **tested("time_ratio", costs.time if costs else None),
+        **tested("memory_ratio", costs.memory if costs else None),
+        "fits": costs.fits if costs else None,
         "busy": costs.busy if costs else None,
         "with_time": finding.joint,
         "more_pairs": finding.more_pairs,
@@ -133,6 +134,16 @@ def spread(name: str, interval: Interval | None) -> dict[str, float | None]:
     """An estimate and its bounds in columns of their own."""
     estimate, low, high = interval or (math.nan, math.nan, math.nan)
     return {name: finite(estimate), f"{name}_low": finite(low), f"{name}_high": finite(high)}
+
+
+def tested(name: str, of: Secondary | Ratio | None) -> dict[str, float | None]:
+    """What is beside accuracy: an estimate with its bounds, p, not corrected, and effect."""
+    interval = of.ratio if isinstance(of, Ratio) else of.difference if of else None
+    return {
+        **spread(name, interval),
+        f"{name}_p": of.p if of else None,
+        f"{name}_effect": finite(of.effect) if of else None,
+    }
 
 
 def finite(value: float) -> float | None:

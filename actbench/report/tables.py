@@ -1,8 +1,8 @@
-"""All numbers of a study in two tables, for the page, for Markdown and for LaTeX."""
+"""All numbers of a study in a few tables, for the page, for Markdown and for LaTeX."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from actbench.plots.cost import mean, spent
 from actbench.plots.picture import known_scores, of_panel
 from actbench.stats import Interval
 from actbench.verdict import Finding, Told, p_value, points
+from actbench.verdict.words import OUTCOMES, count
 
 NONE = "–"
 LATEX = {**{of: f"\\{of}" for of in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
@@ -50,8 +51,8 @@ class Table(NamedTuple):
 
 
 def tables(told: Told) -> list[Table]:
-    """Comparisons, arms, and the standings over several datasets, those that have rows."""
-    found = [comparison_table(told), arm_table(told), standing_table(told)]
+    """Comparisons, what is beside accuracy, arms, and standings over several datasets: those that have rows."""
+    found = [comparison_table(told), secondary_table(told), arm_table(told), standing_table(told)]
     return [table for table in found if table.rows]
 
 
@@ -84,25 +85,53 @@ COMPARISONS = (
     Column("p of equivalence"),
     Column("P(better)"),
     Column("effect", "sd"),
-    Column("test loss", "nats"),
-    Column("calibration error", "points"),
     Column("time", "ratio"),
-    Column("memory", "ratio"),
     Column("with time", number=False),
     Column("more pairs"),
+)
+SECONDARY = (
+    Column("measure", number=False),
+    Column("arm against baseline"),
+    Column("interval"),
+    Column("unit", number=False),
+    Column("pairs"),
+    Column("p"),
+    Column("effect", "sd"),
 )
 
 
 def comparison_table(told: Told) -> Table:
     """Each comparison, arm minus baseline."""
+    labels, minus = compared(told)
+    rows = [[*labelled(of, labels), *comparison_row(of)] for of in told.conclusion.findings]
+    columns = [*(Column(name, number=False) for name in labels), *COMPARISONS]
+    return Table("comparisons", f"Comparisons, {minus}{where(told)}", columns, rows)
+
+
+def secondary_table(told: Told) -> Table:
+    """What is beside accuracy in each comparison: losses and calibration by seed, time and memory by fit."""
+    labels, minus = compared(told)
+    rows = [
+        [*labelled(finding, labels), *cells]
+        for finding in told.conclusion.findings
+        for cells in secondary_rows(finding)
+    ]
+    columns = [*(Column(name, number=False) for name in labels), *SECONDARY]
+    title = f"Beside accuracy, {minus}{where(told)}: outside the family, so p is not corrected; less is better"
+    return Table("secondary", title, columns, rows)
+
+
+def compared(told: Told) -> tuple[list[str], str]:
+    """The columns that name a comparison, and what is subtracted from what."""
     all_pairs = told.question.comparisons == "all"
-    labels = names(told, ["arm", "baseline"] if all_pairs else ["arm"])
-    rows = []
-    for finding in told.conclusion.findings:
-        of = finding.comparison._asdict()
-        rows.append([*(word(of[name] or "mean of all") for name in labels), *comparison_row(finding)])
-    title = f"Comparisons, arm minus {'baseline' if all_pairs else told.question.baseline}{where(told)}"
-    return Table("comparisons", title, [*(Column(name, number=False) for name in labels), *COMPARISONS], rows)
+    minus = f"arm minus {'baseline' if all_pairs else told.question.baseline}"
+    return names(told, ["arm", "baseline"] if all_pairs else ["arm"]), minus
+
+
+def labelled(finding: Finding, labels: Sequence[str]) -> list[Cell]:
+    """The cells that name a comparison."""
+    of = finding.comparison._asdict()
+    return [word(of[name] or "mean of all") for name in labels]
 
 
 def names(told: Told, more: Sequence[str]) -> list[str]:
@@ -120,11 +149,8 @@ def where(told: Told) -> str:
 def comparison_row(finding: Finding) -> list[Cell]:
     """Its cells, in the order of `COMPARISONS`, without names."""
     of, costs = finding.judgement, finding.cost
-    other = {secondary.outcome: secondary.difference for secondary in finding.secondary}
-    loss, ece = other.get("test_loss"), other.get("test_ece")
     inside = ", inside margin" if of.inside_margin and of.verdict != "equivalent" else ""
     busy = "*" if costs and costs.busy else ""
-    ratio = costs.time_ratio.estimate if costs and costs.time_ratio else None
     return [
         Cell(f"{SIGNS[of.verdict]} {of.verdict}{inside}", of.verdict),
         Cell(points(of.difference.estimate), of.difference.estimate) if of.difference else Cell(NONE, None),
@@ -133,13 +159,42 @@ def comparison_row(finding: Finding) -> list[Cell]:
         *(Cell(p_value(p).removeprefix("= "), p) for p in (of.p, of.adjusted_p, of.adjusted_equivalence_p)),
         number(of.superiority.estimate if of.superiority else None, "{:.2f}"),
         number(of.effect, "{:+.2f}"),
-        number(loss.estimate if loss else None, "{:+.4f}"),
-        number(ece.estimate if ece else None, "{:+.2f}", 100),
-        number(ratio, "{:.2f}" + busy),
-        number(costs.memory_ratio if costs else None, "{:.2f}"),
+        number(costs.time.ratio.estimate if costs else None, "{:.2f}" + busy),
         word(finding.joint or NONE),
         number(finding.more_pairs, "{:,d}"),
     ]
+
+
+def secondary_rows(finding: Finding) -> Iterator[list[Cell]]:
+    """Its rows, in the order of `SECONDARY`, without names."""
+    forms = {"test_loss": ("{:+.4f}", 1, "nats"), "test_ece": ("{:+.2f}", 100, "points")}
+    for of in finding.secondary:
+        form, scale, unit = forms[of.outcome]
+        if of.difference:
+            shown = [
+                number(of.difference.estimate, form, scale),
+                between(of.difference, form, scale),
+                word(unit),
+                number(of.pairs, "{:d}"),
+            ]
+            yield [word(OUTCOMES[of.outcome]), *shown, *tested(of.p, of.effect)]
+    costs = finding.cost
+    if costs:
+        busy = ", busy machine" if costs.busy else ""
+        for name, ratio in {f"time of an epoch{busy}": costs.time, "peak memory": costs.memory}.items():
+            if ratio:
+                shown = [
+                    number(ratio.ratio.estimate, "{:.2f}"),
+                    between(ratio.ratio, "{:.2f}"),
+                    word("ratio"),
+                    Cell(count(costs.fits, "fit"), costs.fits),
+                ]
+                yield [word(name), *shown, *tested(ratio.p, ratio.effect)]
+
+
+def tested(p: float, effect: float) -> list[Cell]:
+    """A p-value and an effect."""
+    return [Cell(p_value(p).removeprefix("= "), p), number(effect, "{:+.2f}")]
 
 
 ARMS = (

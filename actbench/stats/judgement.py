@@ -1,7 +1,6 @@
 """Verdicts on a family of comparisons: better, worse, equivalent, or undecided."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -94,14 +93,7 @@ def judge(
     return judgements
 
 
-def stops(
-    family: Family,
-    design: Design,
-    *,
-    alpha: float = 0.05,
-    margin: float = 0.005,
-    means: Mapping[int, Sequence[int]] = MappingProxyType({}),
-) -> tuple[list[int], list[int]]:
+def stops(family: Family, design: Design, *, alpha: float = 0.05, margin: float = 0.005) -> tuple[list[int], list[int]]:
     """After how many pairs each comparison of a sequential design has stopped, or how far it has come.
 
     The looks are gone through one by one on the pairs at hand, so that a study
@@ -114,19 +106,16 @@ def stops(
         design: When one looks.
         alpha: Level of the whole family.
         margin: Differences up to this do not matter.
-        means: Comparisons that are means of others, with the places of these. They ask for no pairs of their own.
 
     Returns:
         Pairs of each comparison that count, and the comparisons that go on.
     """
-    pairs, running = [0] * len(family), [place for place in range(len(family)) if place not in means]
+    pairs, running = [0] * len(family), list(range(len(family)))
     for look in design.looks:
         if not running or any(len(family[place]) < look for place in running):
             break
         for place in running:
             pairs[place] = look
-        for place, parts in means.items():
-            pairs[place] = min(pairs[part] for part in parts)
         seen = [values[:count] for values, count in zip(family, pairs, strict=True)]
         judgements = judge(seen, alpha=alpha, margin=margin, design=design)
         running = [place for place in running if judgements[place].verdict == "undecided" and look < design.most]

@@ -1,7 +1,7 @@
 """A study: activations compared on datasets and networks, seed by seed. What is finished is never done twice."""
 
 from actbench.study.definition import QUESTION, Study, StudyError
-from actbench.study.grid import arms, assign, entries, lookup, merged
+from actbench.study.grid import Entry, arms, assign, entries, lookup, merged
 from actbench.study.plan import (
     Plan,
     Wanted,
@@ -17,6 +17,7 @@ from actbench.study.training import MissingError, train
 
 __all__ = [
     "QUESTION",
+    "Entry",
     "MissingError",
     "Plan",
     "Study",

@@ -139,9 +139,13 @@ def train_until_clear(
 
 
 def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table: pl.DataFrame) -> list[Wanted]:
-    """The seeds that are wanted after a look: those of the next one for all that a comparison needs that goes on."""
+    """The seeds that are wanted after a look: those of the next one for all that a comparison needs that goes on.
+
+    One over all datasets needs every one of them.
+    """
     _, running = counted(scores(table, OUTCOME), question)
-    needed = {(of.dataset, of.network, arm) for of in running for arm in (of.arm, of.baseline)}
+    parts = [part for of in running for part in question.parts(of)]
+    needed = {(of.dataset, of.network, arm) for of in parts for arm in (of.arm, of.baseline)}
     most = max(len(of.seeds) for of in wanted)
     looks = question.design.looks if question.design else ()
     following = next((look for look in looks if look > most), most)

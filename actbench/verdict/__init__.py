@@ -2,8 +2,8 @@
 
 from actbench.verdict.certificate import POWER, Alarms, Certificate, alarms
 from actbench.verdict.document import document, plain, schema
-from actbench.verdict.evidence import Cost, Pairs, scores
-from actbench.verdict.findings import OUTCOME, Conclusion, Finding, conclude, counted, label
+from actbench.verdict.evidence import Cost, Pairs, Ratio, scores
+from actbench.verdict.findings import OUTCOME, Conclusion, Finding, Secondary, conclude, counted, label
 from actbench.verdict.folder import RECORDS, TUNING, VERDICT, Told, tell
 from actbench.verdict.history import History, Look, Plan
 from actbench.verdict.pairing import pairing_faults
@@ -32,6 +32,8 @@ __all__ = [
     "Pairs",
     "Plan",
     "Question",
+    "Ratio",
+    "Secondary",
     "Told",
     "Tuned",
     "Tuning",

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from actbench.stats import Interval, mean_interval
+from actbench.stats import Interval, effect_size, mean_interval, sign_flip
 from actbench.verdict.question import Comparison, Question
 
 # What a replicate that has diverged counts as: it guesses. No calibration error follows from that.
@@ -31,16 +31,26 @@ class Pairs(NamedTuple):
     unpaired: Sequence[int]
 
 
-class Cost(NamedTuple):
-    """What an arm costs in its baseline's stead; ratios above 1 cost more.
+class Ratio(NamedTuple):
+    """Of an arm's cost by its baseline's, over fits that are paired; above 1, the arm costs more.
 
-    The unit is the fit, whose replicates share one clock: with one fit a side
-    there is no interval.
+    ``ratio`` is the geometric mean, with Student's t interval of the
+    logarithms; its bounds are NaN for a single fit. ``p`` is the sign-flip
+    test's, outside the family, and ``effect`` is in standard deviations of the
+    logarithm.
     """
 
+    ratio: Interval
+    p: float
+    effect: float
+
+
+class Cost(NamedTuple):
+    """What an arm costs in its baseline's stead. The unit is the fit, whose replicates share one clock."""
+
     fits: int
-    time_ratio: Interval | None
-    memory_ratio: float | None
+    time: Ratio
+    memory: Ratio | None
     busy: bool  # the machine did other things meanwhile, so that times say little
 
 
@@ -92,11 +102,16 @@ def diverged(own: pl.DataFrame, comparison: Comparison) -> dict[str, list[int]]:
     }
 
 
-def cost(own: pl.DataFrame, comparison: Comparison) -> Cost | None:
+def cost(own: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:
     """Time and memory of an arm by those of its baseline; None over several datasets, and where there are no times.
 
-    ``own`` are the comparison's records. Fits are paired in the order of their seeds. Where both sides have some
+    Fits are paired in the order of their seeds. Where both sides have some
     during which nobody else used the machine, only these count.
+
+    Args:
+        own: The comparison's records.
+        comparison: Whose.
+        alpha: The intervals' level is 1 less this.
     """
     if comparison.dataset is None:
         return None
@@ -113,14 +128,21 @@ def cost(own: pl.DataFrame, comparison: Comparison) -> Cost | None:
     busy = not all(map(len, quiet))
     arm, base = fits if busy else quiet
     count = min(len(arm), len(base))
-    ratios = np.log((arm["epoch_time_s"][:count] / base["epoch_time_s"][:count]).to_numpy())
-    interval = mean_interval(ratios) if count > 1 else None
-    time = Interval(*map(math.exp, interval)) if interval else None
-    memory: list[Any] = [side["peak_memory_mb"].median() for side in (arm, base)]
-    if time is None:
-        ratio = math.exp(float(ratios[0]))
-        time = Interval(ratio, math.nan, math.nan)
-    return Cost(count, time, memory[0] / memory[1] if all(memory) else None, busy)
+    time, memory = (
+        ratio((arm[name][:count] / base[name][:count]).drop_nulls().to_numpy(), alpha=alpha)
+        for name in ("epoch_time_s", "peak_memory_mb")
+    )
+    assert time is not None
+    return Cost(count, time, memory, busy)
+
+
+def ratio(ratios: Float[np.ndarray, " fits"], *, alpha: float) -> Ratio | None:
+    """What the fits' ratios say together; None without any."""
+    if not len(ratios):
+        return None
+    logs = np.log(ratios)
+    interval = mean_interval(logs, level=1 - alpha) if len(logs) > 1 else Interval(float(logs[0]), math.nan, math.nan)
+    return Ratio(Interval(*map(math.exp, interval)), sign_flip(logs), effect_size(logs))
 
 
 def minutes_of_a_pair(own: pl.DataFrame, comparison: Comparison, question: Question) -> float | None:

@@ -107,7 +107,7 @@ def conclude(
     findings = []
     for place, (comparison, judgement) in enumerate(zip(question.family, judgements, strict=True)):
         own = records_of(table, comparison, question, pairs[place].seeds)
-        costs = cost(own, comparison)
+        costs = cost(own, comparison, alpha=question.alpha)
         findings.append(
             Finding(
                 comparison=comparison,
@@ -149,22 +149,16 @@ def counted(known: Scores, question: Question) -> tuple[list[Pairs], list[Compar
     All pairs where the number of seeds is fixed; in a sequential design, those
     up to the look at which the comparison has stopped.
     """
-    family = question.family
-    pairs = [paired(known, comparison, question) for comparison in family]
+    pairs = [paired(known, comparison, question) for comparison in question.family]
     if question.design is None:
         return pairs, []
     whole = [leading(of, question) for of in pairs]
-    parts = {
-        place: [family.index(part) for part in question.parts(comparison)]
-        for place, comparison in enumerate(family)
-        if comparison.dataset is None
-    }
     counts, running = stops(
-        [of.difference for of in whole], question.design, alpha=question.alpha, margin=question.margin, means=parts
+        [of.difference for of in whole], question.design, alpha=question.alpha, margin=question.margin
     )
     return (
         [Pairs(of.seeds[:count], of.difference[:count], []) for of, count in zip(whole, counts, strict=True)],
-        [family[place] for place in running],
+        [question.family[place] for place in running],
     )
 
 
@@ -215,9 +209,9 @@ def secondary(
 
 def joint(judgement: Judgement, costs: Cost | None) -> Joint | None:
     """Accuracy and time together: undecided where the machine was busy, and None without times."""
-    if costs is None or costs.time_ratio is None:
+    if costs is None:
         return None
-    ratio, low, high = costs.time_ratio
+    ratio, low, high = costs.time.ratio
     slower, faster = (low > 1, high < 1) if costs.fits > 1 else (ratio > SAME_COST, ratio < 1 / SAME_COST)
     quality = {"better": 1, "worse": -1, "equivalent": 0, "undecided": None}[judgement.verdict]
     if quality is None or costs.busy:
