@@ -6,7 +6,8 @@
 
 The laws that scores follow are in `LAWS`, in a unit that does not matter. An
 arm has the same law as the one baseline that all are compared with, so that the
-scores of a pair are exchangeable; in `UNEVEN`, only their means agree.
+scores of a pair are exchangeable; in `UNEVEN`, only their means agree. What a
+study compares are its `FAMILIES`.
 
 A rate has to lie within its limit by two standard errors of the simulation.
 Where the true rate is the limit itself, one in 40 does not, by chance: what
@@ -99,6 +100,7 @@ LAWS: dict[str, Law] = {
     "one run in ten fails": failing,
 }
 UNEVEN: dict[str, Law] = {"arm skewed, baseline not": skewed_arm, "arm fails, baseline does not": failing_arm}
+MIXED = ("normal", "accuracy on 270 images", "one run in ten fails")  # where other families are tried
 PLAIN = ("normal", "accuracy on 270 images", "accuracy on 10,000 images")  # where the t interval has to hold
 
 
@@ -148,6 +150,22 @@ def differences(name: str, rng: np.random.Generator, *, studies: int, arms: int,
     """Scores of arms minus those of the one baseline of their study."""
     scores = (LAWS | UNEVEN)[name](rng, (studies, 1 + arms, pairs))
     return scores[:, 1:] - scores[:, :1]
+
+
+def all_pairs(name: str, rng: np.random.Generator, *, studies: int, arms: int, pairs: int) -> Scores:
+    """Differences of every two arms, the baseline among them."""
+    scores = (LAWS | UNEVEN)[name](rng, (studies, 1 + arms, pairs))
+    one, other = np.triu_indices(1 + arms, k=1)
+    return scores[:, other] - scores[:, one]
+
+
+def two_datasets(name: str, rng: np.random.Generator, *, studies: int, arms: int, pairs: int) -> Scores:
+    """Differences on two datasets, and their means."""
+    one, other = (differences(name, rng, studies=studies, arms=arms, pairs=pairs) for _ in range(2))
+    return np.concatenate([one, other, (one + other) / 2], axis=1)
+
+
+FAMILIES = {"": differences, "all pairs": all_pairs, "two datasets and their mean": two_datasets}
 
 
 def generator(*key: object) -> np.random.Generator:
@@ -216,16 +234,24 @@ def sequential_errors(null: Scores, sides: Sequence[Side]) -> Bool[np.ndarray, "
     return errors
 
 
-def error_rates(name: str, *, pairs: int, looks: int = 1, arms: int, studies: int, trial: int = 0) -> list[Row]:
-    """False alarms and false equivalents of a law, family-wise."""
+def error_rates(
+    name: str, *, family: str = "", pairs: int, looks: int = 1, arms: int, studies: int, trial: int = 0
+) -> list[Row]:
+    """False alarms and false equivalents of a law, over one of the `FAMILIES`."""
     sides = SIDES if name in UNEVEN else SIDES[:2]
-    null = differences(name, generator(name, pairs, looks, arms, trial), studies=studies, arms=arms, pairs=pairs)
+    rng = generator(*filter(None, [family]), name, pairs, looks, arms, trial)
+    null = FAMILIES[family](name, rng, studies=studies, arms=arms, pairs=pairs)
     errors = (sequential_errors if looks > 1 else fixed_errors)(null, sides)
     most = limit(studies) if name in LAWS else 1.0
     return [
-        Row(side.measure, name, pairs, looks, arms, studies, float(found.mean()), most=most)
+        Row(side.measure, labelled(name, family), pairs, looks, arms, studies, float(found.mean()), most=most)
         for side, found in zip(sides, errors, strict=True)
     ]
+
+
+def labelled(name: str, family: str) -> str:
+    """How a law is called in tables."""
+    return f"{name}, {family}" if family else name
 
 
 def coverage(name: str, *, pairs: int, studies: int, trial: int = 0) -> list[Row]:
@@ -303,6 +329,9 @@ def everything(studies: int) -> Iterator[Row]:
         for pairs in PAIRS:
             yield from checked(coverage, name, pairs=pairs, studies=studies)
         yield from checked(repeated_coverage, name, studies=studies)
+    for name, family in product(MIXED, filter(None, FAMILIES)):
+        for pairs, number in ((12, 1), (30, 1), (DESIGN.most, looks)):
+            yield from checked(error_rates, name, family=family, pairs=pairs, looks=number, arms=3, studies=studies)
     for goal, pairs in product((0.5, 0.8, 0.95), (6, 10, 12, 30, 60)):
         yield from checked(power_seen, goal, pairs=pairs, studies=studies)
     for effect in (detectable(DESIGN.most), 1.0):
@@ -317,7 +346,8 @@ def say(row: Row) -> None:
 
 def table(rows: Iterable[Row], measure: str, laws: Iterable[str]) -> list[str]:
     """A measure in percent as Markdown, laws down, pairs across, the numbers of arms side by side."""
-    own = [row for row in rows if row.measure == measure]
+    laws = list(laws)
+    own = [row for row in rows if row.measure == measure and row.law in laws]
     columns = sorted({(row.looks, row.pairs) for row in own})
     heads = [f"{pairs} pairs" if looks == 1 else f"up to {pairs}, {looks} looks" for looks, pairs in columns]
     lines = [f"| scores | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
@@ -346,9 +376,12 @@ def power_table(rows: Iterable[Row]) -> list[str]:
 
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
     """All tables, and what had to be simulated once more."""
+    mixed = [labelled(*of) for of in product(MIXED, filter(None, FAMILIES))]
     for title, measure, laws in (
         ("False alarms, 1 / 3 / 10 arms", SIDES[0].measure, LAWS),
         ("False equivalents, 1 / 3 / 10 arms", SIDES[1].measure, LAWS),
+        ("Other families of 3 arms and a baseline: false alarms", SIDES[0].measure, mixed),
+        ("Other families of 3 arms and a baseline: false equivalents", SIDES[1].measure, mixed),
         ("Only the means agree: false alarms, 1 arm", SIDES[0].measure, UNEVEN),
         ("Only the means agree: false equivalents, arm better by the margin", SIDES[1].measure, UNEVEN),
         ("Only the means agree: false equivalents, arm worse by the margin", SIDES[2].measure, UNEVEN),

@@ -54,6 +54,26 @@ def test_errors_over_ten_looks_keep_their_level(law, studies, arms):
     assert missed(rows) == []
 
 
+@pytest.mark.parametrize("family", list(filter(None, rates.FAMILIES)))
+@pytest.mark.parametrize("law", rates.MIXED)
+@pytest.mark.parametrize(("pairs", "looks"), [(12, 1), (60, 10)])
+@STUDIES
+def test_errors_of_other_families_keep_their_level(law, family, pairs, looks, studies):
+    rows = rates.checked(rates.error_rates, law, family=family, pairs=pairs, looks=looks, arms=3, studies=studies)
+
+    assert missed(rows) == []
+
+
+def test_the_families_are_what_a_study_compares():
+    one = rates.all_pairs("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
+    own = rates.differences("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
+    both = rates.two_datasets("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
+
+    assert np.allclose(one, np.stack([own[:, 0], own[:, 1], own[:, 1] - own[:, 0]], axis=1))
+    assert np.array_equal(both[:, :2], own)
+    assert np.allclose(both[:, 4:], (both[:, :2] + both[:, 2:4]) / 2)
+
+
 @STUDIES
 @pytest.mark.parametrize("pairs", rates.PAIRS)
 @pytest.mark.parametrize("law", rates.PLAIN)
