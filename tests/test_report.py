@@ -159,6 +159,17 @@ def test_the_answer_is_a_sentence(tmp_path, difference, answer):
     assert answer in lines_of(told)
 
 
+def test_a_winner_that_depends_on_the_tuned_value_is_said_once_with_all_datasets(tmp_path):
+    told = golden(tmp_path)
+    (tuning,) = told.tunings
+    unsettled = tuning._replace(winner="relu", winners={0.001: "swish"})
+
+    lines = lines_of(told._replace(tunings=[unsettled, unsettled._replace(dataset="MNIST")]))
+
+    said = [line for line in lines if line.startswith("The winner on val depends") and "see below" in line]
+    assert said == [f"The winner on val depends on {tuning.setting}, on Digits with MLP and MNIST with MLP; see below."]
+
+
 # --- tables ---
 
 

@@ -5,7 +5,7 @@ from actbench.plots.curves import SCORES, curves, shown_first
 from actbench.plots.forest import best_first, forest
 from actbench.plots.pairs import pairs
 from actbench.plots.palette import INK, PAPER, QUIET, RULE, SIGNS, STROKES, VERDICTS, Look, Tone, dark_of, looks
-from actbench.plots.picture import Panel, Picture, called, listed, panels, shorten
+from actbench.plots.picture import Panel, Picture, called, panels, shorten
 from actbench.plots.shapes import shapes
 from actbench.plots.tuning import tuning
 
@@ -28,7 +28,6 @@ __all__ = [
     "curves",
     "dark_of",
     "forest",
-    "listed",
     "looks",
     "pairs",
     "panels",

@@ -9,9 +9,10 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from actbench.plots.palette import ARMS, INK, QUIET
-from actbench.plots.picture import Picture, axis, called, drawn, known_scores, listed, of_panel, panels, shorten, shown
+from actbench.plots.picture import Picture, axis, called, drawn, known_scores, of_panel, panels, shorten, shown
 from actbench.stats import Interval, mean_interval, pareto
 from actbench.verdict import Told
+from actbench.verdict.words import listed
 
 WIDTH, HEIGHT, LETTER = 330, 360, 7.5  # pixels: of the narrowest plot, of a picture, and of a letter of a name
 SIDES = {  # where a name may stand: whether to the right of its mark, and above, below or beside it

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from actbench.plots.palette import INK, MARGIN, QUIET, SIGNS, SYMBOLS, VERDICTS
-from actbench.plots.picture import Picture, axis, called, drawn, listed, rows_axis, shown
+from actbench.plots.picture import Picture, axis, called, drawn, rows_axis, shown
 from actbench.verdict import Finding, Told, points
 from actbench.verdict.findings import Conclusion
+from actbench.verdict.words import listed
 
 MOST = 60  # rows of a panel; beyond, those against the study's baseline
 ROW = 26  # pixels

@@ -15,13 +15,13 @@ from actbench.plots.picture import (
     called,
     drawn,
     known_scores,
-    listed,
     of_panel,
     panels,
     rows_axis,
     shown,
 )
 from actbench.verdict import Told
+from actbench.verdict.words import listed
 
 ROW = 50  # pixels
 HALF = 0.27  # of a row, from its middle to the dots

@@ -93,13 +93,6 @@ def band(value: Interval, digits: int = 1, unit: str = " %") -> str:
     return number if value.low != value.low else f"{number} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
-def listed(words: Sequence[str], most: int = 6) -> str:
-    """Words with commas and an "and", the last ones counted where there are many."""
-    if len(words) > most:
-        return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
-    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
-
-
 def axis(title: str, **settings: Any) -> dict[str, Any]:
     """An axis in the page's manner, which does not zoom: the page scrolls instead."""
     return {

@@ -8,8 +8,9 @@ import polars as pl
 
 from actbench.plots.curves import shown_first
 from actbench.plots.palette import looks
-from actbench.plots.picture import Picture, axis, called, drawn, listed, shown
+from actbench.plots.picture import Picture, axis, called, drawn, shown
 from actbench.verdict import Told
+from actbench.verdict.words import listed
 
 COLUMNS = ("curve_x", "curve_y", "curve_slope")
 MOST = 5  # learned shapes of an arm

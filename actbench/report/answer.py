@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from actbench.plots import SIGNS, called, listed
+from actbench.plots import SIGNS, called
 from actbench.plots.picture import known_scores
 from actbench.verdict import Comparison, Finding, Told, points
-from actbench.verdict.words import count, level
+from actbench.verdict.words import count, level, listed
 
 MOST = 3  # names that a heading holds
 

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import polars as pl
 import yaml
 
-from actbench.plots import listed
 from actbench.verdict import Told
-from actbench.verdict.words import count, duration
+from actbench.verdict.words import count, duration, listed
 
 FACTS = {  # columns of the records, as people call them
     "device": "device",

@@ -9,7 +9,7 @@ from actbench.report import answer, provenance
 from actbench.stats import Verdict
 from actbench.verdict import Told, points
 from actbench.verdict.pairing import other_networks
-from actbench.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence
+from actbench.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
 
 
 class Said(NamedTuple):
@@ -48,7 +48,9 @@ def warnings(told: Told) -> list[str]:
     level_lost = level_sentence(told.conclusion)
     failed = [certificate_sentence(of) for of in told.certificates if not of.passed]
     pairing = [f"Not all pairs are pairs: {'; '.join(told.faults)}."] if told.faults else []
-    depends = [f"The winner on val depends on {of.setting}; see below." for of in told.tunings if of.depends]
+    unsettled = [of for of in told.tunings if of.depends]
+    where = listed([f"{of.dataset} with {of.network}" for of in unsettled])
+    depends = [f"The winner on val depends on {of.setting}, on {where}; see below." for of in unsettled[:1]]
     replanned = [] if told.conclusion.as_planned else [OTHER_PLAN]
     return [*pairing, *([level_lost] if level_lost else []), *replanned, *failed, *depends]
 

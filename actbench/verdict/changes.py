@@ -11,7 +11,7 @@ from actbench.verdict.evidence import scores
 from actbench.verdict.findings import OUTCOME, Finding
 from actbench.verdict.folder import Told
 from actbench.verdict.question import Question
-from actbench.verdict.words import count, points
+from actbench.verdict.words import count, listed, points
 
 Cell = tuple[str, str, str]  # dataset, network, arm
 
@@ -129,7 +129,7 @@ def spans(seeds: list[int]) -> str:
         else:
             runs.append([seed])
     words = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+    return listed(words, most=len(words))
 
 
 def made(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:

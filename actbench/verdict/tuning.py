@@ -86,7 +86,7 @@ def beyond(grid: Sequence[float], chosen: Mapping[Key, float]) -> list[float]:
         if edge in at:
             step = edge * edge / inner if values[0] > 0 else 2 * edge - inner
             whole = all(isinstance(value, int) for value in values)
-            found.append(round(step) if whole else float(f"{step:.6g}"))
+            found.append(round(step) if whole else float(f"{step:.3g}"))
     return [value for value in found if value not in values]
 
 

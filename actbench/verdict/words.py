@@ -146,6 +146,13 @@ def level(question: Question) -> str:
     return f"{100 * (1 - question.alpha):g} %"
 
 
+def listed(words: Sequence[str], most: int = 6) -> str:
+    """Words with commas and an "and", the last ones counted where there are many."""
+    if len(words) > most:
+        return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
 def count(number: int, what: str) -> str:
     """So many of something, in its plural where it is not one."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
