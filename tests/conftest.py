@@ -1,15 +1,18 @@
 """Fixtures for the whole suite."""
 
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+TIMEOUT_S = 300
 
 
 @pytest.fixture(autouse=True)
@@ -21,16 +24,52 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def forked():
+    """Starts processes that have imported already what every command does, which takes 5 s."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["actbench.cli.lightning", "actbench.cli.compare"])
+    return context
+
+
+def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str]) -> None:
+    """In a process of its own: ``python main.py ...`` in a folder, whose output goes to files there."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(folder.with_name(f"{folder.name}.{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+    main = str(ROOT / "main.py")
+    sys.argv = [main, *args]
+    sys.path[:] = [str(ROOT), *(path for path in sys.path if path and not path.startswith(str(ROOT / "tests")))]
+    runpy.run_path(main, run_name="__main__")
+
+
 @pytest.fixture
-def actbench(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs ``python main.py ...`` as a process in an empty folder, and returns it when it has ended."""
+def actbench(tmp_path, forked) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``python main.py ...`` as a process in an empty folder, and returns it when it has ended.
+
+    With an environment, the process has imported nothing before.
+    """
+    # Threads are chosen by the program, as for a user.
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
     def run(*args: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "main.py"), *map(str, args)]
-        # Threads are chosen by the program, as for a user.
-        variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        return subprocess.run(
-            command, cwd=tmp_path, env=variables | (environment or {}), capture_output=True, text=True, timeout=300
-        )
+        words = list(map(str, args))
+        if environment is not None:
+            command = [sys.executable, str(ROOT / "main.py"), *words]
+            return subprocess.run(
+                command, cwd=tmp_path, env=variables | environment, capture_output=True, text=True, timeout=TIMEOUT_S
+            )
+        process = forked.Process(target=run_main, args=(words, tmp_path, variables))
+        process.start()
+        process.join(TIMEOUT_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(words, TIMEOUT_S)
+        said = [tmp_path.with_name(f"{tmp_path.name}.{name}").read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(words, process.exitcode, *said)
 
     return run
