@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib import rcParams
 from PIL import Image
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,6 +20,7 @@ from test_verdict import SCORES, question, rows, tuning_table
 
 from actbench import records
 from actbench.plots.static import file_name, rendered, stills
+from actbench.plots.static.paper import manner
 from actbench.report.exports import FORMATS, write_exports
 from actbench.report.tensorboard import CURVES, write_tensorboard
 from actbench.verdict import History, p_value, points, tell
@@ -209,6 +211,13 @@ def words(content):
 
 def drawn(told):
     return {still.name: still for still in stills(told)}
+
+
+def test_letters_that_one_font_lacks_come_from_another_that_is_installed(monkeypatch):
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: ["Malgun Gothic", "Comic Neue"])
+
+    with manner():
+        assert rcParams["font.family"] == ["DejaVu Sans", "Malgun Gothic"]
 
 
 def test_a_figure_is_drawn_in_png_and_svg(told, folder, monkeypatch):

@@ -1,5 +1,6 @@
 """What all figures for papers share: sizes, manner, marks of arms, legends, files."""
 
+import logging
 import math
 import re
 import warnings
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, Literal, NamedTuple
 
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,6 +22,11 @@ COLUMN, HALF_MORE, PAGE = 3.4, 5.0, 7.0  # inches: one column, one and a half, a
 LETTER, LINE = 0.058, 0.14  # inches, of a legend
 MARKERS = "s^vDPX<>"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 1, 1, 1, 2)))
+# Fonts with letters that matplotlib's own lacks, of which systems have one or another.
+WIDE_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS", "PingFang SC", "Hiragino Sans"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+)
 MANNER = {
     **{"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 8},
     **{"xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.title_fontsize": 7},
@@ -60,9 +66,17 @@ def rendered(still: Still, form: Literal["png", "svg"], *, dpi: int = 300) -> by
 @contextmanager
 def manner() -> Iterator[None]:
     """Drawing as papers need it, whatever the user has set for other figures."""
-    with style.context(["default", MANNER]), warnings.catch_warnings():
+    installed = set(font_manager.get_font_names())
+    fonts = {"font.family": ["DejaVu Sans", *(name for name in WIDE_FONTS if name in installed)]}
+    said = logging.getLogger("matplotlib.font_manager")
+    level = said.level
+    with style.context(["default", MANNER, fonts]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box in a PNG; SVG has the text all the same
-        yield
+        said.setLevel(logging.ERROR)  # it tells of the weight that a font lacks
+        try:
+            yield
+        finally:
+            said.setLevel(level)
 
 
 def file_name(*parts: str) -> str:
