@@ -1,67 +1,20 @@
-"""Where work is done: in this process, or in several on this machine.
+"""In this process, or in several on this machine."""
 
-An executor takes a function and tasks, and yields each task with what came of
-it, in the order in which they end. It knows nothing of what the work is.
-"""
-
-import errno
 import multiprocessing
 import os
 import signal
 import threading
 import time
-import traceback
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from typing_extensions import override
 
-T = TypeVar("T")
-R = TypeVar("R")
-TRIES = 3  # of a task whose worker dies
+from actbench.executors.base import PAUSE_S, TRIES, Executor, Failure, Queue, R, Report, T, attempt
+
 GRACE_S = 10  # for a worker that is told to end
-PAUSE_S = 0.5  # before tasks are asked again whether one is free
-FULL = (errno.ENOSPC, errno.EDQUOT)
-Report = Callable[[T, str], None]
-
-
-class Failure(Exception):
-    """A task has no result; the message says why.
-
-    Args:
-        message: One line.
-        full: The error that said so, if the disk is full: other tasks would fail as well.
-    """
-
-    def __init__(self, message: str, full: OSError | None = None) -> None:
-        super().__init__(message)
-        self.full = full
-
-
-class Executor(ABC):
-    """Does tasks."""
-
-    @abstractmethod
-    def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] | None = None
-    ) -> Iterator[tuple[T, R | Failure]]:
-        """Do the tasks; yields each with its result.
-
-        A task is taken from ``tasks`` when it is about to start. None in place
-        of one says that none is free now, and that there may be one later; it
-        must come at once, without waiting, for meanwhile others may end. They
-        are yielded as ever, and ``tasks`` is asked again after a short time.
-
-        Closing the iterator ends what runs.
-
-        Args:
-            work: What is done.
-            tasks: On what.
-            report: Called with a task and one line, when it is to be tried again and why.
-        """
 
 
 class InProcess(Executor):
@@ -76,21 +29,6 @@ class InProcess(Executor):
                 time.sleep(PAUSE_S)
             else:
                 yield task, attempt(work, task)
-
-
-class Queue(Generic[T]):
-    """Tasks that come one by one."""
-
-    def __init__(self, tasks: Iterable[T | None]) -> None:
-        self.tasks = iter(tasks)
-        self.ended = False
-
-    def take(self) -> T | None:
-        """The next task; None if none is free now, or after the last."""
-        for task in self.tasks:
-            return task
-        self.ended = True
-        return None
 
 
 @dataclass
@@ -207,16 +145,6 @@ def end_with_parent() -> None:
     if parent:
         parent.join()
         os._exit(1)
-
-
-def attempt(work: Callable[[T], R], task: T) -> R | Failure:
-    """The result of a task, or the error that it ended with. Interruptions go on."""
-    try:
-        return work(task)
-    except Exception as error:
-        lines = traceback.format_exception_only(error)
-        full = error if isinstance(error, OSError) and error.errno in FULL else None
-        return Failure(" ".join("".join(lines).split()), full)
 
 
 def died(process: Any) -> str:
