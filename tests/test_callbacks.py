@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from actbench.callbacks import (
     BestCheckpoint,
+    CheckpointCopy,
     EpochLines,
     Interruption,
     LastCheckpoint,
@@ -99,6 +100,25 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     assert last.path.read_bytes() == before
     assert [path.name for path in last.path.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("folder", ["memory://copies", "{}/copies", "file://{}/copies"])
+def test_a_copy_of_a_checkpoint_is_kept_where_others_reach_it(tmp_path, folder):
+    copy, fetched = CheckpointCopy(folder.format(tmp_path) + "/running/cell.ckpt"), tmp_path / "fetched" / "last.ckpt"
+    copy.get(fetched)
+    assert not fetched.exists()
+
+    last = LastCheckpoint(copy=copy)
+    fit(tmp_path, last)
+    copy.get(fetched)
+
+    assert fetched.read_bytes() == last.path.read_bytes()
+    assert [path.rpartition("/")[2] for path in copy.files.ls(copy.path.rpartition("/")[0], detail=False)] == [
+        "cell.ckpt"
+    ]
+    copy.remove()
+    copy.remove()
+    assert not copy.files.exists(copy.path)
 
 
 def test_folders_are_numbered_and_never_shared(tmp_path):

@@ -131,6 +131,8 @@ def test_a_dotted_key_keeps_the_class_and_a_new_class_keeps_no_argument():
         ({"seeds": 3}, "study: unknown seeds; known: activations"),
         ({"executor": "InProces"}, "study.executor: unknown executor 'InProces'"),
         ({"executor": {"class_path": "LocalProcesses", "init_args": {"workers": 0}}}, "at least 1, got 0"),
+        ({"checkpoints": 3}, "study.checkpoints is the URL of a folder, got 3"),
+        ({"checkpoints": "nowhere://x"}, "study.checkpoints: Protocol not known: nowhere"),
         ({"weights": "first"}, "last or best"),
         ({"name": "../x"}, "the name of a folder"),
     ],

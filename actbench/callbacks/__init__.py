@@ -1,6 +1,7 @@
 """What a run keeps and says: its folder, its checkpoints, its progress, and how it ends early."""
 
 from actbench.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
+from actbench.callbacks.checkpoints import CheckpointCopy as CheckpointCopy
 from actbench.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
 from actbench.callbacks.folder import RunFolder as RunFolder
 from actbench.callbacks.folder import RunLogger as RunLogger

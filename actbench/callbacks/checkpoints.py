@@ -5,8 +5,10 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import torch
+from fsspec.core import url_to_fs
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
@@ -62,14 +64,58 @@ class EpochCheckpoint(Checkpoint, ABC):
             self.written_s = time.monotonic()
 
 
+class CheckpointCopy:
+    """A copy of a checkpoint where other machines reach it.
+
+    Args:
+        url: What fsspec knows: ``s3://bucket/x.ckpt``, or a path.
+
+    Raises:
+        ImportError: The package for its protocol is not installed.
+        ValueError: There is no such protocol.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.files, self.path = url_to_fs(url)
+
+    def put(self, checkpoint: Path) -> None:
+        """Copy a checkpoint there, whole or not at all."""
+        unfinished = f"{self.path}.{uuid4().hex}.unfinished"
+        self.files.makedirs(self.path.rpartition("/")[0], exist_ok=True)
+        self.files.put_file(str(checkpoint), unfinished)
+        self.files.mv(unfinished, self.path)
+
+    def get(self, checkpoint: Path) -> None:
+        """Copy it from there, if there is one."""
+        if self.files.exists(self.path):
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            self.files.get_file(self.path, str(checkpoint))
+
+    def remove(self) -> None:
+        """Remove it, if there is one."""
+        if self.files.exists(self.path):
+            self.files.rm(self.path)
+
+
 class LastCheckpoint(EpochCheckpoint):
-    """``last.ckpt``, to go on from: the last epoch, or one at most some seconds before a run was killed."""
+    """``last.ckpt``, to go on from: the last epoch, or one at most some seconds before a run was killed.
+
+    Args:
+        seconds: The least time between two.
+        copy: Where else it is kept.
+    """
 
     name = "last.ckpt"
+
+    def __init__(self, seconds: float = 10, copy: CheckpointCopy | None = None) -> None:
+        super().__init__(seconds)
+        self.copy = copy
 
     @override
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         save_whole(trainer, self.path)
+        if self.copy and trainer.is_global_zero:
+            self.copy.put(self.path)
 
 
 class BestCheckpoint(EpochCheckpoint):

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from actbench import checkpoints, data, records
-from actbench.callbacks import BestCheckpoint, Interruption, LastCheckpoint, RunFolder, RunLogger
+from actbench.callbacks import BestCheckpoint, CheckpointCopy, Interruption, LastCheckpoint, RunFolder, RunLogger
 from actbench.cells.config import CallbackSpec, Cell, DatasetSpec
 from actbench.cells.curves import curves
 from actbench.cells.isolation import unchanged_process
@@ -85,7 +85,9 @@ def to_records(
     return records.frame(rows())
 
 
-def run_cell(cell: Cell, folder: Path, callbacks: Sequence[Callback] = ()) -> pl.DataFrame:
+def run_cell(
+    cell: Cell, folder: Path, callbacks: Sequence[Callback] = (), *, copy: CheckpointCopy | None = None
+) -> pl.DataFrame:
     """Train and score a cell's replicates.
 
     A checkpoint is kept in the folder while it runs; with one there, it goes on where that was written. From a
@@ -95,6 +97,7 @@ def run_cell(cell: Cell, folder: Path, callbacks: Sequence[Callback] = ()) -> pl
         cell: What is trained.
         folder: For the checkpoint; it is the caller's to remove.
         callbacks: More than the config names, such as a progress bar.
+        copy: Where else the checkpoint is kept, and taken from if it is there; the caller's to remove, too.
 
     Returns:
         Records, a row for each seed.
@@ -107,7 +110,15 @@ def run_cell(cell: Cell, folder: Path, callbacks: Sequence[Callback] = ()) -> pl
         own = [CallbackSpec(value)() for value in settings.pop("callbacks")]
         trainer = Trainer(
             **settings,
-            callbacks=[*own, run, *best, LastCheckpoint(), Interruption(lambda path, _: None), measured, *callbacks],
+            callbacks=[
+                *own,
+                run,
+                *best,
+                LastCheckpoint(copy=copy),
+                Interruption(lambda path, _: None),
+                measured,
+                *callbacks,
+            ],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -127,7 +138,10 @@ def run_cell(cell: Cell, folder: Path, callbacks: Sequence[Callback] = ()) -> pl
         )
         keep_memory()
         choose_threads(trainer, classifier, datamodule)
-        ckpt_path = readable(folder / "checkpoints" / "last.ckpt")
+        last = folder / "checkpoints" / "last.ckpt"
+        if copy:
+            copy.get(last)
+        ckpt_path = readable(last)
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         if best:
             if not best[0].weights:

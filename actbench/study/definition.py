@@ -7,9 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
+from actbench.callbacks import CheckpointCopy
 from actbench.cells import check_keys
 from actbench.executors import Executor, InProcess, LocalProcesses
-from actbench.specs import Spec
+from actbench.specs import Spec, one_line
 from actbench.stats import Design
 from actbench.streams import SOURCES
 
@@ -108,6 +109,9 @@ class Study:
         root: Folder of studies, which share what is finished.
         workers: Processes that run cells; with 1, this one does.
         executor: Where cells run, if not as ``workers`` says: a class path with arguments.
+        checkpoints: Folder for copies of running cells' checkpoints, if the nodes of a cluster do not share the root:
+            any URL of fsspec's that all of them reach, such as s3://bucket/folder. A cell that is tried again on
+            another node goes on from there.
         weights: Which weights are scored: of the last epoch, or each replicate's best by its own val/loss.
         vary: The sources of randomness that differ from seed to seed: all of init, split, order, augmentation and
             dropout unless said. The others are those of the first seed.
@@ -133,6 +137,7 @@ class Study:
     root: str = "studies"
     workers: int = 1
     executor: Any = None
+    checkpoints: str | None = None
     weights: str = "last"
     vary: Sequence[str] = SOURCES
     records: Sequence[str] = ()
@@ -162,6 +167,7 @@ class Study:
             raise StudyError(f"study.name must be the name of a folder, other than cells and running: {self.name!r}")
         if not isinstance(self.root, str):
             raise StudyError(f"study.root is a folder, got {self.root!r}")
+        self._check_checkpoints()
         strange = [folder for folder in self.records if not isinstance(folder, str)]
         if strange:
             raise StudyError(f"study.records is a list of folders, got {strange[0]!r}")
@@ -170,6 +176,16 @@ class Study:
             raise StudyError(f"study.records: {absent[0]} has no folder cells, where records are")
         for section in ("model", "trainer"):
             check_mapping(section, self.fit.get(section))
+
+    def _check_checkpoints(self) -> None:
+        if self.checkpoints is None:
+            return
+        if not isinstance(self.checkpoints, str):
+            raise StudyError(f"study.checkpoints is the URL of a folder, got {self.checkpoints!r}")
+        try:
+            CheckpointCopy(self.checkpoints)
+        except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
+            raise StudyError(f"study.checkpoints: {one_line(error)}") from error
 
     def _check_numbers(self) -> None:
         whole_number("seed_everything", self.seed, 0)

@@ -175,5 +175,7 @@ def means_of(study: Study, progress: Progress | None = None, work: Work | None =
     progress = progress or fitting_progress()
     executor = study.make_executor()
     if work is None:
-        work = partial(train, progress=progress) if isinstance(executor, InProcess) else train
+        work = partial(train, checkpoints=study.checkpoints)
+        if isinstance(executor, InProcess):
+            work = partial(work, progress=progress)
     return Means(executor, progress, work, [])

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from actbench.callbacks import CheckpointCopy
 from actbench.cells import Cell, run_cell
 from actbench.executors import Executor, Failure
 from actbench.progress import Progress
@@ -53,12 +54,15 @@ class Epochs(Callback):
         self.progress.epoch(self.name, trainer.current_epoch + 1, trainer.max_epochs)
 
 
-def train(task: tuple[Cell, Path], progress: Progress | None = None) -> pl.DataFrame:
-    """Run a cell in its folder, and remove that."""
+def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints: str | None = None) -> pl.DataFrame:
+    """Run a cell in its folder, and remove that; with a copy of its checkpoint in another, if there is one."""
     cell, folder = task
+    copy = CheckpointCopy(f"{checkpoints.rstrip('/')}/{folder.parent.name}/{folder.name}.ckpt") if checkpoints else None
     name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
-    table = run_cell(cell, folder, [Epochs(name, progress)] if progress else [])
+    table = run_cell(cell, folder, [Epochs(name, progress)] if progress else [], copy=copy)
     shutil.rmtree(folder, ignore_errors=True)
+    if copy:
+        copy.remove()
     return table
 
 
