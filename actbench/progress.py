@@ -23,6 +23,8 @@ class Progress(AbstractContextManager["Progress"]):
         self.seconds = seconds
         self.total = 0
         self.done = 0
+        self.retried = 0
+        self.now = ""  # what runs, and where; nothing where all is in one place
         self.start_s = self.next_line_s = time.monotonic()
 
     @override
@@ -33,12 +35,13 @@ class Progress(AbstractContextManager["Progress"]):
 
     def begin(self, cells: int, replicates: int) -> None:
         """So many cells will run, with so many replicates in all."""
-        self.total, self.done = cells, 0
+        self.total, self.done, self.retried, self.now = cells, 0, 0, ""
         self.start_s = time.monotonic()
         self.next_line_s = self.start_s + self.seconds
 
-    def running(self, cells: int) -> None:
-        """So many cells run now."""
+    def running(self, cells: int, where: str = "") -> None:
+        """So many cells run now; and where, if there is more to say than that it is here."""
+        self.now = f"{where}, {cells} running, {self.retried} tried again" if where else ""
 
     def say(self, line: str) -> None:
         """Show a line that stays."""
@@ -48,7 +51,8 @@ class Progress(AbstractContextManager["Progress"]):
         """A cell of so many replicates has ended; the line says how."""
         self.done += 1
         left_s = (time.monotonic() - self.start_s) / self.done * (self.total - self.done)
-        self.say(f"{self.done}/{self.total} {line}" + (f"; {left_s:.0f} s left" if self.done < self.total else ""))
+        left = f"{left_s:.0f} s left" if self.done < self.total else ""
+        self.say("; ".join(part for part in (f"{self.done}/{self.total} {line}", left, self.now) if part))
 
     def epoch(self, cell: str, done: int, total: int | None) -> None:
         """So many epochs of the running cell are done."""
@@ -85,8 +89,9 @@ class Bars(Progress):
         self.running(0)
 
     @override
-    def running(self, cells: int) -> None:
-        description = f"replicates of {self.total} cells, {cells} running"
+    def running(self, cells: int, where: str = "") -> None:
+        super().running(cells, where)
+        description = f"replicates of {self.total} cells, {self.now or f'{cells} running'}"
         self.bars.update(self.replicates, description=description, refresh=True)
 
     @override

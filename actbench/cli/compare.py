@@ -17,6 +17,7 @@ from actbench.cli.arguments import UsageError, load_yaml, options, read_config
 from actbench.cli.main import COMMANDS, OneLine, fail, shown_path, shown_program
 from actbench.cli.messages import quieten
 from actbench.cli.report import draw, print_told
+from actbench.executors import ExecutorError, Ray
 from actbench.forecast import forecast
 from actbench.records import RecordError, Store
 from actbench.specs import one_line
@@ -31,6 +32,7 @@ from actbench.study import (
     check_data,
     collect,
     entries,
+    lookup,
     make_plan,
     merged,
     pilot,
@@ -62,7 +64,7 @@ def compare(words: Sequence[str]) -> int:
             return print_plan(study, with_pilot=flags["pilot"])
         folder = Path(study.root, study.name)
         told = run_study(study, self_test=flags["self_test"], show=partial(draw, folder=folder), command=command)
-    except (StudyError, UsageError, RecordError) as error:
+    except (StudyError, UsageError, RecordError, ExecutorError) as error:
         return fail(one_line(error))
     except MissingError as error:
         fail(one_line(error))
@@ -107,6 +109,9 @@ def read_study(words: Sequence[str]) -> dict[str, Any]:
                 add_section(config, str(section), value)
         elif option.name == "data":
             config["data"] = merged("data", config.get("data"), load_yaml(option.value))
+        elif option.name == "study.executor":  # its arguments may stand before it
+            before = lookup(config, option.name)
+            assign(config, option.name, merged(option.name, before, load_yaml(option.value)))
         else:
             known(option.name.split(".")[0])
             assign(config, option.name, load_yaml(option.value))
@@ -147,7 +152,8 @@ def print_help() -> None:
         prog="main.py compare",
         description=f"{COMMANDS['compare']}.\nWithout --config: relu against swish on the "
         f"digits, 30 seeds.\n\nThe section study of a study file, and options "
-        f"--study.NAME:\n\n{getdoc(Study)}",
+        f"--study.NAME:\n\n{getdoc(Study)}\n\n"
+        f"With --study.executor ray, options --study.executor.NAME:\n\n{getdoc(Ray)}",
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="the study file; see configs/studies")

@@ -5,6 +5,7 @@ it, in the order in which they end. It knows nothing of what the work is.
 """
 
 from actbench.executors.base import Executor, ExecutorError, Failure
+from actbench.executors.cluster import Ray
 from actbench.executors.local import InProcess, LocalProcesses
 
-__all__ = ["Executor", "ExecutorError", "Failure", "InProcess", "LocalProcesses"]
+__all__ = ["Executor", "ExecutorError", "Failure", "InProcess", "LocalProcesses", "Ray"]

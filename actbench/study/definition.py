@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from actbench.callbacks import CheckpointCopy
 from actbench.cells import check_keys
-from actbench.executors import Executor, InProcess, LocalProcesses
+from actbench.executors import Executor, InProcess, LocalProcesses, Ray
 from actbench.specs import Spec, one_line
 from actbench.stats import Design
 from actbench.streams import SOURCES
@@ -25,11 +25,11 @@ QUESTION: dict[str, Any] = {
 
 
 class ExecutorSpec(Spec):
-    """Where cells run: InProcess, LocalProcesses, or the class path of an `Executor` with arguments."""
+    """Where cells run: InProcess, LocalProcesses, Ray, or the class path of an `Executor` with arguments."""
 
     kind = "executor"
     base = Executor
-    names = MappingProxyType({cls.__name__: (cls, {}) for cls in (InProcess, LocalProcesses)})
+    names = MappingProxyType({cls.__name__: (cls, {}) for cls in (InProcess, LocalProcesses, Ray)})
 
 
 class StudyError(ValueError):
@@ -108,7 +108,8 @@ class Study:
         name: Of the study's folder.
         root: Folder of studies, which share what is finished.
         workers: Processes that run cells; with 1, this one does.
-        executor: Where cells run, if not as ``workers`` says: a class path with arguments.
+        executor: Where cells run, if not as ``workers`` says: ``ray``, whose arguments are ``executor.address`` and the
+            like, or another class path with arguments.
         checkpoints: Folder for copies of running cells' checkpoints, if the nodes of a cluster do not share the root:
             any URL of fsspec's that all of them reach, such as s3://bucket/folder. A cell that is tried again on
             another node goes on from there.

@@ -86,7 +86,7 @@ def run_study(
     write_whole(folder / "study.yaml", yaml.safe_dump(study.to_config(), sort_keys=False).encode())
     means = means_of(study, progress, work)
     try:
-        with means.progress:
+        with means.progress, means.executor:
             if study.grid:
                 compared = entries(study, tune(study, means))
             wanted = train_until_clear(study, question, compared, means=means, show=show)
@@ -163,7 +163,7 @@ def pilot(study: Study) -> pl.DataFrame:
     wanted = [Wanted(entry, seeds) for entry in entries(study)]
     check_data(make_plan(study, wanted))
     means = means_of(study)
-    with means.progress:
+    with means.progress, means.executor:
         table, failures = run_wanted(study, wanted, means)
     if failures:
         raise MissingError(f"the pilot lacks {len(failures)} cells: {'; '.join(failures)}")

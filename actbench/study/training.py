@@ -84,10 +84,11 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
 
     def tasks() -> Iterator[tuple[Cell, Path] | None]:
         for task in locked(plan.missing, store, Path(study.root, "running"), locks):
-            progress.running(len(locks))
+            progress.running(len(locks), means.executor.where())
             yield task
 
     def again(task: tuple[Cell, Path], line: str) -> None:
+        progress.retried += 1
         means.troubles.append(f"{label(task)}: {line}")
         progress.say(means.troubles[-1])
 
@@ -104,7 +105,7 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
                 accuracy: Any = result["val_accuracy"].mean()
                 line = label(task) + ("" if accuracy is None else f": val accuracy {accuracy:.4f}")
             locks.pop(task[1].name).release()
-            progress.running(len(locks))
+            progress.running(len(locks), means.executor.where())
             progress.end_cell(line, len(task[0].seeds))
     finally:
         results.close()  # type: ignore[attr-defined]
