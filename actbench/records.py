@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import polars as pl
 
 SCHEMA = 1
 CHECKSUM = "actbench.sha256"
+JOINED = 1024  # replicates of a file in which many are joined
 BLANK = "0" * 64  # stands for the checksum while it is computed
 
 
@@ -255,29 +256,61 @@ class Store:
 
 
 def merge(stores: Sequence[Store], into: Store) -> int:
-    """Join stores; returns how many files were added.
+    """Join stores; returns how many of their files had what was not there.
 
-    All are read and compared before anything is written.
+    All are read and compared before anything is written. What is added lies in
+    few files: seeds of a cell that follow one another are joined, up to `JOINED`.
 
     Raises:
         RecordError: Two have other results for the same seed of the same cell, or a file is damaged.
     """
-    known: dict[tuple[str, int], tuple[Path, pl.DataFrame]] = {}
-    added = []
-    for store in (into, *stores):
-        for path, table in store.tables():
-            new = False
-            for seed, row in zip(table["seed"].to_list(), table.iter_slices(1), strict=True):
-                key = (row["cell"][0], seed)
-                if key not in known:
-                    known[key] = (path, row)
-                    new = True
-                elif not same_results(known[key][1], row):
-                    raise RecordError(
-                        f"{known[key][0]} and {path} have different results for seed {seed} of the same cell"
-                    )
-            if new and store is not into:
-                added.append(table)
-    for table in added:
-        into.write(table)
-    return len(added)
+    indices = {store: store.index() for store in (into, *stores)}
+    cells = sorted({cell for index in indices.values() for cell in index})
+    files = {
+        cell: [(store, path) for store, index in indices.items() for path in files_of(index, cell)] for cell in cells
+    }
+    added = 0
+    for write in (False, True):
+        for cell in cells:
+            known: dict[int, tuple[Path, pl.DataFrame]] = {}
+            new = list[pl.DataFrame]()
+            for store, path in files[cell]:
+                fresh = unknown(path, store.read(path), known)
+                if len(fresh) and store is not into:
+                    new.append(fresh)
+            if write:
+                added += len(new)
+                for table in joined(new):
+                    into.write(table)
+    return added
+
+
+def files_of(index: Mapping[str, Mapping[int, Path]], cell: str) -> list[Path]:
+    """A cell's files in an index."""
+    return sorted(set(index.get(cell, {}).values()))
+
+
+def unknown(path: Path, table: pl.DataFrame, known: dict[int, tuple[Path, pl.DataFrame]]) -> pl.DataFrame:
+    """Those records of a cell's file whose seeds are not known yet, which they are then.
+
+    Raises:
+        RecordError: A seed is known with other results.
+    """
+    fresh = []
+    for seed, row in zip(table["seed"].to_list(), table.iter_slices(1), strict=True):
+        before, other = known.setdefault(seed, (path, row))
+        if before == path:
+            fresh.append(seed)
+        elif not same_results(other, row):
+            raise RecordError(f"{before} and {path} have different results for seed {seed} of the same cell")
+    return table.filter(pl.col("seed").is_in(fresh))
+
+
+def joined(tables: Sequence[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """A cell's records in tables of seeds that follow one another, `JOINED` at most."""
+    table = pl.concat(tables).sort("seed") if tables else pl.DataFrame()
+    start = 0
+    for end in range(1, len(table) + 1):
+        if end == len(table) or end - start == JOINED or table["seed"][end] != table["seed"][end - 1] + 1:
+            yield table[start:end]
+            start = end

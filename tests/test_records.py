@@ -143,6 +143,26 @@ def test_merging_joins_stores(tmp_path):
     assert merge([there], here) == 0
 
 
+def test_merging_joins_files_of_seeds_that_follow_one_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("actbench.records.JOINED", 5)
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    here.write(records(range(2)))
+    for seeds in (range(4), range(4, 6), range(6, 9), range(10, 12)):
+        there.write(records(seeds))
+
+    assert merge([there], here) == 4
+
+    assert [path.stem.rpartition("_")[2] for path in sorted(here.folder.glob("*.parquet"))] == [
+        "0-1",
+        "10-11",
+        "2-6",
+        "7-8",
+    ]
+    seeds = {seed for _, table in here.tables() for seed in table["seed"]}
+    assert sorted(seeds) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]
+    assert same_results(here.read(here.folder / "c0ffee_2-6.parquet"), records(range(2, 7)))
+
+
 def test_merging_refuses_other_results_and_names_both(tmp_path):
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     mine, theirs = here.write(records(range(3))), there.write(records(range(2), test_accuracy=0.5))
