@@ -1,7 +1,8 @@
 """The grid of a study: arms on datasets and networks, each with the config of its cells."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -314,6 +315,16 @@ def check_length(trainer: Mapping[str, Any]) -> None:
     endless = limits["max_epochs"] == -1 and limits["max_steps"] in (None, -1)
     if endless and not trainer.get("max_time") and not trainer.get("callbacks"):
         raise ValueError("trainer.max_epochs is -1, and nothing else ends the training: give max_steps or max_time")
+
+
+def cells_of(entry: Entry, study: Study, blocks: Iterable[range]) -> list[Cell]:
+    """An entry's cells of these seeds. What determines their results is worked out once, and held once."""
+    first = cell_of(entry.config, study, range(1))
+    known = {"factors": first.factors, "hash": entry.hash}
+    cells = [replace(first, seeds=seeds) for seeds in blocks]
+    for cell in cells:
+        vars(cell).update(known)
+    return cells
 
 
 def cell_of(config: Mapping[str, Any], study: Study, seeds: range) -> Cell:

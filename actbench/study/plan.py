@@ -12,7 +12,7 @@ from actbench.data import ImageData, input_shape, num_classes
 from actbench.records import RecordError, Store, json_text
 from actbench.specs import one_line
 from actbench.study.definition import Study, StudyError
-from actbench.study.grid import Entry, cell_of, entries, short_name
+from actbench.study.grid import Entry, cells_of, entries, short_name
 from actbench.verdict import Asked, Question
 
 WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, and less would be lost with one
@@ -64,7 +64,7 @@ def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
         there = usable(store, index.get(entry.hash, {}))
         lacking = [seed for seed in seeds if seed not in there]
         cached += len(seeds) - len(lacking)
-        missing.append([cell_of(entry.config, study, block) for block in blocks(lacking)])
+        missing.append(cells_of(entry, study, blocks(lacking)))
     # Arms take turns, so that what else the machine does meets all of them.
     longest = max(map(len, missing), default=0)
     in_turns = [cells[turn] for turn in range(longest) for cells in missing if turn < len(cells)]

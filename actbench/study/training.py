@@ -1,6 +1,7 @@
 """Training what a study lacks, cell by cell, on an executor."""
 
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,17 +127,18 @@ def locked(
         locks: By the folder's name, those that are held; for the caller to release.
     """
     running.mkdir(parents=True, exist_ok=True)
-    waiting = list(cells)
+    waiting = deque(cells)
     while waiting:
         task = None
-        for cell in list(waiting):
+        for _ in range(len(waiting)):
+            cell = waiting.popleft()
             path = store.path(cell.hash, cell.seeds)
             lock = FileLock(running / f"{path.stem}.lock")
             try:
                 lock.acquire(blocking=False)
             except Timeout:
+                waiting.append(cell)  # behind the others, so that each is looked at once
                 continue
-            waiting.remove(cell)
             if path.exists():  # another process was quicker
                 lock.release()
                 continue
