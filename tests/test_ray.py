@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from test_study import Lines, study
@@ -26,7 +27,7 @@ from actbench.executors import cluster as cluster_module
 from actbench.executors.code import copy_code
 from actbench.executors.nodes import versions
 from actbench.records import read_records
-from actbench.study import compare, train
+from actbench.study import MissingError, compare, train
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
@@ -42,6 +43,7 @@ def nodes(*cpus, **system):
     from ray._private import ray_constants
     from ray.cluster_utils import Cluster
 
+    system["worker_niceness"] = 0  # the suite's other processes would starve workers
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False  # so that addresses stay on loopback
     cluster = Cluster(
@@ -367,6 +369,55 @@ def test_two_nodes_give_the_same_records_as_this_process(two_nodes, tmp_path, mo
     assert not [path for path in (tmp_path / "there" / "running").iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
+def test_two_nodes_give_the_same_records_of_the_digits_as_this_process(two_nodes, tmp_path):
+    here, there = (
+        {
+            "model": {"network": "TutorialCNN"},
+            "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+            "study": {"activations": ["relu", "swish"], "replicates": 34, "root": str(tmp_path / name)},
+        }
+        for name in ("here", "there")
+    )
+    there["study"]["executor"] = on(two_nodes)
+
+    assert records.same_results(compare(here), compare(there))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_workers_killed_at_random_instants_change_nothing(two_nodes, tmp_path):
+    here, there = (
+        study(tmp_path / name, activations=["relu", "swish", "tanh"], replicates=64) for name in ("here", "there")
+    )
+    here["trainer"]["max_epochs"] = there["trainer"]["max_epochs"] = 200
+    there["study"]["executor"] = on(two_nodes)
+    whole, instants, ended, kills = compare(here), np.random.default_rng(0), threading.Event(), []
+
+    def kill():
+        while not ended.wait(instants.uniform(0, 10)):
+            workers = [of for of in descendants(os.getpid()) if b"ray::Worker.do" in command_of(of)]
+            if workers:
+                kills.append(instants.choice(workers))
+                os.kill(kills[-1], signal.SIGKILL)
+
+    with ThreadPoolExecutor() as other:
+        killing = other.submit(kill)
+        try:
+            for _ in range(10):
+                written = cells(tmp_path, "there")
+                with suppress(MissingError):  # a cell was killed three times; the same command tries it again
+                    table = compare(there)
+                    break
+                assert cells(tmp_path, "there").items() >= written.items()
+        finally:
+            ended.set()
+            killing.result()
+
+    assert records.same_results(table, whole)
+    assert len(kills) >= 5
+
+
 def test_files_that_are_sent_are_where_a_relative_root_says(two_nodes, tmp_path, monkeypatch):
     def look(_):
         meet(meeting)
@@ -544,9 +595,9 @@ def ended_once_a_cell_is_finished(config, number):
     return below, process.returncode, errors
 
 
-def cells(config):
+def cells(config, root="studies"):
     """Files of the store, with what tells whether one was written again."""
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in config.glob("studies/cells/*.parquet")}
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in config.glob(f"{root}/cells/*.parquet")}
 
 
 def test_ctrl_c_leaves_nothing_running(config):

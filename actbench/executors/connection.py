@@ -110,7 +110,13 @@ def start_here(settings: Mapping[str, Any]) -> None:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with on_loopback():
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **settings)
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            _system_config={"worker_niceness": 0},  # else cells would give way to all others of this machine
+            **settings,
+        )
     if ray.util.get_node_ip_address() != LOOPBACK:  # type: ignore[no-untyped-call]
         ray.shutdown()
         raise ExecutorError("this version of Ray listens on the network, not on loopback alone")
