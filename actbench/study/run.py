@@ -39,6 +39,7 @@ def compare(
 
     Raises:
         StudyError: The study makes no sense, or a dataset is not there.
+        ExecutorError: There is no such cluster, or it cannot run any cell.
         MissingError: Cells have failed.
     """
     study = study if isinstance(study, Study) else Study.of(study)
