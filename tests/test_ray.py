@@ -1,6 +1,7 @@
 """The executor that runs cells on a Ray cluster: on two nodes of this machine, and on a Ray of its own."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -630,3 +631,22 @@ def test_nothing_is_lost_or_done_twice_when_the_driver_is_killed(config):
     here = yaml.safe_load((config / "study.yaml").read_text())
     here["study"]["root"] = str(config / "here")
     assert records.same_results(read_records(config / "studies" / "s" / "records.parquet"), compare(here))
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_scale_measures_many_cells(tmp_path):
+    options = ["--parts", "scheduling", "many", "--cells", "500", "--output", tmp_path]
+
+    result = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "scale.py", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+    assert result.returncode == 0, result.stderr
+    measured = json.loads((tmp_path / "scale.json").read_text())
+    assert measured["scheduling"]["ray_ms"] > measured["scheduling"]["here_ms"]
+    assert (measured["many"]["failures"], measured["many"]["rows"]) == (0, 500)
+    assert (measured["many"]["apart_files"], measured["many"]["merged_files"]) == (500, 100)
