@@ -446,6 +446,7 @@ def test_the_code_of_a_folder_is_sent_without_what_else_lies_there(tmp_path):
     for name in ("acts.py", "own/more.py", ".git/hook.py", "env/pyvenv.cfg", "env/lib/x.py", "data/big.bin", "s/a.csv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
+    (folder / "broken.py").symlink_to("nowhere")
     copy.mkdir()
 
     copy_code(folder, copy)

@@ -18,6 +18,7 @@ from actbench.executors.nodes import Place, Worker, versions
 
 GB = 10**9
 AWAIT_S = 60  # for nodes, when all are lost
+LOST = "its node was lost"
 
 
 class Try(NamedTuple, Generic[T]):
@@ -39,6 +40,7 @@ class Member(Generic[T]):
         self.actor = actor
         self.call = call
         self.current: Try[T] | None = None  # None while it starts, too
+        self.started = False
 
 
 class Ray(Executor):
@@ -84,7 +86,9 @@ class Ray(Executor):
             raise ValueError(f"memory is a number of GB, got {memory!r}")
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
-        strange = [name for name in send if not Path(name).exists() or Path(name).is_absolute() or ".." in name]
+        strange = [
+            name for name in send if not Path(name).exists() or Path(name).is_absolute() or ".." in Path(name).parts
+        ]
         if isinstance(send, str) or strange:
             raise ValueError(f"send is a list of files and folders below this one, got {send!r}")
         self.address = address
@@ -95,7 +99,7 @@ class Ray(Executor):
         self.members: list[Member[Any]] = []
         self.nodes: list[Mapping[str, Any]] = []
         self.looked_s = self.room_s = -math.inf  # when nodes were asked, and when they last had room
-        self.never_started = 0  # workers that have died since one has started
+        self.never_started = 0  # workers that could not start, since one could
         self.depth = 0
         self.place: Place | None = None
         self.connection = ExitStack()
@@ -117,6 +121,8 @@ class Ray(Executor):
 
     def _start(self) -> None:
         """Connect."""
+        self.looked_s = self.room_s = -math.inf
+        self.never_started = 0
         with ExitStack() as connection:
             self.place = connection.enter_context(connected(self.address, self.send, threads=self.cpus))
             self.connection = connection.pop_all()
@@ -201,7 +207,7 @@ class Ray(Executor):
         except ray.exceptions.RayError as error:
             why = self._bury(member, error)
             if current is None:
-                self.never_started += 1
+                self.never_started += not member.started and why != LOST
                 if self.never_started == TRIES:
                     raise ExecutorError(f"workers cannot start: {why}") from error
                 return []
@@ -215,7 +221,7 @@ class Ray(Executor):
             return [(current.task, result)]
         if result is not None:
             raise ExecutorError(result)
-        self.never_started = 0
+        self.never_started, member.started = 0, True
         return []
 
     def _bury(self, member: Member[Any], error: Exception) -> str:
@@ -227,7 +233,7 @@ class Ray(Executor):
             used = re.search(r"IP: ([^,]+),.*? was (.+?) \(", str(error))
             return "out of memory" + (f": node {used[1]} had {used[2]}" if used else "")
         if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in str(error):
-            return "its node was lost"
+            return LOST
         if isinstance(error, ray.exceptions.ActorUnavailableError):
             return "its worker, or its node, was lost"
         if getattr(error, "actor_init_failed", False) or isinstance(error, ray.exceptions.RuntimeEnvSetupError):

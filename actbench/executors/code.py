@@ -24,9 +24,9 @@ def copy_code(folder: Path, into: Path) -> None:
     for path, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if is_own(Path(path, name))]
         for name in names:
-            if not name.endswith(".py") or name.startswith("."):
-                continue
             file = Path(path, name)
+            if not name.endswith(".py") or name.startswith(".") or not file.is_file():
+                continue
             size += file.stat().st_size
             if size > MOST_MB * 2**20:
                 raise ExecutorError(f"{folder} holds over {MOST_MB} MB of Python files: start from a folder of its own")

@@ -97,7 +97,7 @@ def differences(drivers: Mapping[str, str], nodes: Mapping[str, str], *, node: s
 def pack(folder: Path, names: Sequence[str]) -> np.ndarray:
     """An archive of files and folders below a folder, as an array, which workers of a node read in shared memory."""
     buffer = BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+    with tarfile.open(fileobj=buffer, mode="w", dereference=True) as archive:
         for name in names:
             archive.add(folder / name, name)
     return np.frombuffer(buffer.getbuffer(), dtype=np.uint8)
