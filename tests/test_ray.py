@@ -391,12 +391,12 @@ def test_workers_killed_at_random_instants_change_nothing(two_nodes, tmp_path):
     here, there = (
         study(tmp_path / name, activations=["relu", "swish", "tanh"], replicates=64) for name in ("here", "there")
     )
-    here["trainer"]["max_epochs"] = there["trainer"]["max_epochs"] = 200
+    here["trainer"]["max_epochs"] = there["trainer"]["max_epochs"] = 60
     there["study"]["executor"] = on(two_nodes)
     whole, instants, ended, kills = compare(here), np.random.default_rng(0), threading.Event(), []
 
     def kill():
-        while not ended.wait(instants.uniform(0, 10)):
+        while len(kills) < 8 and not ended.wait(instants.uniform(0, 10)):
             workers = [of for of in descendants(os.getpid()) if b"ray::Worker.do" in command_of(of)]
             if workers:
                 kills.append(instants.choice(workers))
@@ -416,7 +416,7 @@ def test_workers_killed_at_random_instants_change_nothing(two_nodes, tmp_path):
             killing.result()
 
     assert records.same_results(table, whole)
-    assert len(kills) >= 5
+    assert len(kills) >= 4
 
 
 def test_files_that_are_sent_are_where_a_relative_root_says(two_nodes, tmp_path, monkeypatch):
