@@ -162,7 +162,8 @@ class Ray(Executor):
                     for call in ray.wait(list(busy), timeout=PAUSE_S)[0]:
                         ended += self._receive(busy[call], waiting, report)
             finally:
-                self._dismiss([member for member in self.members if member.call is not None])
+                # Those that have not started yet may do so for the next run.
+                self._dismiss([member for member in self.members if member.current is not None])
 
     def _take(self, queue: Queue[T], waiting: list[Try[T]]) -> None:
         """Take as many tasks as there will soon be workers for."""
