@@ -359,6 +359,7 @@ def test_nothing_leaks_from_a_cell(tmp_path):
     seed_everything(3, verbose=False)
     torch.set_num_threads(1)
     before = torch.get_rng_state(), dict(os.environ), torch.are_deterministic_algorithms_enabled()
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     run_cell(cell(range(1), trainer__max_epochs=1), tmp_path)
 
@@ -366,8 +367,7 @@ def test_nothing_leaks_from_a_cell(tmp_path):
     assert dict(os.environ) == before[1]
     assert torch.are_deterministic_algorithms_enabled() == before[2]
     assert torch.get_num_threads() == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_records_of_a_cell_agree_with_lightnings_own_fit(finished):
