@@ -12,6 +12,7 @@ from rich.table import Table
 
 from actbench.audit import GOAL, MOST, Audited, Printed, Row, TableError, audit, read_number
 from actbench.cli.main import COMMANDS, OneLine, fail
+from actbench.verdict.words import count
 
 COLUMNS = {
     "name": "what was tried, each once",
@@ -73,7 +74,7 @@ def print_audit(options: Sequence[str]) -> int:
     flagged = sum(bool(one.flags) for one in audited)
     compared = sum(not math.isnan(one.adjusted) for one in audited)
     print(
-        f"{compared} comparisons with {base}, unpaired, since a table has no pairs; the unit is the seed; "
+        f"{count(compared, 'comparison')} with {base}, unpaired, since a table has no pairs; the unit is the seed; "
         f"power and n are for the difference seen. "
         f"Rows that cannot be right: {flagged} of {len(audited)}."
     )
