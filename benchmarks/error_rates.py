@@ -1,6 +1,6 @@
 """How often verdicts err: simulated studies in which the truth is known.
 
-    python benchmarks/error_rates.py                  # 2,000 studies each, twelve minutes on one core
+    python benchmarks/error_rates.py                  # 2,000 studies each, an hour beside other work
     python benchmarks/error_rates.py --studies 200
     python benchmarks/error_rates.py --markdown       # tables of the results at hand, nothing simulated
 

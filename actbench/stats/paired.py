@@ -76,6 +76,7 @@ def patterns(place: int, flips: int, *, exact: bool) -> UInt8[np.ndarray, " flip
     return packed
 
 
+# Signs of eight pairs, a row for each of `patterns`.
 TURNS = 1 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 
 
