@@ -137,8 +137,8 @@ class Cell:
 
 
 def class_paths(value: Any) -> Iterator[str]:
-    """Class paths at any depth."""
-    if isinstance(value, Mapping):
+    """Class paths at any depth of a config."""
+    if isinstance(value, dict):
         if isinstance(value.get("class_path"), str):
             yield value["class_path"]
         for item in value.values():
@@ -158,8 +158,12 @@ def code_of(class_path: str) -> str | None:
     return None
 
 
-def settled(config: Mapping[str, Any]) -> dict[str, Any]:
+def settled(config: Mapping[str, Any], known: dict[tuple[type, str], dict[str, Any]] | None = None) -> dict[str, Any]:
     """A fit's config in canonical form, with the defaults of model and trainer, and every class checked.
+
+    Args:
+        config: ``model``, ``data`` and ``trainer``, as in a fit's YAML.
+        known: The canonical form of each spec met before; one who settles many configs keeps it.
 
     Raises:
         ValueError: A key is unknown, a class is not there, or its arguments do not fit.
@@ -178,11 +182,19 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     if not is_plain([value for value in trainer.values() if value is not None]):
         raise ValueError(f"trainer takes plain values, got {trainer}")
     check_trainer(records.json_text(trainer))
+    known = {} if known is None else known
+
+    def canonical(kind: type[Spec], value: Any) -> dict[str, Any]:
+        key = (kind, repr(value))
+        if key not in known:
+            known[key] = kind(value).to_dict()
+        return known[key]
+
     return {
-        "model": {name: value and CLASSES[name](value).to_dict() for name, value in specs.items()}
+        "model": {name: value and canonical(CLASSES[name], value) for name, value in specs.items()}
         | {"stack_width": model.get("stack_width")},
-        "data": DatasetSpec(config.get("data") or "Digits").to_dict(),
-        "trainer": trainer | ({"callbacks": [CallbackSpec(value).to_dict() for value in callbacks]}),
+        "data": canonical(DatasetSpec, config.get("data") or "Digits"),
+        "trainer": trainer | ({"callbacks": [canonical(CallbackSpec, value) for value in callbacks]}),
     }
 
 

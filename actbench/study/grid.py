@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -275,14 +274,14 @@ def entries(study: Study, value: Callable[[tuple[str, str, str]], float] | None 
         raise StudyError(f"model.activation.{next(iter(arguments))}: give it in study.activations, to an activation")
     datasets = choices(study, "data", study.datasets, spec=DatasetSpec, default="Digits")
     networks = choices(study, "model.network", study.networks, spec=NetworkSpec, default="TutorialCNN")
-    result, known = [], dict[str, str]()
+    result, known, specs = [], dict[str, str](), dict[tuple[type, str], dict[str, Any]]()
     for (dataset, data), (network, network_spec), (arm, own) in product(datasets, networks, arms(study)):
         settings = {"data": data, "model.network": network_spec, **own}
         tuned = value((dataset, network, arm)) if study.grid and value else None
         if study.grid and tuned is not None:
             settings[study.grid.setting] = tuned
         try:
-            config = settled(with_settings(study.fit, settings))
+            config = settled(with_settings(study.fit, settings), specs)
             check_length(config["trainer"])
             entry = Entry(dataset, network, arm, config, cell_of(config, study, range(1)).hash, tuned)
         except ValueError as error:
@@ -319,11 +318,9 @@ def check_length(trainer: Mapping[str, Any]) -> None:
 
 def cells_of(entry: Entry, study: Study, blocks: Iterable[range]) -> list[Cell]:
     """An entry's cells of these seeds. What determines their results is worked out once, and held once."""
-    first = cell_of(entry.config, study, range(1))
-    known = {"factors": first.factors, "hash": entry.hash}
-    cells = [replace(first, seeds=seeds) for seeds in blocks]
+    cells = [cell_of(entry.config, study, seeds) for seeds in blocks]
     for cell in cells:
-        vars(cell).update(known)
+        vars(cell).update(factors=cells[0].factors, hash=entry.hash)
     return cells
 
 
