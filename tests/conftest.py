@@ -6,7 +6,9 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -47,29 +49,43 @@ def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str]) ->
 
 
 @pytest.fixture
-def actbench(tmp_path, forked) -> Callable[..., subprocess.CompletedProcess[str]]:
+def start(tmp_path, forked) -> Callable[..., BaseProcess]:
+    """Starts ``python main.py ...`` as a process in an empty folder, and returns it."""
+
+    def run(*args: object) -> BaseProcess:
+        process: BaseProcess = forked.Process(target=run_main, args=([*map(str, args)], tmp_path, chosen_by_itself()))
+        process.start()
+        return process
+
+    return run
+
+
+@pytest.fixture
+def actbench(tmp_path, start) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs ``python main.py ...`` as a process in an empty folder, and returns it when it has ended.
 
     With an environment, the process has imported nothing before.
     """
-    # Threads are chosen by the program, as for a user.
-    variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
     def run(*args: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         words = list(map(str, args))
         if environment is not None:
-            command = [sys.executable, str(ROOT / "main.py"), *words]
+            command, variables = [sys.executable, str(ROOT / "main.py"), *words], chosen_by_itself() | environment
             return subprocess.run(
-                command, cwd=tmp_path, env=variables | environment, capture_output=True, text=True, timeout=TIMEOUT_S
+                command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S
             )
-        process = forked.Process(target=run_main, args=(words, tmp_path, variables))
-        process.start()
+        process = start(*words)
         process.join(TIMEOUT_S)
         if process.is_alive():
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(words, TIMEOUT_S)
         said = [tmp_path.with_name(f"{tmp_path.name}.{name}").read_text() for name in ("stdout", "stderr")]
-        return subprocess.CompletedProcess(words, process.exitcode, *said)
+        return subprocess.CompletedProcess(words, cast(int, process.exitcode), *said)
 
     return run
+
+
+def chosen_by_itself() -> dict[str, str]:
+    """The environment, in which the program chooses the number of threads, as it does for a user."""
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

@@ -494,7 +494,7 @@ def test_ctrl_c_keeps_what_is_finished_and_goes_on(config, workers):
     assert again.returncode == 0, again.stderr
 
 
-def kill_and_go_on(config, workers, name, instants):
+def kill_and_go_on(start, config, workers, name, instants):
     """Run a study in a folder of its own; it is killed at instants, in seconds after each start, until it ends first.
 
     Returns:
@@ -503,20 +503,17 @@ def kill_and_go_on(config, workers, name, instants):
     root, written, kills = config / name, {}, []
     options = ["--study.workers", workers, "--study.root", name, "--trainer.max_epochs", 500]
     while True:
-        process = subprocess.Popen(
-            command(config, *options), cwd=config, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            status = process.wait(next(instants, None))
-        except subprocess.TimeoutExpired:
+        process = start("compare", "--config", "study.yaml", *options)
+        process.join(next(instants, None))
+        if process.is_alive():
             process.kill()
-            status = process.wait()
+            process.join()
             kills.append(any(root.glob("running/*/checkpoints/last.ckpt")))
         finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.glob("cells/*.parquet")}
         assert finished.items() >= written.items()  # no finished cell ran again, for it would have been written again
         written = finished
-        if status != -signal.SIGKILL:
-            assert status == 0
+        if process.exitcode != -signal.SIGKILL:
+            assert process.exitcode == 0
             return read_records(root / "s" / "records.parquet"), kills
 
 
@@ -526,18 +523,17 @@ KILLS = 50
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_study_killed_at_random_instants_ends_with_the_same_records(config, workers, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    start = time.monotonic()
-    whole, _ = kill_and_go_on(config, workers, "whole", iter(()))
-    needed_s = time.monotonic() - start
+def test_a_study_killed_at_random_instants_ends_with_the_same_records(start, config, workers):
+    began = time.monotonic()
+    whole, _ = kill_and_go_on(start, config, workers, "whole", iter(()))
+    needed_s = time.monotonic() - began
     # Evenly spread, in no order, over starting up and training. A start that ends before is no kill.
     instants = (needed_s * (number * 0.618 % 1) for number in itertools.count())
 
     kills = []
     for number in itertools.count():
         left = itertools.islice(instants, KILLS - len(kills))
-        killed, new = kill_and_go_on(config, workers, f"killed{number}", left)
+        killed, new = kill_and_go_on(start, config, workers, f"killed{number}", left)
         kills += new
         assert records.same_results(killed, whole)
         if len(kills) == KILLS:
