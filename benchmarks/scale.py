@@ -1,6 +1,6 @@
 """How studies scale on Ray: workers that train at once, the cost of a cell beside its training, and very many cells.
 
-    python benchmarks/scale.py            # all three, a quarter of an hour on two cores
+    python benchmarks/scale.py            # all three, half an hour on two cores
 
 Everything runs on this machine, with a Ray that is started for it. Prints tables
 in Markdown; writes what was measured as JSON.
