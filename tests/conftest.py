@@ -5,8 +5,8 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import cast
 
@@ -34,13 +34,13 @@ def forked():
     return context
 
 
-def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str]) -> None:
-    """In a process of its own: ``python main.py ...`` in a folder, whose output goes to files there."""
+def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str], outputs: Sequence[Path]) -> None:
+    """In a process of its own: ``python main.py ...`` in a folder, whose two outputs go to files."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(folder.with_name(f"{folder.name}.{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor, path in enumerate(outputs, start=1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
     main = str(ROOT / "main.py")
     sys.argv = [main, *args]
@@ -48,16 +48,43 @@ def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str]) ->
     runpy.run_path(main, run_name="__main__")
 
 
+class Command:
+    """``python main.py ...``, which has started in a folder."""
+
+    def __init__(self, context: ForkServerContext, words: Sequence[str], folder: Path) -> None:
+        number = len(list(folder.parent.glob(f"{folder.name}.*.stdout")))
+        self.words = words
+        self.outputs = [folder.with_name(f"{folder.name}.{number}.{name}") for name in ("stdout", "stderr")]
+        for path in self.outputs:
+            path.touch()
+        self.process = context.Process(target=run_main, args=(words, folder, chosen_by_itself(), self.outputs))
+        self.process.start()
+
+    def ended(self, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+        """It, when it has ended."""
+        self.process.join(timeout_s)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            raise subprocess.TimeoutExpired(self.words, timeout_s)
+        said = [path.read_text() for path in self.outputs]
+        return subprocess.CompletedProcess(self.words, cast(int, self.process.exitcode), *said)
+
+
 @pytest.fixture
-def start(tmp_path, forked) -> Callable[..., BaseProcess]:
-    """Starts ``python main.py ...`` as a process in an empty folder, and returns it."""
+def start(tmp_path, forked) -> Iterator[Callable[..., Command]]:
+    """Starts ``python main.py ...`` as a process in an empty folder."""
+    started: list[Command] = []
 
-    def run(*args: object) -> BaseProcess:
-        process: BaseProcess = forked.Process(target=run_main, args=([*map(str, args)], tmp_path, chosen_by_itself()))
-        process.start()
-        return process
+    def run(*args: object) -> Command:
+        started.append(Command(forked, list(map(str, args)), tmp_path))
+        return started[-1]
 
-    return run
+    yield run
+    for command in started:
+        if command.process.is_alive():
+            command.process.kill()
+            command.process.join()
 
 
 @pytest.fixture
@@ -68,20 +95,10 @@ def actbench(tmp_path, start) -> Callable[..., subprocess.CompletedProcess[str]]
     """
 
     def run(*args: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        words = list(map(str, args))
-        if environment is not None:
-            command, variables = [sys.executable, str(ROOT / "main.py"), *words], chosen_by_itself() | environment
-            return subprocess.run(
-                command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S
-            )
-        process = start(*words)
-        process.join(TIMEOUT_S)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(words, TIMEOUT_S)
-        said = [tmp_path.with_name(f"{tmp_path.name}.{name}").read_text() for name in ("stdout", "stderr")]
-        return subprocess.CompletedProcess(words, cast(int, process.exitcode), *said)
+        if environment is None:
+            return start(*args).ended()
+        words, variables = [sys.executable, str(ROOT / "main.py"), *map(str, args)], chosen_by_itself() | environment
+        return subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S)
 
     return run
 

@@ -223,14 +223,10 @@ def test_without_a_logger_a_run_still_has_a_folder(actbench, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["lightning_logs"]
 
 
-def test_two_runs_at_once_have_folders_of_their_own(tmp_path):
-    command = [sys.executable, ROOT / "main.py", "fit", "--trainer.max_epochs", "1", "--data", "FakeImages"]
+def test_two_runs_at_once_have_folders_of_their_own(start, tmp_path):
+    runs = [start("fit", "--trainer.max_epochs", 1, "--data", "FakeImages") for _ in range(3)]
 
-    runs = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
-    for run in runs:
-        run.communicate(timeout=300)
-
-    assert [run.returncode for run in runs] == [0, 0, 0]
+    assert [run.ended().returncode for run in runs] == [0, 0, 0]
     assert len(list(tmp_path.glob("lightning_logs/version_*/checkpoints/last.ckpt"))) == 3
 
 
@@ -276,31 +272,34 @@ def test_a_replicate_that_does_not_fit_in_memory_is_one_line(capsys, tmp_path, m
 # --- interruptions ---
 
 
-def interrupted(tmp_path, signum, options):
-    """Run a fit, send it a signal in its sixth epoch, and return the ended process and its errors."""
-    command = [sys.executable, ROOT / "main.py", "fit", "--config", DIGITS_SWISH, *options]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "lightning_logs" / "version_0" / "metrics.csv"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 5):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=120)
-    return process, errors
+@pytest.fixture
+def interrupted(start, tmp_path):
+    """Runs a fit, sends it a signal in its sixth epoch, and returns the ended process."""
+
+    def run(signum, options):
+        fit = start("fit", "--config", DIGITS_SWISH, *options)
+        metrics = tmp_path / "lightning_logs" / "version_0" / "metrics.csv"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 5):
+            assert fit.process.is_alive(), fit.ended()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(fit.process.pid, signum)
+        return fit.ended(120)
+
+    return run
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(actbench, tmp_path, signum, status):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(actbench, interrupted, tmp_path, signum, status):
     options = ["--trainer.max_epochs", "12", "--data.batch_size", "16"]
-    process, errors = interrupted(tmp_path, signum, options)
+    stopped = interrupted(signum, options)
     run = tmp_path / "lightning_logs" / "version_0"
-    hint = re.search(r"to go on: python main.py (.*)", errors)
+    hint = re.search(r"to go on: python main.py (.*)", stopped.stderr)
 
-    assert process.returncode == status
-    assert hint, errors
-    assert "Traceback" not in errors
+    assert stopped.returncode == status
+    assert hint, stopped.stderr
+    assert "Traceback" not in stopped.stderr
     before = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < before < 12 * 79
 
@@ -321,9 +320,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(actbench, tmp_path, si
         assert [(event.step, event.value) for event in first] == [(event.step, event.value) for event in second]
 
 
-def test_resuming_needs_no_config(actbench, tmp_path):
+def test_resuming_needs_no_config(actbench, interrupted, tmp_path):
     options = ["--trainer.max_epochs", "9", "--seed_everything", "3"]
-    interrupted(tmp_path, signal.SIGTERM, options)
+    interrupted(signal.SIGTERM, options)
 
     resumed = actbench("fit", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt")
     actbench("fit", "--config", DIGITS_SWISH, *options)

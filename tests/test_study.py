@@ -1,5 +1,6 @@
 import errno
 import itertools
+import os
 import re
 import signal
 import subprocess
@@ -477,20 +478,18 @@ def test_merge_joins_studies(actbench, config, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_keeps_what_is_finished_and_goes_on(config, workers):
+def test_ctrl_c_keeps_what_is_finished_and_goes_on(start, config, workers):
     options = ["--study.workers", workers, "--trainer.max_epochs", 60, "--study.replicates", 4]
-    process = subprocess.Popen(
-        command(config, *options), cwd=config, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    study = start("compare", "--config", "study.yaml", *options)
     deadline = time.monotonic() + 60
     while not list(config.glob("studies/running/*/metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    os.kill(study.process.pid, signal.SIGINT)
+    interrupted = study.ended(30)
 
-    assert process.returncode == 130, errors
-    assert "go on with: python main.py compare --config" in errors
-    again = subprocess.run(command(config, *options), cwd=config, capture_output=True, text=True, timeout=120)
+    assert interrupted.returncode == 130, interrupted.stderr
+    assert "go on with: python main.py compare --config" in interrupted.stderr
+    again = start("compare", "--config", "study.yaml", *options).ended()
     assert again.returncode == 0, again.stderr
 
 
@@ -503,7 +502,7 @@ def kill_and_go_on(start, config, workers, name, instants):
     root, written, kills = config / name, {}, []
     options = ["--study.workers", workers, "--study.root", name, "--trainer.max_epochs", 500]
     while True:
-        process = start("compare", "--config", "study.yaml", *options)
+        process = start("compare", "--config", "study.yaml", *options).process
         process.join(next(instants, None))
         if process.is_alive():
             process.kill()
@@ -543,21 +542,15 @@ def test_a_study_killed_at_random_instants_ends_with_the_same_records(start, con
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_study(config):
+def test_two_processes_share_a_study(start, config):
     options = ["--study.workers", 2, "--study.activations", "[relu, swish, tanh]", "--trainer.max_epochs", 1]
-    processes = [
-        subprocess.Popen(command(config, *options), cwd=config, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    both = [start("compare", "--config", "study.yaml", *options) for _ in range(2)]
 
-    try:
-        said = [process.communicate(timeout=200)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    ended = [one.ended() for one in both]
 
-    assert [process.returncode for process in processes] == [0, 0], said
+    assert [one.returncode for one in ended] == [0, 0], ended
     assert len(list(config.glob("studies/cells/*.parquet"))) == 3
-    trained = [line for text in said for line in text.splitlines() if "val accuracy" in line]
+    trained = [line for one in ended for line in one.stdout.splitlines() if "val accuracy" in line]
     assert len(trained) == 3
 
 
