@@ -121,11 +121,11 @@ def train_until_clear(
     wanted = [Wanted(entry, study.seeds[:first]) for entry in compared]
     while True:
         try:
-            table, failures = run_wanted(study, wanted, means)
+            failures = run_wanted(study, wanted, means)
         finally:  # so that a page can show what there is of a study that was stopped
-            there = collect(study, wanted, means.progress.say)
-            if len(there):
-                write_records(Path(study.root, study.name, RECORDS), there)
+            table = collect(study, wanted, means.progress.say)
+            if len(table):
+                write_records(Path(study.root, study.name, RECORDS), table)
         if failures:
             raise MissingError(
                 f"{len(failures)} cells are missing: {'; '.join(failures)}; the same command tries them again"
@@ -165,7 +165,8 @@ def pilot(study: Study) -> pl.DataFrame:
     check_data(make_plan(study, wanted))
     means = means_of(study)
     with means.progress, means.executor:
-        table, failures = run_wanted(study, wanted, means)
+        failures = run_wanted(study, wanted, means)
+        table = collect(study, wanted, means.progress.say)
     if failures:
         raise MissingError(f"the pilot lacks {len(failures)} cells: {'; '.join(failures)}")
     return table

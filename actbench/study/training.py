@@ -36,12 +36,11 @@ class Means(NamedTuple):
     troubles: list[str]  # what was tried again, or failed
 
 
-def run_wanted(study: Study, wanted: Sequence[Wanted], means: Means) -> tuple[pl.DataFrame, list[str]]:
-    """Run what is missing of what is wanted; returns all that is there then, and what has failed."""
+def run_wanted(study: Study, wanted: Sequence[Wanted], means: Means) -> list[str]:
+    """Run what is missing of what is wanted; returns what has failed."""
     collect(study, wanted, means.progress.say)  # so that what is damaged is missing
     plan = make_plan(study, wanted)
-    failures = run_missing(study, plan, means) if plan.missing else []
-    return collect(study, wanted, means.progress.say), failures
+    return run_missing(study, plan, means) if plan.missing else []
 
 
 class Epochs(Callback):

@@ -7,7 +7,7 @@ from typing import cast
 from actbench.records import write_records
 from actbench.study.definition import FIRST_OTHER_SEED, Grid, Study, StudyError
 from actbench.study.grid import Entry, entries
-from actbench.study.plan import Wanted
+from actbench.study.plan import Wanted, collect
 from actbench.study.training import Means, MissingError, run_wanted
 from actbench.verdict import EXTENSIONS, TUNING, beyond, choose
 
@@ -23,9 +23,10 @@ def tune(study: Study, means: Means) -> Callable[[tuple[str, str, str]], float]:
     values, seeds = list(grid.values), range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + grid.replicates)
     for extension in range(EXTENSIONS + 1):
         wanted = [Wanted(entry, seeds) for value in values for entry in entries_at(study, value)]
-        table, failures = run_wanted(study, wanted, means)
+        failures = run_wanted(study, wanted, means)
         if failures:
             raise MissingError(f"tuning lacks {len(failures)} cells: {'; '.join(failures)}; the same command goes on")
+        table = collect(study, wanted, means.progress.say)
         write_records(Path(study.root, study.name, TUNING), table)
         chosen = choose(table)
         more = [value for value in beyond(values, chosen) if makes_sense(study, value)]
