@@ -30,7 +30,7 @@ class Forecast(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """Of a dataset and network: seconds of an epoch of one replicate, MiB of memory and of a record."""
+    """Of a dataset and network: seconds of an epoch of one replicate, MiB of memory (0 if unknown) and of a record."""
 
     epoch_time_s: float | None
     memory_mb: float
@@ -114,7 +114,7 @@ def pace_of(table: pl.DataFrame) -> Pace:
     """Pace of records of one dataset and network."""
     time_s, memory_mb = table["epoch_time_s"].median(), table["peak_memory_mb"].max()
     record_mb = len(to_bytes(table.drop(cs.starts_with("epoch_")))) / len(table) / 2**20
-    return Pace(cast(float | None, time_s), cast(float, memory_mb), record_mb)
+    return Pace(cast(float | None, time_s), cast(float | None, memory_mb) or 0.0, record_mb)
 
 
 def trial(cell: Cell) -> Pace:

@@ -1,8 +1,10 @@
 """How a processor is used: its threads and its memory."""
 
 import ctypes
+import gc
 import os
 import platform
+from pathlib import Path
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
@@ -33,6 +35,29 @@ def keep_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def forget_peak_memory(device: torch.device) -> bool:
+    """Have `peak_memory_mb` begin anew, without what was freed; returns whether that is known, as on Linux and GPUs."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory of this process, or of the GPU's tensors, since it was forgotten, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 2**10
 
 
 def available_cores() -> int:

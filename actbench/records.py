@@ -8,11 +8,11 @@ checksum of its every byte. `COLUMNS` says what a row holds.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import polars as pl
 
@@ -63,7 +63,11 @@ COLUMNS = {
     # What it cost, and where it came from.
     "epoch_time_s": Column(pl.Float64, "seconds of a training epoch, over the replicates that ran together", True),
     "examples_per_s": Column(pl.Float64, "training images per second, of all replicates that ran together", True),
-    "peak_memory_mb": Column(pl.Float64, "most memory of the process, or of the GPU's tensors, in MiB", True),
+    "peak_memory_mb": Column(
+        pl.Float64,
+        "most memory of the process in the fit, or of the GPU's tensors, MiB; null if not on Linux or a GPU",
+        True,
+    ),
     "replicates_together": Column(pl.Int64, "replicates of the fit", True),
     "load_before": Column(pl.Float64, "processes that wanted to run in the minute before the fit, per core", True),
     "load_after": Column(pl.Float64, "the same, after the fit", True),
@@ -125,7 +129,7 @@ def to_bytes(table: pl.DataFrame) -> bytes:
 
 
 def from_bytes(content: bytes) -> pl.DataFrame:
-    """The records of a file, after its checksum and columns are verified.
+    """The records of a file, after its checksum and format are verified.
 
     Raises:
         RecordError: A byte is not as it was written, or actbench has not written it.
@@ -161,15 +165,15 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: It cannot be written. Nothing is damaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(unfinished).replace(path)
+        unfinished.replace(path)
     except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the name, too, has to reach the disk
         folder = os.open(path.parent, os.O_RDONLY)
@@ -260,11 +264,15 @@ def merge(stores: Sequence[Store], into: Store) -> int:
 
     All are read and compared before anything is written. What is added lies in
     few files: seeds of a cell that follow one another are joined, up to `JOINED`.
+    A folder that is there twice counts once.
 
     Raises:
         RecordError: Two have other results for the same seed of the same cell, or a file is damaged.
     """
-    indices = {store: store.index() for store in (into, *stores)}
+    distinct = {into.folder.resolve(): into}
+    for store in stores:
+        distinct.setdefault(store.folder.resolve(), store)
+    indices = {store: store.index() for store in distinct.values()}
     cells = sorted({cell for index in indices.values() for cell in index})
     files = {
         cell: [(store, path) for store, index in indices.items() for path in files_of(index, cell)] for cell in cells

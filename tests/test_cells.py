@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate, random_
 
 from actbench import data, records
 from actbench.cells import Cell, cell_of, run_cell, settled
+from actbench.cells.curves import curve
 from actbench.classifier import Classifier
 from actbench.networks import MLP
 from actbench.streams import SOURCES
@@ -38,6 +39,14 @@ class LearnedSlope(nn.Module):
 
     def forward(self, x):
         return torch.where(x > 0, x, self.slope * x)
+
+
+class ForImages(nn.Module):
+    """Takes images only."""
+
+    def forward(self, x):
+        assert x.ndim > 1
+        return x.relu()
 
 
 class Gated(nn.Module):
@@ -394,3 +403,29 @@ def test_a_record_holds_the_shape_of_its_activation_after_training(finished, tmp
     assert len(set(slopes)) == 3  # each replicate has learned its own
     assert [y[0] for y in trained["curve_y"]] == pytest.approx([-5 * slope for slope in slopes])
     assert gated["curve_y"].to_list() == [None] * 3
+
+
+def test_an_activation_that_refuses_a_curve_has_none():
+    assert curve(ForImages()) == {"curve_x": None, "curve_y": None, "curve_slope": None}
+
+
+def test_what_callbacks_write_lies_in_the_folder_of_the_cell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written = []
+
+    class Written(Callback):
+        def on_train_end(self, trainer, pl_module):
+            written.extend(path for path in tmp_path.rglob("epoch=*.ckpt"))
+
+    run_cell(cell(trainer__callbacks=["ModelCheckpoint"]), tmp_path / "cell", [Written()])
+
+    assert [path.is_relative_to(tmp_path / "cell") for path in written] == [True]
+    assert [path.name for path in tmp_path.iterdir()] == ["cell"]
+
+
+def test_the_memory_of_a_fit_is_its_own(finished, tmp_path):
+    torch.ones(100_000_000)
+
+    again = run_cell(cell(), tmp_path / "again")
+
+    assert again["peak_memory_mb"][0] < finished["peak_memory_mb"][0] + 100

@@ -1,13 +1,17 @@
 import errno
+import multiprocessing
 import os
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from actbench.executors import Failure, InProcess, LocalProcesses
+from actbench.executors.local import DEAD, Worker
 
 
 def square(number):
@@ -32,6 +36,19 @@ def die_once(path):
 
 def fill(number):
     raise OSError(number, os.strerror(number))
+
+
+def die_soon_after(_):
+    threading.Timer(0.5, os._exit, [1]).start()
+    return "done"
+
+
+def in_a_child(seconds):
+    """Exit status of a child, as one of a DataLoader."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(seconds / 1000,))
+    child.start()
+    child.join()
+    return child.exitcode
 
 
 def die(_):
@@ -70,6 +87,37 @@ def test_a_task_that_kills_three_workers_fails_and_the_others_go_on():
 
     assert str(results[1]) == "its worker died 3 times, last with SIGKILL"
     assert results[2] == 4
+
+
+def test_a_worker_that_dies_between_tasks_is_replaced():
+    finished = []
+
+    def tasks():
+        yield 1
+        while not finished:
+            yield None
+        time.sleep(1)
+        yield 2
+
+    for number, result in LocalProcesses(1).run(die_soon_after, tasks()):
+        finished.append((number, result))
+
+    assert finished == [(1, "done"), (2, "done")]
+
+
+def test_a_worker_that_dies_while_it_sends_has_no_result():
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process()
+    process.start()
+    os.write(there.fileno(), struct.pack("!i", 100) + b"the beginning")
+    there.close()
+
+    assert Worker(process, here, task=7).end() == (7, DEAD)
+    assert not process.is_alive()
+
+
+def test_tasks_may_have_processes_of_their_own():
+    assert list(LocalProcesses(1).run(in_a_child, [3])) == [(3, 0)]
 
 
 def test_tasks_are_taken_when_they_start():

@@ -9,7 +9,7 @@ from torch import nn
 
 from actbench.classifier import Classifier
 from actbench.networks import MLP, TutorialCNN
-from actbench.processor import available_cores, choose_threads
+from actbench.processor import available_cores, choose_threads, forget_peak_memory, peak_memory_mb
 from actbench.stack import multiply_adds
 
 
@@ -76,6 +76,19 @@ def test_freed_memory_is_kept_for_the_next_step():
     }
 
     assert faults["kept"] < 1000 < faults["given back"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is known on Linux")
+def test_peak_memory_begins_anew_without_what_was_freed():
+    cpu = torch.device("cpu")
+    before = forget_peak_memory(cpu) and peak_memory_mb(cpu)
+
+    torch.ones(50_000_000)
+    with_it = peak_memory_mb(cpu)
+    forgotten = forget_peak_memory(cpu) and peak_memory_mb(cpu)
+
+    assert with_it - before == pytest.approx(50_000_000 * 4 / 2**20, rel=0.2)
+    assert forgotten - before < 50
 
 
 def test_threads_follow_from_all_replicates_that_run_at_once(monkeypatch):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -260,7 +261,12 @@ def test_a_node_without_memory_is_named():
         ({"cpus": 0}, "cpus is a whole number of at least 1"),
         ({"gpus": 1.5}, "gpus is a whole number, or a share of one, got 1.5"),
         ({"memory": 0.0}, "memory is a number of GB"),
-        ({"workers": 0}, "workers must be at least 1"),
+        ({"gpus": math.inf}, "gpus is a whole number"),
+        ({"memory": math.inf}, "memory is a number of GB"),
+        ({"workers": 0}, "workers is a whole number of at least 1, got 0"),
+        ({"workers": 2.5}, "workers is a whole number of at least 1, got 2.5"),
+        ({"send": 5}, "send is a list of files and folders below this one"),
+        ({"send": [1]}, "send is a list of files and folders below this one"),
         ({"send": ["nowhere"]}, "send is a list of files and folders below this one"),
         ({"send": ["/etc"]}, "send is a list of files and folders below this one"),
     ],
@@ -274,6 +280,7 @@ def test_arguments_that_make_no_sense_are_refused(arguments, message):
     ("arguments", "message"),
     [
         ({"address": "127.0.0.1:1"}, "no Ray cluster at 127.0.0.1:1: .*refused"),
+        ({"address": "head..cluster:1"}, "no Ray cluster at head..cluster:1: "),
         ({"cpus": 1000}, "no node has room for a worker of CPU 1000; nodes have CPU 1, GPU 0"),
     ],
 )

@@ -1,4 +1,6 @@
 import hashlib
+import os
+import stat
 import subprocess
 import sys
 
@@ -114,6 +116,35 @@ def test_a_file_under_another_cells_name_is_refused_and_set_aside(tmp_path):
 
     assert aside == ["decaf_0-2.damaged", "decaf_0-2.damaged1"]
     assert store.index() == {}
+
+
+def test_files_have_the_permissions_that_the_user_lets_them_have(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = Store(tmp_path).write(records(range(3)))
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("also", ["it", "itself by another path", "one folder twice"])
+def test_merging_a_folder_with_itself_adds_nothing_twice(tmp_path, also):
+    store = Store(tmp_path / "cells")
+    for seed in range(3):
+        store.write(records([seed]))
+    others = {
+        "it": [store],
+        "itself by another path": [Store(tmp_path / "x" / ".." / "cells")],
+        "one folder twice": [Store(tmp_path / "cells"), store],
+    }[also]
+    into = Store(tmp_path / "joined") if also == "one folder twice" else store
+
+    added = merge(others, into)
+
+    assert added == (3 if also == "one folder twice" else 0)
+    names = sorted(path.name.partition("_")[2] for path in into.folder.iterdir())
+    assert names == (["0-2.parquet"] if added else ["0-0.parquet", "1-1.parquet", "2-2.parquet"])
 
 
 def test_fingerprints_follow_from_values_alone():

@@ -457,6 +457,13 @@ def test_wrong_options_are_one_line(actbench, config, options, message):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_study_may_be_named_like_a_flag(actbench, config):
+    result = actbench("compare", "--config", "study.yaml", "--study.name", "pilot")
+
+    assert result.returncode == 0, result.stderr
+    assert (config / "studies" / "pilot" / "report.html").is_file()
+
+
 def test_fit_refuses_a_study_file(actbench, config):
     result = actbench("fit", "--config", "study.yaml")
 

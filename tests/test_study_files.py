@@ -24,6 +24,7 @@ from actbench.cli.report import (
     print_told,
 )
 from actbench.forecast import epochs_of, forecast
+from actbench.records import Store
 from actbench.study import Study, arms, collect, entries, make_plan, run_study
 from actbench.verdict import pairing_faults
 from actbench.verdict.pairing import other_networks
@@ -160,6 +161,7 @@ def test_arguments_under_network_hold_for_each_network_that_takes_them(tmp_path,
             "arm ELU: numbers must be finite",
         ),
         ({"trainer": {"max_epochs": 0}}, {}, "max_epochs is 0, and a cell needs one epoch or step at least"),
+        ({"trainer": {"limit_test_batches": 0}}, {}, "limit_test_batches is 0, and every seed is scored on test"),
         ({"trainer": {"max_steps": 0}}, {}, "max_steps is 0, and a cell needs one epoch or step at least"),
         ({"trainer": {"max_epochs": -1}}, {}, "nothing else ends the training"),
         ({"model": {"lr_scheduler": PLATEAU}}, {}, "ReduceLROnPlateau lowers one rate for all replicates"),
@@ -285,6 +287,26 @@ def test_a_damaged_file_of_a_folder_that_is_only_read_stays_and_is_not_counted(t
     assert len(ran) == 1
     assert len(table) == 6
     assert "left as it is, and not used" in lines[0]
+
+
+@pytest.mark.parametrize("method", ["read", "set_aside"])
+def test_a_damaged_file_that_another_process_has_just_set_aside_is_missing(tmp_path, monkeypatch, method):
+    run(tmp_path)
+    path = sorted((tmp_path / "cells").glob("*.parquet"))[0]
+    damage(path)
+    before = getattr(Store, method)
+
+    def later(store, of):
+        if of == path:
+            path.rename(path.with_suffix(".damaged"))
+        return before(store, of)
+
+    monkeypatch.setattr(Store, method, later)
+    config, said = Study.of(study(tmp_path)), []
+
+    table = collect(config, make_plan(config).wanted, said.append)
+
+    assert (len(table), said) == (3, [])
 
 
 def test_a_dry_run_renames_nothing(tmp_path):

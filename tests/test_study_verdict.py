@@ -179,6 +179,8 @@ def test_each_arm_is_compared_at_its_own_best_value(tmp_path):
         ({"model.optimizer.lr": [1e-3, 1e-2], "data.batch_size": [32, 64]}, "one setting"),
         ({"model.optimizer.lr": [1e-3]}, "two numbers at least"),
         ({"model.optimizer.lr": ["a", "b"]}, "two numbers at least"),
+        ({"model.optimizer.lr": [0.1, 0.1, 0.2]}, "all different"),
+        ({"trainer": [1, 2]}, "study.tune is one setting with its values"),
         ({"model.optimizer.lr": [1e-3, 1e-2], "replicates": 0}, "study.tune.replicates must be a whole number"),
         ({"model.optimizer.rl": [1e-3, 1e-2]}, "rl"),
     ],
@@ -189,6 +191,14 @@ def test_a_grid_that_makes_no_sense_is_refused_before_anything_is_written(tmp_pa
 
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_may_mix_whole_numbers_with_others(tmp_path):
+    told, _, _ = run(tmp_path, tune={"model.optimizer.lr": [1, 0.1], "replicates": 1}, replicates=1)
+
+    (tuning,) = told.tunings
+    assert {1.0, 0.1} <= set(tuning.grid)
+    assert all(arm.chosen in tuning.grid for arm in tuning.arms)
 
 
 def test_an_arm_that_sets_what_is_tuned_is_refused(tmp_path):

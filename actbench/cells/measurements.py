@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing_extensions import override
 from actbench import __version__, data, records
 from actbench.cells.config import Cell
 from actbench.classifier import Classifier
-from actbench.processor import available_cores
+from actbench.processor import available_cores, forget_peak_memory, peak_memory_mb
 
 WARM_UP = 60  # steps of a process that are not timed: the stack records its operations in them
 BUSY = 0.2  # share of the processor that others have used, above which times say little
@@ -61,6 +60,7 @@ class Measurements(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.others = Others()
+        self.memory_known = forget_peak_memory(trainer.strategy.root_device)
         self.steps, self.timed = 0, (0, time.perf_counter())
         if self.init:  # resumed: these are of the first start
             return
@@ -108,7 +108,7 @@ class Measurements(Callback):
         self.provenance = self.provenance | {
             "epoch_time_s": step_s and step_s * trainer.num_training_batches / replicates,
             "examples_per_s": step_s and size and size * replicates / step_s,
-            "peak_memory_mb": peak_memory_mb(trainer.strategy.root_device),
+            "peak_memory_mb": peak_memory_mb(trainer.strategy.root_device) if self.memory_known else None,
             "load_after": load(),
             "busy": None if busy is None else busy > BUSY,
         }
@@ -180,13 +180,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()}, {available_cores()} cores"
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory of this process, or of the GPU's tensors, in MiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def commit() -> str | None:

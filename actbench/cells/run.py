@@ -120,6 +120,7 @@ def run_cell(
                 *callbacks,
             ],
             logger=False,
+            default_root_dir=str(folder / "callbacks"),  # for those that write files
             enable_progress_bar=False,
             enable_model_summary=False,
         )

@@ -57,7 +57,7 @@ def compare(words: Sequence[str]) -> int:
     try:
         if flags["pilot"] and not flags["dry_run"]:
             raise UsageError("compare: --pilot belongs to --dry_run: it trains 4 seeds apart, to plan with")
-        config = read_study([word for word in words if word.removeprefix("--") not in FLAGS])
+        config = read_study([word for word in words if word not in {f"--{flag}" for flag in FLAGS}])
         study = Study.of(config)
         quieten()
         if flags["dry_run"]:
@@ -192,9 +192,8 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
     print(f"finished: {plan.cached:,}; missing: {missing:,}, in {len(plan.missing):,} cells")
     if plan.missing:
         time = "unknown" if will.minutes is None else f"about {will.minutes:.1f} min here, one cell after another"
-        print(
-            f"time: {time}; {will.steps:,} optimiser steps; {will.memory_mb:.0f} MB memory, {will.disk_mb:.1f} MB disk"
-        )
+        memory = f"{will.memory_mb:.0f} MB memory, " if will.memory_mb else ""  # not known everywhere
+        print(f"time: {time}; {will.steps:,} optimiser steps; {memory}{will.disk_mb:.1f} MB disk")
     if study.grid:
         trainings = len(wanted) * len(study.grid.values) * study.grid.replicates
         print(
@@ -246,6 +245,8 @@ def merge(words: Sequence[str]) -> int:
     absent = [root for root in chosen.roots if not (root / "cells").is_dir()]
     if absent:
         return fail(f"{absent[0]} is no folder of studies: it has no folder cells")
+    if {root.resolve() for root in chosen.roots} == {chosen.root.resolve()}:
+        return fail(f"{chosen.root} is where studies are joined; give others, or another --root")
     try:
         added = records.merge([Store(root / "cells") for root in chosen.roots], Store(chosen.root / "cells"))
     except (RecordError, OSError) as error:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from typing_extensions import override
 
@@ -16,6 +16,10 @@ TRIES = 3  # of a task whose worker dies
 PAUSE_S = 0.5  # before tasks are asked again whether one is free
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Report = Callable[[T, str], None]
+
+
+def silent(task: Any, line: str) -> None:
+    """Report nothing."""
 
 
 class Failure(Exception):
@@ -50,7 +54,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
     @abstractmethod
     def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] | None = None
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
     ) -> Iterator[tuple[T, R | Failure]]:
         """Do the tasks; yields each with its result.
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple
 
 from typing_extensions import override
 
-from actbench.executors.base import PAUSE_S, TRIES, Executor, ExecutorError, Failure, Queue, R, Report, T
+from actbench.executors.base import PAUSE_S, TRIES, Executor, ExecutorError, Failure, Queue, R, Report, T, silent
 from actbench.executors.connection import connected
 from actbench.executors.nodes import Place, Worker, versions
 
@@ -80,16 +80,13 @@ class Ray(Executor):
             raise ValueError(f"address is auto or HOST:PORT, got {address!r}")
         if not isinstance(cpus, int) or cpus < 1:
             raise ValueError(f"cpus is a whole number of at least 1, got {cpus!r}")
-        if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+        if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
             raise ValueError(f"gpus is a whole number, or a share of one, got {gpus!r}")
-        if memory is not None and memory <= 0:
+        if memory is not None and not 0 < memory < math.inf:
             raise ValueError(f"memory is a number of GB, got {memory!r}")
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
-        strange = [
-            name for name in send if not Path(name).exists() or Path(name).is_absolute() or ".." in Path(name).parts
-        ]
-        if isinstance(send, str) or strange:
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            raise ValueError(f"workers is a whole number of at least 1, got {workers!r}")
+        if not isinstance(send, list | tuple) or not all(map(lies_below, send)):
             raise ValueError(f"send is a list of files and folders below this one, got {send!r}")
         self.address = address
         self.cpus = cpus
@@ -136,7 +133,7 @@ class Ray(Executor):
 
     @override
     def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] | None = None
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
     ) -> Iterator[tuple[T, R | Failure]]:
         queue, waiting, ended = Queue(tasks), list[Try[T]](), list[tuple[T, R | Failure]]()
         with self:
@@ -191,9 +188,7 @@ class Ray(Executor):
         kind = ray.remote(num_cpus=self.needs["CPU"], num_gpus=self.needs["GPU"], memory=self.needs["memory"])(Worker)
         return kind.remote(self.place)
 
-    def _receive(
-        self, member: Member[T], waiting: list[Try[T]], report: Report[T] | None
-    ) -> list[tuple[T, R | Failure]]:
+    def _receive(self, member: Member[T], waiting: list[Try[T]], report: Report[T]) -> list[tuple[T, R | Failure]]:
         """What has come of a worker's call; nothing if it was to start, or its task is to be tried again."""
         import ray
 
@@ -215,8 +210,7 @@ class Ray(Executor):
             if current.number == TRIES:
                 return [(current.task, Failure(f"it was tried {TRIES} times; the last time, {why}"))]
             waiting.insert(0, Try(current.task, current.number + 1))
-            if report:
-                report(current.task, f"{why}; it is tried again")
+            report(current.task, f"{why}; it is tried again")
             return []
         if current is not None:
             return [(current.task, result)]
@@ -279,6 +273,12 @@ class Ray(Executor):
     def where(self) -> str:
         nodes, workers = len(self.nodes), len(self.members)
         return f"{nodes} node{'s' * (nodes != 1)}, {workers} worker{'s' * (workers != 1)}" if self.place else ""
+
+
+def lies_below(name: Any) -> bool:
+    """Whether a file or folder of this name is there, in the folder of this process."""
+    path = Path(str(name))
+    return isinstance(name, str) and path.exists() and not path.is_absolute() and ".." not in path.parts
 
 
 def fitting(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:

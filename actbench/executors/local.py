@@ -12,9 +12,10 @@ from typing import Any, Generic
 
 from typing_extensions import override
 
-from actbench.executors.base import PAUSE_S, TRIES, Executor, Failure, Queue, R, Report, T, attempt
+from actbench.executors.base import PAUSE_S, TRIES, Executor, Failure, Queue, R, Report, T, attempt, silent
 
 GRACE_S = 10  # for a worker that is told to end
+DEAD = object()
 
 
 class InProcess(Executor):
@@ -22,7 +23,7 @@ class InProcess(Executor):
 
     @override
     def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] | None = None
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
     ) -> Iterator[tuple[T, R | Failure]]:
         for task in tasks:
             if task is None:
@@ -39,6 +40,26 @@ class Worker(Generic[T]):
     pipe: Any
     task: T | None = None
     tries: int = 0
+
+    def begin(self, task: T, tries: int) -> bool:
+        """Give it a task; False if it has died since its last one."""
+        try:
+            self.pipe.send(task)
+        except OSError:
+            self.process.join()
+            return False
+        self.task, self.tries = task, tries
+        return True
+
+    def end(self) -> tuple[T, Any]:
+        """Its task, and the result; `DEAD` if it died before it had sent all of that."""
+        task, self.task = self.task, None
+        assert task is not None
+        try:
+            return task, self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return task, DEAD
 
 
 class LocalProcesses(Executor):
@@ -60,7 +81,7 @@ class LocalProcesses(Executor):
 
     @override
     def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] | None = None
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
     ) -> Iterator[tuple[T, R | Failure]]:
         queue, retries = Queue(tasks), list[tuple[T, int]]()
         running: list[Worker[T]] = []
@@ -72,8 +93,10 @@ class LocalProcesses(Executor):
                     if task is None:
                         break
                     worker = idle.pop() if idle else self._start(work, running)
-                    worker.task, worker.tries = task, tries + 1
-                    worker.pipe.send(task)
+                    if worker.begin(task, tries + 1):
+                        continue
+                    running.remove(worker)
+                    retries.append((task, tries))
                 busy = {worker.pipe: worker for worker in running if worker.task is not None}
                 if not busy and queue.ended:
                     return
@@ -81,20 +104,16 @@ class LocalProcesses(Executor):
                     time.sleep(PAUSE_S)
                 for pipe in connection.wait(list(busy), PAUSE_S) if busy else ():
                     worker = busy[pipe]
-                    task, worker.task = worker.task, None
-                    assert task is not None
-                    try:
-                        yield task, worker.pipe.recv()
-                    except (EOFError, ConnectionError):
-                        worker.process.join()
+                    task, result = worker.end()
+                    if result is DEAD:
                         running.remove(worker)
                         how = died(worker.process)
-                        if worker.tries == TRIES:
-                            yield task, Failure(f"its worker died {TRIES} times, last with {how}")
-                            continue
-                        retries.append((task, worker.tries))
-                        if report:
+                        if worker.tries < TRIES:
+                            retries.append((task, worker.tries))
                             report(task, f"its worker died with {how}; it is tried again")
+                            continue
+                        result = Failure(f"its worker died {TRIES} times, last with {how}")
+                    yield task, result
         finally:
             end(running)
 
@@ -102,7 +121,7 @@ class LocalProcesses(Executor):
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        process = context.Process(target=serve, args=(work, there), daemon=True)
+        process = context.Process(target=serve, args=(work, there))
         given = os.environ.get("OMP_NUM_THREADS")
         # Inherited, because a worker may import torch before any line of ours runs.
         os.environ["OMP_NUM_THREADS"] = given or str(max(1, cores // self.workers))

@@ -57,10 +57,14 @@ class Grid(NamedTuple):
         if len(settings) != 1:
             raise StudyError(f"{example}; got {', '.join(map(str, settings)) or 'none'}")
         ((setting, values),) = settings.items()
-        if not isinstance(values, list | tuple) or len(set(map(str, values))) < 2 or not all(map(is_number, values)):
+        if "." not in str(setting):
+            raise StudyError(f"{example}; got {setting}")
+        numbers = isinstance(values, list | tuple) and all(map(is_number, values))
+        if not numbers or len(values) < 2 or len(set(values)) < len(values):
             raise StudyError(f"study.tune: {setting} needs two numbers at least, all different, got {values!r}")
         whole_number("study.tune.replicates", tune.get("replicates", 3), 1)
-        return cls(str(setting), values, tune.get("replicates", 3))
+        whole = all(isinstance(value, int) for value in values)
+        return cls(str(setting), values if whole else [float(value) for value in values], tune.get("replicates", 3))
 
 
 def is_number(value: Any) -> bool:

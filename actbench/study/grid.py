@@ -311,6 +311,8 @@ def check_length(trainer: Mapping[str, Any]) -> None:
     nothing = [name for name, value in limits.items() if value == 0]
     if nothing:
         raise ValueError(f"trainer.{nothing[0]} is 0, and a cell needs one epoch or step at least")
+    if trainer.get("limit_test_batches") == 0:
+        raise ValueError("trainer.limit_test_batches is 0, and every seed is scored on test")
     endless = limits["max_epochs"] == -1 and limits["max_steps"] in (None, -1)
     if endless and not trainer.get("max_time") and not trainer.get("callbacks"):
         raise ValueError("trainer.max_epochs is -1, and nothing else ends the training: give max_steps or max_time")

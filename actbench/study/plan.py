@@ -1,6 +1,7 @@
 """What of a study is there, what is missing, and in which order it will run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -142,11 +143,14 @@ def collect(
         for path in dict.fromkeys(there[seed] for seed in seeds if seed in there):
             try:
                 table = store.read(path)
+            except FileNotFoundError:  # another process has just set it aside
+                continue
             except RecordError as error:
                 if path.parent != store.folder:
                     report(f"{error}; it is left as it is, and not used")
                 elif change:
-                    report(f"{error}; set aside as {store.set_aside(path).name}, and run again")
+                    with suppress(FileNotFoundError):  # the same
+                        report(f"{error}; set aside as {store.set_aside(path).name}, and run again")
                 else:
                     report(f"{error}; the study will set it aside, and run its cell again")
                 continue
