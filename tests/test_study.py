@@ -403,6 +403,7 @@ def test_compare_prints_a_table_and_pairs(actbench, config):
         "page: studies/s/report.html; tensorboard --logdir studies/s",
     ]
     assert (config / "studies" / "s" / "report.html").is_file()
+    assert not list((config / "studies" / "running").iterdir())
     assert "Lightning" not in result.stderr + result.stdout
 
 
