@@ -15,7 +15,7 @@ from typing_extensions import override
 from actbench.executors.base import PAUSE_S, TRIES, Executor, Failure, Queue, R, Report, T, attempt, silent
 
 GRACE_S = 10  # for a worker that is told to end
-DEAD = object()
+DEAD = object()  # in place of a result
 
 
 class InProcess(Executor):
