@@ -38,7 +38,7 @@ def keep_memory() -> None:
 
 
 def forget_peak_memory(device: torch.device) -> bool:
-    """Have `peak_memory_mb` begin anew, without what was freed; returns whether that is known, as on Linux and GPUs."""
+    """Have `peak_memory_mb` begin anew, without what was freed; False where that cannot be, as off Linux and GPUs."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
