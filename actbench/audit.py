@@ -240,7 +240,7 @@ def contradictions(own: Row, base: Row, seen: Implied, *, level: float) -> Itera
         low, high = own.ci_low, own.ci_high
         if not meet(sizes((low.low + high.low) / 2, (low.high + high.high) / 2), difference):
             centre = (low.value + high.value) / 2
-            yield Flag("interval", f"interval centred on {centre:.4g}, difference {seen.difference:.4g}")
+            yield Flag("interval", f"interval centred on {centre:z.4g}, difference {seen.difference:z.4g}")
     if math.isnan(seen.p):
         return
     halves, p, effects = reachable(own, base, difference, level=level)

@@ -24,7 +24,7 @@ import torch
 from pytorch_lightning import LightningDataModule, Trainer
 
 from actbench import __version__
-from actbench.specs import is_plain, one_line, plain, public_path
+from actbench.specs import is_plain, one_line, public_path, written
 
 KEY = "actbench"
 SCHEMA = 2
@@ -55,25 +55,27 @@ class CheckpointError(ValueError):
 
 
 def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | None:
-    """Class path and arguments of a DataModule in plain values, without absolute paths.
+    """Class path and arguments of a DataModule in plain values, without absolute paths; ``local`` names those left out.
 
-    The arguments are the ones that the DataModule recorded with ``save_hyperparameters``.
+    They are the ones of its config, or, without one, those that it recorded with ``save_hyperparameters``.
     """
     if datamodule is None:
         return None
-    recorded = {key: plain(value) for key, value in datamodule.hparams.items() if is_plain(value)}
-    portable = {key: relative(value) for key, value in recorded.items()}
-    return {
-        "class_path": public_path(type(datamodule)),
-        "init_args": {key: value for key, value in portable.items() if value is not None},
-    }
+    described = vars(datamodule).get("description")
+    if described is None:
+        recorded = {name: value for name, value in datamodule.hparams.items() if is_plain(value)}
+        cls = type(getattr(datamodule, "inner", datamodule))
+        described = written({"class_path": public_path(cls), "init_args": recorded})
+    local: list[str] = []
+    described = {"init_args": {}, **portable(described, local)}
+    return {**described, "local": local} if local else described
 
 
 def describe_trainer(trainer: Trainer) -> dict[str, Any]:
     """Those of a Trainer's settings that change what is trained or scored."""
     settings = {name: getattr(trainer, name) for name in TRAINER_SETTINGS}
     values = {name: value.value if isinstance(value, Enum) else value for name, value in settings.items()}
-    return {name: plain(value) for name, value in values.items() if is_plain(value) and not is_default(name, value)}
+    return {name: written(value) for name, value in values.items() if is_plain(value) and not is_default(name, value)}
 
 
 def is_default(name: str, value: Any) -> bool:
@@ -82,16 +84,34 @@ def is_default(name: str, value: Any) -> bool:
     return value is None or (value == default and type(value) is type(default))
 
 
-def relative(value: Any) -> Any:
-    """A value whose absolute paths are relative to the working directory, or None where they lie elsewhere."""
+def portable(value: Any, local: list[str], name: str = "") -> Any:
+    """A class with its arguments, in which absolute paths are relative to the working directory.
+
+    Args:
+        value: The class, or an argument at any depth.
+        local: Gets the dotted names of arguments that lie elsewhere, which are left out.
+        name: The value's own.
+
+    Raises:
+        LookupError: A value that is no class holds a path that lies elsewhere.
+    """
     if isinstance(value, str) and Path(value).is_absolute():
-        path = Path(value)
-        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else None
+        if not Path(value).is_relative_to(Path.cwd()):
+            raise LookupError(value)
+        return str(Path(value).relative_to(Path.cwd()))
     if isinstance(value, list):
-        return [relative(item) for item in value]
-    if isinstance(value, dict):
-        return {key: relative(item) for key, item in value.items()}
-    return value
+        return [portable(item, local, name) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_path" not in value:
+        return {key: portable(item, local, f"{name}.{key}") for key, item in value.items()}
+    arguments = {}
+    for argument, item in value.get("init_args", {}).items():
+        try:
+            arguments[argument] = portable(item, local, f"{name}.{argument}")
+        except LookupError:
+            local.append(f"{name}.{argument}".lstrip("."))
+    return {**value, "init_args": arguments} if "init_args" in value else value
 
 
 def replace_folder(state: Any, old: str, new: str) -> Any:
@@ -150,7 +170,7 @@ def check_form(description: Mapping[str, Any], path: str | Path) -> None:
                 "input_shape": [*sizes],
                 "num_classes": int(),
             },
-            "data": None | {"class_path": str(), "init_args": {}},
+            "data": None | {"class_path": str(), "init_args": dict()},
             "trainer": {**settings},
         } if (
             all(isinstance(size, int) for size in sizes)

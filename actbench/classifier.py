@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from actbench import __version__, checkpoints
 from actbench.callbacks import ReplicateEarlyStopping
+from actbench.data import read_batch
 from actbench.networks import build_network
 from actbench.scores import Ensemble, MeanLoss, Scores, gather, spread
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec
@@ -66,6 +67,7 @@ class Classifier(LightningModule):
         replicates: How many seeds to train together: seed, seed + 1, and so on.
         stack_width: The most replicates to compute at once; unless set, chosen by device and size. Where memory runs
             out, it is halved.
+        batch_keys: Keys of the images and the labels where batches are mappings with unusual names.
         input_shape: Shape of one image: channels, height, width.
         num_classes: How many classes there are.
         seed: Seed of the first replicate. It keys the initial weights and what the network draws while it trains.
@@ -82,6 +84,7 @@ class Classifier(LightningModule):
         lr_scheduler: SchedulerSpec | None = None,
         replicates: int = 1,
         stack_width: int | None = None,
+        batch_keys: Sequence[str] | None = None,
         *,
         input_shape: Sequence[int],
         num_classes: int,
@@ -95,6 +98,7 @@ class Classifier(LightningModule):
         self.network_spec = NetworkSpec(network)
         self.optimizer = OptimizerSpec(optimizer)
         self.lr_scheduler = None if lr_scheduler is None else SchedulerSpec(lr_scheduler)
+        self.batch_keys = batch_keys
         self.input_shape = tuple(input_shape)
         self.num_classes = int(num_classes)
         self.seeds = range(int(seed), int(seed) + replicates)
@@ -129,7 +133,7 @@ class Classifier(LightningModule):
             "replicates": len(self.seeds),
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
-        }
+        } | ({"batch_keys": list(self.batch_keys)} if self.batch_keys else {})
 
     def replicate_scores(self) -> dict[str, Float[Tensor, " replicates"]]:
         """Every replicate's latest scores by name, on the CPU."""
@@ -166,7 +170,7 @@ class Classifier(LightningModule):
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch[:2]
+        images, labels = self._labelled(batch)[:2]
         share = self._share_of_device(labels.shape[-1])  # before any return: it waits for the other devices
         if not labels.shape[-1]:  # a last batch with fewer rows than devices leaves one without any
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
@@ -203,8 +207,15 @@ class Classifier(LightningModule):
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self._score(batch, "test")
 
+    def _labelled(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs, labels and rows of a batch that is trained on or scored."""
+        inputs, labels, rows = read_batch(batch, self.batch_keys)
+        if labels is None:
+            raise ValueError("a batch that is trained on or scored has no labels")
+        return inputs, labels, rows
+
     def _score(self, batch: Sequence[Tensor], part: str) -> None:
-        images, labels, rows, *_ = (*batch, None)
+        images, labels, rows = self._labelled(batch)
         if labels.shape[-1]:
             logits = self(images)
             cast(Scores, self.scores[part]).update(logits, labels)
@@ -245,7 +256,7 @@ class Classifier(LightningModule):
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
-        images, labels, rows, *_ = (*batch, None, None) if isinstance(batch, list | tuple) else (batch, None, None)
+        images, labels, rows = read_batch(batch, self.batch_keys)
         probabilities = self(images).softmax(2).cpu()
         return Prediction(None if rows is None else rows.cpu(), None if labels is None else labels.cpu(), probabilities)
 

@@ -12,7 +12,7 @@ import polars as pl
 import polars.selectors as cs
 import torch
 
-from actbench.cells import WARM_UP, Cell, DatasetSpec, device_name, run_cell
+from actbench.cells import WARM_UP, Cell, build_data, device_name, run_cell
 from actbench.records import json_text, to_bytes
 from actbench.specs import one_line
 from actbench.study import StudyError
@@ -75,7 +75,7 @@ def place_of(factors: Mapping[str, Any]) -> str:
 
 def epoch_steps(cell: Cell) -> int:
     """Optimiser steps of an epoch."""
-    datamodule = DatasetSpec(cell.config["data"]).build(range(1))
+    datamodule = build_data(cell.config)
     datamodule.prepare_data()
     datamodule.setup("fit")
     trainer, batches = cell.config["trainer"], len(datamodule.train_dataloader())

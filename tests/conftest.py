@@ -1,5 +1,6 @@
 """Fixtures for the whole suite."""
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -15,6 +16,11 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
+
+
+def pytest_collection_finish():
+    """What was imported stays: every fit collects garbage, and would go through all of it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +40,17 @@ def forked():
     return context
 
 
-def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str], outputs: Sequence[Path]) -> None:
-    """In a process of its own: ``python main.py ...`` in a folder, whose two outputs go to files."""
+def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str], outputs: Sequence[Path | None]) -> None:
+    """In a process of its own: ``python main.py ...`` in a folder, whose two outputs go to files; nobody reads None."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
     for descriptor, path in enumerate(outputs, start=1):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        reader, file = os.pipe() if path is None else (None, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
         os.dup2(file, descriptor)
+        if reader is not None:
+            os.close(reader)
+    sys.stdout, sys.stderr = (open(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))  # noqa: SIM115
     main = str(ROOT / "main.py")
     sys.argv = [main, *args]
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path and not path.startswith(str(ROOT / "tests")))]
@@ -51,13 +60,14 @@ def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str], ou
 class Command:
     """``python main.py ...``, which has started in a folder."""
 
-    def __init__(self, context: ForkServerContext, words: Sequence[str], folder: Path) -> None:
+    def __init__(self, context: ForkServerContext, words: Sequence[str], folder: Path, *, unread: bool) -> None:
         number = len(list(folder.parent.glob(f"{folder.name}.*.stdout")))
         self.words = words
         self.outputs = [folder.with_name(f"{folder.name}.{number}.{name}") for name in ("stdout", "stderr")]
         for path in self.outputs:
             path.touch()
-        self.process = context.Process(target=run_main, args=(words, folder, chosen_by_itself(), self.outputs))
+        outputs = [None if unread else self.outputs[0], self.outputs[1]]
+        self.process = context.Process(target=run_main, args=(words, folder, chosen_by_itself(), outputs))
         self.process.start()
 
     def ended(self, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
@@ -71,13 +81,25 @@ class Command:
         return subprocess.CompletedProcess(self.words, cast(int, self.process.exitcode), *said)
 
 
+@pytest.fixture(scope="session")
+def ended_in(forked) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``python main.py ...`` as a process in a folder that several tests share."""
+
+    def run(folder: Path, *args: object) -> subprocess.CompletedProcess[str]:
+        result = Command(forked, list(map(str, args)), folder, unread=False).ended()
+        assert result.returncode == 0, result.stderr
+        return result
+
+    return run
+
+
 @pytest.fixture
 def start(tmp_path, forked) -> Iterator[Callable[..., Command]]:
-    """Starts ``python main.py ...`` as a process in an empty folder."""
+    """Starts ``python main.py ...`` as a process in an empty folder; its output can be a pipe that nobody reads."""
     started: list[Command] = []
 
-    def run(*args: object) -> Command:
-        started.append(Command(forked, list(map(str, args)), tmp_path))
+    def run(*args: object, unread: bool = False) -> Command:
+        started.append(Command(forked, list(map(str, args)), tmp_path, unread=unread))
         return started[-1]
 
     yield run

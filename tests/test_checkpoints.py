@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from actbench.activations import Swish
-from actbench.checkpoints import CheckpointError, describe_trainer, read_description, relative
+from actbench.checkpoints import CheckpointError, describe_trainer, portable, read_description
 from actbench.classifier import Classifier
 from actbench.data import FakeImages
 
@@ -271,10 +271,15 @@ def test_checkpoints_of_other_programs_and_formats_are_refused(path, tmp_path):
 def test_paths_below_the_working_directory_are_kept_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    kept = relative({"root": str(tmp_path / "sets"), "names": ["a", "b/c"], "size": 3})
+    inner = {"class_path": "x.Files", "init_args": {"folders": ["a", "/elsewhere/b"], "size": 3}}
+    arguments = {"root": str(tmp_path / "sets"), "names": ["a", "b/c"], "cache": "/elsewhere/sets", "files": inner}
+    left_out = []
 
-    assert kept == {"root": "sets", "names": ["a", "b/c"], "size": 3}
-    assert relative("/elsewhere/sets") is None
+    kept = portable({"class_path": "x.Data", "init_args": arguments}, left_out)
+
+    files = {"class_path": "x.Files", "init_args": {"size": 3}}
+    assert kept["init_args"] == {"root": "sets", "names": ["a", "b/c"], "files": files}
+    assert left_out == ["cache", "files.folders"]
 
 
 def test_one_batch_is_not_all_of_them():

@@ -50,11 +50,22 @@ def test_a_config_is_fitted_and_tested(path, tmp_path, monkeypatch):
     assert (fit, test) == (0, 0)
 
 
+def with_small_files(dataset, root, monkeypatch):
+    """A config's dataset, with small files in its own format to be read."""
+    dataset = {"class_path": dataset} if isinstance(dataset, str) else dataset or {"class_path": "Digits"}
+    if dataset["class_path"] == "Digits":
+        return dataset
+    write_dataset(dataset["class_path"], root, monkeypatch)
+    return {**dataset, "init_args": {**dataset.get("init_args", {}), "root": str(root)}}
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_is_short_and_makes_sense(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = path.read_text().splitlines()
-    study = Study.of(yaml.safe_load(path.read_text()))
+    content = yaml.safe_load(path.read_text())
+    content["data"] = with_small_files(content.get("data"), tmp_path, monkeypatch)
+    study = Study.of(content)
 
     assert len(lines) < 30
     assert any(line.startswith(f"#   python main.py compare --config configs/studies/{path.name}") for line in lines)

@@ -718,11 +718,11 @@ def test_shape_is_said_or_else_that_of_the_first_batch():
 @pytest.mark.parametrize(
     ("batches", "found"),
     [
-        ([torch.rand(2, 3)], r"not float32 \(2, 3\)"),
+        ([torch.rand(2, 3)], r"no labels: float32 \(2, 3\)"),
         ([[torch.ones(2, 3, dtype=torch.uint8), torch.ones(2)]], r"not list of uint8 \(2, 3\), float32 \(2,\)"),
-        ([{"images": torch.rand(2, 3)}], "not dict"),
+        ([{"images": torch.rand(2, 3)}], "no labels: dict"),
         ([(torch.rand(2), torch.ones(2, dtype=torch.int64))], r"not tuple of float32 \(2,\), int64 \(2,\)"),
-        ([], "has no training batch"),
+        ([], "the train part of Foreign has no batch"),
     ],
 )
 @pytest.mark.parametrize("ask", [data.input_shape, data.num_classes])

@@ -67,6 +67,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is an option of glibc")
 def test_freed_memory_is_kept_for_the_next_step():
     faults = {

@@ -219,6 +219,7 @@ def test_a_task_that_kills_three_workers_fails_and_the_others_go_on(two_nodes):
     assert others == {2: 4}
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_takes_no_result_with_it(tmp_path):
     tasks, told, done = [(str(tmp_path), number) for number in range(4)], [], []
 
@@ -618,6 +619,7 @@ def test_ctrl_c_leaves_nothing_running(config):
     assert re.fullmatch(r"interrupted; .* and kept, go on with: python main.py compare .*\n", errors)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_done_twice_when_the_driver_is_killed(config):
     below, status, errors = ended_once_a_cell_is_finished(config, signal.SIGKILL)
     finished = cells(config)

@@ -8,12 +8,14 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from plotly.offline import get_plotlyjs_version
 from scipy import stats
 from studies import golden, random_study, record, records, study, with_shapes
 
 from actbench import __version__, plots
+from actbench.cli.report import print_told
 from actbench.plots import palette
 from actbench.records import frame
 from actbench.report import latex, markdown, page, tables, write_page
@@ -67,6 +69,24 @@ def test_the_words_of_the_golden_study_are_as_they_were(tmp_path):
 
     # To accept a change, look at each line that differs, then write `lines` there.
     assert lines == GOLDEN.read_text(encoding="utf-8").splitlines()
+
+
+def test_nothing_is_minus_zero(tmp_path, capsys):
+    luck = 1e-7 * np.array(
+        [1, 2, -9, 3, 4, -8, 2, 1]
+    )  # differences whose means and bounds are tiny, on either side of 0
+    told = study(
+        tmp_path,
+        [
+            with_shapes(records("relu", [0.9] * 8)).with_columns(test_loss=pl.lit(-0.0)),
+            with_shapes(records("swish", (0.9 + luck).tolist()).with_columns(test_loss=pl.Series(luck))),
+        ],
+    )
+
+    print_told(told, tmp_path)
+
+    words = "\n".join([*lines_of(told), *map(markdown, tables(told)), capsys.readouterr().out])
+    assert re.findall(r".*[-−]0(?:\.0+)?(?![.\d]).*", words) == []
 
 
 def test_the_page_is_one_file_that_is_told_where(tmp_path):

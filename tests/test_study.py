@@ -25,7 +25,6 @@ from actbench.study import (
     Study,
     StudyError,
     arms,
-    assign,
     blocks,
     compare,
     entries,
@@ -101,39 +100,31 @@ def test_a_setting_of_an_arm_is_its_own(tmp_path):
     assert normal.config["model"]["activation"] == own.config["model"]["activation"]
 
 
-def test_a_dotted_key_keeps_the_class_and_a_new_class_keeps_no_argument():
-    config = {"model": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}}}
-
-    assign(config, "model.optimizer.lr", 0.2)
-    assert config["model"]["optimizer"] == {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.2, "momentum": 0.9}}
-    assign(config, "model.optimizer.class_path", "torch.optim.Adam")
-    assert config["model"]["optimizer"] == {"class_path": "torch.optim.Adam"}
-    assign(config, "trainer.max_epochs", 3)
-    assert config["trainer"] == {"max_epochs": 3}
-
-
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"activations": ["relu", "relo"]}, "arm relo: unknown activation 'relo'"),
+        ({"activations": ["relu", "relo"]}, "arm relo: .*unknown activation 'relo'"),
         ({"activations": ["relu", "relu"]}, "relu is there twice"),
         ({"activations": ["relu", "torch.nn.ReLU"]}, "Digits/MLP/relu and .*/ReLU are the same"),
         ({"activations": []}, "at least"),
-        ({"activations": "relu"}, "is a list"),
+        ({"activations": "relu"}, "--study.activations: Expected a list"),
         ({"activations": [{"name": "x"}]}, "an arm needs an activation"),
         ({"activations": [{"activation": "relu", "lr": 0.1}]}, "arm relu: unknown lr"),
-        ({"activations": [{"activation": "relu", "trainer.max_epoch": 1}]}, "trainer.max_epoch: there is no such"),
-        ({"replicates": 0}, "study.replicates must be a whole number of at least 1, got 0"),
+        (
+            {"activations": [{"activation": "relu", "trainer.max_epoch": 1}]},
+            "unknown option --trainer.max_epoch; did you",
+        ),
+        ({"replicates": 0}, "--study.replicates: .*0"),
         ({"baseline": "gelu"}, "study.baseline: gelu is not among the arms relu, swish"),
         ({"datasets": ["Digits", "Digitz"]}, "unknown dataset 'Digitz'"),
         ({"datasets": [{"class_path": "MNIST", "init_args": {"root": "nowhere"}}]}, "dataset MNIST: .*nowhere"),
         ({"networks": ["MLPP"]}, "unknown network 'MLPP'"),
-        ({"seeds": 3}, "study: unknown seeds; known: activations"),
-        ({"executor": "InProces"}, "study.executor: unknown executor 'InProces'"),
+        ({"seeds": 3}, "unknown option --study.seeds"),
+        ({"executor": "InProces"}, "--study.executor: unknown executor 'InProces'"),
         ({"executor": {"class_path": "LocalProcesses", "init_args": {"workers": 0}}}, "at least 1, got 0"),
-        ({"checkpoints": 3}, "study.checkpoints is the URL of a folder, got 3"),
+        ({"checkpoints": 3}, "--study.checkpoints: Expected a str"),
         ({"checkpoints": "nowhere://x"}, "study.checkpoints: Protocol not known: nowhere"),
-        ({"weights": "first"}, "last or best"),
+        ({"weights": "first"}, "--study.weights: .*last.*best"),
         ({"name": "../x"}, "the name of a folder"),
     ],
 )
@@ -219,7 +210,7 @@ def test_a_damaged_file_is_set_aside_and_its_cell_run_again(tmp_path):
     after, ran, lines = run(tmp_path)
 
     assert len(ran) == 1
-    assert "set aside as" in lines[0]
+    assert any("set aside as" in line for line in lines)
     assert path.with_suffix(".damaged").read_bytes() == content
     assert records.same_results(before, after)
 
@@ -230,10 +221,13 @@ def test_a_cell_that_fails_is_named_and_tried_again(tmp_path):
             raise RuntimeError("no luck")
         return train(task)
 
-    with pytest.raises(
-        MissingError, match=r"1 cells are missing: FakeImages/MLP/swish seeds 0-2: RuntimeError: no luck"
-    ):
-        compare(study(tmp_path), work=fails)
+    lines = Lines()
+    with pytest.raises(MissingError, match="a cell has failed; the same command tries again") as missing:
+        compare(study(tmp_path), work=fails, progress=lines)
+
+    reason = "FakeImages/MLP/swish seeds 0-2: RuntimeError: no luck"
+    assert missing.value.failures == [reason]
+    assert [line for line in lines.said if "no luck" in line] == [f"2/2 {reason} (failed)"]
 
     assert run(tmp_path)[1] == [("Swish", [0, 1, 2])]
 
@@ -332,6 +326,7 @@ def test_a_forecast_is_near_what_cells_take(tmp_path):
     assert forecast(cells, busy).minutes < 1
 
 
+@pytest.mark.slow
 def test_ten_thousand_finished_cells_are_planned_in_seconds(tmp_path):
     networks = [{"class_path": "MLP", "init_args": {"hidden": [width]}} for width in range(1, 101)]
     rates = [{"name": f"lr {lr}", "activation": "relu", "model.optimizer.lr": lr} for lr in range(1, 101)]
@@ -407,28 +402,6 @@ def test_compare_prints_a_table_and_pairs(actbench, config):
     assert "Lightning" not in result.stderr + result.stdout
 
 
-def test_a_fit_that_was_tested_is_a_cell_of_a_study(actbench, tmp_path):
-    config = {"model": {"network": "MLP"}, "data": "FakeImages", "trainer": {"max_epochs": 5, "accelerator": "cpu"}}
-    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
-    compared = {**config, "study": {"activations": ["relu"], "replicates": 3, "root": "a", "weights": "last"}}
-    ckpt = "lightning_logs/version_0/checkpoints/last.ckpt"
-
-    assert actbench("fit", "--config", "fit.yaml", "--model.replicates", 3).returncode == 0
-    tested = actbench("test", "--ckpt_path", ckpt)
-    best = actbench("test", "--ckpt_path", ckpt.replace("last", "best"))
-    limited = actbench("test", "--ckpt_path", ckpt, "--trainer.limit_test_batches", 1)
-
-    run = tmp_path / "lightning_logs" / "version_0"
-    (written,) = run.glob("cells/*.parquet")  # its last weights are its best
-    assert f"records: {written.relative_to(tmp_path)}" in tested.stdout + best.stdout
-    assert "no records: other trainer settings than the fit's" in limited.stdout
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(compared))
-    plan = actbench("compare", "--config", "a.yaml", "--dry_run", "--study.records", f"[{run}]")
-    assert "finished: 3; missing: 0" in plan.stdout
-    trained = compare(Study.of({**compared, "study": {**compared["study"], "root": str(tmp_path / "b")}}))
-    assert records.same_results(read_records(written), trained.select(list(records.COLUMNS)))
-
-
 def test_a_dry_run_trains_nothing(actbench, config):
     result = actbench("compare", "--config", "study.yaml", "--dry_run")
 
@@ -446,7 +419,7 @@ def test_a_dry_run_trains_nothing(actbench, config):
         (["--study.activations", "[relu, relo]"], "unknown activation 'relo'"),
         (["--study.baseline", "gelu"], "gelu is not among the arms"),
         (["--stud.name", "x"], "unknown option --stud"),
-        (["--config", "absent.yaml"], "there is no file absent.yaml"),
+        (["--config", "absent.yaml"], "file absent.yaml not found"),
         (["what"], "what is what?"),
     ],
 )

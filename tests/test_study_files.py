@@ -10,7 +10,7 @@ from pytorch_lightning import LightningDataModule
 from rich.console import Console
 from test_study import Lines, Ran, run, study
 
-from actbench.cells import Cell, settled
+from actbench.cells import Cell, cell_config
 from actbench.cli import compare as command
 from actbench.cli.main import main
 from actbench.cli.report import (
@@ -25,6 +25,7 @@ from actbench.cli.report import (
 )
 from actbench.forecast import epochs_of, forecast
 from actbench.records import Store
+from actbench.specs import compose
 from actbench.study import Study, arms, collect, entries, make_plan, run_study
 from actbench.verdict import pairing_faults
 from actbench.verdict.pairing import other_networks
@@ -134,32 +135,25 @@ def test_arguments_under_network_hold_for_each_network_that_takes_them(tmp_path,
 @pytest.mark.parametrize(
     ("changes", "section", "message"),
     [
-        ({}, {"activations": [{"activation": "relu", "model": "swish"}]}, "arm relu: unknown model; an arm has"),
+        ({}, {"activations": [{"activation": "relu", "model": "swish"}]}, "arm relu: --model: file swish not found"),
         ({}, {"activations": ["relu", {"activation": "relu", "model": {"activation": "gelu"}}]}, "model.activation"),
         ({}, {"activations": ["relu", None]}, "none of them null"),
-        ({"model": "relu"}, {}, "model is a mapping of settings, got 'relu'"),
+        ({"model": "relu"}, {}, "--model: file relu not found"),
         ({"trainer": 5}, {}, "trainer is a mapping of settings, got 5"),
-        ({"study": "foo"}, {}, "study is a mapping of settings, got 'foo'"),
+        ({"study": "foo"}, {}, "--study: file foo not found"),
         ({"study": ["foo"]}, {}, "study is a mapping of settings, got ['foo']"),
         ({"model": {"activation": {"init_args": {"beta": 2}}}}, {}, "model.activation.beta: give it in"),
-        ({"data": {"batch_size": 3}}, {"datasets": ["Digits"]}, "data has a class_path and a mapping of init_args"),
         ({"data": {"init_args": {"size": 3}}}, {"datasets": ["Digits"]}, "data.size: none of Digits takes it"),
         (
             {"data": {"class_path": "FakeImages", "init_args": {"batch_size": 3}}},
             {"datasets": ["FakeImages", "Digits"]},
             "data gives batch_size to FakeImages, not to Digits, which takes it too",
         ),
-        ({}, {"root": 5}, "study.root is a folder, got 5"),
-        ({}, {"records": [5]}, "study.records is a list of folders, got 5"),
-        ({}, {"records": None}, "study.records is a list"),
+        ({}, {"root": 5}, "--study.root: Expected a str. Got value: 5"),
+        ({}, {"records": [5]}, "--study.records: Expected a str. Got value: 5"),
         ({}, {"name": ".."}, "study.name must be"),
         ({}, {"name": ""}, "study.name must be"),
-        ({"seed_everything": -1}, {}, "seed_everything must be a whole number"),
-        (
-            {},
-            {"activations": [{"class_path": "torch.nn.ELU", "init_args": {"alpha": float("inf")}}]},
-            "arm ELU: numbers must be finite",
-        ),
+        ({"seed_everything": -1}, {}, "--seed_everything: "),
         ({"trainer": {"max_epochs": 0}}, {}, "max_epochs is 0, and a cell needs one epoch or step at least"),
         ({"trainer": {"limit_test_batches": 0}}, {}, "limit_test_batches is 0, and every seed is scored on test"),
         ({"trainer": {"max_steps": 0}}, {}, "max_steps is 0, and a cell needs one epoch or step at least"),
@@ -185,7 +179,7 @@ def test_a_study_file_that_makes_no_sense_is_answered_in_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--trainer", "5"], "trainer is a mapping"),
+        (["--trainer", "5"], "--trainer: file 5 not found"),
         (["--data.batch_size", "5", "--study.datasets", "[Digits]"], "data gives batch_size to FakeImages"),
     ],
 )
@@ -208,12 +202,11 @@ def test_a_second_file_adds_to_the_first_and_another_dataset_keeps_no_argument(t
         (tmp_path / name).write_text(yaml.safe_dump(content))
 
     both, all_three = (
-        command.read_study([word for name in names for word in ("--config", str(tmp_path / name))] + more)
-        for names, more in (("ab", ["--study.activations", "[relu]"]), ("abc", []))
+        compose([word for name in names for word in ("--config", str(tmp_path / name))]) for names in ("ab", "abc")
     )
 
-    assert both["data"] == {"class_path": "MNIST", "init_args": {"root": "x", "batch_size": 8}}
-    assert all_three["data"] == {"class_path": "Digits"}
+    assert both["data"] == {"class_path": "actbench.data.MNIST", "init_args": {"root": "x", "batch_size": 8}}
+    assert all_three["data"] == {"class_path": "actbench.data.Digits"}
     assert all_three["trainer"] == {"max_epochs": 2, "min_epochs": 1}
 
 
@@ -254,7 +247,7 @@ def test_a_dry_run_foresees_a_schedule_that_ends(tmp_path, trainer, steps):
 
 
 def test_precisions_that_lightning_treats_alike_are_one():
-    config = settled({})
+    config = cell_config({})
 
     def digest(precision):
         return Cell({**config, "trainer": {**config["trainer"], "precision": precision}}, range(1)).hash
@@ -286,7 +279,7 @@ def test_a_damaged_file_of_a_folder_that_is_only_read_stays_and_is_not_counted(t
     assert sorted((tmp_path / "other" / "cells").iterdir()) == before
     assert len(ran) == 1
     assert len(table) == 6
-    assert "left as it is, and not used" in lines[0]
+    assert any("left as it is, and not used" in line for line in lines)
 
 
 @pytest.mark.parametrize("method", ["read", "set_aside"])

@@ -41,7 +41,7 @@ class RunLogger(TensorBoardLogger):
         """Log a table of every replicate's final scores."""
         lines = ["| seed | " + " | ".join(scores) + " |", "|---" * (len(scores) + 1) + "|"]
         lines += [
-            f"| {seed} | " + " | ".join(f"{values[place]:.4f}" for values in scores.values()) + " |"
+            f"| {seed} | " + " | ".join(f"{values[place]:z.4f}" for values in scores.values()) + " |"
             for place, seed in enumerate(seeds)
         ]
         self.experiment.add_text("final scores", "\n".join(lines))

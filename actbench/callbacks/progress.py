@@ -74,7 +74,7 @@ class Pace:
         shown = {}
         for name, values in sorted(module.replicate_scores().items()):
             of = spread(values)
-            shown[name] = f"{of['mean']:.4f}" + (f" ± {of['sd']:.4f}" if replicates > 1 else "")
+            shown[name] = f"{of['mean']:z.4f}" + (f" ± {of['sd']:z.4f}" if replicates > 1 else "")
         diverged = int((~module.evaluated["val/loss"].isfinite()).sum()) if "val/loss" in module.evaluated else 0
         if diverged:
             shown["diverged"] = str(diverged)

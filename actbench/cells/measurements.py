@@ -1,6 +1,5 @@
 """What a fit costs, where it ran, and the fingerprints of its weights and order."""
 
-import json
 import os
 import platform
 import statistics
@@ -18,7 +17,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from actbench import __version__, data, records
-from actbench.cells.config import Cell
 from actbench.classifier import Classifier
 from actbench.processor import available_cores, forget_peak_memory, peak_memory_mb
 
@@ -32,12 +30,11 @@ class Measurements(Callback):
     They are part of every checkpoint.
 
     Args:
-        cell: What a study would call the fit; see `actbench.cells.fits`.
+        config: The fit's, in canonical form.
     """
 
-    def __init__(self, cell: Cell | None = None) -> None:
-        self.factors: Mapping[str, Any] | None = cell.factors if cell else None
-        self.config: Mapping[str, Any] | None = cell.config if cell else None
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
         self.init: list[str] = []
         self.order: list[str] = []
         self.provenance: dict[str, Any] = {}
@@ -46,16 +43,12 @@ class Measurements(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        plain = {name: records.json_text(getattr(self, name)) for name in ("factors", "config")}
-        return plain | {name: getattr(self, name) for name in ("init", "order", "provenance", "step_times_s")}
+        kept = {name: getattr(self, name) for name in ("init", "order", "provenance", "step_times_s")}
+        return {"config": records.json_text(self.config), **kept}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        before = json.loads(state_dict["factors"])
-        if without_length(before) != without_length(self.factors):
-            # Resumed with other settings, it is no fit that a study could repeat; it may be longer.
-            self.factors = None
-        vars(self).update({name: state_dict[name] for name in ("init", "order", "provenance", "step_times_s")})
+        vars(self).update({name: value for name, value in state_dict.items() if name != "config"})
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,6 +98,9 @@ class Measurements(Callback):
         step_s = statistics.median(self.step_times_s) if self.step_times_s else None
         size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         busy = self.others.share()
+        order = getattr(getattr(trainer, "datamodule", None), "order", None)
+        if isinstance(order, str):  # of batches that all replicates share
+            self.order = [order] * replicates
         self.provenance = self.provenance | {
             "epoch_time_s": step_s and step_s * trainer.num_training_batches / replicates,
             "examples_per_s": step_s and size and size * replicates / step_s,
@@ -138,11 +134,6 @@ class Others:
             return None
         used, own, clock = (after - before for after, before in zip(now, self.start, strict=True))
         return max(0.0, used - own) / max(clock, 1e-9) / (os.cpu_count() or 1)
-
-
-def without_length(factors: Mapping[str, Any] | None) -> Any:
-    """Factors without the number of epochs."""
-    return factors and {**factors, "trainer": {**factors["trainer"], "max_epochs": None}}
 
 
 def initial_weights(classifier: Classifier) -> list[str]:

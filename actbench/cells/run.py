@@ -6,17 +6,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from typing_extensions import override
 
-from actbench import checkpoints, data, records
+from actbench import checkpoints, records
 from actbench.callbacks import BestCheckpoint, CheckpointCopy, Interruption, LastCheckpoint, RunFolder, RunLogger
-from actbench.cells.config import CallbackSpec, Cell, DatasetSpec
+from actbench.cells.cell import Cell
 from actbench.cells.curves import curves
 from actbench.cells.isolation import unchanged_process
 from actbench.cells.measurements import Measurements
-from actbench.cells.shared import SEED, share
 from actbench.classifier import Classifier
+from actbench.config import BenchCLI
+from actbench.data import SEED
 from actbench.processor import choose_threads, keep_memory
 from actbench.streams import fixed
 
@@ -39,7 +42,7 @@ def to_records(
 
     Args:
         factors: What was trained; see `Cell`.
-        classifier: It holds the scores on val, if there is one, and test; see `validate`.
+        classifier: It holds the scores on val, if there is one, and test.
         epochs: Every epoch's scores, as in `RunFolder`.
         measured: State of the fit's `Measurements`.
     """
@@ -85,6 +88,31 @@ def to_records(
     return records.frame(rows())
 
 
+class CellCLI(BenchCLI):
+    """LightningCLI for a cell: a fit whose folders, callbacks and progress are those of a study.
+
+    Args:
+        cell: What is trained.
+        folder: For what callbacks write.
+        callbacks: Those of the study, after the config's own.
+    """
+
+    def __init__(self, cell: Cell, folder: Path, callbacks: Sequence[Callback]) -> None:
+        self.folder, self.callbacks = folder, callbacks
+        super().__init__("fit", cell.fit)
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        own = [callback for callback in self.own_callbacks() if not isinstance(callback, ProgressBar)]
+        return super().instantiate_trainer(
+            callbacks=[*own, *self.callbacks],
+            logger=False,
+            default_root_dir=str(self.folder),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+
 def run_cell(
     cell: Cell, folder: Path, callbacks: Sequence[Callback] = (), *, copy: CheckpointCopy | None = None
 ) -> pl.DataFrame:
@@ -103,52 +131,25 @@ def run_cell(
         Records, a row for each seed.
     """
     with unchanged_process(SEED), fixed(cell.fixed, cell.fixed_seed):
-        measured = Measurements(cell)
+        measured = Measurements(cell.fit)
         run = RunFolder(logger=RunLogger(folder.parent, name="", version=folder.name))
         best = [BestCheckpoint()] if cell.weights == "best" else []
-        settings = dict(cell.config["trainer"])
-        own = [CallbackSpec(value)() for value in settings.pop("callbacks")]
-        trainer = Trainer(
-            **settings,
-            callbacks=[
-                *own,
-                run,
-                *best,
-                LastCheckpoint(copy=copy),
-                Interruption(lambda path, _: None),
-                measured,
-                *callbacks,
-            ],
-            logger=False,
-            default_root_dir=str(folder / "callbacks"),  # for those that write files
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        datamodule = DatasetSpec(cell.config["data"]).build(cell.seeds)
-        if isinstance(datamodule, data.ImageData):
-            datamodule.prepare_data()
-            datamodule.setup()
-        else:
-            share(datamodule)
-        classifier = Classifier(
-            **cell.config["model"],
-            replicates=len(cell.seeds),
-            seed=cell.seeds[0],
-            input_shape=data.input_shape(datamodule),
-            num_classes=data.num_classes(datamodule),
-        )
+        kept = [run, *best, LastCheckpoint(copy=copy), Interruption(lambda path, _: None), measured]
+        cli = CellCLI(cell, folder / "callbacks", [*kept, *callbacks])
+        trainer, classifier, datamodule = cli.trainer, cli.model, cli.datamodule
         keep_memory()
         choose_threads(trainer, classifier, datamodule)
         last = folder / "checkpoints" / "last.ckpt"
         if copy:
             copy.get(last)
-        ckpt_path = readable(last)
-        trainer.fit(classifier, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        trainer.fit(classifier, datamodule=datamodule, ckpt_path=readable(last), weights_only=True)
         if best:
             if not best[0].weights:
                 raise ValueError("each replicate's best weights are asked for, and nothing was validated")
             classifier.stack.network.load_state_dict(best[0].weights)
-        validate(trainer, classifier, datamodule)
+        if is_overridden("val_dataloader", datamodule):
+            # The fit's latest scores need not be these weights': not every epoch may have been validated.
+            trainer.validate(classifier, datamodule=datamodule, verbose=False)
         trainer.test(classifier, datamodule=datamodule, verbose=False)
         return to_records(cell.factors, classifier, epochs=run.epochs, measured=measured.state_dict())
 
@@ -163,12 +164,3 @@ def readable(checkpoint: Path) -> Path | None:
         checkpoint.unlink()
         return None
     return checkpoint
-
-
-def validate(trainer: Trainer, classifier: Classifier, datamodule: LightningDataModule) -> None:
-    """Let the classifier hold the scores on val of the weights as they are, if there is one.
-
-    The fit's latest need not be: not every epoch may have been validated, and the best weights are of several.
-    """
-    if is_overridden("val_dataloader", datamodule):
-        trainer.validate(classifier, datamodule=datamodule, verbose=False)

@@ -98,11 +98,14 @@ def as_table(audited: Sequence[Audited], level: float) -> Table:
         if implied is None:
             numbers += ["baseline", *[""] * 6]
         else:
-            numbers += [f"{implied.difference:.{places}f}"]
+            numbers += [f"{implied.difference:z.{places}f}"]
             if math.isnan(implied.p):
                 numbers += ["-"] * 6
             else:
-                numbers += [f"{implied.low:.{places + 1}f} to {implied.high:.{places + 1}f}", f"{implied.effect:.2f}"]
+                numbers += [
+                    f"{implied.low:z.{places + 1}f} to {implied.high:z.{places + 1}f}",
+                    f"{implied.effect:z.2f}",
+                ]
                 numbers += [f"{p:.4f}" if p >= 1e-4 else "<0.0001" for p in (implied.p, adjusted)]
                 numbers += [f"{implied.power:.2f}", str(implied.needed or f">{MOST}")]
         table.add_row(row.name, *numbers, ", ".join(dict.fromkeys(flag.what for flag in flags)))

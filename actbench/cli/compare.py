@@ -1,71 +1,65 @@
 """``compare`` and ``merge``: studies."""
 
-import copy
 import shlex
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
 from actbench import records
-from actbench.cli.arguments import UsageError, load_yaml, options, read_config
 from actbench.cli.main import COMMANDS, OneLine, fail, shown_path, shown_program
-from actbench.cli.messages import quieten
+from actbench.cli.messages import quieten, show_help
 from actbench.cli.report import draw, print_told
-from actbench.executors import ExecutorError, Ray
+from actbench.executors import ExecutorError
 from actbench.forecast import forecast
 from actbench.records import RecordError, Store
-from actbench.specs import one_line
+from actbench.specs import UsageError, compose, one_line, without
 from actbench.study import (
-    QUESTION,
+    FLAGS,
     Entry,
     MissingError,
     Study,
     StudyError,
     Wanted,
-    assign,
-    check_data,
     collect,
     entries,
-    lookup,
     make_plan,
-    merged,
     pilot,
     question_of,
+    rehearse,
     run_study,
+    study_parser,
     test_images,
 )
 from actbench.verdict import RECORDS, Foreseen, Question, foresee, points
 
-FLAGS = ("dry_run", "pilot", "self_test")
-SECTIONS = ("study", "model", "data", "trainer", "seed_everything")
-
 
 def compare(words: Sequence[str]) -> int:
     """Run a study; returns the exit status: 0, 2 for one that makes no sense, 1 if cells are missing at the end."""
-    if {"-h", "--help"} & set(words):
-        print_help()
-        return 0
-    flags = {flag: f"--{flag}" in words for flag in FLAGS}
     command = f"{shown_program()} compare {shlex.join(words)}".strip()
     study: Study | None = None
+    quieten()
     try:
-        if flags["pilot"] and not flags["dry_run"]:
-            raise UsageError("compare: --pilot belongs to --dry_run: it trains 4 seeds apart, to plan with")
-        config = read_study([word for word in words if word not in {f"--{flag}" for flag in FLAGS}])
-        study = Study.of(config)
-        quieten()
-        if flags["dry_run"]:
-            return print_plan(study, with_pilot=flags["pilot"])
+        if show_help(study_parser(), "compare", words):
+            return 0
+        given = compose(words, (*FLAGS, "print_config"))
+        study = study_of(given, with_files=any(word.startswith(("--config", "-c")) for word in words))
+        if "print_config" in given:
+            print(yaml.safe_dump(study.to_config(), sort_keys=False), end="")
+            return 0
+        if given.get("pilot") and not given.get("dry_run"):
+            raise UsageError("--pilot belongs to --dry_run: it trains 4 seeds apart, to plan with")
+        if given.get("dry_run"):
+            return print_plan(study, with_pilot=bool(given.get("pilot")))
         folder = Path(study.root, study.name)
-        told = run_study(study, self_test=flags["self_test"], show=partial(draw, folder=folder), command=command)
+        self_test = bool(given.get("self_test"))
+        told = run_study(study, self_test=self_test, show=partial(draw, folder=folder), command=command)
     except (StudyError, UsageError, RecordError, ExecutorError) as error:
-        return fail(one_line(error))
+        return fail(f"compare: {one_line(error)}" if isinstance(error, UsageError) else one_line(error))
     except MissingError as error:
         fail(one_line(error))
         return 1
@@ -79,6 +73,17 @@ def compare(words: Sequence[str]) -> int:
     return 0
 
 
+def study_of(given: Mapping[str, Any], *, with_files: bool) -> Study:
+    """The study that a command line gives.
+
+    Raises:
+        UsageError: There is a config file, and nothing says what is compared.
+    """
+    if with_files and not given.get("study"):
+        raise UsageError("--config has no section 'study', which says what is compared; `fit` runs it")
+    return Study.of(without(given, "print_config"))
+
+
 def finished(study: Study | None) -> str:
     """How much of a study is kept when it is interrupted, in words."""
     if study is None or study.grid:  # which of a tuned study's cells count is known at its end
@@ -88,89 +93,6 @@ def finished(study: Study | None) -> str:
     return f"{plan.cached:,} of {total:,} replicates are finished, and kept"
 
 
-def read_study(words: Sequence[str]) -> dict[str, Any]:
-    """What a study file and the options after it say; without either, the tutorial's question.
-
-    Raises:
-        UsageError: There is no such file or option.
-    """
-    config: dict[str, Any] = {}
-    configs = [option.value for option in options(words) if option.name == "config"]
-    if not configs:
-        config = copy.deepcopy(QUESTION)
-    for option in options(words):
-        if not option.name:
-            raise UsageError(
-                f"compare: what is {option.value}? Options are --config FILE, --study.NAME VALUE, "
-                f"{', '.join(f'--{flag}' for flag in FLAGS)}"
-            )
-        if option.name == "config":
-            for section, value in read_config(option.value).items():
-                add_section(config, str(section), value)
-        elif option.name == "data":
-            config["data"] = merged("data", config.get("data"), load_yaml(option.value))
-        elif option.name == "study.executor":  # its arguments may stand before it
-            before = lookup(config, option.name)
-            assign(config, option.name, merged(option.name, before, load_yaml(option.value)))
-        else:
-            known(option.name.split(".")[0])
-            assign(config, option.name, load_yaml(option.value))
-    if not config.get("study"):
-        raise UsageError(f"--config {configs[-1]} has no section 'study'; `fit` runs it")
-    return config
-
-
-def add_section(config: dict[str, Any], section: str, value: Any) -> None:
-    """Add a section of a study file to those of the files before.
-
-    Raises:
-        UsageError: A study has no such section.
-    """
-    known(section)
-    before = config.get(section)
-    if value is None:
-        return
-    if section == "data":
-        config[section] = merged("data", before, value)
-    else:
-        config[section] = {**before, **value} if isinstance(value, dict) and isinstance(before, dict) else value
-
-
-def known(section: str) -> None:
-    """Refuse what is no section of a study.
-
-    Raises:
-        UsageError: It is none.
-    """
-    if section not in SECTIONS:
-        raise UsageError(f"compare: unknown option --{section}; a study has {', '.join(SECTIONS)}")
-
-
-def print_help() -> None:
-    """Print what a study may say."""
-    parser = ArgumentParser(
-        prog="main.py compare",
-        description=f"{COMMANDS['compare']}.\nWithout --config: relu against swish on the "
-        f"digits, 30 seeds.\n\nThe section study of a study file, and options "
-        f"--study.NAME:\n\n{getdoc(Study)}\n\n"
-        f"With --study.executor ray, options --study.executor.NAME:\n\n{getdoc(Ray)}",
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", metavar="FILE", help="the study file; see configs/studies")
-    parser.add_argument("--dry_run", action="store_true", help="say what would run, and train nothing")
-    parser.add_argument("--pilot", action="store_true", help="with --dry_run: train 4 seeds apart, to plan with")
-    parser.add_argument(
-        "--self_test",
-        action="store_true",
-        help="at the end: train the baseline again, which must give the same, and measure false alarms and power",
-    )
-    parser.add_argument("--study.NAME", metavar="VALUE", help="as in the section study")
-    for section in ("model", "data", "trainer"):
-        parser.add_argument(f"--{section}.NAME", metavar="VALUE", help="as for fit; holds for every cell")
-    parser.add_argument("--seed_everything", metavar="SEED", help="the first seed (default: 0)")
-    parser.print_help()
-
-
 def print_plan(study: Study, *, with_pilot: bool) -> int:
     """Say what a study would run, and what it will be able to tell."""
     compared = entries(study)
@@ -178,12 +100,12 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
     wanted = [Wanted(entry, study.seeds) for entry in compared]
     plan = make_plan(study, wanted)
     if plan.missing:  # whatever is wrong is said before anything else
-        check_data(plan)
+        rehearse(plan)
         known = collect(study, wanted, print, change=False)
         will = forecast(plan.missing, known)
     else:
         known = own_records(study, compared)
-    sequential = f" at most, from {study.replicates['min']} on until it is clear" if question.design else ""
+    sequential = f" at most, from {question.design.looks[0]} on until it is clear" if question.design else ""
     print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
     for what, names in {"datasets": question.datasets, "networks": question.networks, "arms": question.arms}.items():
         print(f"{what}: {', '.join(names)}")

@@ -4,25 +4,20 @@ What the user typed or wrote comes first, then the checkpoint, then the
 defaults; no argument of one class is kept for another.
 """
 
-import argparse
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jsonargparse
-import torch
-from jsonargparse import ArgumentError, Namespace
-from jsonargparse.typing import NonNegativeInt, register_type
-from pytorch_lightning import LightningDataModule, Trainer
+import yaml
+from jsonargparse import ArgumentError
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from typing_extensions import override
 
-from actbench import __version__, cells, checkpoints, data
+from actbench import checkpoints, data
 from actbench.callbacks import (
     BestCheckpoint,
     EpochLines,
@@ -32,218 +27,63 @@ from actbench.callbacks import (
     RunFolder,
     RunLogger,
 )
-from actbench.classifier import Classifier
-from actbench.cli.arguments import (
-    UsageError,
-    check_data,
-    class_paths,
-    fold_specs,
-    last,
-    read_config,
-    reset_data,
-    trusted,
-)
-from actbench.cli.main import COMMANDS, fail, shown_path
-from actbench.cli.messages import quieten, readable, report_fit, report_interruption, report_scores
+from actbench.cli.main import fail, shown_path
+from actbench.cli.messages import quieten, report_fit, report_interruption, report_scores, show_help
+from actbench.config import BenchCLI, canonical, parse, parser_of, versions, with_defaults
 from actbench.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.processor import choose_threads, keep_memory
-from actbench.records import Store
 from actbench.scores import gather
-from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, one_line
+from actbench.specs import UsageError, class_paths, compose, given_class, merge, one_line, read_file, readable, without
+from actbench.specs.compose import SPECS
 from actbench.stack import StackError
 
-SPECS: dict[str, type[Spec]] = {
-    "activation": ActivationSpec,
-    "network": NetworkSpec,
-    "optimizer": OptimizerSpec,
-    "lr_scheduler": SchedulerSpec,
-}
 
-for spec_class in SPECS.values():
-    register_type(spec_class, serializer=spec_class.to_dict, type_check=isinstance)
+class CommandCLI(BenchCLI):
+    """LightningCLI for one command that was typed.
 
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        given: What was typed or stands in config files.
 
-class OneLineParser(LightningArgumentParser):
-    """Parser whose errors are one line."""
+    Raises:
+        ValueError: They make no sense, or contradict the checkpoint.
+    """
 
-    @override
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(readable(message)) from ex
-
-
-class BenchCLI(LightningCLI):
-    """One command of actbench on Lightning's Trainer."""
-
-    def __init__(self, command: str, options: Sequence[str]) -> None:
+    def __init__(self, command: str, given: Mapping[str, Any]) -> None:
         self.saved: dict[str, Any] | None = None
-        super().__init__(
-            Classifier,
-            LightningDataModule,
-            args=[command, *options],
-            save_config_callback=None,
-            seed_everything_default=0,
-            # Deterministic as far as torch can: on a processor it cost nothing measurable.
-            trainer_defaults={
-                "max_epochs": 100,
-                "log_every_n_steps": 1,
-                "enable_model_summary": False,
-                "deterministic": "warn",
-            },
-            parser_class=OneLineParser,
-            parser_kwargs={"allow_abbrev": False},
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
-
-    # --- options ---
-
-    @staticmethod
-    @override
-    def subcommands() -> dict[str, set[str]]:
-        # Checkpoints are always read without running code, predictions always kept, and scores always shown.
-        skipped = {"weights_only", "return_predictions", "verbose"}
-        return {name: skip | skipped for name, skip in LightningCLI.subcommands().items()}
-
-    @override
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        kwargs["description"] = COMMANDS[subcommand]
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "predict":
-            parser.add_argument(
-                "--output",
-                type=str | None,
-                help="The table's file, .csv or .parquet (default: predictions.csv beside the checkpoint).",
-            )
-        return parser
-
-    @override
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        versions = (
-            f"actbench {__version__}, torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')}"
-        )
-        return super().init_parser(dump_header=[versions], **kwargs)
-
-    @override
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--seed_everything",
-            type=NonNegativeInt,
-            default=0,
-            help="Seed of the run: keys initial weights, split, batch order, augmentation and dropout.",
-        )
-        parser.add_argument(
-            "--trust",
-            type=str | None,
-            help="Modules, separated by commas, whose classes a checkpoint may name; also ACTBENCH_TRUST.",
-        )
-
-    @override
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(Classifier, "model")
-        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
-        parser.add_lightning_class_args(Trainer, "trainer")
-        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
-        parser.set_defaults({"data": {"class_path": "actbench.data.Digits"}})
-        parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
-        parser.link_arguments("model.replicates", "data.init_args.replicates")
-        parser.link_arguments("data", "model.input_shape", compute_fn=self._input_shape, apply_on="instantiate")
-        parser.link_arguments("data", "model.num_classes", compute_fn=data.num_classes, apply_on="instantiate")
-        for name in ("optimizer", "lr_scheduler"):
-            moved = f"the {name} belongs to the model, so that it is saved with it: use --model.{name}"
-            parser.add_argument(f"--{name}", action=jsonargparse.ActionFail(message=moved), help=argparse.SUPPRESS)
-
-    # --- parsing ---
-
-    @override
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        command, *options = args
-        check_data(options, [cls.__name__ for cls in data.DATASETS])
-        ckpt_path = last(options, "ckpt_path")
-        if ckpt_path:
-            chosen = next(reversed(list(class_paths(options, ["data"]))), None)
-            self.saved = checkpoints.read_description(str(ckpt_path), trust=trusted(options), data=chosen)
-            if command == "fit" and "optimizer_states" not in checkpoints.load(str(ckpt_path)):
-                raise UsageError(
-                    f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt"
-                )
-            self._parser(command).set_defaults(self._saved_defaults(str(ckpt_path)))
-        elif command != "fit" and not {"-h", "--help"} & set(options):
+        ckpt_path = given.get("ckpt_path")
+        if ckpt_path not in (None, "null"):
+            self.saved = read_checkpoint(command, str(ckpt_path), given)
+            given = merge(as_config(self.saved), given)
+            check_local(self.saved, given, str(ckpt_path))
+        elif command != "fit":
             raise UsageError(f"{command} needs --ckpt_path: without it, it would score an untrained network")
-        defaults = self._parser(command).get_defaults()
-        specs = {
-            f"model.{name}": defaults.model[name] and SPECS[name](defaults.model[name]).to_dict() for name in SPECS
-        }
-        options = reset_data(fold_specs(options, specs), defaults.data.class_path)
-        self.config = parser.parse_args([command, *options])
-        config = self.config[command]
+        super().__init__(command, given)
+
+    @override
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        config = self.config[self.command]
         if self.saved:
-            self._refuse_contradictions(config)
+            refuse_contradictions(self.saved, self.canonical)
         if config.get("output") and Path(config.output).suffix not in FORMATS:
             raise UsageError(f"--output: {config.output} must end in {' or '.join(FORMATS)}")
 
-    @override
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: parse_arguments has taken the checkpoint into account."""
-
-    def _saved_defaults(self, ckpt_path: str) -> dict[str, Any]:
-        """What the checkpoint says, as defaults of the options."""
-        assert self.saved is not None
-        defaults = {f"model.{name}": self.saved["model"][name] for name in (*SPECS, "replicates")}
-        defaults |= {f"trainer.{name}": value for name, value in self.saved["trainer"].items()}
-        defaults["seed_everything"] = self.saved["seed"]
-        if self.saved["data"]:
-            defaults["data"] = with_local_paths(self.saved["data"], Path(ckpt_path))
-        return defaults
-
-    def _refuse_contradictions(self, config: Namespace) -> None:
-        """Model options that are not the checkpoint's: the weights would be scored in another network."""
-        assert self.saved is not None
-        for name, spec_class in SPECS.items():
-            # Made anew, as what was given is: another version of torch may have arguments more.
-            saved = self.saved["model"][name] and spec_class(self.saved["model"][name])
-            if saved != config.model[name]:
-                raise UsageError(
-                    f"--model.{name} contradicts the checkpoint, which has {saved or 'none'}, not "
-                    f"{config.model[name] or 'none'}: leave it out, or fit another network"
-                )
-        if self.saved["model"]["replicates"] != config.model.replicates:
-            raise UsageError(
-                f"--model.replicates contradicts the checkpoint, which has {self.saved['model']['replicates']}, not "
-                f"{config.model.replicates}: leave it out, or fit anew"
-            )
-        if self.saved["seed"] != config.seed_everything:
-            raise UsageError(
-                f"--seed_everything contradicts the checkpoint, whose seed is {self.saved['seed']}, not "
-                f"{config.seed_everything}: another seed splits the data anew and mixes the parts"
-            )
-
     # --- building ---
 
-    def _input_shape(self, datamodule: LightningDataModule) -> tuple[int, ...]:
-        if not isinstance(datamodule, data.ImageData):
-            cells.share(datamodule)  # before anything is drawn
-        shape, classes = tuple(data.input_shape(datamodule)), data.num_classes(datamodule)
+    @override
+    def build_data(self) -> Any:
+        built = super().build_data()
         if self.saved:
-            model = self.saved["model"]
-            if (list(shape), classes) != (model["input_shape"], model["num_classes"]):
+            model, shape, classes = self.saved["model"], list(built.input_shape), built.num_classes
+            if (shape, classes) != (model["input_shape"], model["num_classes"]):
+                name = given_class({"data": built.description}, "data") or ""
                 raise UsageError(
-                    f"{type(datamodule).__name__} does not fit the checkpoint's network: it has images of shape "
-                    f"{shape} and {classes} classes, the network takes {tuple(model['input_shape'])} and "
+                    f"{name.rpartition('.')[2]} does not fit the checkpoint's network: it has images of shape "
+                    f"{tuple(shape)} and {classes} classes, the network takes {tuple(model['input_shape'])} and "
                     f"{model['num_classes']}"
                 )
-        return shape
-
-    @override
-    def instantiate_classes(self) -> None:
-        super().instantiate_classes()
-        if not isinstance(self.datamodule, data.ImageData):
-            # What a checkpoint needs to build it again, which ours record themselves.
-            init_args = self.config[self.subcommand].data.as_dict().get("init_args") or {}
-            for linked in ("seed", "replicates"):
-                init_args.pop(linked, None)
-            self.datamodule.save_hyperparameters(init_args, logger=False)
+        return built
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -255,8 +95,9 @@ class BenchCLI(LightningCLI):
             kwargs["enable_progress_bar"] = False
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=config.logger or False, **kwargs)
-        callbacks = config.callbacks
-        callbacks = [] if callbacks is None else callbacks if isinstance(callbacks, list) else [callbacks]
+        callbacks = self.own_callbacks()
+        if plain_lines:  # a bar is for a terminal
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         logger = self._run_logger()
         callbacks += [RunFolder(self._config_text(), logger), Interruption(report_interruption)]
         if config.enable_checkpointing is not False:
@@ -271,10 +112,7 @@ class BenchCLI(LightningCLI):
 
     def _config_text(self) -> str:
         """The resolved config; running it again starts afresh."""
-        config = self.config[self.subcommand].clone()
-        config.ckpt_path = None
-        text: str = self._parser(self.subcommand).dump(config, skip_none=False)
-        return text
+        return f"# {versions()}\n{yaml.safe_dump(self.canonical, sort_keys=False)}"
 
     def _run_logger(self) -> RunLogger:
         """Logger of a new run, or of the run whose checkpoint is resumed."""
@@ -288,10 +126,6 @@ class BenchCLI(LightningCLI):
 
     # --- running ---
 
-    @override
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing: `execute` does, so that what is wrong with the options is told from what goes wrong in the run."""
-
     def execute(self) -> int:
         """Run the command; returns the exit status."""
         command = str(self.subcommand)
@@ -304,7 +138,6 @@ class BenchCLI(LightningCLI):
         choose_threads(self.trainer, self.model, self.datamodule)
         if command in ("validate", "test"):
             arguments["verbose"] = False  # the table below says more
-        self._measure()
         result = getattr(self.trainer, command)(**arguments)
         if self.trainer.received_sigterm:
             return 143
@@ -315,20 +148,9 @@ class BenchCLI(LightningCLI):
             scores = {name: values for name, values in self.model.evaluated.items() if name.startswith(f"{part}/")}
             logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             report_scores(scores, self.model.seeds, logged)
-            if command == "test":
-                self._keep_records(Path(arguments["ckpt_path"]))
         elif command == "predict":
             self._keep_predictions(result, Path(arguments["ckpt_path"]))
         return 0
-
-    def _measure(self) -> None:
-        """Let a fit's checkpoints hold what its records need, if a study could repeat it."""
-        trainer: Any = self.trainer
-        if self.subcommand != "fit" or trainer.world_size > 1 or trainer.fast_dev_run or trainer.barebones:
-            return
-        with suppress(ValueError):  # it is a good fit all the same
-            cell = cells.cell_of(self.model, self.datamodule, self.config.fit.trainer.as_dict())
-            trainer.callbacks.insert(0, cells.Measurements(cell))  # checkpoints come last
 
     def _keep_predictions(self, result: Any, ckpt_path: Path) -> None:
         """Show what predictions of known labels score, and write them."""
@@ -341,15 +163,76 @@ class BenchCLI(LightningCLI):
             write_predictions(predictions, self.model.seeds, output)
             print(f"predictions: {shown_path(output)}")
 
-    def _keep_records(self, ckpt_path: Path) -> None:
-        """Leave the records of the fit that was tested in its folder."""
-        try:
-            tested, last = (checkpoints.load(path) for path in (ckpt_path, ckpt_path.with_name("last.ckpt")))
-            table = cells.records_of_test(tested, last, self.model, trainer=self.trainer, datamodule=self.datamodule)
-        except ValueError as error:
-            print(f"no records: {error}")
-        else:
-            print(f"records: {shown_path(Store(run_folder(ckpt_path) / 'cells').write(table))}")
+
+# --- checkpoints ---
+
+
+def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says it was made of.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or names a class that is not trusted.
+        UsageError: No fit can go on from it.
+    """
+    lists = (given.get("trust"), os.environ.get("ACTBENCH_TRUST"))
+    trusted = [name.strip() for names in lists for name in str(names or "").split(",") if name.strip()]
+    trusted += [path.partition(".")[0] for path in class_paths(without(given, "trainer")) if "." in path]
+    saved = checkpoints.read_description(ckpt_path, trust=trusted, data=given_class(given, "data"))
+    if command == "fit" and "optimizer_states" not in checkpoints.load(ckpt_path):
+        raise UsageError(f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt")
+    if saved["data"]:
+        saved["data"] = with_local_paths(saved["data"], Path(ckpt_path))
+    return saved
+
+
+def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's description as a config, to which what is given is added."""
+    model = without(saved["model"], "input_shape", "num_classes")
+    config = {"seed_everything": saved["seed"], "trainer": saved["trainer"], "model": model}
+    return merge({}, {**config, **({"data": without(saved["data"], "local")} if saved["data"] else {})})
+
+
+def check_local(saved: Mapping[str, Any], given: Mapping[str, Any], ckpt_path: str) -> None:
+    """Refuse to score other data than the fit's because a path of theirs is not in the checkpoint.
+
+    Raises:
+        UsageError: Such a path is not given, and the run's config is not beside the checkpoint.
+    """
+    if not saved["data"] or given_class(given, "data") != saved["data"]["class_path"]:
+        return
+    for name in saved["data"].get("local", []):
+        value: Any = given["data"]
+        for part in name.split("."):
+            value = (value.get("init_args") or {}).get(part) if isinstance(value, Mapping) else None
+        if value is None:
+            raise UsageError(f"{ckpt_path} holds no paths of the machine it was made on: give --data.{name}")
+
+
+def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse options of the model that are not the checkpoint's: the weights would be scored in another network.
+
+    Raises:
+        UsageError: There is one.
+    """
+    model = config["model"]
+    for name in (key.removeprefix("model.") for key in SPECS):
+        # Made anew, as what was given is: another version of torch may have arguments more.
+        known, chosen = (value and SPECS[f"model.{name}"](value) for value in (saved["model"][name], model[name]))
+        if known != chosen:
+            raise UsageError(
+                f"--model.{name} contradicts the checkpoint, which has {known or 'none'}, not "
+                f"{chosen or 'none'}: leave it out, or fit another network"
+            )
+    if saved["model"]["replicates"] != model["replicates"]:
+        raise UsageError(
+            f"--model.replicates contradicts the checkpoint, which has {saved['model']['replicates']}, not "
+            f"{model['replicates']}: leave it out, or fit anew"
+        )
+    if saved["seed"] != config["seed_everything"]:
+        raise UsageError(
+            f"--seed_everything contradicts the checkpoint, whose seed is {saved['seed']}, not "
+            f"{config['seed_everything']}: another seed splits the data anew and mixes the parts"
+        )
 
 
 def run(command: str, options: Sequence[str]) -> int:
@@ -360,7 +243,14 @@ def run(command: str, options: Sequence[str]) -> int:
     """
     quieten()
     try:
-        cli = BenchCLI(command, options)
+        if show_help(parser_of(command), command, options):
+            return 0
+        given = compose(options, ["print_config"])
+        if "print_config" in given:
+            given = with_defaults(without(given, "print_config"))
+            print(yaml.safe_dump(canonical(parse(parser_of(command), given), given), sort_keys=False), end="")
+            return 0
+        cli = CommandCLI(command, given)
     except (ValueError, ImportError, ArgumentError, MisconfigurationException) as error:
         return fail(readable(str(error)))
     try:
@@ -382,8 +272,7 @@ def run_folder(ckpt_path: Path) -> Path:
 def with_local_paths(described: dict[str, Any], ckpt_path: Path) -> dict[str, Any]:
     """A DataModule's description with the paths that are not in the checkpoint, from the run's config beside it."""
     config = run_folder(ckpt_path) / "config.yaml"
-    local = read_config(str(config)).get("data") if config.exists() else None
+    local = read_file(str(config), "config").get("data") if config.exists() and described.get("local") else None
     if not isinstance(local, dict) or local.get("class_path") != described["class_path"]:
         return described
-    paths = {key: value for key, value in (local.get("init_args") or {}).items() if Path(str(value)).is_absolute()}
-    return {**described, "init_args": {**paths, **described["init_args"]}}
+    return {**described, "init_args": local.get("init_args", {})}

@@ -1,11 +1,13 @@
 """Which command is meant. Nothing heavy is imported before that is known, so help is quick."""
 
 import difflib
+import os
 import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,7 +64,26 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, or 2 for a command that cannot be run as it was given.
+
+    Raises:
+        SystemExit: Who read the output has gone, as in ``| head``; or the help of a command was printed.
     """
+    if sys.stdout is None:  # closed, as in ``>&-``
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # letters may be lost, but no training
+    try:
+        try:
+            return dispatch(args)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        end_if_unread()
+        raise
+
+
+def dispatch(args: Sequence[str] | None) -> int:
+    """Run the command that the first word names; returns the exit status."""
     args = list(sys.argv[1:] if args is None else args)
     if not args:
         print(HELP, file=sys.stderr)
@@ -104,8 +125,23 @@ class OneLine(ArgumentParser):
 
 def fail(message: str) -> int:
     """Say in one line what is wrong; returns the exit status for it."""
+    if isinstance(sys.exc_info()[1], BrokenPipeError):
+        end_if_unread()
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def end_if_unread() -> None:
+    """After a broken pipe: end quietly, with the status that shells give, if it is the output that nobody reads.
+
+    Raises:
+        SystemExit: Who read the output has gone.
+    """
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes out the rest when it ends
+        raise SystemExit(141) from None
 
 
 def shown_path(path: Path) -> str:

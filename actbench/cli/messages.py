@@ -1,15 +1,16 @@
 """What the command line says: errors in one line, and where things are."""
 
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import jsonargparse
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_only
 from rich import box
 from rich.console import Console
@@ -19,17 +20,23 @@ from torch import Tensor
 from actbench.callbacks import RunFolder
 from actbench.cli.main import shown_path, shown_program
 from actbench.scores import spread
-from actbench.specs import one_line
 
 
-def readable(message: str) -> str:
-    """What jsonargparse says of a wrong value, in one line: the option, and the cause without the types tried."""
-    text = one_line(Exception(message))
-    text = re.sub(r'Parser key "([^"]+)"( element \d+)?:', r"--\1:", text)
-    text = re.sub(r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*)", r"\1", text)
-    text = re.sub(r" - Expected a <class 'NoneType'>.*", "", text)
-    text = re.sub(r" Given value type: .*", "", text)
-    return re.sub(r"Not of type \w+Spec: ", "", text)
+def show_help(parser: LightningArgumentParser, command: str, words: Sequence[str]) -> bool:
+    """Print a command's help, or that of a class (``--data.help NAME``), if it is asked for; returns whether it is."""
+    asked = [
+        place
+        for place, word in enumerate(words)
+        if word.partition("=")[0].endswith((".help", "--help")) or word == "-h"
+    ]
+    if not asked:
+        return False
+    parser.prog = f"main.py {command}"
+    first = asked[0]
+    takes_value = "=" not in words[first] and words[first].endswith(".help")
+    with suppress(SystemExit):  # after it has printed
+        parser.parse_args(list(words[first : first + 1 + takes_value]))
+    return True
 
 
 @rank_zero_only
@@ -58,12 +65,12 @@ def report_scores(scores: Mapping[str, Tensor], seeds: Sequence[int], metrics: M
     for heading in ("seed", *scores):
         table.add_column(heading, justify="right")
     for place, seed in enumerate(seeds):
-        table.add_row(str(seed), *(f"{values[place]:.6f}" for values in scores.values()))
+        table.add_row(str(seed), *(f"{values[place]:z.6f}" for values in scores.values()))
     if len(seeds) > 1:
         table.add_section()
         spreads = [spread(values) for values in scores.values()]
         for what in ("mean", "sd", "min", "max"):
-            table.add_row(what, *(f"{of[what]:.6f}" for of in spreads))
+            table.add_row(what, *(f"{of[what]:z.6f}" for of in spreads))
         table.add_section()
         table.add_row("ensemble", *(f"{metrics[f'{name}_ensemble']:.6f}" for name in scores))
     console = Console(width=None if sys.stdout.isatty() else 120)

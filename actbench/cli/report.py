@@ -159,7 +159,7 @@ def arm_rows(table: pl.DataFrame) -> list[dict[str, str]]:
             "sd": f"{accuracy.std():.4f}" if len(own) > 1 else "-",
             "min": f"{accuracy.min():.4f}",
             "max": f"{accuracy.max():.4f}",
-            "test loss": f"{loss.mean():.4f}",
+            "test loss": f"{loss.mean():z.4f}",
             "diverged": str(own["diverged"].sum()),
             "ms per epoch": "-" if cost is None else f"{1000 * cost:.1f}" + ("*" if own["busy"].any() else ""),
             "parameters": f"{own['parameters'][0]:,}",
@@ -194,7 +194,7 @@ def comparison_cells(finding: Finding) -> dict[str, str]:
         "interval": f"{points(difference.low)} to {points(difference.high)}" if difference else "-",
         "adjusted p": p_value(of.adjusted_p).removeprefix("= "),
         "P(better)": f"{better.estimate:.2f} ({better.low:.2f} to {better.high:.2f})" if better else "-",
-        "effect": f"{of.effect:.2f}" if of.effect == of.effect else "-",
+        "effect": f"{of.effect:z.2f}" if of.effect == of.effect else "-",
         "verdict": of.verdict + (" (inside margin)" if of.inside_margin and of.verdict != "equivalent" else ""),
         "time": f"x{costs.time.ratio.estimate:.2f}" + ("*" if costs.busy else "") if costs else "-",
         "with time": finding.joint or "-",
@@ -206,7 +206,9 @@ def secondary_cells(finding: Finding) -> dict[str, str]:
     cells: dict[str, str] = {}
     for of in finding.secondary:
         name, difference = OUTCOMES[of.outcome], of.difference
-        shown = f"{difference.estimate:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})" if difference else "-"
+        shown = (
+            f"{difference.estimate:+z.4f} ({difference.low:+z.4f} to {difference.high:+z.4f})" if difference else "-"
+        )
         cells |= {name: shown, f"p of {name.removeprefix('test ')}": p_value(of.p).removeprefix("= ")}
     costs = finding.cost
     cells["fits"] = str(costs.fits) if costs else "-"

@@ -11,7 +11,7 @@ from actbench.data.datasets import (
     FakeImages,
     FashionMNIST,
 )
-from actbench.data.foreign import input_shape, num_classes
+from actbench.data.foreign import SEED, Batch, ForeignData, adopt, input_shape, num_classes, read_batch
 from actbench.data.images import DataError, ImageData
 from actbench.data.rows import RowBatches, Rows, stratified_split
 
@@ -21,15 +21,20 @@ __all__ = [
     "DATASETS",
     "KMNIST",
     "MNIST",
+    "SEED",
     "SVHN",
+    "Batch",
     "DataError",
     "Digits",
     "FakeImages",
     "FashionMNIST",
+    "ForeignData",
     "ImageData",
     "RowBatches",
     "Rows",
+    "adopt",
     "input_shape",
     "num_classes",
+    "read_batch",
     "stratified_split",
 ]

@@ -1,89 +1,76 @@
-"""What a network must know of any LightningDataModule, ours or another's: image shape and classes."""
+"""DataModules of the user: shared by all replicates, checked before training, and known again by what they yield."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, seed_everything
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from typing_extensions import override
+
+from actbench.data.images import ImageData
+from actbench.streams import Purpose, stream_seed
+
+SEED = 0  # of what replicates share
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
+INPUT_KEYS = (
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "pixel_values",
+    "input",
+    "inputs",
+    "input_values",
+    "x",
+    "data",
+    "features",
+)
+LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
+LOOKED_AT = 3  # batches of each part whose inputs are part of the digest
 
 
-def input_shape(datamodule: LightningDataModule) -> tuple[int, ...]:
-    """Shape of one image: the attribute ``input_shape``, or that of the first training batch.
+class Batch(NamedTuple):
+    """What a step needs of a batch."""
 
-    Raises:
-        ValueError: Training batches are not ``(images, labels)``.
-    """
-    said = getattr(datamodule, "input_shape", None)
-    if said is not None:
-        return tuple(said)
-    with torch.random.fork_rng(devices=()):  # a DataLoader draws from the global generator
-        images, _ = next(batches(training_loader(datamodule)))
-    return tuple(images.shape[1:])
+    inputs: Tensor
+    labels: Tensor | None
+    rows: Tensor | None  # where they are known
 
 
-def num_classes(datamodule: LightningDataModule) -> int:
-    """Number of classes: what the DataModule or its dataset says, or else the largest training label and one.
+def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
+    """Inputs and labels of a batch: ``(x, y, ...)``, x alone, or a mapping.
 
-    The DataModule's attributes ``num_classes`` and ``classes`` are asked
-    first, then the dataset's ``classes``. Only when all are silent are the
-    training batches gone through, all of them, for one alone may lack a class.
-
-    Raises:
-        ValueError: Training batches are not ``(images, labels)``.
-    """
-    said = getattr(datamodule, "num_classes", None) or getattr(datamodule, "classes", None)
-    if said is None:
-        loader = training_loader(datamodule)
-        said = getattr(getattr(loader, "dataset", None), "classes", None)
-    if said is not None:
-        return len(said) if hasattr(said, "__len__") else int(said)
-    with torch.random.fork_rng(devices=()):
-        return max(int(labels.max()) for _, labels in batches(loader)) + 1
-
-
-def training_loader(datamodule: LightningDataModule) -> Iterable[Any]:
-    """The training loader of a DataModule that no Trainer has prepared yet."""
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    loader: Iterable[Any] = datamodule.train_dataloader()
-    return loader
-
-
-def batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images and labels.
+    Args:
+        batch: What a loader yields, or our own (images, labels, rows), with an axis for the replicates.
+        keys: Keys of inputs and labels where a batch is a mapping with unusual names.
 
     Raises:
-        ValueError: There is none, or one is something else; the message says what.
+        ValueError: It is something else; one line.
     """
-    batch = None
-    for batch in loader:
-        match batch:
-            case [Tensor() as images, Tensor() as labels] if is_images(images) and is_labels(labels):
-                yield images, labels
-            case _:
-                raise ValueError(
-                    "training batches must be (images, labels), of floating point and of whole numbers, "
-                    f"not {kind(batch)}; or let the DataModule have the attributes input_shape and num_classes"
-                )
-    if batch is None:
-        raise ValueError("the DataModule has no training batch")
-
-
-def is_images(tensor: Tensor) -> bool:
-    """Whether it can be a batch of images."""
-    return tensor.is_floating_point() and tensor.ndim >= 2
-
-
-def is_labels(tensor: Tensor) -> bool:
-    """Whether it can be their classes."""
-    return tensor.ndim == 1 and tensor.dtype in (
-        torch.uint8,
-        torch.int8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-    )
+    if isinstance(batch, Mapping) or hasattr(batch, "keys"):
+        names = [[key] for key in keys] if keys else [INPUT_KEYS, LABEL_KEYS]
+        found = [next((key for key in options if key in batch.keys()), None) for options in names]  # noqa: SIM118
+        if found[0] is None or (keys and len(keys) > 1 and found[1] is None):
+            raise ValueError(
+                f"a batch has the keys {', '.join(map(str, batch.keys()))}: name those of images and labels with "
+                "--model.batch_keys '[IMAGE, LABEL]'"
+            )
+        batch = [batch[key] for key in found if key is not None]
+    inputs, labels, rows, *_ = (*batch, None, None) if isinstance(batch, list | tuple) else (batch, None, None)
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
+        raise ValueError(f"batches must be (inputs, labels), inputs of floating point, not {kind(batch)}")
+    if not isinstance(labels, Tensor):
+        return Batch(inputs, None, None)
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels must be whole numbers, one for each input, not {kind(labels)}")
+    if labels.ndim == 2 and labels.shape[1] == 1 and len(labels) == len(inputs) != 1:
+        labels = labels[:, 0]
+    return Batch(inputs, labels.long(), rows if labels.ndim == 2 else None)
 
 
 def kind(batch: Any) -> str:
@@ -93,3 +80,278 @@ def kind(batch: Any) -> str:
     if isinstance(batch, list | tuple):
         return f"{type(batch).__name__} of {', '.join(map(kind, batch)) or 'nothing'}"
     return type(batch).__name__
+
+
+def adopt(datamodule: Any, *, keys: Sequence[str] | None = None) -> Any:
+    """A DataModule as actbench trains on it: ours as it is, any other wrapped."""
+    return datamodule if isinstance(datamodule, ImageData | ForeignData) else ForeignData(datamodule, keys=keys)
+
+
+class ForeignData(LightningDataModule):
+    """A LightningDataModule of the user's, of `pytorch_lightning` or of `lightning`, shared by all replicates.
+
+    Its split and training batches depend on the epoch only, and not on which
+    replicates train on them. On several devices, or when the same few batches
+    are trained on again and again, Lightning has to see the loader itself.
+
+    Args:
+        inner: The user's.
+        keys: Keys of inputs and labels, where batches are mappings with unusual names.
+
+    Raises:
+        ValueError: It is no LightningDataModule.
+    """
+
+    def __init__(self, inner: Any, *, keys: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.keys = keys
+        self.prepared: set[str | None] = set()
+        self.shared: SharedBatches | None = None
+        self.seen: dict[str, Any] = {}
+        theirs = next((cls for cls in type(inner).__mro__ if cls.__name__ == "LightningDataModule"), None)
+        if theirs is None:
+            raise ValueError(f"{type(inner).__name__} is no LightningDataModule")
+        for name in LOADERS:  # Lightning asks which a DataModule has
+            if getattr(type(inner), name) is not getattr(theirs, name):
+                setattr(self, name, self._train_batches if name == "train_dataloader" else getattr(inner, name))
+        if "predict_dataloader" not in vars(self) and "test_dataloader" in vars(self):
+            vars(self)["predict_dataloader"] = vars(self)["test_dataloader"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    # --- what Lightning calls ---
+
+    @override
+    def prepare_data(self) -> None:
+        if "prepare" not in self.prepared:
+            self.prepared.add("prepare")
+            self.inner.prepare_data()
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        self.inner.trainer = self.trainer
+        if stage not in self.prepared:
+            self.prepared.add(stage)
+            seed_globally("split")
+            self.inner.setup(stage)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        self.inner.teardown(stage)
+
+    @override
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return self.inner.transfer_batch_to_device(batch, device, dataloader_idx)
+
+    @override
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.inner.on_before_batch_transfer(batch, dataloader_idx)
+
+    @override
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.inner.on_after_batch_transfer(batch, dataloader_idx)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.inner.state_dict())
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state_dict)
+
+    def _train_batches(self) -> Any:
+        loader, trainer = self.inner.train_dataloader(), self.trainer
+        if not trainer or trainer.world_size > 1 or trainer.overfit_batches or not isinstance(loader, DataLoader):  # type: ignore[attr-defined]
+            return loader
+        self.shared = SharedBatches(loader, trainer, self.keys)
+        return self.shared
+
+    # --- what actbench asks ---
+
+    @property
+    def order(self) -> str | None:
+        """Fingerprint of the batches of the first epoch that were trained on; None if it is not known."""
+        return self.shared.order if self.shared and self.shared.order else None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input: the inner's attribute ``input_shape``, or that of the first training batch."""
+        said = getattr(self.inner, "input_shape", None)
+        if said is None and "input_shape" not in self.seen:
+            with isolate_rng():
+                batch, *_ = itertools.islice(self._batches("train"), 1)
+            self.seen["input_shape"] = tuple(batch.inputs.shape[1:])
+        return tuple(said) if said is not None else self.seen["input_shape"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes: what the DataModule or its dataset says, or else the largest training label and one."""
+        said = getattr(self.inner, "num_classes", None) or getattr(self.inner, "classes", None)
+        if said is None:
+            said = getattr(getattr(self._loader("train"), "dataset", None), "classes", None)
+        if said is None:
+            said = self.seen.setdefault("num_classes", max(int(labels.max()) for labels in self._labels("train")) + 1)
+        return len(said) if hasattr(said, "__len__") else int(said)
+
+    def _loader(self, part: str) -> Any:
+        """A part's only loader.
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        name = f"{part}_dataloader"
+        with isolate_rng():
+            self.prepare_data()
+            if name not in vars(self):
+                raise ValueError(f"{type(self.inner).__name__} has no {name}, which is needed")
+            self.setup("test" if part == "test" else "fit")
+            loader = getattr(self.inner, name)()
+        several = list(loader.values()) if isinstance(loader, Mapping) else loader
+        if isinstance(several, list | tuple) and any(isinstance(item, DataLoader) for item in several):
+            if len(several) > 1:
+                raise ValueError(
+                    f"{name} of {type(self.inner).__name__} gives {len(several)} loaders, and one is needed"
+                )
+            return several[0]
+        return loader
+
+    def _batches(self, part: str) -> Iterator[Batch]:
+        """Batches of a part as they are in every process."""
+        with isolate_rng():
+            loader = self._loader(part)
+            seed_globally("order", 0)
+            found = 0
+            for batch in loader:
+                found += 1
+                read = read_batch(batch, self.keys)
+                if read.labels is None:
+                    raise ValueError(f"batches of the {part} part have no labels: {kind(batch)}")
+                yield read
+            if not found:
+                raise ValueError(f"the {part} part of {type(self.inner).__name__} has no batch")
+
+    def _labels(self, part: str) -> Iterator[Tensor]:
+        """Labels of a part, without its inputs where they are at hand."""
+        dataset = getattr(self._loader(part), "dataset", None)
+        if type(dataset) is TensorDataset and len(dataset.tensors) > 1:
+            yield read_batch(dataset.tensors, self.keys).labels  # type: ignore[misc]
+        else:
+            yield from (batch.labels for batch in self._batches(part) if batch.labels is not None)
+
+    def check(self, parts: Sequence[str] = ("train", "val", "test")) -> None:
+        """Refuse what would fail in a fit or a test.
+
+        Raises:
+            ValueError: A part has no loader, several, no labels, labels out of range or other shapes; one line.
+        """
+        for part in parts:
+            self._loader(part)
+        for part in parts:
+            first, *_ = itertools.islice(self._batches(part), 1)
+            if tuple(first.inputs.shape[1:]) != self.input_shape:
+                shape = tuple(first.inputs.shape[1:])
+                raise ValueError(f"inputs of the {part} part have the shape {shape}, not {self.input_shape}")
+            for labels in self._labels(part):
+                low, high = int(labels.min()), int(labels.max())
+                if low < 0 or high >= self.num_classes:
+                    wrong = low if low < 0 else high
+                    raise ValueError(f"the {part} part has the label {wrong}, and there are {self.num_classes} classes")
+
+    def digest(self) -> str:
+        """Hash of what the loaders yield: labels of all parts, and inputs of some batches, as in every process."""
+        found = sha256()
+        for part in ("train", "val", "test"):
+            for number, batch in enumerate(self._batches(part)):
+                found.update(f"{part} {tuple(batch.inputs.shape)} {batch.inputs.dtype}".encode())
+                found.update(as_bytes(batch.labels))
+                # A sample of every batch, all of the first ones: a changed picture is seen.
+                inputs = (
+                    batch.inputs
+                    if number < LOOKED_AT
+                    else batch.inputs.flatten()[:: max(1, batch.inputs.numel() // 4096)]
+                )
+                found.update(as_bytes(inputs))
+        return found.hexdigest()[:32]
+
+
+def as_bytes(values: Tensor | None) -> bytes:
+    """Bytes of a tensor."""
+    if values is None:
+        return b""
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+class SharedBatches:
+    """A loader whose batches depend on the epoch only, and that can be resumed inside one.
+
+    What it draws from the global generators is keyed by epoch and batch.
+
+    Args:
+        loader: What is shared.
+        trainer: Says which epoch it is.
+        keys: See `read_batch`.
+    """
+
+    def __init__(self, loader: DataLoader[Any], trainer: Any, keys: Sequence[str] | None) -> None:
+        self.loader = loader
+        self.trainer = trainer
+        self.keys = keys
+        self.epoch = 0
+        self.batches = 0  # handed out in this epoch
+        self.resumed = False
+        self.order = ""  # chained hash of the first epoch's batches
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator: nothing runs before the first batch is asked for. Lightning makes iterators early.
+        epoch = self.trainer.current_epoch
+        first = self.batches if self.resumed and self.epoch == epoch else 0
+        self.epoch, self.batches, self.resumed = epoch, 0, False
+        seed_globally("order", epoch)
+        iterator = iter(self.loader)
+        while True:
+            seed_globally("order", epoch, self.batches)
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.batches += 1
+            if self.batches > first:
+                if epoch == 0:
+                    read = read_batch(batch, self.keys)
+                    sample = read.inputs.flatten()[:: max(1, read.inputs.numel() // 1024)]
+                    self.order = sha256(self.order.encode() + as_bytes(read.labels) + as_bytes(sample)).hexdigest()[:32]
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch."""
+        return {"epoch": self.epoch, "batches": self.batches, "order": self.order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration start at this place, if it is one over the same epoch."""
+        self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
+        self.order = state.get("order", "")
+
+
+def seed_globally(purpose: Purpose, *index: int) -> None:
+    """Seed the global generators with what replicates share."""
+    seed_everything(stream_seed(SEED, purpose, *index) % 2**32, verbose=False)
+
+
+def input_shape(datamodule: LightningDataModule) -> tuple[int, ...]:
+    """Shape of one input of any DataModule."""
+    return tuple(adopt(datamodule).input_shape)
+
+
+def num_classes(datamodule: LightningDataModule) -> int:
+    """Number of classes of any DataModule."""
+    return int(adopt(datamodule).num_classes)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import torch
@@ -139,6 +140,16 @@ class ImageData(LightningDataModule, ABC):
                 f"the {part} part of {type(self).__name__} has no image of class {int(counts.argmin())}: "
                 f"{len(self.tables[0].labels)} images are too few for {split}"
             )
+
+    def digest(self) -> str:
+        """Hash of all images and labels."""
+        self.prepare_data()
+        found = sha256()
+        for table in self.tables:
+            for values in table:
+                found.update(f"{tuple(values.shape)} {values.dtype}".encode())
+                found.update(values.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:32]
 
     def _batches(self, part: str, batch_size: int | None = None, seeds: Sequence[int] | None = None) -> RowBatches:
         size = batch_size or min(SCORED_ROWS, max(SCORED_ROWS // 10, SCORED_IMAGES // len(self.seeds)))

@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from multiprocessing import connection
 from typing import Any, Generic
 
@@ -150,6 +152,8 @@ def end(workers: Iterable[Worker[Any]]) -> None:
 def serve(work: Callable[[Any], Any], pipe: Any) -> None:
     """Do the tasks that come through the pipe, until it is closed. Ends at once if the process that asked is killed."""
     threading.Thread(target=end_with_parent, daemon=True).start()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # as in the process that asked: what a task prints may not fail it
     try:
         while True:
             task = pipe.recv()

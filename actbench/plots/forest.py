@@ -74,21 +74,27 @@ def figure(rows: Sequence[Finding], told: Told) -> Any:
     several = any(of.comparison.baseline != told.question.baseline for of in rows)
     names = [f"{of.comparison.arm} – {of.comparison.baseline}" if several else of.comparison.arm for of in rows]
     margin = 100 * told.question.margin
-    lines = [
-        {"type": "rect", "xref": "x", "yref": "paper", "x0": -margin, "x1": margin, "y0": 0, "y1": 1}
-        | {"fillcolor": QUIET.faded(MARGIN).light, "line": {"width": 0}, "layer": "below"},
-        {"type": "line", "xref": "x", "yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1}
-        | {"line": {"color": INK.light, "width": 1}, "layer": "below"},
-    ]
+    equal: dict[str, Any] = {
+        "type": "rect",
+        "xref": "x",
+        "yref": "paper",
+        "x0": -margin,
+        "x1": margin,
+        "y0": 0,
+        "y1": 1,
+    }
+    equal |= {"fillcolor": QUIET.faded(MARGIN).light, "line": {"width": 0}, "layer": "below"}
+    left = rows_axis(names)
+    # The numbers are labels of an axis, for which the figure makes room in any font.
+    right: dict[str, Any] = {"ticktext": [numbers(of) for of in rows], "side": "right", "overlaying": "y"}
+    right["tickfont"] = {"color": QUIET.light, "size": 12}
     return drawn(
-        list(marks(rows)),
+        [*marks(rows), {"x": [], "y": [], "yaxis": "y2", "hoverinfo": "skip"}],  # an axis without a trace is not drawn
         height=ROW * len(rows) + 70,
-        xaxis=axis("percentage points", range=reach(rows, margin)),
-        yaxis=rows_axis(names),
-        shapes=lines,
-        annotations=[beside(place, of) for place, of in enumerate(rows)],
-        margin={"l": 8, "r": 150, "t": 8, "b": 8},
-        meta={"wide": ["annotations"]},  # what a narrow screen does without
+        xaxis=axis("percentage points", range=reach(rows, margin), zeroline=True, zerolinecolor=INK.light),
+        yaxis=left,
+        yaxis2=left | right,
+        shapes=[equal],
     )
 
 
@@ -140,12 +146,6 @@ def hover(finding: Finding) -> str:
     return (
         f"{shown(finding.comparison.arm, 60)}: {SIGNS[of.verdict]} {of.verdict}<br>{numbers(finding)}, {of.pairs} pairs"
     )
-
-
-def beside(place: int, finding: Finding) -> dict[str, Any]:
-    """The numbers of a row, on the right."""
-    position = {"xref": "paper", "x": 1.01, "xanchor": "left", "y": place, "showarrow": False}
-    return {**position, "text": numbers(finding), "font": {"color": QUIET.light, "size": 12}}
 
 
 def numbers(finding: Finding) -> str:

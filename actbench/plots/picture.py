@@ -89,8 +89,8 @@ def labels(names: Sequence[str]) -> list[str]:
 
 def band(value: Interval, digits: int = 1, unit: str = " %") -> str:
     """An estimate with its interval, where it has one."""
-    number = f"{value.estimate:.{digits}f}{unit}"
-    return number if value.low != value.low else f"{number} ({value.low:.{digits}f} to {value.high:.{digits}f})"
+    number = f"{value.estimate:z.{digits}f}{unit}"
+    return number if value.low != value.low else f"{number} ({value.low:z.{digits}f} to {value.high:z.{digits}f})"
 
 
 def axis(title: str, **settings: Any) -> dict[str, Any]:

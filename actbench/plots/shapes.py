@@ -37,8 +37,8 @@ def shapes(told: Told) -> list[Picture]:
     learned = list(dict.fromkeys(of.arm for of in found if of.learned))
     more = f" Learned shapes, up to {MOST} seeds: {listed([called(arm) for arm in learned])}." if learned else ""
     firsts = list({of.arm: of for of in reversed(found)}.values())[::-1]
-    least = [f"{called(of.arm)} {np.nanmin(of.y):.3g}" for of in firsts]
-    steepest = [f"{called(of.arm)} {np.nanmax(of.slope):.3g}" for of in firsts]
+    least = [f"{called(of.arm)} {np.nanmin(of.y):z.3g}" for of in firsts]
+    steepest = [f"{called(of.arm)} {np.nanmax(of.slope):z.3g}" for of in firsts]
     return [
         Picture("shapes-function", "Function", f"Least value: {listed(least)}.{more}", figure(found, "y", told)),
         Picture(

@@ -9,6 +9,7 @@ const arms = json("arms");
 const night = matchMedia("screen and (prefers-color-scheme: dark)");
 const NARROW = 560; // pixels: a picture that is narrower does without what only a wide one has room for
 const PRINTED = 640; // pixels, the width of a picture on paper
+const LABEL = 0.4; // the most of a picture's width that the names of its rows may take
 let paper = false;
 
 // --- pictures ---
@@ -59,6 +60,17 @@ function singleSeeds(meta, mean, arm) {
     line: { ...mean.line, width: 0.8 }, opacity: 0.7, meta: { part: "seeds" } };
 }
 
+// A name whose middle is left out until it has room, which depends on the reader's fonts. An entity is one letter.
+const pen = document.createElement("canvas").getContext("2d");
+function fitted(name, room, font) {
+  pen.font = `${font.size}px ${font.family}`;
+  const letters = name.match(/&#?\w+;|./gsu) ?? [];
+  for (let kept = letters.length, text = name; ; kept--) {
+    if (kept < 3 || pen.measureText(text.replace(/&#?\w+;/g, "&")).width <= room) return text;
+    text = [...letters.slice(0, Math.ceil(2 * kept / 3) - 1), "…", ...letters.slice(-Math.floor(kept / 3))].join("");
+  }
+}
+
 function specification(figure) {
   const spec = JSON.parse(figure.querySelector("script").textContent);
   const now = state(figure), { layout } = spec;
@@ -76,11 +88,10 @@ function specification(figure) {
     const mean = spec.data.find((of) => of.meta.part === "mean" && of.meta.arm === Number(now.seeds));
     if (mean) spec.data.unshift(singleSeeds(meta, mean, Number(now.seeds)));
   }
-  if (figure.clientWidth < NARROW && meta.wide) {
-    layout.annotations = [];
-    layout.margin.r = 12;
-  }
   if (paper) layout.width = PRINTED;
+  const width = paper ? PRINTED : figure.clientWidth;
+  if (layout.yaxis2) layout.yaxis2.visible = width >= NARROW;
+  if (layout.yaxis.ticktext) layout.yaxis.ticktext = layout.yaxis.ticktext.map((name) => fitted(name, LABEL * width, layout.font));
   return night.matches && !paper ? recoloured(spec) : spec;
 }
 

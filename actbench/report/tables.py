@@ -61,7 +61,7 @@ def word(text: str) -> Cell:
     return Cell(text, text)
 
 
-def number(value: float | None, form: str = "{:.3g}", scale: float = 1) -> Cell:
+def number(value: float | None, form: str = "{:z.3g}", scale: float = 1) -> Cell:
     """A cell that holds a number, or a dash."""
     if value is None or not math.isfinite(value):
         return Cell(NONE, None)
@@ -154,12 +154,12 @@ def comparison_row(finding: Finding) -> list[Cell]:
     return [
         Cell(f"{SIGNS[of.verdict]} {of.verdict}{inside}", of.verdict),
         Cell(points(of.difference.estimate), of.difference.estimate) if of.difference else Cell(NONE, None),
-        between(of.difference, "{:+.2f}", 100),
+        between(of.difference, "{:+z.2f}", 100),
         number(of.pairs, "{:d}"),
         *(Cell(p_value(p).removeprefix("= "), p) for p in (of.p, of.adjusted_p, of.adjusted_equivalence_p)),
-        number(of.superiority.estimate if of.superiority else None, "{:.2f}"),
-        number(of.effect, "{:+.2f}"),
-        number(costs.time.ratio.estimate if costs else None, "{:.2f}" + busy),
+        number(of.superiority.estimate if of.superiority else None, "{:z.2f}"),
+        number(of.effect, "{:+z.2f}"),
+        number(costs.time.ratio.estimate if costs else None, "{:z.2f}" + busy),
         word(finding.joint or NONE),
         number(finding.more_pairs, "{:,d}"),
     ]
@@ -167,7 +167,7 @@ def comparison_row(finding: Finding) -> list[Cell]:
 
 def secondary_rows(finding: Finding) -> Iterator[list[Cell]]:
     """Its rows, in the order of `SECONDARY`, without names."""
-    forms = {"test_loss": ("{:+.4f}", 1, "nats"), "test_ece": ("{:+.2f}", 100, "points")}
+    forms = {"test_loss": ("{:+z.4f}", 1, "nats"), "test_ece": ("{:+z.2f}", 100, "points")}
     for of in finding.secondary:
         form, scale, unit = forms[of.outcome]
         if of.difference:
@@ -184,8 +184,8 @@ def secondary_rows(finding: Finding) -> Iterator[list[Cell]]:
         for name, ratio in {f"time of an epoch{busy}": costs.time, "peak memory": costs.memory}.items():
             if ratio:
                 shown = [
-                    number(ratio.ratio.estimate, "{:.2f}"),
-                    between(ratio.ratio, "{:.2f}"),
+                    number(ratio.ratio.estimate, "{:z.2f}"),
+                    between(ratio.ratio, "{:z.2f}"),
                     word("ratio"),
                     Cell(count(costs.fits, "fit"), costs.fits),
                 ]
@@ -194,7 +194,7 @@ def secondary_rows(finding: Finding) -> Iterator[list[Cell]]:
 
 def tested(p: float, effect: float) -> list[Cell]:
     """A p-value and an effect."""
-    return [Cell(p_value(p).removeprefix("= "), p), number(effect, "{:+.2f}")]
+    return [Cell(p_value(p).removeprefix("= "), p), number(effect, "{:+z.2f}")]
 
 
 ARMS = (
@@ -225,7 +225,7 @@ def arm_table(told: Told) -> Table:
             own = of_panel(told.table, panel, arm)
             if len(own):
                 scores = np.array(list(known.get((*panel, arm), {}).values()))
-                chosen = [number(tuned.get((*panel, arm)), "{:g}")] if setting else []
+                chosen = [number(tuned.get((*panel, arm)), "{:zg}")] if setting else []
                 of = {**panel._asdict(), "arm": arm}
                 rows.append([*(word(of[name]) for name in labels), *chosen, *arm_row(own, scores, told.question.alpha)])
     columns = [*(Column(name, number=False) for name in labels), *setting, *ARMS]
@@ -241,15 +241,15 @@ def arm_row(own: pl.DataFrame, scores: np.ndarray, alpha: float) -> list[Cell]:
     epochs, parameters = (whole if len(whole) else own)["epochs"].median(), own["parameters"][0]
     return [
         number(len(own), "{:d}"),
-        number(accuracy.estimate if accuracy else None, "{:.2f}", 100),
-        between(accuracy, "{:.2f}", 100),
-        number(float(np.std(scores, ddof=1)) if len(scores) > 1 else None, "{:.2f}", 100),
-        number(averages["test_loss"], "{:.4f}"),
-        number(averages["test_ece"], "{:.2f}", 100),
-        number(averages["val_accuracy"], "{:.2f}", 100),
+        number(accuracy.estimate if accuracy else None, "{:z.2f}", 100),
+        between(accuracy, "{:z.2f}", 100),
+        number(float(np.std(scores, ddof=1)) if len(scores) > 1 else None, "{:z.2f}", 100),
+        number(averages["test_loss"], "{:z.4f}"),
+        number(averages["test_ece"], "{:z.2f}", 100),
+        number(averages["val_accuracy"], "{:z.2f}", 100),
         number(int(own["diverged"].sum()), "{:d}"),
-        number(epochs, "{:g}"),  # type: ignore[arg-type]
-        number(time[0] if time else None, "{:.3g}" + ("*" if time and time[1] else ""), 1000),
+        number(epochs, "{:zg}"),  # type: ignore[arg-type]
+        number(time[0] if time else None, "{:z.3g}" + ("*" if time and time[1] else ""), 1000),
         number(memory[0] if memory else None, "{:,.0f}"),
         number(parameters, "{:,d}"),
     ]
@@ -269,10 +269,10 @@ def standing_table(told: Told) -> Table:
         [
             word(of.network),
             word(of.arm),
-            number(of.interquartile_mean.estimate, "{:.2f}", 100),
-            between(of.interquartile_mean, "{:.2f}", 100),
-            number(of.rank.estimate, "{:.2f}"),
-            between(of.rank, "{:.2f}"),
+            number(of.interquartile_mean.estimate, "{:z.2f}", 100),
+            between(of.interquartile_mean, "{:z.2f}", 100),
+            number(of.rank.estimate, "{:z.2f}"),
+            between(of.rank, "{:z.2f}"),
         ]
         for of in told.conclusion.standings
     ]

@@ -57,7 +57,7 @@ class Chunk:
     ) -> tuple[Float[Tensor, " chunk"], list[Tensor | None]]:
         """Each replicate's mean cross-entropy, and the gradients of the parameters named."""
         images = images if images.ndim == 4 else images[self.place]
-        labels = labels[self.place] if labels.ndim == 2 else labels.expand(self.size, -1)
+        labels = labels[self.place] if labels.ndim == 2 else labels.repeat(self.size, 1)
 
         def step(draw: Draw, tensors: Sequence[Tensor]) -> list[Tensor | None]:
             *values, images, labels = tensors
@@ -67,7 +67,7 @@ class Chunk:
                 leaves = {name: parameters[name].detach().requires_grad_() for name in trained}
                 logits = self._logits(draw, parameters | leaves, buffers, images)
                 logits = logits.to(torch.promote_types(images.dtype, torch.float32))
-                each = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+                each = cross_entropy(logits.flatten(0, 1), labels.reshape(-1), reduction="none")
                 each = each.view(labels.shape).mean(1)
             with torch.autocast(images.device.type, enabled=False):
                 found = torch.autograd.grad(each.sum(), list(leaves.values()), allow_unused=True)
@@ -87,10 +87,13 @@ class Chunk:
         self, draw: Draw, parameters: Values, buffers: Values, images: Tensor
     ) -> Float[Tensor, "chunk batch classes"]:
         anchor = torch.zeros(self.size, device=images.device)
+        names = tied_names(self.network)
 
         def call(parameters: Values, buffers: Values, images: Tensor, anchor: Tensor) -> Tensor:
             with Rules(draw, anchor, banded=self.replay is not None):
-                logits: Tensor = functional_call(self.network, (parameters, buffers), (images,))
+                values = parameters | buffers
+                everywhere = {name: values[known] for name, known in names.items()}
+                logits: Tensor = functional_call(self.network, everywhere, (images,), tie_weights=False)
             return logits
 
         if self.replay:
@@ -108,6 +111,21 @@ class Chunk:
         if self.network.training:
             for name, buffer in self.network.named_buffers():
                 buffer[self.place] = self.buffers[name]
+
+
+def tied_names(network: nn.Module) -> dict[str, str]:
+    """Name of each parameter and buffer in each module, with the name that it has in the stack.
+
+    A module in two places has one name here, because it holds its values once; a parameter of two modules has two.
+    torch's own way of tying leaves such a module with values of vmap.
+    """
+    known = {id(value): name for name, value in (*network.named_parameters(), *network.named_buffers())}
+    return {
+        f"{path}.{name}".lstrip("."): known[id(value)]
+        for path, module in network.named_modules()
+        for name, value in (*module._parameters.items(), *module._buffers.items())
+        if value is not None
+    }
 
 
 class Draws:

@@ -1,27 +1,32 @@
 """What is compared: the study file as a typed object."""
 
-import json
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
+
+from jsonargparse import Namespace
+from jsonargparse.typing import OpenUnitInterval, PositiveInt, register_type
+from pytorch_lightning.cli import LightningArgumentParser
 
 from actbench.callbacks import CheckpointCopy
-from actbench.cells import check_keys
+from actbench.config import BenchCLI
 from actbench.executors import Executor, InProcess, LocalProcesses, Ray
-from actbench.specs import Spec, one_line
+from actbench.specs import Spec, UsageError, merge, one_line, without, written
+from actbench.specs.values import load_yaml
 from actbench.stats import Design
 from actbench.streams import SOURCES
 
 FIRST_OTHER_SEED = 10**9  # from here on are the seeds that tuning and pilots use, which no comparison may
-
-# The tutorial's question, on the tutorial's data and network.
-QUESTION: dict[str, Any] = {
-    "model": {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.002}}},
-    "trainer": {"max_epochs": 80},
-    "study": {"activations": ["relu", "swish"], "replicates": 30, "name": "relu_swish"},
+FLAGS = {
+    "dry_run": "Say what would run and what it can tell, and train nothing.",
+    "pilot": "With --dry_run: train 4 seeds of each arm apart, to plan with.",
+    "self_test": "At the end: train the baseline again, which must give the same, and measure false alarms and power.",
 }
+Source = Literal["init", "split", "order", "augmentation", "dropout"]
 
 
 class ExecutorSpec(Spec):
@@ -32,8 +37,26 @@ class ExecutorSpec(Spec):
     names = MappingProxyType({cls.__name__: (cls, {}) for cls in (InProcess, LocalProcesses, Ray)})
 
 
+register_type(ExecutorSpec, serializer=ExecutorSpec.to_dict, type_check=isinstance)
+
+
 class StudyError(ValueError):
     """A study cannot be run as it was given. One line."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Training in batches until the verdicts are clear.
+
+    Args:
+        min: Seeds of each arm at the first look.
+        max: Seeds of each arm at most.
+        batch: Seeds more at each further look.
+    """
+
+    min: PositiveInt
+    max: PositiveInt
+    batch: PositiveInt
 
 
 class Grid(NamedTuple):
@@ -62,9 +85,11 @@ class Grid(NamedTuple):
         numbers = isinstance(values, list | tuple) and all(map(is_number, values))
         if not numbers or len(values) < 2 or len(set(values)) < len(values):
             raise StudyError(f"study.tune: {setting} needs two numbers at least, all different, got {values!r}")
-        whole_number("study.tune.replicates", tune.get("replicates", 3), 1)
+        replicates = tune.get("replicates", 3)
+        if not isinstance(replicates, int) or isinstance(replicates, bool) or replicates < 1:
+            raise StudyError(f"study.tune.replicates must be a whole number of at least 1, got {replicates!r}")
         whole = all(isinstance(value, int) for value in values)
-        return cls(str(setting), values if whole else [float(value) for value in values], tune.get("replicates", 3))
+        return cls(str(setting), values if whole else [float(value) for value in values], replicates)
 
 
 def is_number(value: Any) -> bool:
@@ -72,24 +97,16 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def whole_number(what: str, value: Any, least: int) -> None:
-    """Refuse another value.
+def looks_of(given: Any) -> Looks:
+    """When a study is looked at.
 
     Raises:
-        StudyError: It is no whole number, or too small.
+        StudyError: It is no whole number, and has not just min, max and batch.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise StudyError(f"{what} must be a whole number of at least {least}, got {value!r}")
-
-
-def check_mapping(section: str, value: Any) -> None:
-    """Refuse a section that is none.
-
-    Raises:
-        StudyError: It is given, and no mapping.
-    """
-    if value is not None and not isinstance(value, Mapping):
-        raise StudyError(f"{section} is a mapping of settings, got {value!r}")
+    numbers = dict(vars(given) if isinstance(given, Namespace) else given)
+    if set(numbers) != {"min", "max", "batch"} or any(type(of) is bool or int(of) < 1 for of in numbers.values()):
+        raise StudyError(f"study.replicates is a number from 1 on, or has min, max and batch from 1 on, got {numbers}")
+    return Looks(**{name: int(value) for name, value in numbers.items()})
 
 
 @dataclass(frozen=True)
@@ -131,124 +148,97 @@ class Study:
         StudyError: Something of it makes no sense.
     """
 
-    activations: Sequence[Any]
+    activations: list[Any] = field(default_factory=lambda: ["relu", "swish"])
     fit: Mapping[str, Any] = field(default_factory=dict)
     baseline: str | None = None
-    datasets: Sequence[Any] | None = None
-    networks: Sequence[Any] | None = None
-    replicates: Any = 30
+    datasets: list[Any] | None = None
+    networks: list[Any] | None = None
+    replicates: PositiveInt | Looks = 30
     seed: int = 0
     name: str = "study"
     root: str = "studies"
-    workers: int = 1
-    executor: Any = None
+    workers: PositiveInt = 1
+    executor: ExecutorSpec | None = None
     checkpoints: str | None = None
-    weights: str = "last"
-    vary: Sequence[str] = SOURCES
-    records: Sequence[str] = ()
-    comparisons: str = "baseline"
-    alpha: float = 0.05
-    margin: float = 0.005
-    tune: Mapping[str, Any] | None = None
+    weights: Literal["last", "best"] = "last"
+    vary: list[Source] = field(default_factory=lambda: cast(list[Source], list(SOURCES)))
+    records: list[str] = field(default_factory=list)
+    comparisons: Literal["baseline", "all"] = "baseline"
+    alpha: OpenUnitInterval = 0.05
+    margin: OpenUnitInterval = 0.005
+    tune: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        self._check_lists()
-        self._check_numbers()
-        for name, known in {"weights": ("last", "best"), "comparisons": ("baseline", "all")}.items():
-            if getattr(self, name) not in known:
-                raise StudyError(f"study.{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
+        for name in ("activations", "datasets", "networks", "vary"):
+            value = getattr(self, name)
+            if value is not None and (not value or None in value):
+                raise StudyError(f"study.{name} is a list with one entry at least, none of them null, got {value!r}")
+        if isinstance(self.replicates, Looks):
+            try:
+                Design(self.replicates.min, self.replicates.max, self.replicates.batch)
+            except ValueError as error:
+                raise StudyError(f"study.{error}") from error
+        if self.seed + self.most > FIRST_OTHER_SEED:
+            raise StudyError(f"seeds lie below {FIRST_OTHER_SEED:,}, got {self.seed} and {self.most} replicates")
         if self.tune is not None:
             Grid.of(self.tune)
-        if self.executor is not None:
-            try:
-                ExecutorSpec(self.executor)()
-            except ValueError as error:
-                raise StudyError(f"study.executor: {error}") from error
         self._check_places()
 
     def _check_places(self) -> None:
         taken = ("", ".", "..", "cells", "running")
-        if not isinstance(self.name, str) or Path(self.name).name != self.name or self.name in taken:
+        if Path(self.name).name != self.name or self.name in taken:
             raise StudyError(f"study.name must be the name of a folder, other than cells and running: {self.name!r}")
-        if not isinstance(self.root, str):
-            raise StudyError(f"study.root is a folder, got {self.root!r}")
-        self._check_checkpoints()
-        strange = [folder for folder in self.records if not isinstance(folder, str)]
-        if strange:
-            raise StudyError(f"study.records is a list of folders, got {strange[0]!r}")
         absent = [folder for folder in self.records if not Path(folder, "cells").is_dir()]
         if absent:
             raise StudyError(f"study.records: {absent[0]} has no folder cells, where records are")
-        for section in ("model", "trainer"):
-            check_mapping(section, self.fit.get(section))
-
-    def _check_checkpoints(self) -> None:
-        if self.checkpoints is None:
-            return
-        if not isinstance(self.checkpoints, str):
-            raise StudyError(f"study.checkpoints is the URL of a folder, got {self.checkpoints!r}")
         try:
-            CheckpointCopy(self.checkpoints)
+            if self.checkpoints is not None:
+                CheckpointCopy(self.checkpoints)
+            if self.executor is not None:
+                self.executor()
         except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
-            raise StudyError(f"study.checkpoints: {one_line(error)}") from error
-
-    def _check_numbers(self) -> None:
-        whole_number("seed_everything", self.seed, 0)
-        whole_number("study.workers", self.workers, 1)
-        if isinstance(self.replicates, Mapping):
-            self._check_design()
-        else:
-            whole_number("study.replicates", self.replicates, 1)
-        if self.seed + self.most > FIRST_OTHER_SEED:
-            raise StudyError(f"seeds lie below {FIRST_OTHER_SEED:,}, got {self.seed} and {self.most} replicates")
-        for name in ("alpha", "margin"):
-            if not is_number(getattr(self, name)) or not 0 < getattr(self, name) < 1:
-                raise StudyError(f"study.{name} is a number between 0 and 1, got {getattr(self, name)!r}")
-
-    def _check_design(self) -> None:
-        if set(self.replicates) != {"min", "max", "batch"}:
-            raise StudyError(f"study.replicates is a number, or has min, max and batch, got {dict(self.replicates)}")
-        for name, value in self.replicates.items():
-            whole_number(f"study.replicates.{name}", value, 1)
-        try:
-            Design(self.replicates["min"], self.replicates["max"], self.replicates["batch"])
-        except ValueError as error:
-            raise StudyError(f"study.{error}") from error
-
-    def _check_lists(self) -> None:
-        for name in ("activations", "datasets", "networks", "vary", "records"):
-            value = getattr(self, name)
-            if value is None and name in ("datasets", "networks"):
-                continue
-            if not isinstance(value, list | tuple) or not (value or name == "records") or None in value:
-                raise StudyError(f"study.{name} is a list with one entry at least, none of them null, got {value!r}")
-        unknown = [source for source in self.vary if source not in SOURCES]
-        if unknown:
-            raise StudyError(f"study.vary: unknown {unknown[0]}; sources of randomness are {', '.join(SOURCES)}")
+            raise StudyError(
+                f"study.{'executor' if self.checkpoints is None else 'checkpoints'}: {one_line(error)}"
+            ) from error
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Study":
         """The study of a study file: ``study`` beside ``model``, ``data``, ``trainer`` and ``seed_everything``.
 
+        What only a single fit needs, such as ``trust``, does no harm; a number
+        of replicates under ``model`` counts unless ``study`` has its own.
+
         Raises:
             StudyError: A key is unknown, or a value makes no sense.
         """
-        config = dict(config)
-        section = config.pop("study", None) or {}
-        check_mapping("study", section)
-        known = [f.name for f in fields(cls) if f.name not in ("fit", "seed")]
         try:
-            check_keys("study", section, known)
-        except ValueError as error:
-            raise StudyError(str(error)) from error
-        if "activations" not in section:
-            raise StudyError("study.activations: which activations are compared?")
-        return cls(**section, seed=config.pop("seed_everything", 0), fit=config)
+            config = merge({}, config)
+            if config.get("ckpt_path") not in (None, "null"):
+                raise UsageError("ckpt_path: a study trains every cell from its start; leave it out")
+            section = dict(config.get("study") or {})
+            together = (config.get("model") or {}).get("replicates")
+            if "replicates" not in section and str(together) not in ("None", "1"):
+                section["replicates"] = together
+            if isinstance(section.get("replicates"), Mapping):
+                section["replicates"] = asdict(looks_of(section["replicates"]))
+            given = {"seed_everything": config.get("seed_everything", 0), "study": section}
+            parsed = study_parser().parse_object(copy.deepcopy(given))
+        except UsageError as error:
+            raise StudyError(one_line(error)) from error
+        values = vars(parsed.study)
+        # As they were given: what they name is parsed with the config of each cell.
+        for name in {"activations", "datasets", "networks", "tune"} & set(section):
+            values[name] = load_yaml(section[name]) if isinstance(section[name], str) else section[name]
+        values["records"] = values["records"] or []
+        if not isinstance(values["replicates"], int):
+            values["replicates"] = looks_of(values["replicates"])
+        fit = without(config, "study", "seed_everything", "ckpt_path", "trust", *FLAGS)
+        return cls(**values, seed=parsed.seed_everything, fit=fit)
 
     @property
     def most(self) -> int:
         """Seeds of each arm at most."""
-        return cast(int, self.replicates["max"] if isinstance(self.replicates, Mapping) else self.replicates)
+        return self.replicates.max if isinstance(self.replicates, Looks) else int(self.replicates)
 
     @property
     def seeds(self) -> range:
@@ -262,13 +252,29 @@ class Study:
 
     def to_config(self) -> dict[str, Any]:
         """As a study file holds it."""
-        section = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("fit", "seed")}
-        section = {name: value for name, value in section.items() if value is not None}
-        config: dict[str, Any] = json.loads(json.dumps({"seed_everything": self.seed, **self.fit, "study": section}))
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("fit", "seed")}
+        if self.executor is not None:
+            values["executor"] = self.executor.to_dict()
+        if isinstance(self.replicates, Looks):
+            values["replicates"] = asdict(self.replicates)
+        section = {name: value for name, value in values.items() if value is not None}
+        config: dict[str, Any] = written({"seed_everything": self.seed, **self.fit, "study": section})
         return config
 
     def make_executor(self) -> Executor:
         """Where its cells run."""
         if self.executor is not None:
-            return cast(Executor, ExecutorSpec(self.executor)())
+            return cast(Executor, self.executor())
         return InProcess() if self.workers == 1 else LocalProcesses(self.workers)
+
+
+@cache
+def study_parser() -> LightningArgumentParser:
+    """LightningCLI's parser of a fit, with a group ``study`` more."""
+    cli = BenchCLI("fit")
+    parser = cli.init_parser()
+    cli._add_arguments(parser)
+    parser.add_class_arguments(Study, "study", skip={"fit", "seed"})
+    for flag, meaning in FLAGS.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=meaning)
+    return parser

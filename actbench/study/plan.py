@@ -1,18 +1,20 @@
 """What of a study is there, what is missing, and in which order it will run."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import polars as pl
 
-from actbench.cells import Cell, DatasetSpec
-from actbench.classifier import Classifier
-from actbench.data import ImageData, input_shape, num_classes
-from actbench.records import RecordError, Store, json_text
-from actbench.specs import one_line
-from actbench.study.definition import Study, StudyError
+from actbench.cells import Cell, build_data, run_cell
+from actbench.data import ImageData
+from actbench.executors import FULL
+from actbench.records import RecordError, Store
+from actbench.specs import one_line, without
+from actbench.study.definition import Looks, Study, StudyError
 from actbench.study.grid import Entry, cells_of, entries, short_name
 from actbench.verdict import Asked, Question
 
@@ -109,8 +111,8 @@ def question_of(study: Study, compared: Sequence[Entry]) -> Question:
         asked=asked,
         baseline=baseline,
         seed=study.seed,
-        replicates=study.replicates,
-        comparisons=cast(Any, study.comparisons),
+        replicates=asdict(study.replicates) if isinstance(study.replicates, Looks) else study.replicates,
+        comparisons=study.comparisons,
         alpha=study.alpha,
         margin=study.margin,
         tune=study.tune,
@@ -168,57 +170,43 @@ def collect(
     return pl.concat(tables) if tables else pl.DataFrame()
 
 
-def check_data(plan: Plan) -> None:
-    """Fetch and read the datasets of the cells that are missing, and build each of their networks for them once.
+def rehearse(plan: Plan) -> None:
+    """Train, validate and test one batch of every arm on each dataset and network of the cells that are missing.
+
+    What a fit would stumble over after hours is found in seconds.
 
     Raises:
-        StudyError: A dataset is not there, is damaged or too small, or a network does not fit it or cannot be trained.
+        StudyError: A cell cannot be run; one line.
     """
-    shapes, checked = dict[str, tuple[tuple[int, ...], int]](), set[str]()
+    rehearsed = set[str]()
     for cell in plan.missing:
-        dataset, model = cell.config["data"], cell.config["model"]
-        name = json_text(dataset)
-        if name not in shapes:
-            shapes[name] = shape_of(dataset)
-        replicates = min(2, len(cell.seeds))
-        built = json_text([name, model["activation"], model["network"], model["lr_scheduler"], replicates])
-        if built not in checked:
-            check_model(model, *shapes[name], replicates=replicates)
-            checked.add(built)
+        if cell.hash in rehearsed:
+            continue
+        rehearsed.add(cell.hash)
+        names = f"{short_name(cell.config['model']['activation'])} in {short_name(cell.config['model']['network'])}"
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                run_cell(rehearsal(cell), Path(folder, "rehearsal"))
+        except Exception as error:  # of any kind, in what is not ours
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            raise StudyError(f"{names}: {one_line(error)}") from error
 
 
-def shape_of(dataset: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
-    """Shape of a dataset's images and its number of classes, after it was fetched and read.
-
-    Raises:
-        StudyError: It is not there, is damaged or too small.
-    """
-    datamodule = DatasetSpec(dataset).build(range(1))
-    try:
-        datamodule.prepare_data()
-        if isinstance(datamodule, ImageData):
-            datamodule.setup()
-        return input_shape(datamodule), num_classes(datamodule)
-    except Exception as error:  # of any kind, in a DataModule that is not ours
-        raise StudyError(f"dataset {short_name(dataset)}: {one_line(error)}") from error
-
-
-def check_model(model: Mapping[str, Any], shape: tuple[int, ...], classes: int, *, replicates: int) -> None:
-    """Build a cell's network.
-
-    Raises:
-        StudyError: It cannot be.
-    """
-    try:
-        Classifier(**model, replicates=replicates, input_shape=shape, num_classes=classes)
-    except Exception as error:  # of any kind, in a network that is not ours
-        names = f"{short_name(model['activation'])} in {short_name(model['network'])}"
-        raise StudyError(f"{names}: {one_line(error)}") from error
+def rehearsal(cell: Cell) -> Cell:
+    """A cell cut down to one batch of each part, with one replicate, or two where it has several."""
+    ends = {"max_epochs": 1, "max_steps": 1, "check_val_every_n_epoch": 1, "val_check_interval": 1.0}
+    limits = dict.fromkeys(("limit_train_batches", "limit_test_batches"), 1)
+    before = without(cell.config["trainer"], "min_epochs", "min_steps", "max_time", "overfit_batches")
+    if before.get("limit_val_batches") != 0:
+        limits["limit_val_batches"] = 1
+    trainer = {**before, **ends, **limits, "num_sanity_val_steps": 0}
+    return replace(cell, config={**cell.config, "trainer": trainer}, seeds=cell.seeds[:2])
 
 
 def test_images(entry: Entry) -> int | None:
     """How many images the test part of an entry's dataset has; None where it is not ours."""
-    datamodule = DatasetSpec(entry.config["data"]).build(range(1))
+    datamodule = build_data(entry.config)
     if not isinstance(datamodule, ImageData):
         return None
     datamodule.prepare_data()

@@ -1,5 +1,7 @@
 """Running a study: tuning, training in batches until the verdicts are clear, and the verdicts."""
 
+import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,8 +16,8 @@ from actbench.progress import Progress, fitting_progress
 from actbench.records import write_records, write_whole
 from actbench.specs import one_line
 from actbench.study.definition import FIRST_OTHER_SEED, Study
-from actbench.study.grid import Entry, entries
-from actbench.study.plan import Wanted, check_data, collect, make_plan, question_of
+from actbench.study.grid import Entry, cells_of, entries
+from actbench.study.plan import Wanted, collect, make_plan, question_of, rehearse
 from actbench.study.self_test import certify, check_self_test
 from actbench.study.training import Means, MissingError, Work, run_wanted, train
 from actbench.study.tuning import check_grid, tune
@@ -71,10 +73,11 @@ def run_study(
     """
     compared = entries(study)
     question = question_of(study, compared)
-    check_data(
-        make_plan(study, [Wanted(entry, study.seeds) for entry in compared])
-    )  # what makes no sense is refused before anything is written
-    check_grid(study)
+    # What makes no sense is refused before anything is written.
+    if study.grid:
+        check_grid(study)
+    else:
+        rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in compared]))
     if self_test:
         check_self_test(question)
     folder = Path(study.root, study.name)
@@ -85,11 +88,13 @@ def run_study(
         for name in (RECORDS, TUNING):  # of another plan; what still holds is among the cells
             (folder / name).unlink(missing_ok=True)
     write_whole(folder / "study.yaml", yaml.safe_dump(study.to_config(), sort_keys=False).encode())
+    write_arms(study, compared)
     means = means_of(study, progress, work)
     try:
         with means.progress, means.executor:
             if study.grid:
                 compared = entries(study, tune(study, means))
+                write_arms(study, compared)
             wanted = train_until_clear(study, question, compared, means=means, show=show)
             if self_test:
                 own, told = [of for of in wanted if of.entry.arm == question.baseline], tell(folder)
@@ -106,6 +111,22 @@ def run_study(
     return told
 
 
+def write_arms(study: Study, compared: Sequence[Entry]) -> None:
+    """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
+    folder = Path(study.root, study.name, "arms")
+    shutil.rmtree(folder, ignore_errors=True)
+    several = len({entry.key[:2] for entry in compared}) > 1
+    for entry in compared:
+        name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
+        path = folder / f"{name}.yaml"
+        cell = next(iter(cells_of(entry, study, [study.seeds])))
+        same = [f"trained with {', '.join(cell.fixed)} of seed {study.seed} for every seed"] if cell.fixed else []
+        same += ["scored with each replicate's best weights: test best.ckpt"] if study.weights == "best" else []
+        comment = f"# What the study trained{', but ' + ' and '.join(same) if same else ''}:\n"
+        command = f"#   python main.py fit --config {path}\n"
+        write_whole(path, (comment + command + yaml.safe_dump(cell.fit, sort_keys=False)).encode())
+
+
 def train_until_clear(
     study: Study, question: Question, compared: Sequence[Entry], *, means: Means, show: Callable[[Told], None]
 ) -> list[Wanted]:
@@ -119,17 +140,17 @@ def train_until_clear(
     """
     first = question.design.looks[0] if question.design else question.most
     wanted = [Wanted(entry, study.seeds[:first]) for entry in compared]
+    announced = False
     while True:
         try:
-            failures = run_wanted(study, wanted, means)
+            failures = run_wanted(study, wanted, means, announce=not announced)
+            announced = True
         finally:  # so that a page can show what there is of a study that was stopped
             table = collect(study, wanted, means.progress.say)
             if len(table):
                 write_records(Path(study.root, study.name, RECORDS), table)
         if failures:
-            raise MissingError(
-                f"{len(failures)} cells are missing: {'; '.join(failures)}; the same command tries them again"
-            )
+            raise MissingError(failures)
         following = next_look(study, question, wanted, table)
         if following == wanted:
             return wanted
@@ -162,13 +183,13 @@ def pilot(study: Study) -> pl.DataFrame:
     """
     seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
     wanted = [Wanted(entry, seeds) for entry in entries(study)]
-    check_data(make_plan(study, wanted))
+    rehearse(make_plan(study, wanted))
     means = means_of(study)
     with means.progress, means.executor:
         failures = run_wanted(study, wanted, means)
         table = collect(study, wanted, means.progress.say)
     if failures:
-        raise MissingError(f"the pilot lacks {len(failures)} cells: {'; '.join(failures)}")
+        raise MissingError(failures, "the pilot")
     return table
 
 

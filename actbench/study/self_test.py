@@ -49,14 +49,14 @@ def certify(wanted: Wanted, study: Study, told: Told, means: Means) -> Certifica
     fits = [
         [seed for seed, _ in fit] for _, fit in groupby(own.select("seed", "started").iter_rows(), lambda row: row[1])
     ]
-    cells = [cell_of(entry.config, study, range(seeds[0], seeds[-1] + 1)) for seeds in fits]
+    cells = [cell_of(entry.config, entry.digest, study, range(seeds[0], seeds[-1] + 1)) for seeds in fits]
     means.progress.begin(len(cells), len(own))
     again = []
     with tempfile.TemporaryDirectory(dir=Path(study.root, study.name)) as folder:
         tasks = [(cell, Path(folder, str(cell.seeds[0]))) for cell in cells]
         for (cell, _), result in means.executor.run(means.work, tasks):
             if isinstance(result, Failure):
-                raise MissingError(f"self-test: {entry.label} could not be trained again: {result}")
+                raise MissingError([str(result)], f"the self-test of {entry.label}")
             again.append(result)
             means.progress.end_cell(
                 f"self-test: {entry.label} again, seeds {cell.seeds[0]}-{cell.seeds[-1]}", len(cell.seeds)

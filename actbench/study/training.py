@@ -24,8 +24,21 @@ from actbench.study.plan import Plan, Wanted, collect, make_plan, store_of
 Work = Callable[[tuple[Cell, Path]], pl.DataFrame]
 
 
+SHOWN = 300  # characters of a failure's message
+
+
 class MissingError(RuntimeError):
-    """A study has ended without all of its records; what is finished is kept. One line."""
+    """A study has ended without all of its records; what is finished is kept. One line.
+
+    Args:
+        failures: What has failed, and why.
+        what: The part of the study that lacks it, if not all of it.
+    """
+
+    def __init__(self, failures: Sequence[str], what: str = "the study") -> None:
+        cells = "a cell has" if len(failures) == 1 else f"{len(failures)} cells have"
+        super().__init__(f"{what} is not finished: {cells} failed; the same command tries again")
+        self.failures = failures
 
 
 class Means(NamedTuple):
@@ -37,10 +50,14 @@ class Means(NamedTuple):
     troubles: list[str]  # what was tried again, or failed
 
 
-def run_wanted(study: Study, wanted: Sequence[Wanted], means: Means) -> list[str]:
-    """Run what is missing of what is wanted; returns what has failed."""
+def run_wanted(study: Study, wanted: Sequence[Wanted], means: Means, *, announce: bool = False) -> list[str]:
+    """Run what is missing of what is wanted, and say how much is not, if asked; returns what has failed."""
     collect(study, wanted, means.progress.say)  # so that what is damaged is missing
     plan = make_plan(study, wanted)
+    if announce and plan.cached:
+        total = sum(len(seeds) for _, seeds in wanted)
+        rest = "" if plan.missing else "; nothing was missing"
+        means.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
     return run_missing(study, plan, means) if plan.missing else []
 
 
@@ -99,7 +116,9 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
             if isinstance(result, Failure):
                 if result.full:
                     raise result.full
-                failures.append(f"{label(task)}: {result}")
+                reason = str(result)
+                failures.append(f"{label(task)}: {reason[:SHOWN]}{'...' if len(reason) > SHOWN else ''}")
+                means.troubles.append(failures[-1])
                 line = f"{failures[-1]} (failed)"
             else:
                 store.write(result)

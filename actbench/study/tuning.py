@@ -7,7 +7,7 @@ from typing import cast
 from actbench.records import write_records
 from actbench.study.definition import FIRST_OTHER_SEED, Grid, Study, StudyError
 from actbench.study.grid import Entry, entries
-from actbench.study.plan import Wanted, collect
+from actbench.study.plan import Wanted, collect, make_plan, rehearse
 from actbench.study.training import Means, MissingError, run_wanted
 from actbench.verdict import EXTENSIONS, TUNING, beyond, choose
 
@@ -20,12 +20,12 @@ def tune(study: Study, means: Means) -> Callable[[tuple[str, str, str]], float]:
         StudyError: A value of the grid makes no sense.
     """
     grid = cast(Grid, study.grid)
-    values, seeds = list(grid.values), range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + grid.replicates)
+    values, seeds = list(grid.values), other_seeds(study)
     for extension in range(EXTENSIONS + 1):
         wanted = [Wanted(entry, seeds) for value in values for entry in entries_at(study, value)]
         failures = run_wanted(study, wanted, means)
         if failures:
-            raise MissingError(f"tuning lacks {len(failures)} cells: {'; '.join(failures)}; the same command goes on")
+            raise MissingError(failures, "tuning")
         table = collect(study, wanted, means.progress.say)
         write_records(Path(study.root, study.name, TUNING), table)
         chosen = choose(table)
@@ -43,19 +43,33 @@ def entries_at(study: Study, value: float) -> list[Entry]:
 
 
 def check_grid(study: Study) -> None:
-    """Refuse a grid with a value that makes no sense.
+    """Rehearse every arm at each value of the grid, as far as its seeds have to be trained.
 
     Raises:
-        StudyError: It has one.
+        StudyError: A value makes no sense.
     """
     for value in study.grid.values if study.grid else ():
-        entries_at(study, value)
+        check_value(study, value)
+
+
+def check_value(study: Study, value: float) -> None:
+    """Rehearse every arm at a value of the tuned setting.
+
+    Raises:
+        StudyError: It makes no sense: a momentum of 1.1, say, or a batch without a row.
+    """
+    rehearse(make_plan(study, [Wanted(entry, other_seeds(study)) for entry in entries_at(study, value)]))
+
+
+def other_seeds(study: Study) -> range:
+    """Seeds with which values are tried."""
+    return range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + cast(Grid, study.grid).replicates)
 
 
 def makes_sense(study: Study, value: float) -> bool:
-    """Whether the tuned setting may have a value: a momentum of 1.1, say, it may not."""
+    """Whether every arm can be trained at a value of the tuned setting."""
     try:
-        entries_at(study, value)
+        check_value(study, value)
     except StudyError:
         return False
     return True

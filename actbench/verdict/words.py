@@ -125,7 +125,7 @@ def points(fraction: float, *, sign: bool = True) -> str:
     """A fraction in percentage points, with two decimals below 1."""
     value = 100 * fraction
     digits = 1 if abs(value) >= 0.995 else 2
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return f"{value:+z.{digits}f}" if sign else f"{value:z.{digits}f}"
 
 
 def share(fraction: float) -> str:

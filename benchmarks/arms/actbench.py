@@ -8,19 +8,9 @@ from collections.abc import Sequence
 
 import sklearn.datasets  # noqa: F401  # imports are not on the clock
 
-from actbench.cli.lightning import BenchCLI, quieten
+from actbench.cli.lightning import CommandCLI, quieten
+from actbench.specs import compose
 from workload import Fit, Task, main
-
-
-class ParsedCLI(BenchCLI):
-    """A command whose options are read, and of which nothing is made before `build`."""
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def build(self) -> None:
-        """Make Trainer, classifier and data."""
-        super().instantiate_classes()
 
 
 def options(task: Task) -> list[str]:
@@ -41,16 +31,16 @@ def options(task: Task) -> list[str]:
 
 
 def prepare(task: Task) -> Fit:
-    """Parse the command line, as many times as there may be fits."""
+    """Read the command line once; everything else is done in each fit."""
     quieten()
+    given = compose(options(task))
 
     def run() -> Sequence[float]:
-        cli.build()
+        cli = CommandCLI("fit", given)
         cli.execute()
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         return cli.model.evaluated["test/acc"].tolist()
 
-    cli = ParsedCLI("fit", options(task))
     return Fit(run)
 
 

@@ -6,21 +6,29 @@ each call, and is written to configs and checkpoints in one canonical form.
 """
 
 import difflib
-import importlib
-import inspect
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from types import MappingProxyType
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from actbench.activations import CATALOGUE
 from actbench.networks import NETWORKS
+from actbench.specs.values import (
+    import_object,
+    is_plain,
+    one_line,
+    parameters_of,
+    public_path,
+    readable,
+    settle_arguments,
+    written,
+)
 
 SpecLike = Any  # a name, a class path, {"class_path": ..., "init_args": {...}}, a class, a partial of one, or a Spec
 PROVED: set[tuple[type, type, str]] = set()  # a proof may take as long as a step of training
@@ -47,7 +55,7 @@ class Spec:
 
     def __init__(self, value: SpecLike) -> None:
         target, arguments = self._split(value)
-        self.cls, preset = self._find(target)
+        self.cls, preset = self.find_with_arguments(target)
         self.class_path = public_path(self.cls)
         self.init_args = self._bind({**preset, **arguments})
         known = (type(self), self.cls, str(self.init_args))
@@ -61,7 +69,12 @@ class Spec:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Build a fresh object."""
-        return self.cls(*args, **kwargs, **self.init_args)
+        arguments = dict(self.init_args)
+        if any(isinstance(value, Namespace | list) for value in arguments.values()):  # classes among them, perhaps
+            parser = arguments_parser(self.cls, self.given)
+            named = Namespace({name: value for name, value in arguments.items() if name in parser_names(parser)})  # type: ignore[no-untyped-call]
+            arguments |= vars(parser.instantiate_classes(named))
+        return self.cls(*args, **kwargs, **arguments)
 
     @classmethod
     def find(cls, value: SpecLike) -> type:
@@ -70,7 +83,7 @@ class Spec:
         Raises:
             ValueError: There is no such class, or it is of another kind.
         """
-        return cls._find(cls._split(value)[0])[0]
+        return cls.find_with_arguments(cls._split(value)[0])[0]
 
     @classmethod
     def takes(cls, value: SpecLike, argument: str) -> bool:
@@ -83,11 +96,9 @@ class Spec:
         return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Canonical form in plain values: the class path, and every argument that is not None."""
-        spec: dict[str, Any] = {"class_path": self.class_path}
-        if self.init_args:
-            spec["init_args"] = {key: plain(value) for key, value in self.init_args.items()}
-        return spec
+        """Canonical form in plain values: the class path, and every argument that a config can hold."""
+        form: dict[str, Any] = written({"class_path": self.class_path, "init_args": self.init_args}, self.raw)
+        return form
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and self.to_dict() == other.to_dict()
@@ -124,8 +135,12 @@ class Spec:
         )
 
     @classmethod
-    def _find(cls, target: Any) -> tuple[type, Mapping[str, Any]]:
-        """The class, and the arguments that its name implies."""
+    def find_with_arguments(cls, target: Any) -> tuple[type, Mapping[str, Any]]:
+        """The class that a name or a class path means, and the arguments that the name implies.
+
+        Raises:
+            ValueError: There is no such class, or it is of another kind.
+        """
         if isinstance(target, str):
             if normal(target) in cls._normal_names():
                 return cls._normal_names()[normal(target)]
@@ -141,14 +156,13 @@ class Spec:
 
     @classmethod
     def _import(cls, path: str) -> Any:
-        module, _, name = path.rpartition(".")
-        if not module:
+        if "." not in path:
             close = difflib.get_close_matches(normal(path), map(normal, cls.names), n=3, cutoff=0.5)
             near = [name for name in cls.names if normal(name) in close] or list(cls.names)[:5]
             hint = f"; near it are {', '.join(near)}" if cls.names else ""
             raise ValueError(f"unknown {cls.kind} '{path}': give a name or a class path{hint}")
         try:
-            return getattr(importlib.import_module(module), name)
+            return import_object(path)
         except Exception as error:
             raise ValueError(f"cannot import {cls.kind} '{path}': {one_line(error)}") from error
 
@@ -166,28 +180,37 @@ class Spec:
             problem = f"unexpected {', '.join(map(str, unknown))}" if unknown else f"missing {', '.join(missing)}"
             accepted = ", ".join(named) or "none"
             raise ValueError(f"{self.kind} {self.class_path}: {problem} in init_args; accepted: {accepted}")
-        bound = {name: value for name, value in defaults_of(self.cls).items() if name in named}
-        for name, value in arguments.items():
-            try:
-                bound[name] = coerce(value, named[name].annotation if name in named else Any)
-            except ValueError as error:
-                raise ValueError(f"{self.kind} {self.class_path}: {name}: {error}") from error
-        return {name: value for name, value in bound.items() if value is not None}
+        parser = arguments_parser(self.cls, self.given)
+        known = {name: value for name, value in arguments.items() if name in parser_names(parser)}
+        try:
+            bound = vars(parser.parse_object(known))
+        except ArgumentError as error:
+            raise ValueError(f"{self.kind} {self.class_path}: {readable(str(error)).removeprefix('--')}") from error
+        settle_arguments(self.cls, bound, known)
+        bound |= {name: value for name, value in arguments.items() if name not in known}
+        self.raw = {"init_args": arguments}
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        bound = {name: value for name, value in bound.items() if value is not None or defaults.get(name) is not None}
+        for name, value in bound.items():
+            if not is_plain(value) and not is_plain(arguments.get(name)):
+                raise ValueError(f"{self.kind} {self.class_path}: {name}: {value!r} is not a plain value")
+        return bound
 
     def _prove(self) -> None:
         """Build one object to see that the arguments are right."""
 
 
 @cache
-def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
-    """What a class takes."""
-    return inspect.signature(cls).parameters
+def arguments_parser(cls: type, given: tuple[str, ...]) -> ArgumentParser:
+    """Parser of a class's arguments but for those that are given to it elsewhere."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, skip=set(given), fail_untyped=False)
+    return parser
 
 
-@cache
-def defaults_of(cls: type) -> Mapping[str, Any]:
-    """The plain ones among a class's defaults."""
-    return {n: coerce(p.default, p.annotation) for n, p in parameters_of(cls).items() if is_plain(p.default)}
+def parser_names(parser: ArgumentParser) -> set[str]:
+    """Names of the arguments that a parser knows."""
+    return {action.dest for action in parser._actions}
 
 
 class ActivationSpec(Spec):
@@ -216,11 +239,18 @@ class NetworkSpec(Spec):
 
 
 class OptimizerSpec(Spec):
-    """An optimiser: the class path of a `torch.optim.Optimizer`, with arguments."""
+    """An optimiser: a name of torch's, such as SGD, or the class path of a `torch.optim.Optimizer`, with arguments."""
 
     kind = "optimizer"
     base = Optimizer
     given = ("params",)
+    names = MappingProxyType(
+        {
+            name: (getattr(torch.optim, name), {})
+            for name in torch.optim.__all__
+            if name != "lr_scheduler" and isinstance(getattr(torch.optim, name), type)
+        }
+    )
 
     def _prove(self) -> None:
         self([nn.Parameter(torch.zeros(2, 2))])
@@ -260,71 +290,17 @@ def check_elementwise(make: Callable[..., Optimizer]) -> None:
 
 
 class SchedulerSpec(Spec):
-    """A learning-rate schedule: the class path of a `torch.optim.lr_scheduler.LRScheduler`, with arguments."""
+    """A learning-rate schedule: a name of torch's, such as StepLR, or the class path of one, with arguments."""
 
     kind = "lr_scheduler"
     base = LRScheduler
     given = ("optimizer",)
+    names = MappingProxyType({name: (getattr(lr_scheduler, name), {}) for name in lr_scheduler.__all__})
 
     def _prove(self) -> None:
         self(torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9))
 
 
-def public_path(cls: type) -> str:
-    """Shortest path that a class can be imported by: ``torch.nn.SiLU``, not where torch defines it.
-
-    Raises:
-        ValueError: The class cannot be imported, as one defined inside a function cannot.
-    """
-    parts = cls.__module__.split(".")
-    for end in range(1, len(parts) + 1):
-        module = ".".join(parts[:end])
-        if getattr(sys.modules.get(module), cls.__qualname__, None) is cls:
-            return f"{module}.{cls.__qualname__}"
-    raise ValueError(f"{cls!r} cannot be imported by name: define it at the top level of a module")
-
-
 def normal(name: str) -> str:
     """Name without case and underscores."""
     return name.replace("_", "").lower()
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message with its line breaks and indentation removed."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value can be written to YAML and read back: bool, int, float, str, and lists and dicts of them."""
-    if isinstance(value, list | tuple):
-        return all(item is None or is_plain(item) for item in value)
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and (v is None or is_plain(v)) for k, v in value.items())
-    return isinstance(value, bool | int | float | str)
-
-
-def plain(value: Any) -> Any:
-    """The value as YAML and checkpoints hold it: tuples as lists, and numbers and text of no class of their own."""
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
-    return kind(value) if kind else value
-
-
-def coerce(value: Any, annotation: Any) -> Any:
-    """An int as a float where a float is asked for, so that 2 and 2.0 are one spec.
-
-    Raises:
-        ValueError: The value is text where a number or a truth value is asked for, or cannot be written to YAML.
-    """
-    if value is not None and not is_plain(value):
-        raise ValueError(f"{value!r} is not a plain value")
-    kinds = set(get_args(annotation)) or {annotation}
-    if float in kinds and type(value) is int:
-        return float(value)
-    if isinstance(value, str) and kinds & {int, float, bool} and str not in kinds:
-        wanted = " or ".join(sorted(kind.__name__ for kind in kinds & {int, float, bool}))
-        raise ValueError(f"{value!r} is not of type {wanted}")
-    return value

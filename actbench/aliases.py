@@ -1,0 +1,48 @@
+"""One Lightning under two names: ``lightning.pytorch`` is ``pytorch_lightning`` here.
+
+The packages `lightning` and `pytorch_lightning` hold the same code twice, and
+neither takes the other's classes. User code may import either.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+from typing_extensions import override
+
+NAMES = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lightning_fabric"}
+
+
+class Alias(MetaPathFinder, Loader):
+    """Finds modules of `lightning` in the packages that have the same code."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, ModuleSpec | None] = {}
+
+    @override
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        known = any(f"{fullname}.".startswith(f"{name}.") for name in NAMES)
+        return ModuleSpec(fullname, self) if known else None
+
+    @override
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        name = next(name for name in NAMES if f"{spec.name}.".startswith(f"{name}."))
+        module = importlib.import_module(NAMES[name] + spec.name.removeprefix(name))
+        self.specs[spec.name] = module.__spec__  # which the import system replaces
+        return module
+
+    @override
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = self.specs.pop(module.__spec__.name)
+
+
+def use_one_lightning() -> None:
+    """Let ``import lightning`` give the classes of `pytorch_lightning`, unless it has been imported already."""
+    if "lightning.pytorch" not in sys.modules and not any(isinstance(finder, Alias) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Alias())

@@ -1,0 +1,131 @@
+"""A cell: one arm on one dataset with some seeds. One fit, one test, a record for each seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from actbench import records
+from actbench.cells.key import factors
+from actbench.config import BenchCLI, canonical, parse, parser_of
+from actbench.data import ForeignData
+from actbench.specs import without
+from actbench.streams import SOURCES, fixed
+
+# Settings of the Trainer that are a study's own, and the ones with which a cell cannot be run.
+OWN = ("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+BARRED = ("fast_dev_run", "barebones")
+DIGESTS: dict[str, str] = {}  # of the data of each config that was met in this process
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained together: a fit's config, and the seeds.
+
+    Args:
+        config: A fit's, in canonical form; see `cell_config`.
+        seeds: Those of the replicates.
+        digest: Of what the dataset yields; see `data_digest`.
+        weights: Which are scored: of the last epoch, or each replicate's best by its own val/loss.
+        vary: The sources of randomness that differ from seed to seed.
+        fixed_seed: Keys the other sources, for every seed.
+    """
+
+    config: Mapping[str, Any]
+    seeds: range
+    digest: str = ""
+    weights: str = "last"
+    vary: Sequence[str] = SOURCES
+    fixed_seed: int = 0
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """The config of the fit that trains the cell's seeds."""
+        model = {**self.config["model"], "replicates": len(self.seeds)}
+        return {**self.config, "seed_everything": self.seeds[0], "model": model}
+
+    @cached_property
+    def factors(self) -> dict[str, Any]:
+        """All that determines the results but for the seeds, and nothing else: no paths, loggers or devices."""
+        return factors(
+            self.config, digest=self.digest, weights=self.weights, fixed=self.fixed, fixed_seed=self.fixed_seed
+        )
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The sources of randomness that are the same for every seed."""
+        return tuple(source for source in SOURCES if source not in self.vary)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the factors."""
+        return records.fingerprint(self.factors)
+
+
+def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The canonical config of a fit as a study runs it: on one device, with folders and loggers of its own.
+
+    Args:
+        given: What a fit is given; see `compose`.
+
+    Raises:
+        ValueError: An option is unknown, a class was not found or its arguments do not fit, or no cell can be run so.
+    """
+    trainer = without(given.get("trainer") or {}, *OWN)
+    if trainer.get("devices") in (None, "auto"):
+        trainer["devices"] = 1
+    given = {**given, "trainer": trainer}
+    parsed = parse(parser_of("fit"), given)
+    config = canonical(parsed, given)
+    check_trainer(config["trainer"])
+    config["model"] = without(config["model"], "replicates")
+    return without(config, "seed_everything")
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Refuse settings with which no cell can be run.
+
+    Several devices are refused because under DDP each would run the whole study again.
+
+    Raises:
+        ValueError: There is one.
+    """
+    barred = [name for name in BARRED if trainer.get(name)]
+    if barred:
+        raise ValueError(f"trainer.{barred[0]}: a study trains whole fits; leave it out")
+    for name, value in {"devices": trainer.get("devices", 1), "num_nodes": trainer.get("num_nodes", 1)}.items():
+        if value not in (1, "1") and not (isinstance(value, list) and len(value) == 1):
+            raise ValueError(f"trainer.{name}: a cell runs on one device, got {value!r}; use study.workers for several")
+    limits = {name: trainer.get(name) for name in ("max_epochs", "max_steps", "limit_train_batches")}
+    nothing = [name for name, value in limits.items() if value == 0]
+    if nothing:
+        raise ValueError(f"trainer.{nothing[0]} is 0, and a cell needs one epoch or step at least")
+    if trainer.get("limit_test_batches") == 0:
+        raise ValueError("trainer.limit_test_batches is 0, and every seed is scored on test")
+    endless = limits["max_epochs"] == -1 and limits["max_steps"] in (None, -1)
+    if endless and not trainer.get("max_time") and not trainer.get("callbacks"):
+        raise ValueError("trainer.max_epochs is -1, and nothing else ends the training: give max_steps or max_time")
+
+
+def build_data(config: Mapping[str, Any], seed: int = 0) -> Any:
+    """The DataModule of a cell's config for one seed, without the rest of the fit."""
+    return BenchCLI("fit", {**config, "seed_everything": seed}, build=False).build_data()
+
+
+def data_digest(config: Mapping[str, Any], vary: Sequence[str] = SOURCES) -> str:
+    """Hash of what the dataset of a config yields; its labels and batches are checked by the way.
+
+    Raises:
+        ValueError: The data are missing or damaged, or cannot be trained, validated and tested on.
+    """
+    key = records.json_text([config["data"], config["model"].get("batch_keys")])
+    if key not in DIGESTS:
+        with fixed((), 0):
+            datamodule = build_data(config)
+            if isinstance(datamodule, ForeignData):
+                datamodule.check()
+            else:
+                datamodule.prepare_data()
+                datamodule.setup()
+            DIGESTS[key] = datamodule.digest()
+    return DIGESTS[key]

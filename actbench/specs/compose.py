@@ -1,0 +1,291 @@
+"""Everything that a user gives, composed into one plain nested mapping.
+
+Config files, files of one group (``--model model.yaml``) and dotted options are
+layers. Options that stand together are one layer, in whatever order; each layer
+is merged over those before it by one rule: **another class starts with no
+arguments, and the arguments of the same class add up.** What a text means is
+left to the parser, which knows the types.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from jsonargparse import get_loader
+from pytorch_lightning import callbacks, loggers
+
+from actbench.specs.spec import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec
+from actbench.specs.values import import_object, load_yaml, one_line
+
+SPECS: dict[str, type[Spec]] = {
+    "model.activation": ActivationSpec,
+    "model.network": NetworkSpec,
+    "model.optimizer": OptimizerSpec,
+    "model.lr_scheduler": SchedulerSpec,
+}
+GROUPS = ("", "model", "trainer", "study")  # mappings of settings, which always add up
+CLASSES = (*SPECS, "data", "study.executor", "trainer.logger", "trainer.callbacks")  # settings that are classes
+BARE = {"trainer.logger": loggers, "trainer.callbacks": callbacks}  # where bare names of classes are looked up
+FILES = (".yaml", ".yml", ".json")
+
+
+class UsageError(ValueError):
+    """A command cannot be run as it was given."""
+
+
+class Items(dict[str, Any]):
+    """Items of a mapping or arguments of a class that were given one by one: they add up with those that are there."""
+
+
+class Option(NamedTuple):
+    """An option as it stands on the command line: its name without dashes, and its value, None without one."""
+
+    name: str
+    value: str | None
+
+
+def options(words: Sequence[str], flags: Sequence[str] = ()) -> Iterator[Option]:
+    """Every option with its value, in order.
+
+    Args:
+        words: The command line after the command.
+        flags: Options that have no value.
+
+    Raises:
+        UsageError: A word is no option, or an option lacks its value.
+    """
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word == "-c":
+            name = "config"
+        elif not word.startswith("--") or not name:
+            raise UsageError(f"what is {word}? Options are --config FILE and --NAME VALUE")
+        if equals:
+            yield Option(name, value)
+        elif name in flags:
+            yield Option(name, None)
+        elif rest and not rest[0].startswith("--"):
+            yield Option(name, rest.pop(0))
+        else:
+            raise UsageError(f"--{name}: a value is missing")
+
+
+def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
+    """What config files and options say, as one mapping; the later of two wins, also when the later is a file.
+
+    Raises:
+        UsageError: A word is no option, or a file is missing or not a YAML mapping.
+    """
+    config: dict[str, Any] = {}
+    layer: dict[str, Any] = {}  # options that stand together
+    for name, value in options(words, flags):
+        if name == "config":
+            config, layer = merge(merge(config, layer), read_file(str(value), "--config")), {}
+        else:
+            layer = merge(layer, nest(name, True if value is None else value))
+    return merge(config, layer)
+
+
+def read_file(path: str, option: str) -> dict[str, Any]:
+    """Contents of a config file.
+
+    Raises:
+        UsageError: It is missing, or not a YAML mapping.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"{option}: file {path} not found")
+    try:
+        content = get_loader("yaml")(Path(path).read_text()) or {}
+    except Exception as error:  # the loader's own kinds among them
+        raise UsageError(f"{option} {path} is not YAML: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{option} {path} is not a mapping of options to values")
+    return content
+
+
+def nest(name: str, value: Any) -> dict[str, Any]:
+    """A dotted setting as a nested mapping that adds up with what is there."""
+    for part in reversed(name.split(".")):
+        value = Items({part: value})
+    return dict(value)
+
+
+def merge(config: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with another over it; neither is changed."""
+    return merged_group("", config, layer)
+
+
+def merged_group(key: str, old: Any, new: Any) -> dict[str, Any]:
+    """Settings of a group, with others over them; null and the empty text say nothing.
+
+    Raises:
+        UsageError: A group is no mapping.
+    """
+    if isinstance(new, str):
+        new = read_file(new, f"--{key}")
+    for value in (old, new):
+        if value is not None and not isinstance(value, Mapping):
+            raise UsageError(f"{key} is a mapping of settings, got {value!r}")
+    result = dict(old or {})
+    for name, value in (new or {}).items():
+        inner = f"{key}.{name}".lstrip(".")
+        if inner in GROUPS:
+            result[name] = merged_group(inner, result.get(name), value)
+        elif inner.endswith("+"):
+            before = result.get(name[:-1]) or []
+            added = listed(inner[:-1], value)
+            result[name[:-1]] = [*(before if isinstance(before, list) else [before]), *added]
+        elif inner in CLASSES:
+            result[name] = merged_class(inner, result.get(name), value)
+        else:
+            result[name] = merged_value(result.get(name), value)
+    return result
+
+
+def listed(key: str, value: Any) -> list[Any]:
+    """Classes that are given as a list, or one that is given alone."""
+    value = loaded(value)
+    return [merged_class(key, None, item) for item in (value if isinstance(value, list) else [value])]
+
+
+def loaded(value: Any) -> Any:
+    """What a text stands for where a class is asked for: YAML, the content of a file, or a name."""
+    if isinstance(value, str) and Path(value).suffix in FILES and Path(value).is_file():
+        return get_loader("yaml")(Path(value).read_text())
+    return load_yaml(value) if isinstance(value, str) else value
+
+
+def merged_class(key: str, old: Any, new: Any) -> Any:
+    """A class with its arguments, after another was given: the rule of this module.
+
+    Args:
+        key: The dotted setting that it is given for.
+        old: A mapping with ``class_path`` and ``init_args``, either of which may be missing; or a list of them.
+        new: The same, a name, or arguments without a class.
+
+    Raises:
+        UsageError: ``init_args`` is no mapping.
+    """
+    new = loaded(new)
+    if isinstance(new, list):
+        return listed(key, new)
+    if isinstance(old, list) and isinstance(new, Items) and old:  # arguments of the last one
+        return [*old[:-1], merged_class(key, old[-1], new)]
+    if new is None or not isinstance(new, str | Mapping):
+        return new
+    given = as_class(key, new)
+    before = as_class(key, old) if isinstance(old, str | Mapping) else {}
+    path, known = given.get("class_path"), before.get("class_path")
+    if path is not None and known is not None and not same_class(key, known, path):
+        before = {}
+    result: dict[str, Any] = {}
+    if path or known:
+        result["class_path"] = path or known
+    for name in ("init_args", "dict_kwargs"):
+        arguments = dict(before.get(name) or {})
+        for argument, value in (given.get(name) or {}).items():
+            adds_up = is_group(key, result.get("class_path"), argument)
+            arguments[argument] = merged_value(arguments.get(argument), value, adds_up=adds_up)
+        if arguments:
+            result[name] = arguments
+    return result
+
+
+def as_class(key: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A class in the one form: ``class_path``, ``init_args`` and ``dict_kwargs``, as far as they are given."""
+    if isinstance(value, str):
+        return {"class_path": full_path(key, value)}
+    form: dict[str, Any] = {"init_args": Items()}
+    for name, item in value.items():
+        if name == "class_path":
+            form[name] = full_path(key, item) if isinstance(item, str) else item
+        elif name in ("init_args", "dict_kwargs"):
+            item = load_yaml(item) if isinstance(item, str) else item
+            if item is not None and not isinstance(item, Mapping):
+                raise UsageError(f"--{key}: {name} is a mapping of arguments, got {item!r}")
+            form[name] = Items({**form.get(name, {}), **(item or {})})
+        else:
+            form["init_args"][name] = item
+    return form
+
+
+def merged_value(old: Any, new: Any, *, adds_up: bool = False) -> Any:
+    """A value after another was given; a class among the arguments of a class follows the rule, too.
+
+    Args:
+        old: What is there.
+        new: What is given.
+        adds_up: Whether mappings without a class add up, as a dataclass's fields do; items given one by one always do.
+    """
+    before = loaded(old) if isinstance(old, str) and isinstance(new, Items) else old
+    is_class = any(isinstance(value, Mapping) and "class_path" in value for value in (before, new))
+    if is_class or (isinstance(before, str) and isinstance(new, Items)):
+        return merged_class("", before, new)
+    if isinstance(new, Mapping) and isinstance(before, Mapping) and (adds_up or isinstance(new, Items)):
+        return {**before, **{name: merged_value(before.get(name), value) for name, value in new.items()}}
+    if isinstance(new, Items):
+        return {name: merged_value(None, value) for name, value in new.items()}
+    return new
+
+
+def full_path(key: str, name: str) -> str:
+    """A class path for a bare name, where it is known what is meant."""
+    if "." in name:
+        return name
+    if key == "data":
+        from actbench import data  # not above: it imports much
+
+        known = {cls.__name__: f"actbench.data.{cls.__name__}" for cls in data.DATASETS}
+        return known.get(name, name)
+    module = BARE.get(key)
+    return f"{module.__name__}.{name}" if module and hasattr(module, name) else name
+
+
+def same_class(key: str, one: str, other: str) -> bool:
+    """Whether two names are of one class, with the same arguments implied."""
+    if one == other:
+        return True
+    try:
+        if key in SPECS:
+            return SPECS[key].find_with_arguments(one) == SPECS[key].find_with_arguments(other)
+        return import_object(one) is import_object(other)
+    except Exception:  # of any kind, in a module of the user's; the parser will say what is wrong
+        return False
+
+
+def is_group(key: str, class_path: str | None, argument: str) -> bool:
+    """Whether a mapping that is given for a class's argument is a dataclass, whose fields are settings of their own."""
+    try:
+        cls = SPECS[key].find(class_path) if key in SPECS else import_object(class_path or "")
+        hint = get_type_hints(cls.__init__)[argument]  # type: ignore[misc]
+    except Exception:  # as above, or it takes arguments that its signature does not name
+        return False
+    return any(dataclasses.is_dataclass(kind) for kind in (hint, *get_args(hint)))
+
+
+def given_class(config: Mapping[str, Any], key: str) -> str | None:
+    """The class path that a composed config gives for a dotted setting, None if it gives none."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value.get("class_path") if isinstance(value, Mapping) else None
+
+
+def without(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A mapping without some of its keys."""
+    return {name: value for name, value in config.items() if name not in names}
+
+
+def class_paths(value: Any) -> Iterator[str]:
+    """Class paths at any depth of a config."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("class_path"), str):
+            yield value["class_path"]
+        for item in value.values():
+            yield from class_paths(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from class_paths(item)

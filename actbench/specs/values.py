@@ -1,0 +1,194 @@
+"""Values of a config: parsed to the types that a class asks for, and written down as YAML holds them."""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
+from pathlib import PurePath
+from typing import Any, get_args, get_type_hints
+
+from jsonargparse import Namespace, get_loader
+
+ABSENT: Any = object()
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message with its line breaks and indentation removed."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def readable(message: str) -> str:
+    """What jsonargparse says of a wrong value, in one line: the option, and the cause without the types tried."""
+    text = " ".join(message.split())
+    text = re.sub(r'(Parser key|Problem with given class_path) "([^"]+)"( element \d+)?:', r"--\2:", text)
+    text = re.sub(r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*)", r"\1", text)
+    text = re.sub(r" - Expected a <class 'NoneType'>.*", "", text)
+    text = re.sub(r" (Given value type:|- Not a valid subclass of) .*", "", text)
+    text = re.sub(r"<class '([^']+)'>", r"\1", text)
+    return re.sub(r"Not of type \w+Spec: ", "", text)
+
+
+def load_yaml(text: str) -> Any:
+    """The value that a text stands for, as in a config; the text itself if it is not YAML."""
+    try:
+        return get_loader("yaml")(text)
+    except Exception:  # the loader has errors of many kinds
+        return text
+
+
+def import_object(path: str) -> Any:
+    """What a dotted path names.
+
+    Raises:
+        ImportError: There is no such module.
+        AttributeError: The module has no such name.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def public_path(cls: type) -> str:
+    """Shortest path that a class can be imported by: ``torch.nn.SiLU``, not where torch defines it.
+
+    Raises:
+        ValueError: The class cannot be imported, as one defined inside a function cannot.
+    """
+    parts = cls.__module__.split(".")
+    for end in range(1, len(parts) + 1):
+        module = ".".join(parts[:end])
+        if getattr(sys.modules.get(module), cls.__qualname__, None) is cls:
+            return f"{module}.{cls.__qualname__}"
+    raise ValueError(f"{cls!r} cannot be imported by name: define it at the top level of a module")
+
+
+@cache
+def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
+    """What a class takes."""
+    return inspect.signature(cls).parameters
+
+
+@cache
+def numbers_of(cls: type) -> Mapping[str, frozenset[type]]:
+    """Which of int and float the annotation of each parameter of a class allows."""
+    try:
+        hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    except Exception:  # annotations may name what only type checkers import
+        hints = {name: parameter.annotation for name, parameter in parameters_of(cls).items()}
+    kinds = {name: (hint, *get_args(hint)) for name, hint in hints.items()}
+    return {name: frozenset(n for n in (int, float) if any(n is k for k in of)) for name, of in kinds.items()}
+
+
+def settle(node: Any, given: Any = ABSENT) -> None:
+    """Mend what jsonargparse makes of the arguments of each class in a parsed config, in place.
+
+    A whole number stays one where ``float | int`` allows it, a default of 1 for
+    a float is 1.0, as it will be when it is read again, and defaults that no
+    config can hold, such as objects, are left to the class.
+
+    Args:
+        node: A parsed value, at any depth of which classes stand with their arguments.
+        given: The value before it was parsed.
+    """
+    if isinstance(node, list):
+        for place, item in enumerate(node):
+            same_length = isinstance(given, list) and len(given) == len(node)
+            settle(item, given[place] if same_length else given)
+        return
+    if not isinstance(node, Namespace):
+        return
+    given = given if isinstance(given, Mapping) else {}
+    arguments = vars(node).get("init_args")
+    if isinstance(vars(node).get("class_path"), str) and isinstance(arguments, Namespace):
+        settle_arguments(import_object(node.class_path), vars(arguments), given.get("init_args") or {})
+        return
+    for name, value in vars(node).items():
+        settle(value, given.get(name, ABSENT))
+
+
+def settle_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """`settle` for the arguments of one class."""
+    numbers, parameters = numbers_of(cls), parameters_of(cls)
+    for name, value in list(arguments.items()):
+        default = parameters[name].default if name in parameters else inspect.Parameter.empty
+        if name not in given and default is not inspect.Parameter.empty and not is_plain(default):
+            del arguments[name]
+            continue
+        raw = given.get(name, value)
+        raw = load_yaml(raw) if isinstance(raw, str) and not isinstance(value, str) else raw
+        allowed = numbers.get(name, frozenset())
+        if allowed and type(raw) is int and type(value) in (int, float):
+            arguments[name] = raw if int in allowed else float(raw)
+        settle(value, given.get(name, ABSENT))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a config can hold a value: None, a number, text, an enumeration's member, a path, or several of these."""
+    try:
+        written(value)
+    except ValueError:
+        return False
+    return True
+
+
+def written(value: Any, given: Any = ABSENT) -> Any:
+    """A parsed value as YAML and checkpoints hold it: tuples as lists, enumerations by name, paths as text.
+
+    Of a class, arguments that are None by default and still None are left out.
+
+    Args:
+        value: What was parsed, or given in Python.
+        given: What it was parsed from: what it is written as where it is of another type, such as `torch.dtype`.
+
+    Raises:
+        ValueError: No config can hold the value.
+    """
+    if isinstance(value, Namespace | Mapping):
+        items = vars(value) if isinstance(value, Namespace) else value
+        before = given if isinstance(given, Mapping) else {}
+        if isinstance(items.get("class_path"), str):
+            return written_class(items, before)
+        return {name: written(item, before.get(name, ABSENT)) for name, item in items.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        members = sorted(value) if isinstance(value, set | frozenset) else list(value)
+        givens = given if isinstance(given, list) and len(given) == len(members) else [ABSENT] * len(members)
+        return [written(item, one) for item, one in zip(members, givens, strict=True)]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, PurePath):
+        return str(value)
+    if value is None:
+        return None
+    kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
+    if kind:
+        return kind(value)
+    if given is not ABSENT and given is not value:
+        return written(given)
+    raise ValueError(f"{value!r} cannot be written to a config")
+
+
+def written_class(items: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A class with its arguments as YAML holds them."""
+    try:
+        cls = import_object(items["class_path"])
+        form: dict[str, Any] = {"class_path": public_path(cls)}
+        defaults = {name: parameter.default for name, parameter in parameters_of(cls).items()}
+    except (ImportError, AttributeError, TypeError, ValueError):  # a name that is resolved elsewhere
+        form, defaults = {"class_path": items["class_path"]}, {}
+    for key in ("init_args", "dict_kwargs"):
+        arguments = items.get(key) or {}
+        arguments = vars(arguments) if isinstance(arguments, Namespace) else arguments
+        before = given.get(key) or {}
+        kept = {}
+        for name, value in arguments.items():
+            if value is None and defaults.get(name, ABSENT) is None:
+                continue
+            try:
+                kept[name] = written(value, before.get(name, ABSENT))
+            except ValueError as error:
+                raise ValueError(f"{form['class_path']}: {name}: {error}") from error
+        if kept:
+            form[key] = kept
+    return form

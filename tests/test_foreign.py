@@ -1,0 +1,94 @@
+"""DataModules of the user's, in the real engine."""
+
+import pytest
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+from actbench.cells import Cell, cell_config, data_digest, run_cell
+from actbench.data import ForeignData, read_batch
+from actbench.specs import merge
+
+
+class Own(LightningDataModule):
+    """Blobs of three classes, in batches of a kind."""
+
+    def __init__(self, kind: str = "pair", shape: tuple[int, ...] = (1, 8, 8), wrong: bool = False):
+        super().__init__()
+        self.kind, self.shape, self.wrong = kind, shape, wrong
+
+    def part(self, rows=96):
+        labels = torch.arange(rows) % 3
+        images = torch.rand(3, *self.shape, generator=torch.Generator().manual_seed(0))[labels]
+        images = images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(rows))
+        pairs = {
+            "pair": (images, labels),
+            "index": (images, labels, torch.arange(rows)),
+            "int32": (images, labels.int()),
+            "column": (images, labels[:, None]),
+        }
+        if self.kind == "mapping":
+            return DataLoader([{"image": x, "label": y} for x, y in zip(images, labels, strict=True)], 32)
+        return DataLoader(TensorDataset(*pairs[self.kind]), 32)
+
+    train_dataloader = val_dataloader = part
+
+    def test_dataloader(self):
+        loader = self.part(30)
+        if self.wrong:
+            loader.dataset.tensors[1][-1] = 7
+        return loader
+
+
+def cell(epochs=2, **arguments):
+    given = {
+        "data": {"class_path": "test_foreign.Own", "init_args": arguments},
+        "model": {"network": "MLP"},
+        "trainer": {"max_epochs": epochs, "accelerator": "cpu"},
+    }
+    config = cell_config(merge({}, given))
+    return Cell(config, range(2), data_digest(config))
+
+
+@pytest.mark.parametrize("kind", ["pair", "index", "int32", "column", "mapping"])
+def test_a_datamodule_of_ones_own_is_trained_on_for_more_than_fifty_steps(tmp_path, kind):
+    table = run_cell(cell(epochs=20, kind=kind), tmp_path / "cell")  # 60 steps: the recorded step takes over at 51
+
+    assert table["epochs"].to_list() == [20, 20]
+    assert min(table["test_accuracy"]) > 0.9
+    assert table["order_fingerprint"].n_unique() == 1
+    assert table["order_fingerprint"][0] is not None
+
+
+def test_a_changed_label_is_another_dataset():
+    class Other(Own):
+        def part(self, rows=96):
+            loader = super().part(rows)
+            loader.dataset.tensors[1][0] = 1
+            return loader
+
+    assert ForeignData(Own()).digest() == ForeignData(Own()).digest()
+    assert ForeignData(Other()).digest() != ForeignData(Own()).digest()
+
+
+def test_labels_out_of_range_are_refused_in_any_part():
+    with pytest.raises(ValueError, match="the test part has the label 7, and there are 3 classes"):
+        ForeignData(Own(wrong=True)).check()
+
+
+def test_a_part_without_a_loader_is_named():
+    class NoTest(LightningDataModule):
+        train_dataloader = val_dataloader = Own.part
+        kind, shape = "pair", (1, 8, 8)
+
+    with pytest.raises(ValueError, match="NoTest has no test_dataloader, which is needed"):
+        ForeignData(NoTest()).check()
+
+
+def test_keys_of_a_mapping_are_found_or_named():
+    images, labels = torch.rand(4, 1, 2, 2), torch.arange(4)
+
+    assert read_batch({"pixel_values": images, "target": labels}).labels.equal(labels)
+    assert read_batch({"a": images, "b": labels}, ["a", "b"]).inputs.equal(images)
+    with pytest.raises(ValueError, match=r"the keys a, b: name those .* --model.batch_keys"):
+        read_batch({"a": images, "b": labels})
