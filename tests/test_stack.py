@@ -501,6 +501,16 @@ def test_a_batch_of_another_size_is_recorded_anew():
     assert torch.allclose(losses[2], expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("crop", [lambda x: x[..., :8], lambda x: x[..., :1].expand(*x.shape[:-1], 8)])
+def test_images_with_gaps_in_memory_are_trained_on_as_alone(crop):
+    steps = [(crop(images), labels) for images, labels in batches(range(4), 10, shape=(1, 8, 9))]
+
+    losses, _ = train(stack(MLP), steps)
+
+    expected, _ = train_alone(*networks(MLP, nn.SiLU, [2]), [(x[2], y[2]) for x, y in steps], OPTIMIZERS["Adam"])
+    assert torch.allclose(losses[2], expected, rtol=1e-4)
+
+
 def test_an_attribute_that_is_changed_between_steps_takes_effect():
     class Scaled(nn.Module):
         def __init__(self):
