@@ -38,10 +38,10 @@ class Prediction(NamedTuple):
 
 
 class Classifier(LightningModule):
-    """Image classifiers in which only the activation function varies: one for each seed, trained together.
+    """Classifiers in which only the activation function varies: one for each seed, trained together.
 
-    ``forward`` maps images ``(replicates, batch, channels, height, width)``,
-    scaled to [0, 1], to logits ``(replicates, batch, classes)``; images without
+    ``forward`` maps inputs ``(replicates, batch, *input_shape)``, such as images
+    scaled to [0, 1], to logits ``(replicates, batch, classes)``; inputs without
     the first axis are given to every replicate. The loss is cross-entropy.
 
     Replicates do not mix. Each has its own initial weights, split and batch
@@ -68,7 +68,7 @@ class Classifier(LightningModule):
         stack_width: The most replicates to compute at once; unless set, chosen by device and size. Where memory runs
             out, it is halved.
         batch_keys: Keys of the images and the labels where batches are mappings with unusual names.
-        input_shape: Shape of one image: channels, height, width.
+        input_shape: Shape of one input, of any number of axes; of an image: channels, height, width.
         num_classes: How many classes there are.
         seed: Seed of the first replicate. It keys the initial weights and what the network draws while it trains.
 
@@ -141,9 +141,7 @@ class Classifier(LightningModule):
         return {name: value.detach().cpu().view(len(self.seeds)) for name, value in (scores | self.evaluated).items()}
 
     @override
-    def forward(
-        self, images: Float[Tensor, "*replicates batch channels height width"]
-    ) -> Float[Tensor, "replicates batch classes"]:
+    def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:
         logits: Tensor = self.stack(images.to(self.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -1,24 +1,27 @@
 """Networks: what an activation is put into.
 
 A network is a class whose constructor takes the keywords ``activation``, a
-factory that makes a fresh module at each call, ``input_shape``, (channels,
-height, width), and ``num_classes``. Its ``forward`` maps images
-(batch, channels, height, width) to logits (batch, classes). A network calls the
+factory that makes a fresh module at each call, ``input_shape``, such as
+(channels, height, width), and ``num_classes``. Its ``forward`` maps inputs
+(batch, *input_shape) to logits (batch, classes). A network calls the
 factory once for every site, so that a trainable activation has parameters of
 its own in every layer.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, pairwise
 from math import prod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from actbench.streams import global_stream
 
 Activation = Callable[[], nn.Module]
+MARK = "_is_compared"  # attribute of the modules that the activation's factory has made
 
 
 class TutorialCNN(nn.Module):
@@ -30,7 +33,7 @@ class TutorialCNN(nn.Module):
 
     def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        channels, height, width = input_shape
+        channels, height, width = image_shape(input_shape)
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 4, 3, padding=1),
             activation(),
@@ -52,7 +55,7 @@ class TutorialCNN(nn.Module):
 
 
 class MLP(nn.Module):
-    """Fully connected layers on the flattened image.
+    """Fully connected layers on the flattened input, of any shape.
 
     Args:
         hidden: Width of each hidden layer.
@@ -72,12 +75,12 @@ class MLP(nn.Module):
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden must be one or more widths of at least 1, got {list(hidden)}")
         layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in pairwise((prod(input_shape), *hidden)):
-            layers += [nn.Linear(inputs, outputs), activation()]
+        for before, after in pairwise((prod(input_shape), *hidden)):
+            layers += [nn.Linear(before, after), activation()]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], num_classes))
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        logits: Tensor = self.layers(images)
+    def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.layers(inputs)
         return logits
 
 
@@ -93,7 +96,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        channels, height, width = input_shape
+        channels, height, width = image_shape(input_shape)
         if min(height, width) < 8:
             raise ValueError(f"ConvNet halves images three times and needs 8x8 or more, got {height}x{width}")
         stages = [
@@ -158,7 +161,7 @@ class ResNet20(nn.Module):
         super().__init__()
         widths = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
         self.stem = nn.Sequential(
-            nn.Conv2d(input_shape[0], widths[0], 3, padding=1, bias=False),
+            nn.Conv2d(image_shape(input_shape)[0], widths[0], 3, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),
             activation(),
         )
@@ -181,6 +184,18 @@ class ResNet20(nn.Module):
 NETWORKS: dict[str, type[nn.Module]] = {network.__name__: network for network in (TutorialCNN, MLP, ConvNet, ResNet20)}
 
 
+def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, height and width.
+
+    Raises:
+        ValueError: The inputs are no images.
+    """
+    if len(input_shape) != 3:
+        raise ValueError(f"inputs must be images (channels, height, width), got {tuple(input_shape)}")
+    channels, height, width = input_shape
+    return channels, height, width
+
+
 def build_network(
     network: Callable[..., nn.Module],
     activation: Activation,
@@ -195,22 +210,48 @@ def build_network(
     their activation alone start from the same weights.
 
     Raises:
-        ValueError: The network does not map images to one logit per class.
+        ValueError: The network does not map such inputs to one logit per class, or has no place for an activation.
     """
-    sites = count()
+    sites, shape = count(), tuple(input_shape)
+    name = getattr(getattr(network, "cls", network), "__name__", type(network).__name__)
 
     def activation_at_site() -> nn.Module:
         with global_stream(seed, "activation", next(sites)):
-            return activation()
+            made = activation()
+        setattr(made, MARK, True)
+        return made
 
-    with global_stream(seed, "init"):
-        built = network(activation=activation_at_site, input_shape=tuple(input_shape), num_classes=num_classes)
-        built.eval()
-        with torch.no_grad():
-            logits = built(torch.zeros(2, *input_shape))
+    try:
+        with global_stream(seed, "init"):
+            built = network(activation=activation_at_site, input_shape=shape, num_classes=num_classes)
+            built.eval()
+            with torch.no_grad():
+                logits = built(torch.zeros(2, *shape))
+    except Exception as error:  # of any kind, in what is not ours
+        raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}") from error
     if logits.shape != (2, num_classes):
         raise ValueError(
-            f"{type(built).__name__} maps images of shape {(2, *input_shape)} to {tuple(logits.shape)}, "
+            f"{name} maps inputs of shape {(2, *shape)} to {tuple(logits.shape)}, "
             f"which should be (2, {num_classes}): one logit per class"
         )
+    if next(sites) == 0:
+        raise ValueError(f"{name} never calls its argument activation: it is the same network for every activation")
     return built.train()
+
+
+def compared(network: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a network that its activation's factory has made, each once."""
+    return (module for module in network.modules() if hasattr(module, MARK))
+
+
+def calls_activation(network: nn.Module, inputs: Float[Tensor, "batch ..."]) -> bool:
+    """Whether a plain network that trains calls any module that its activation's factory has made."""
+    called: list[bool] = []
+    # For all modules there are, because a network may hold an activation in a plain list.
+    hook = register_module_forward_pre_hook(lambda module, _: called.append(hasattr(module, MARK)))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            copy.deepcopy(network).train()(inputs)
+    finally:
+        hook.remove()
+    return any(called)

@@ -1,3 +1,4 @@
+import copy
 from itertools import pairwise
 
 import pytest
@@ -5,7 +6,18 @@ import torch
 from torch import nn
 
 from actbench.activations import Swish
-from actbench.networks import MLP, NETWORKS, ConvNet, ResNet20, TutorialCNN, build_network
+from actbench.cells.measurements import initial_weights
+from actbench.classifier import Classifier
+from actbench.networks import (
+    MLP,
+    NETWORKS,
+    ConvNet,
+    ResNet20,
+    TutorialCNN,
+    build_network,
+    calls_activation,
+    compared,
+)
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 
@@ -124,5 +136,65 @@ def test_a_network_with_other_outputs_is_refused():
         def forward(self, images):
             return images.flatten(1)[:, :2]
 
-    with pytest.raises(ValueError, match=r"TwoLogits maps images of shape \(2, 1, 8, 8\) to \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"TwoLogits maps inputs of shape \(2, 1, 8, 8\) to \(2, 2\)"):
         build_network(TwoLogits, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+
+class Deaf(nn.Sequential):
+    """Takes the factory and does not call it, or makes an activation and does not call that."""
+
+    def __init__(self, activation, input_shape, num_classes, *, makes):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+        self.__dict__["unused"] = activation() if makes else None
+
+
+class Hidden(nn.Module):
+    """Keeps its activation where torch does not see it."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.linear, self.activations = nn.Linear(64, num_classes), [activation()]
+
+    def forward(self, inputs):
+        return self.activations[0](self.linear(inputs.flatten(1)))
+
+
+def test_a_network_that_makes_no_activation_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^Deaf never calls its argument activation"):
+        build_network(partial_class(Deaf, makes=False), nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+
+@pytest.mark.parametrize(("network", "calls"), [(MLP, True), (ConvNet, True), (Hidden, True), (Deaf, False)])
+def test_whether_a_network_calls_the_activation_that_it_makes(network, calls):
+    network = partial_class(Deaf, makes=True) if network is Deaf else network
+    built = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+
+    assert calls_activation(built, torch.rand(4, 1, 8, 8)) is calls
+    assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
+
+
+def partial_class(cls, **arguments):
+    return type(cls.__name__, (cls,), {"__init__": lambda self, **given: cls.__init__(self, **given, **arguments)})
+
+
+class Both(nn.Sequential):
+    """Has a PReLU of its own, and one activation in two places."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        act = activation()
+        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.PReLU(), act, nn.Linear(8, 10), act)
+
+
+def test_what_the_factory_made_is_told_from_what_the_network_has_of_its_own():
+    built = build_network(Both, nn.PReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+    assert list(compared(built)) == [built[3]]
+    assert len(list(compared(copy.deepcopy(built)))) == 1
+
+
+def test_pairs_start_from_the_same_weights_whatever_the_network_has_of_its_own():
+    def fingerprints(activation):
+        return initial_weights(Classifier(activation, "test_networks.Both", input_shape=(1, 8, 8), num_classes=10))
+
+    assert fingerprints("relu") == fingerprints("prelu") == fingerprints("silu")

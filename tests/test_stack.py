@@ -608,7 +608,7 @@ def test_a_single_replicate_that_does_not_fit_is_an_error_that_says_what_was_nee
     trained = stack(TutorialCNN)
     monkeypatch.setattr(Chunk, "_logits", logits)
 
-    with pytest.raises(StackError, match=r"one replicate with a batch of 16 images.*Tried to allocate 2.00 GiB"):
+    with pytest.raises(StackError, match=r"one replicate with a batch of 16 inputs.*Tried to allocate 2.00 GiB"):
         train(trained, batches(range(4), 1))
 
 

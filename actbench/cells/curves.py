@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from actbench.classifier import Classifier
+from actbench.networks import compared
 
 RANGE, POINTS = 5.0, 101  # inputs from -5 to 5
 
@@ -15,8 +16,7 @@ def curves(classifier: Classifier) -> Iterator[dict[str, list[float] | None]]:
 
     They are None where it is no function of one number: it has parameters for each channel, say.
     """
-    sites = (of for of in classifier.stack.network.modules() if isinstance(of, classifier.activation.cls))
-    site = next(sites, None)
+    site = next(compared(classifier.stack.network), None)
     for place in range(len(classifier.seeds)):
         yield curve(site and classifier.stack.replicate(place, site).cpu().eval())
 

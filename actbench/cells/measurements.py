@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from actbench import __version__, data, records
 from actbench.classifier import Classifier
+from actbench.networks import compared
 from actbench.processor import available_cores, forget_peak_memory, peak_memory_mb
 
 WARM_UP = 60  # steps of a process that are not timed: the stack records its operations in them
@@ -137,10 +138,11 @@ class Others:
 
 
 def initial_weights(classifier: Classifier) -> list[str]:
-    """For each replicate, a hash of its weights without those of the activations."""
+    """For each replicate, a hash of its weights without those of the activations that are compared."""
     network = classifier.stack.network
-    own = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, classifier.activation.cls))
-    shared = [(name, value.cpu()) for name, value in network.state_dict().items() if not f"{name}.".startswith(own)]
+    own = {id(value) for module in compared(network) for value in (*module.parameters(), *module.buffers())}
+    values = network.state_dict(keep_vars=True)
+    shared = [(name, value.detach().cpu()) for name, value in values.items() if id(value) not in own]
     hashes = [sha256() for _ in classifier.seeds]
     for place, value in enumerate(hashes):
         for name, weights in shared:

@@ -24,12 +24,16 @@ class Chunk:
         replicates: Their numbers in the stack.
         draw: Where their random numbers come from.
         replay: Runs their steps, and they run under vmap; None for a single one that runs as it is.
+        ndim: Dimensions of a batch that all replicates share; one for each has one more.
     """
 
-    def __init__(self, network: nn.Module, replicates: list[int], draw: Draw, replay: Replay | None) -> None:
+    def __init__(
+        self, network: nn.Module, replicates: list[int], draw: Draw, replay: Replay | None, *, ndim: int
+    ) -> None:
         self.network = network
         self.draw = draw
         self.replay = replay
+        self.ndim = ndim
         self.size = len(replicates)
         first = replicates[0]
         in_order = replicates == list(range(first, first + self.size))
@@ -42,21 +46,19 @@ class Chunk:
         values = {name: value.detach()[self.place] for name, value in named}
         return {name: value.clone() for name, value in values.items()} if copied else values
 
-    def logits(
-        self, images: Float[Tensor, "*replicates batch channels height width"]
-    ) -> Float[Tensor, "chunk batch classes"]:
+    def logits(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "chunk batch classes"]:
         """What the network gives for each replicate's own images of the stack, or for those of all."""
-        images = images if images.ndim == 4 else images[self.place]
+        images = images if images.ndim == self.ndim else images[self.place]
         return self._logits(self.draw, self.parameters, self.buffers, images)
 
     def losses(
         self,
-        images: Float[Tensor, "*replicates batch channels height width"],
+        images: Float[Tensor, "*replicates_batch_shape"],
         labels: Int64[Tensor, "*replicates batch"],
         trained: Sequence[str],
     ) -> tuple[Float[Tensor, " chunk"], list[Tensor | None]]:
         """Each replicate's mean cross-entropy, and the gradients of the parameters named."""
-        images = images if images.ndim == 4 else images[self.place]
+        images = images if images.ndim == self.ndim else images[self.place]
         labels = labels[self.place] if labels.ndim == 2 else labels.repeat(self.size, 1)
 
         def step(draw: Draw, tensors: Sequence[Tensor]) -> list[Tensor | None]:
@@ -97,12 +99,13 @@ class Chunk:
             return logits
 
         if self.replay:
-            logits: Tensor = vmap(call, in_dims=(0, 0, 0 if images.ndim == 5 else None, 0))(
+            logits: Tensor = vmap(call, in_dims=(0, 0, None if images.ndim == self.ndim else 0, 0))(
                 parameters, buffers, images, anchor
             )
             return logits
-        # A copy, because a view of images with one channel does not count as channels-last.
-        images = (images if images.ndim == 4 else images[0]).clone(memory_format=torch.channels_last)
+        images = images if images.ndim == self.ndim else images[0]
+        if images.ndim == 4:  # a copy, because a view of images with one channel does not count as channels-last
+            images = images.clone(memory_format=torch.channels_last)
         parameters, buffers = ({name: value[0] for name, value in values.items()} for values in (parameters, buffers))
         return call(parameters, buffers, images, anchor[0])[None]
 

@@ -35,12 +35,12 @@ class Stack(nn.Module):
 
     They run in chunks of ``width``. A chunk is one call of the network under
     vmap; with a width of 1, which large networks have on a processor, it is the
-    network itself, on images in the channels-last format.
+    network itself, on images in the channels-last format where they are images.
 
     Args:
         networks: The replicates, alike but for their values. The first is taken apart.
         seeds: Seed of each.
-        input_shape: Shape of one image.
+        input_shape: Shape of one input: an image, say, or a row of features.
         width: Most replicates at once; None chooses by device and size.
 
     Raises:
@@ -53,6 +53,7 @@ class Stack(nn.Module):
         super().__init__()
         self.seeds = tuple(seeds)
         self.width = width
+        self.ndim = 1 + len(input_shape)  # of a batch that all replicates share
         self.limit = len(networks)  # halved when memory runs out
         self.multiply_adds = multiply_adds(networks[0], input_shape)
         self.replay = Replay()
@@ -69,7 +70,7 @@ class Stack(nn.Module):
         return len(self.seeds)
 
     def forward(
-        self, images: Float[Tensor, "*replicates batch channels height width"], streams: Streams | None = None
+        self, images: Float[Tensor, "*replicates_batch_shape"], streams: Streams | None = None
     ) -> Float[Tensor, "replicates batch classes"]:
         """Logits of every replicate, without a gradient.
 
@@ -88,7 +89,7 @@ class Stack(nn.Module):
 
     def losses(
         self,
-        images: Float[Tensor, "*replicates batch channels height width"],
+        images: Float[Tensor, "*replicates_batch_shape"],
         labels: Int64[Tensor, "*replicates batch"],
         *,
         replicates: Sequence[int] | None = None,
@@ -152,7 +153,7 @@ class Stack(nn.Module):
     def _chunk(self, replicates: list[int], together: bool, streams: Streams | None) -> Chunk:
         seeds = [self.seeds[replicate] for replicate in replicates]
         draw = Draws(streams or dropout_stream, seeds)
-        return Chunk(self.network, replicates, draw, self.replay if together else None)
+        return Chunk(self.network, replicates, draw, self.replay if together else None, ndim=self.ndim)
 
     def _by_chunks(
         self,
@@ -162,7 +163,7 @@ class Stack(nn.Module):
         streams: Streams | None,
     ) -> None:
         """Run chunks of the replicates, of half the width from where memory ran out."""
-        batch, device = images.shape[-4], images.device
+        batch, device = images.shape[-self.ndim], images.device
         together = (self.width or natural_width(self, batch, device)) > 1
         start = 0
         while start < len(replicates):
@@ -180,7 +181,7 @@ class Stack(nn.Module):
                 continue
             if len(chosen) == 1:
                 raise StackError(
-                    f"one replicate with a batch of {batch} images does not fit in memory: {message}; "
+                    f"one replicate with a batch of {batch} inputs does not fit in memory: {message}; "
                     "choose a smaller batch_size or network"
                 )
             self.limit = len(chosen) // 2
