@@ -408,3 +408,65 @@ def test_a_foreign_datamodules_batches_are_shared_by_all_replicates(tmp_path):
 
     assert all(map(torch.equal, replicate_weights(model, 2), replicate_weights(alone, 0)))
     assert model.replicate_scores()["val/loss"].unique().numel() == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),  # four steps an epoch
+    [({"min_epochs": 4}, 16), ({"min_steps": 14}, 14), ({"min_epochs": 3, "min_steps": 3}, 12)],
+)
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_no_replicate_stops_before_the_least_epochs_and_steps(tmp_path, limits, steps, clip):
+    def fit(*callbacks, **options):
+        model, data = stacked(2)
+        fitted = trainer(tmp_path, callbacks=list(callbacks), gradient_clip_val=clip, **options)
+        fitted.fit(model, data)
+        return model, fitted
+
+    never_better = {"monitor": "val/loss", "patience": 1, "min_delta": 10}  # to stop after the second epoch
+    seen = Losses()
+    model, fitted = fit(EarlyStopping(**never_better), seen, max_epochs=9, **limits)
+
+    free, _ = fit(max_epochs=9, max_steps=steps)
+    assert fitted.global_step == steps
+    assert torch.stack(seen.losses).isfinite().all()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), free.parameters(), strict=True))
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.losses = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.losses.append(pl_module.replicate_scores()["train/loss"])
+
+
+def test_two_rules_that_together_stop_all_replicates_end_the_fit(tmp_path):
+    class One(Callback):  # each of the two watches a score that is better for the other replicate
+        def on_validation_end(self, trainer, pl_module):
+            better = trainer.current_epoch * torch.tensor([1.0, -1.0])
+            pl_module.evaluated |= {"val/loss": better, "val/ece": -better}
+
+    model, data = stacked(2)
+    stops = [EarlyStopping(f"val/{name}", patience=1) for name in ("loss", "ece")]
+    seen = Losses()
+    fitted = trainer(tmp_path, max_epochs=9, min_epochs=5, callbacks=[One(), *stops, seen])
+
+    fitted.fit(model, data)
+
+    assert torch.stack(seen.losses).isfinite().all()
+    assert fitted.current_epoch == 5
+
+
+def test_a_fit_whose_replicates_have_all_stopped_trains_no_more_when_resumed(tmp_path):
+    stop, path = {"monitor": "val/loss", "patience": 1, "min_delta": 10}, tmp_path / "last.ckpt"
+    model, data = stacked(2)
+    first = trainer(tmp_path, max_epochs=9, callbacks=[EarlyStopping(**stop)])
+    first.fit(model, data)
+    first.save_checkpoint(path)
+    again, data = stacked(2)
+    second = trainer(tmp_path, max_epochs=9, callbacks=[EarlyStopping(**stop)])
+
+    second.fit(again, data, ckpt_path=path)
+
+    assert first.current_epoch == second.current_epoch == 2
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))

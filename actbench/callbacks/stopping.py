@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from torch import Tensor
 from typing_extensions import override
 
 from actbench.callbacks.checkpoints import LastCheckpoint
@@ -19,8 +20,12 @@ from actbench.callbacks.checkpoints import LastCheckpoint
 class ReplicateEarlyStopping(EarlyStopping):
     """Lightning's EarlyStopping for each replicate by itself.
 
-    A replicate that has stopped keeps its weights; the fit ends when all have stopped.
+    A replicate that has stopped keeps its weights; the fit ends when all have
+    stopped. None stops before the trainer's ``min_epochs`` and ``min_steps``.
     """
+
+    waits: Tensor | None = None  # checks without a better score
+    due: Tensor | None = None  # which are to stop, as soon as the trainer's limits allow it
 
     @classmethod
     def like(cls, callback: EarlyStopping) -> "ReplicateEarlyStopping":
@@ -40,9 +45,10 @@ class ReplicateEarlyStopping(EarlyStopping):
                 f"EarlyStopping cannot watch {self.monitor} of each replicate: give one of {', '.join(scores)}"
             )
         current = scores[self.monitor]
-        if self.best_score.ndim == 0:
+        if self.waits is None or self.due is None:
             self.best_score = self.best_score.expand(len(current)).clone()
             self.waits = torch.zeros(len(current), dtype=torch.int64)
+            self.due = torch.zeros(len(current), dtype=torch.bool)
         improved = self.monitor_op(current - self.min_delta, self.best_score)
         self.best_score = torch.where(improved, current, self.best_score)
         self.waits = torch.where(improved, 0, self.waits + 1)
@@ -53,19 +59,35 @@ class ReplicateEarlyStopping(EarlyStopping):
             stopped |= self.monitor_op(current, torch.tensor(self.stopping_threshold))
         if self.divergence_threshold is not None:
             stopped |= self.monitor_op(-current, torch.tensor(-self.divergence_threshold))
-        module.active &= ~stopped.to(module.active.device)
-        if not module.active.any():
-            trainer.should_stop = True
+        self.due |= stopped
+        self._stop(trainer, module)
+
+    def _stop(self, trainer: Trainer, module: Any) -> None:
+        """Stop the replicates that are due by this callback or another of its kind, if the limits allow it."""
+        due = [c.due for c in trainer.callbacks if isinstance(c, ReplicateEarlyStopping) and c.due is not None]  # type: ignore[attr-defined]
+        remaining = torch.stack([module.active.cpu(), *(~each for each in due)]).all(0).to(module.active.device)
+        if trainer.fit_loop._can_stop_early:
+            module.active &= remaining
+        if not remaining.any():
+            trainer.should_stop = True  # which waits for the limits by itself
             self.stopped_epoch = trainer.current_epoch
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop(trainer, pl_module)  # resumed, a fit may have ended already
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._stop(trainer, pl_module)  # the limits may have been met since the last check
+
+    @override
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"waits": getattr(self, "waits", None)}
+        return super().state_dict() | {"waits": self.waits, "due": self.due}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.waits = state_dict["waits"]
+        self.waits, self.due = state_dict["waits"], state_dict["due"]
 
 
 class Interruption(Callback):
