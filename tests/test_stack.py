@@ -394,7 +394,7 @@ def test_dropout_drops_its_share_and_keeps_the_moments(dropout):
 class Refused(nn.Module):
     def __init__(self, activation, input_shape, num_classes):
         super().__init__()
-        self.linear = nn.Linear(math.prod(input_shape), num_classes)
+        self.linear, self.activation = nn.Linear(math.prod(input_shape), num_classes), activation()
 
 
 class DataDependent(Refused):
@@ -440,10 +440,10 @@ def test_tied_parameters_stay_tied():
             super().__init__()
             self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
             self.second.weight = self.first.weight
-            self.head = nn.Linear(64, num_classes)
+            self.head, self.activation = nn.Linear(64, num_classes), activation()
 
         def forward(self, images):
-            return self.head(self.second(self.first(images.flatten(1))))
+            return self.head(self.activation(self.second(self.first(images.flatten(1)))))
 
     trained = stack(Tied)
     train(trained, batches(range(4), 3))
