@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from actbench.cells import Cell, cell_config, data_digest, run_cell
+from actbench.classifier import Classifier
 from actbench.data import ForeignData, read_batch
 from actbench.specs import merge
 
@@ -90,5 +91,94 @@ def test_keys_of_a_mapping_are_found_or_named():
 
     assert read_batch({"pixel_values": images, "target": labels}).labels.equal(labels)
     assert read_batch({"a": images, "b": labels}, ["a", "b"]).inputs.equal(images)
-    with pytest.raises(ValueError, match=r"the keys a, b: name those .* --model.batch_keys"):
+    with pytest.raises(ValueError, match=r"a dict of a, b; name the keys .* --model.batch_keys"):
         read_batch({"a": images, "b": labels})
+
+
+@pytest.mark.parametrize("labels", [torch.eye(3, dtype=torch.int64), torch.arange(2), torch.rand(3)])
+def test_labels_that_are_no_class_of_each_input_are_refused(labels):
+    with pytest.raises(ValueError, match="labels must be one whole number for each of 3 inputs, not "):
+        read_batch((torch.rand(3, 1, 2, 2), labels))
+
+
+def test_a_last_batch_of_one_row_may_have_a_column_of_labels():
+    assert read_batch((torch.rand(1, 4), torch.tensor([[2]]))).labels.tolist() == [2]
+
+
+def test_a_changed_pixel_in_any_batch_is_another_dataset():
+    class Other(Own):
+        def train_dataloader(self):
+            loader = self.part(300)
+            loader.dataset.tensors[0][170, 0, 3, 5] += 1  # in the sixth batch of ten
+            return loader
+
+    class Same(Own):
+        def train_dataloader(self):
+            return self.part(300)
+
+    assert ForeignData(Other()).digest() != ForeignData(Same()).digest()
+
+
+class Frees(Own):
+    """Makes its data in setup, and frees them in teardown."""
+
+    def setup(self, stage):
+        self.rows = 96
+
+    def teardown(self, stage):
+        self.rows = None
+
+    def train_dataloader(self):
+        return [self.part(self.rows)]
+
+    def val_dataloader(self):
+        return self.part(self.rows)
+
+    def test_dataloader(self):
+        return self.part(self.rows)
+
+
+def test_a_datamodule_that_frees_its_data_is_set_up_again_for_its_test(tmp_path):
+    given = {
+        "data": {"class_path": "test_foreign.Frees"},
+        "model": {"network": "MLP"},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+    }
+    config = cell_config(merge({}, given))
+
+    table = run_cell(Cell(config, range(2), data_digest(config)), tmp_path / "cell")
+
+    assert len(table) == 2
+
+
+def test_a_generator_of_the_loaders_own_depends_on_no_earlier_look():
+    class Drawn(Own):
+        def __init__(self):
+            super().__init__()
+            dataset, generator = self.part().dataset, torch.Generator().manual_seed(5)
+            self.loader = DataLoader(dataset, 32, shuffle=True, generator=generator)
+
+        def train_dataloader(self):
+            return self.loader
+
+    looked_at = ForeignData(Drawn())
+
+    assert looked_at.digest() == looked_at.digest() == ForeignData(Drawn()).digest()
+
+
+def test_a_loader_that_lightning_cannot_make_anew_is_predicted():
+    class Positional(DataLoader):
+        def __init__(self, rows):
+            super().__init__(rows, 4)
+
+    class Predicts(Own):
+        def predict_dataloader(self):
+            return Positional([(torch.rand(1, 8, 8), f"{row}.png") for row in range(6)])
+
+    model = Classifier("relu", "MLP", input_shape=(1, 8, 8), num_classes=3)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+
+    predictions = trainer.predict(model, datamodule=ForeignData(Predicts()))
+
+    assert [batch.probabilities.shape for batch in predictions] == [(1, 4, 3), (1, 2, 3)]
+    assert [batch.labels for batch in predictions] == [None, None]

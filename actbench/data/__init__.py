@@ -11,9 +11,9 @@ from actbench.data.datasets import (
     FakeImages,
     FashionMNIST,
 )
-from actbench.data.foreign import SEED, Batch, ForeignData, adopt, input_shape, num_classes, read_batch
+from actbench.data.foreign import SEED, ForeignData, adopt, input_shape, num_classes, read_batch
 from actbench.data.images import DataError, ImageData
-from actbench.data.rows import RowBatches, Rows, stratified_split
+from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
 
 __all__ = [
     "CIFAR10",

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, seed_everything
@@ -13,70 +13,64 @@ from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
 from actbench.data.images import ImageData
+from actbench.data.rows import Batch
 from actbench.streams import Purpose, stream_seed
 
 SEED = 0  # of what replicates share
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
-INPUT_KEYS = (
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "pixel_values",
-    "input",
-    "inputs",
-    "input_values",
-    "x",
-    "data",
-    "features",
+KEYS = (  # of inputs and of labels, where batches are mappings
+    ("image", "images", "img", "imgs", "pixel_values", "input", "inputs", "input_values", "x", "data", "features"),
+    ("label", "labels", "target", "targets", "y", "class", "classes"),
 )
-LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
-LOOKED_AT = 3  # batches of each part whose inputs are part of the digest
-
-
-class Batch(NamedTuple):
-    """What a step needs of a batch."""
-
-    inputs: Tensor
-    labels: Tensor | None
-    rows: Tensor | None  # where they are known
+NAME_THEM = "name the keys of inputs and labels with --model.batch_keys '[IMAGE, LABEL]'"
 
 
 def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
-    """Inputs and labels of a batch: ``(x, y, ...)``, x alone, or a mapping.
+    """Inputs and labels of a batch: ``(x, y, ...)``, x alone, or a mapping; one of our own as it is.
 
     Args:
-        batch: What a loader yields, or our own (images, labels, rows), with an axis for the replicates.
+        batch: What a loader yields, the same for all replicates, or a `Batch`.
         keys: Keys of inputs and labels where a batch is a mapping with unusual names.
+
+    Returns:
+        Labels are int64 (batch), or None where there are none.
 
     Raises:
         ValueError: It is something else; one line.
     """
-    if isinstance(batch, Mapping) or hasattr(batch, "keys"):
-        names = [[key] for key in keys] if keys else [INPUT_KEYS, LABEL_KEYS]
-        found = [next((key for key in options if key in batch.keys()), None) for options in names]  # noqa: SIM118
-        if found[0] is None or (keys and len(keys) > 1 and found[1] is None):
-            raise ValueError(
-                f"a batch has the keys {', '.join(map(str, batch.keys()))}: name those of images and labels with "
-                "--model.batch_keys '[IMAGE, LABEL]'"
-            )
+    if isinstance(batch, Batch):
+        return batch
+    given = batch
+    if is_mapping(batch):
+        options = [[key] for key in keys] if keys else KEYS
+        found = [next((key for key in names if key in batch), None) for names in options]
+        if found[0] is None:
+            raise ValueError(f"no inputs in a batch that is a {kind(batch)}; {NAME_THEM}")
         batch = [batch[key] for key in found if key is not None]
-    inputs, labels, rows, *_ = (*batch, None, None) if isinstance(batch, list | tuple) else (batch, None, None)
+    inputs, labels, *_ = (*batch, None) if isinstance(batch, list | tuple) else (batch, None)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
-        raise ValueError(f"batches must be (inputs, labels), inputs of floating point, not {kind(batch)}")
+        raise ValueError(
+            f"batches must be (inputs, labels), inputs of floating point as ToTensor gives them, not {kind(given)}"
+        )
     if not isinstance(labels, Tensor):
         return Batch(inputs, None, None)
-    if labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"labels must be whole numbers, one for each input, not {kind(labels)}")
-    if labels.ndim == 2 and labels.shape[1] == 1 and len(labels) == len(inputs) != 1:
-        labels = labels[:, 0]
-    return Batch(inputs, labels.long(), rows if labels.ndim == 2 else None)
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.is_floating_point() or labels.is_complex() or flat.shape != inputs.shape[:1]:
+        raise ValueError(f"labels must be one whole number for each of {len(inputs)} inputs, not {kind(labels)}")
+    return Batch(inputs, flat.long(), None)
+
+
+def is_mapping(batch: Any) -> bool:
+    """Whether a batch is a mapping, of whatever kind."""
+    return isinstance(batch, Mapping) or (hasattr(batch, "keys") and hasattr(batch, "__getitem__"))
 
 
 def kind(batch: Any) -> str:
     """What a batch is made of, in a few words."""
     if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
+    if is_mapping(batch):
+        return f"{type(batch).__name__} of {', '.join(map(str, batch.keys()))}"
     if isinstance(batch, list | tuple):
         return f"{type(batch).__name__} of {', '.join(map(kind, batch)) or 'nothing'}"
     return type(batch).__name__
@@ -113,8 +107,9 @@ class ForeignData(LightningDataModule):
         if theirs is None:
             raise ValueError(f"{type(inner).__name__} is no LightningDataModule")
         for name in LOADERS:  # Lightning asks which a DataModule has
-            if getattr(type(inner), name) is not getattr(theirs, name):
-                setattr(self, name, self._train_batches if name == "train_dataloader" else getattr(inner, name))
+            if name in vars(inner) or getattr(type(inner), name) is not getattr(theirs, name):
+                ours = {"train_dataloader": self._train_batches, "predict_dataloader": self._predict_batches}
+                setattr(self, name, ours.get(name, getattr(inner, name)))
         if "predict_dataloader" not in vars(self) and "test_dataloader" in vars(self):
             vars(self)["predict_dataloader"] = vars(self)["test_dataloader"]
 
@@ -142,6 +137,11 @@ class ForeignData(LightningDataModule):
     @override
     def teardown(self, stage: str) -> None:
         self.inner.teardown(stage)
+        self.prepared &= {"prepare"}  # it may have freed what any stage needs
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        self.inner.on_exception(exception)
 
     @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -164,11 +164,17 @@ class ForeignData(LightningDataModule):
         self.inner.load_state_dict(state_dict)
 
     def _train_batches(self) -> Any:
-        loader, trainer = self.inner.train_dataloader(), self.trainer
+        loader, trainer = only(self.inner.train_dataloader()), self.trainer
         if not trainer or trainer.world_size > 1 or trainer.overfit_batches or not isinstance(loader, DataLoader):  # type: ignore[attr-defined]
             return loader
         self.shared = SharedBatches(loader, trainer, self.keys)
         return self.shared
+
+    def _predict_batches(self) -> Any:
+        loader = only(self.inner.predict_dataloader())
+        alone = not self.trainer or self.trainer.world_size == 1
+        # Lightning would make a DataLoader anew, which it cannot do with every one.
+        return Handed(loader) if alone and isinstance(loader, DataLoader) else loader
 
     # --- what actbench asks ---
 
@@ -193,8 +199,9 @@ class ForeignData(LightningDataModule):
         said = getattr(self.inner, "num_classes", None) or getattr(self.inner, "classes", None)
         if said is None:
             said = getattr(getattr(self._loader("train"), "dataset", None), "classes", None)
-        if said is None:
-            said = self.seen.setdefault("num_classes", max(int(labels.max()) for labels in self._labels("train")) + 1)
+        if said is None and "num_classes" not in self.seen:
+            self.seen["num_classes"] = max(int(labels.max()) for labels in self._labels("train")) + 1
+        said = self.seen["num_classes"] if said is None else said
         return len(said) if hasattr(said, "__len__") else int(said)
 
     def _loader(self, part: str) -> Any:
@@ -209,27 +216,23 @@ class ForeignData(LightningDataModule):
             if name not in vars(self):
                 raise ValueError(f"{type(self.inner).__name__} has no {name}, which is needed")
             self.setup("test" if part == "test" else "fit")
-            loader = getattr(self.inner, name)()
-        several = list(loader.values()) if isinstance(loader, Mapping) else loader
-        if isinstance(several, list | tuple) and any(isinstance(item, DataLoader) for item in several):
-            if len(several) > 1:
-                raise ValueError(
-                    f"{name} of {type(self.inner).__name__} gives {len(several)} loaders, and one is needed"
-                )
-            return several[0]
+            loader = only(getattr(self.inner, name)())
+        if isinstance(loader, list | tuple | Mapping) and any(isinstance(of, DataLoader) for of in parts_of(loader)):
+            raise ValueError(f"{name} of {type(self.inner).__name__} gives {len(loader)} loaders, and one is needed")
         return loader
 
     def _batches(self, part: str) -> Iterator[Batch]:
         """Batches of a part as they are in every process."""
         with isolate_rng():
             loader = self._loader(part)
-            seed_globally("order", 0)
+            seed_loader(loader, 0)
             found = 0
             for batch in loader:
                 found += 1
                 read = read_batch(batch, self.keys)
                 if read.labels is None:
-                    raise ValueError(f"batches of the {part} part have no labels: {kind(batch)}")
+                    hint = f"; {NAME_THEM}" if is_mapping(batch) else ""
+                    raise ValueError(f"batches of the {part} part have no labels: {kind(batch)}{hint}")
                 yield read
             if not found:
                 raise ValueError(f"the {part} part of {type(self.inner).__name__} has no batch")
@@ -255,27 +258,51 @@ class ForeignData(LightningDataModule):
             if tuple(first.inputs.shape[1:]) != self.input_shape:
                 shape = tuple(first.inputs.shape[1:])
                 raise ValueError(f"inputs of the {part} part have the shape {shape}, not {self.input_shape}")
+            classes = self.num_classes
             for labels in self._labels(part):
                 low, high = int(labels.min()), int(labels.max())
-                if low < 0 or high >= self.num_classes:
+                if low < 0 or high >= classes:
                     wrong = low if low < 0 else high
-                    raise ValueError(f"the {part} part has the label {wrong}, and there are {self.num_classes} classes")
+                    raise ValueError(f"the {part} part has the label {wrong}, and there are {classes} classes")
 
     def digest(self) -> str:
-        """Hash of what the loaders yield: labels of all parts, and inputs of some batches, as in every process."""
+        """Hash of all that the loaders yield in the first epoch, the same in every process."""
         found = sha256()
         for part in ("train", "val", "test"):
-            for number, batch in enumerate(self._batches(part)):
+            for batch in self._batches(part):
                 found.update(f"{part} {tuple(batch.inputs.shape)} {batch.inputs.dtype}".encode())
                 found.update(as_bytes(batch.labels))
-                # A sample of every batch, all of the first ones: a changed picture is seen.
-                inputs = (
-                    batch.inputs
-                    if number < LOOKED_AT
-                    else batch.inputs.flatten()[:: max(1, batch.inputs.numel() // 4096)]
-                )
-                found.update(as_bytes(inputs))
+                found.update(as_bytes(batch.inputs))
         return found.hexdigest()[:32]
+
+
+def parts_of(loaders: Any) -> list[Any]:
+    """Loaders of a list or a mapping."""
+    return list(loaders.values() if isinstance(loaders, Mapping) else loaders)
+
+
+def only(loader: Any) -> Any:
+    """The loader of a list or a mapping of one; anything else as it is."""
+    if isinstance(loader, list | tuple | Mapping) and len(loader) == 1 and isinstance(parts_of(loader)[0], DataLoader):
+        return parts_of(loader)[0]
+    return loader
+
+
+class Handed:
+    """A loader that is used as it is.
+
+    Args:
+        loader: What yields the batches.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
 
 
 def as_bytes(values: Tensor | None) -> bytes:
@@ -316,7 +343,7 @@ class SharedBatches:
         epoch = self.trainer.current_epoch
         first = self.batches if self.resumed and self.epoch == epoch else 0
         self.epoch, self.batches, self.resumed = epoch, 0, False
-        seed_globally("order", epoch)
+        seed_loader(self.loader, epoch)
         iterator = iter(self.loader)
         while True:
             seed_globally("order", epoch, self.batches)
@@ -340,6 +367,17 @@ class SharedBatches:
         """Let the next iteration start at this place, if it is one over the same epoch."""
         self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
         self.order = state.get("order", "")
+
+
+def seed_loader(loader: Any, epoch: int) -> None:
+    """Seed the global generators, and those that a loader or its samplers have of their own, with an epoch's order."""
+    seed_globally("order", epoch)
+    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
+    samplers.append(getattr(samplers[1], "sampler", None))
+    for holder in (loader, *samplers):
+        generator = getattr(holder, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(stream_seed(SEED, "order", epoch))
 
 
 def seed_globally(purpose: Purpose, *index: int) -> None:

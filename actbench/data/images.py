@@ -11,7 +11,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from typing_extensions import override
 
-from actbench.data.rows import RowBatches, Rows, stratified_split
+from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
 from actbench.streams import stream
 
 SCORED_ROWS = 1000  # of a batch that is only scored: its size changes the speed, not the score
@@ -183,7 +183,7 @@ class ImageData(LightningDataModule, ABC):
         images = images.view(*rows.shape, *images.shape[1:])
         if batch.part == "train":
             images = self.augmented(images, rows)
-        return images.float() / self.white, labels, rows
+        return Batch(images.float() / self.white, labels, rows)
 
 
 def check_at_least(least: int, **options: int) -> None:

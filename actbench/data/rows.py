@@ -17,6 +17,14 @@ class Rows(NamedTuple):
     rows: Int64[Tensor, "replicates batch"]
 
 
+class Batch(NamedTuple):
+    """What a step needs of a batch; for each replicate its own, with a first axis for them, or the same for all."""
+
+    inputs: Tensor
+    labels: Tensor | None
+    rows: Tensor | None  # their numbers in the table that they are from, where they are known
+
+
 class RowBatches:
     """Batches of rows, of which each device takes its share. It can be resumed inside an epoch.
 
