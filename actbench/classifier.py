@@ -63,7 +63,8 @@ class Classifier(LightningModule):
             network that takes activation, input_shape and num_classes.
         optimizer: Class path of a torch optimiser, with arguments.
         lr_scheduler: Class path of a torch learning-rate schedule, with arguments. It steps once an epoch;
-            OneCycleLR and CyclicLR step once a batch; ReduceLROnPlateau watches val/loss, of one replicate only.
+            OneCycleLR and CyclicLR step once a batch; ReduceLROnPlateau after each validation, by the val/loss of
+            one replicate only.
         replicates: How many seeds to train together: seed, seed + 1, and so on.
         stack_width: The most replicates to compute at once; unless set, chosen by device and size. Where memory runs
             out, it is halved.
@@ -157,6 +158,14 @@ class Classifier(LightningModule):
             raise MisconfigurationException(
                 "16-mixed precision skips a step of all replicates when one overflows: use bf16-mixed, or replicates: 1"
             )
+        trainer = self.trainer
+        if self.lr_scheduler and issubclass(self.lr_scheduler.cls, ReduceLROnPlateau):
+            never = trainer.max_epochs not in (None, -1) and (trainer.check_val_every_n_epoch or 0) > trainer.max_epochs
+            if not trainer.enable_validation or never:
+                raise MisconfigurationException(
+                    "ReduceLROnPlateau watches val/loss, and nothing would be validated: see limit_val_batches, "
+                    "check_val_every_n_epoch and the DataModule's val_dataloader"
+                )
         data = checkpoints.describe_data(getattr(self.trainer, "datamodule", None))
         for logger in self.loggers:
             logger.log_hyperparams({"seed": self.seeds[0], "model": self.describe(), "data": data})
@@ -239,6 +248,11 @@ class Classifier(LightningModule):
         self.evaluated |= {f"{part}/{name}": values for name, values in scores.items()}
         for name, values in scores.items():
             self._log(f"{part}/{name}", values, prog_bar=True)
+        if part == "val" and self.trainer.state.fn == TrainerFn.FITTING:
+            # Lightning steps these after it has written the epoch's checkpoint: a resumed run would miss a step.
+            for schedule in self.trainer.lr_scheduler_configs:
+                if isinstance(schedule.scheduler, ReduceLROnPlateau):
+                    schedule.scheduler.step(scores["loss"].item())
         if self.trainer.state.fn != TrainerFn.FITTING:
             parts = gather(self.ensemble.parts, self.trainer)
             ensemble = Ensemble.of(parts).compute()
@@ -269,7 +283,8 @@ class Classifier(LightningModule):
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         interval = "step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch"
-        schedule = {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}
+        # A plateau's steps are made here, after each validation; see _publish.
+        schedule = {"scheduler": scheduler, "interval": interval, "reduce_on_plateau": False}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     @override
@@ -311,10 +326,6 @@ class Classifier(LightningModule):
     @override
     def on_train_epoch_end(self) -> None:
         self._log("train/loss", self.replicate_scores()["train/loss"])
-        # Lightning steps these after it has written the epoch's checkpoint: a resumed run would miss a step.
-        for schedule in self.trainer.lr_scheduler_configs:
-            if isinstance(schedule.scheduler, ReduceLROnPlateau):
-                schedule.scheduler.step(self.trainer.callback_metrics["val/loss"])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@ import errno
 import os
 import shutil
 import signal
+from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -199,3 +202,44 @@ def test_a_replicates_run_has_each_epoch_once_after_resuming(tmp_path):
 def test_replicates_as_runs_need_a_folder_to_log_to(tmp_path):
     with pytest.raises(MisconfigurationException, match="a logger that has a folder"):
         fit(tmp_path, ReplicateRuns(), logger=False)
+
+
+def test_a_csv_logger_and_our_own_table_are_two_files(tmp_path):
+    logger = CSVLogger(tmp_path)
+    settings = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
+    trainer = Trainer(max_epochs=2, logger=logger, callbacks=[RunFolder()], **settings)
+    model = Classifier("relu", "MLP", replicates=2, input_shape=(1, 8, 8), num_classes=10)
+    trainer.fit(model, FakeImages(replicates=2))
+
+    theirs, ours = (pl.read_csv(Path(logger.log_dir, name)) for name in ("metrics.csv", "replicates.csv"))
+    assert ours["seed"].to_list() == [0, 1, 0, 1]
+    assert "val/loss" in theirs.columns
+    assert "seed" not in theirs.columns
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, 4), (2, 2)])
+def test_a_plateau_schedule_steps_after_each_validation_and_never_on_a_stale_loss(every, steps):
+    schedule = {"class_path": "ReduceLROnPlateau", "init_args": {"patience": 0, "factor": 0.5, "threshold": 1e9}}
+    model = Classifier("relu", "MLP", lr_scheduler=schedule, input_shape=(1, 8, 8), num_classes=10)
+    trainer = Trainer(
+        max_epochs=4, logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False,
+        check_val_every_n_epoch=every,
+    )  # fmt: skip
+
+    trainer.fit(model, FakeImages())
+
+    # No loss is 1e9 times better than the best, not even the first: each step halves the rate.
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**steps)
+
+
+@pytest.mark.parametrize("limits", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 5}])
+def test_a_plateau_schedule_without_any_validation_is_refused_before_training(limits):
+    model = Classifier("relu", "MLP", lr_scheduler="ReduceLROnPlateau", input_shape=(1, 8, 8), num_classes=10)
+    trainer = Trainer(
+        max_epochs=4, logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False, **limits
+    )
+
+    with pytest.raises(MisconfigurationException, match="limit_val_batches"):
+        trainer.fit(model, FakeImages())
+
+    assert trainer.global_step == 0

@@ -259,7 +259,7 @@ def test_a_replicate_that_does_not_fit_in_memory_is_one_line(capsys, tmp_path, m
 
     errors = capsys.readouterr().err.splitlines()
     assert status == 2
-    assert re.search("error: one replicate with a batch of .* images does not fit in memory: .*2.00 GiB", errors[-1])
+    assert re.search("error: one replicate with a batch of .* does not fit in memory: .*2.00 GiB", errors[-1])
     assert not any("Traceback" in line for line in errors)
 
 

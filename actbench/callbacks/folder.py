@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
@@ -63,6 +63,7 @@ class RunFolder(Callback):
     """The folder of one fit: ``config.yaml``, ``metrics.csv`` and ``checkpoints/``.
 
     It is the first logger's, or a new ``lightning_logs/version_N``. ``metrics.csv``
+    (``replicates.csv`` where Lightning's CSVLogger has taken that name)
     has one row an epoch and replicate, with its scores. They are part of every
     checkpoint, so that a resumed run has each epoch once, whatever was written
     before it was interrupted. Scores on val are there if the weights at the
@@ -129,7 +130,9 @@ class RunFolder(Callback):
         )
         if not (trainer.is_global_zero and self.path):
             return
-        path = self.path / "metrics.csv"
+        # Lightning's CSVLogger writes a file of that name, with other columns.
+        taken = any(isinstance(of, CSVLogger) and Path(of.log_dir) == self.path for of in trainer.loggers)
+        path = self.path / ("replicates.csv" if taken else "metrics.csv")
         if self.written and set(scores) <= set(self.columns):
             with path.open("a", newline="") as file:
                 csv.writer(file).writerows(self._rows(self.epochs[-1:], module.seeds))

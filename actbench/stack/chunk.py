@@ -1,6 +1,9 @@
 """Some replicates of a stack, run together: their logits, losses and gradients."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +15,7 @@ from actbench.stack.replay import Draw, Replay
 from actbench.stack.rules import Rules
 from actbench.streams import stream
 
+OF_TORCH = frozenset(vars(nn.Module()))  # attributes of every module: its parameters, hooks and the like
 Values = dict[str, Tensor]  # parameters or buffers by name
 Streams = Callable[[int], torch.Generator]  # from a replicate's seed to what it draws from
 
@@ -92,7 +96,7 @@ class Chunk:
         names = tied_names(self.network)
 
         def call(parameters: Values, buffers: Values, images: Tensor, anchor: Tensor) -> Tensor:
-            with Rules(draw, anchor, banded=self.replay is not None):
+            with forgotten(self.network), Rules(draw, anchor, banded=self.replay is not None):
                 values = parameters | buffers
                 everywhere = {name: values[known] for name, known in names.items()}
                 logits: Tensor = functional_call(self.network, everywhere, (images,), tie_weights=False)
@@ -114,6 +118,40 @@ class Chunk:
         if self.network.training:
             for name, buffer in self.network.named_buffers():
                 buffer[self.place] = self.buffers[name]
+
+
+@contextmanager
+def forgotten(network: nn.Module) -> Iterator[None]:
+    """Let modules forget the tensors that they keep of a call, for a plot, say: outside of vmap those are dead."""
+    before = [(module, dict(vars(module))) for module in network.modules()]
+    contents = [
+        (value, copy.copy(value))
+        for _, values in before
+        for name, value in values.items()
+        if isinstance(value, list | dict) and name not in OF_TORCH
+    ]
+    try:
+        yield
+    finally:
+        for module, values in before:
+            for name, value in list(vars(module).items()):
+                if value is values.get(name) or not holds_tensor(value):
+                    continue
+                if name in values:
+                    vars(module)[name] = values[name]
+                else:
+                    del vars(module)[name]
+        for value, kept in contents:
+            if holds_tensor(value):
+                value.clear()
+                value.extend(kept) if isinstance(value, list) else value.update(kept)
+
+
+def holds_tensor(value: Any) -> bool:
+    """Whether a value is a tensor, or a collection with one in it, at any depth."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(holds_tensor, value)))
 
 
 def tied_names(network: nn.Module) -> dict[str, str]:

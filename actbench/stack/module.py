@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from actbench.stack.chunk import Chunk, Draws, Streams, dropout_stream
+from actbench.stack.chunk import OF_TORCH, Chunk, Draws, Streams, dropout_stream, holds_tensor
 from actbench.stack.replay import Replay
 
 WIDTH = 32  # replicates at once on a processor: more gain nothing, and their values leave the cache
@@ -62,6 +62,11 @@ class Stack(nn.Module):
             raise StackError(
                 f"{type(networks[0]).__name__} cannot be stacked: it replaces its buffer {buffer}, "
                 "which has to be changed in place"
+            )
+        if carries_tensors(networks[0], input_shape):
+            raise StackError(
+                f"{type(networks[0]).__name__} cannot be stacked: it computes with a tensor that it has kept of the "
+                "call before, which has to be a buffer that is changed in place"
             )
         self.network = stacked(networks)
         self._try(input_shape)
@@ -273,6 +278,24 @@ def replaced_buffer(network: nn.Module, input_shape: Sequence[int]) -> str | Non
         with torch.no_grad(), torch.random.fork_rng(devices=()):
             probe(torch.zeros(2, *input_shape))
     return next((name for name, buffer in probe.named_buffers() if buffer is not before.get(name)), None)
+
+
+def carries_tensors(network: nn.Module, input_shape: Sequence[int]) -> bool:
+    """Whether what training computes follows from a call before, by something else than parameters and buffers."""
+    probe = copy.deepcopy(network).train()
+    before, generator = copy.deepcopy(probe.state_dict()), torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, *input_shape, generator=generator) for _ in range(2)]
+    outputs = []
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        for number in (1, 0, 1):
+            probe.load_state_dict(before)
+            torch.manual_seed(0)
+            outputs.append(probe(inputs[number]))
+    kept = any(
+        holds_tensor(value) for of in probe.modules() for name, value in vars(of).items() if name not in OF_TORCH
+    )
+    first, _, last = outputs
+    return kept and not torch.allclose(first, last, rtol=0, atol=0, equal_nan=True)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

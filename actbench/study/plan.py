@@ -5,13 +5,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import polars as pl
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from actbench.cells import Cell, build_data, run_cell
+from actbench.classifier import Classifier
 from actbench.data import ImageData
 from actbench.executors import FULL
+from actbench.networks import calls_activation
 from actbench.records import RecordError, Store
 from actbench.specs import one_line, without
 from actbench.study.definition import Looks, Study, StudyError
@@ -186,11 +191,28 @@ def rehearse(plan: Plan) -> None:
         names = f"{short_name(cell.config['model']['activation'])} in {short_name(cell.config['model']['network'])}"
         try:
             with tempfile.TemporaryDirectory() as folder:
-                run_cell(rehearsal(cell), Path(folder, "rehearsal"))
+                run_cell(rehearsal(cell), Path(folder, "rehearsal"), [Deafness()])
         except Exception as error:  # of any kind, in what is not ours
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
             raise StudyError(f"{names}: {one_line(error)}") from error
+
+
+class Deafness(Callback):
+    """Refuses a network that makes the activation's modules, and calls none of them.
+
+    Raises:
+        ValueError: It is such a network.
+    """
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classifier = cast(Classifier, pl_module)
+        network = classifier.stack.replicate(0)
+        if not calls_activation(network, torch.zeros(2, *classifier.input_shape, device=classifier.device)):
+            raise ValueError(
+                f"{type(network).__name__} calls no activation that it has made: it is the same network for all of them"
+            )
 
 
 def rehearsal(cell: Cell) -> Cell:
