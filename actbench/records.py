@@ -59,7 +59,9 @@ COLUMNS = {
     "curve_slope": Column(pl.List(pl.Float64), "its slopes there"),
     "parameters": Column(pl.Int64, "trainable parameters of one replicate"),
     "init_fingerprint": Column(pl.String, "hash of the initial weights, without those of the activations"),
-    "order_fingerprint": Column(pl.String, "hash of the split and of the first epoch's order; null if it is not ours"),
+    "order_fingerprint": Column(
+        pl.String, "hash of the split and of the first epoch's batches; null if they are not known"
+    ),
     # What it cost, and where it came from.
     "epoch_time_s": Column(pl.Float64, "seconds of a training epoch, over the replicates that ran together", True),
     "examples_per_s": Column(pl.Float64, "training images per second, of all replicates that ran together", True),

@@ -29,6 +29,10 @@ def test_a_group_file_and_a_dotted_option_add_up(tmp_path):
     assert (optimizer["init_args"]["lr"], optimizer["init_args"]["momentum"]) == (0.1, 0.9)
 
 
+def test_a_group_may_be_given_as_yaml():
+    assert resolved("--model", "{network: MLP}")["model"]["network"]["class_path"] == "actbench.networks.MLP"
+
+
 def test_arguments_that_stand_before_their_class_are_its():
     optimizer = resolved("--model.optimizer.lr", "0.1", "--model.optimizer", "SGD")["model"]["optimizer"]
 

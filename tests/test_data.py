@@ -682,7 +682,7 @@ def loader(labels, shape=(3, 5, 4), batch_size=2, **attributes):
 def test_our_data_say_their_shape_and_classes_without_files(name):
     datamodule = getattr(data, name)()
 
-    shape, classes = data.input_shape(datamodule), data.num_classes(datamodule)
+    shape, classes = datamodule.input_shape, datamodule.num_classes
 
     assert datamodule.tables == []
     assert shape == ((1, 8, 8) if name in ALL[:2] else (1, 28, 28) if "MNIST" in name else (3, 32, 32))
@@ -702,7 +702,7 @@ def test_our_data_say_their_shape_and_classes_without_files(name):
 def test_classes_are_said_or_else_counted_over_all_batches(foreign, classes):
     before = torch.get_rng_state()
 
-    assert data.num_classes(foreign) == classes
+    assert data.adopt(foreign).num_classes == classes
     assert torch.get_rng_state().equal(before)
 
 
@@ -710,8 +710,8 @@ def test_shape_is_said_or_else_that_of_the_first_batch():
     silent = Foreign(loader([0, 1, 2]))
     before = torch.get_rng_state()
 
-    assert data.input_shape(Foreign(input_shape=[1, 2, 3])) == (1, 2, 3)
-    assert data.input_shape(silent) == (3, 5, 4)
+    assert data.adopt(Foreign(input_shape=[1, 2, 3])).input_shape == (1, 2, 3)
+    assert data.adopt(silent).input_shape == (3, 5, 4)
     assert torch.get_rng_state().equal(before)
 
 
@@ -725,7 +725,7 @@ def test_shape_is_said_or_else_that_of_the_first_batch():
         ([], "the train part of Foreign has no batch"),
     ],
 )
-@pytest.mark.parametrize("ask", [data.input_shape, data.num_classes])
+@pytest.mark.parametrize("ask", ["input_shape", "num_classes"])
 def test_batches_that_are_not_images_and_labels_are_described(ask, batches, found):
     with pytest.raises(ValueError, match=found):
-        ask(Foreign(batches))
+        getattr(data.adopt(Foreign(batches)), ask)

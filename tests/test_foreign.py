@@ -3,12 +3,13 @@
 import pytest
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from actbench.cells import Cell, cell_config, data_digest, run_cell
 from actbench.classifier import Classifier
 from actbench.data import ForeignData, read_batch
 from actbench.specs import merge
+from actbench.study import compare
 
 
 class Own(LightningDataModule):
@@ -182,3 +183,84 @@ def test_a_loader_that_lightning_cannot_make_anew_is_predicted():
 
     assert [batch.probabilities.shape for batch in predictions] == [(1, 4, 3), (1, 2, 3)]
     assert [batch.labels for batch in predictions] == [None, None]
+
+
+MINE = """
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+class Mine(LightningDataModule):
+    num_classes = 3
+    def part(self, last=0):
+        labels = torch.arange(96) % 3
+        labels[-1] = last
+        return DataLoader(TensorDataset(torch.rand(96, 1, 8, 8), labels), 32)
+    train_dataloader = val_dataloader = part
+class Wrong(Mine):
+    def test_dataloader(self):
+        return self.part(last=9)
+class Unlabelled(Mine):
+    def test_dataloader(self):
+        return DataLoader(TensorDataset(torch.rand(8, 1, 8, 8)), 4)
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("Wrong", 2), ("Unlabelled", 0)])
+def test_a_fit_checks_the_labels_of_every_part_that_has_some_before_it_trains(actbench, tmp_path, name, status):
+    (tmp_path / "mine.py").write_text(MINE)
+
+    result = actbench("fit", "--data", f"mine.{name}", "--model.network", "MLP", "--trainer.max_epochs", 1)
+
+    assert result.returncode == status, result.stderr
+    wrong = "error: the test part has the label 9, and there are 3 classes"
+    assert (result.stderr.splitlines()[-1] == wrong) == (name == "Wrong")
+    assert ("epoch 1/1" in result.stdout) == (name == "Unlabelled")
+
+
+class File(Own):
+    """Labels from a file."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def part(self, rows=96):
+        labels = torch.load(self.path)
+        return DataLoader(
+            TensorDataset(torch.rand(96, 1, 8, 8, generator=torch.Generator().manual_seed(0)), labels), 32
+        )
+
+    train_dataloader = val_dataloader = test_dataloader = part
+
+
+def test_files_that_change_between_two_studies_of_one_process_are_trained_on_anew(tmp_path):
+    def losses(labels):
+        torch.save(labels, tmp_path / "labels.pt")
+        study = {"activations": ["relu"], "replicates": 2, "root": str(tmp_path)}
+        data = {"class_path": "test_foreign.File", "init_args": {"path": str(tmp_path / "labels.pt")}}
+        trainer = {"max_epochs": 1, "accelerator": "cpu"}
+        return compare({"model": {"network": "MLP"}, "data": data, "trainer": trainer, "study": study})["test_loss"]
+
+    first, second = losses(torch.arange(96) % 3), losses(torch.arange(96) * 7 // 5 % 3)
+
+    assert not first.equals(second)
+    assert losses(torch.arange(96) % 3).equals(first)
+
+
+def test_a_loader_that_never_ends_is_looked_at_and_left():
+    class Endless(IterableDataset):
+        def __iter__(self):
+            while True:
+                yield torch.rand(1, 8, 8), 1
+
+    class Streams(Own):
+        def part(self, rows=None):
+            return DataLoader(Endless(), 4)
+
+        train_dataloader = val_dataloader = test_dataloader = part
+
+    endless = ForeignData(Streams())
+
+    endless.check()
+    assert (endless.num_classes, endless.input_shape) == (2, (1, 8, 8))
+    assert endless.digest() == ForeignData(Streams()).digest()

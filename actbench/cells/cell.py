@@ -10,12 +10,11 @@ from actbench.cells.key import factors
 from actbench.config import BenchCLI, canonical, parse, parser_of
 from actbench.data import ForeignData
 from actbench.specs import without
-from actbench.streams import SOURCES, fixed
+from actbench.streams import SOURCES
 
 # Settings of the Trainer that are a study's own, and the ones with which a cell cannot be run.
-OWN = ("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+SET_BY_STUDY = ("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
 BARRED = ("fast_dev_run", "barebones")
-DIGESTS: dict[str, str] = {}  # of the data of each config that was met in this process
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: An option is unknown, a class was not found or its arguments do not fit, or no cell can be run so.
     """
-    trainer = without(given.get("trainer") or {}, *OWN)
+    trainer = without(given.get("trainer") or {}, *SET_BY_STUDY)
     if trainer.get("devices") in (None, "auto"):
         trainer["devices"] = 1
     given = {**given, "trainer": trainer}
@@ -107,25 +106,29 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         raise ValueError("trainer.max_epochs is -1, and nothing else ends the training: give max_steps or max_time")
 
 
-def build_data(config: Mapping[str, Any], seed: int = 0) -> Any:
-    """The DataModule of a cell's config for one seed, without the rest of the fit."""
-    return BenchCLI("fit", {**config, "seed_everything": seed}, build=False).build_data()
+def build_data(config: Mapping[str, Any]) -> Any:
+    """The DataModule of a cell's config for one replicate, without the rest of the fit."""
+    return BenchCLI("fit", config, build=False).build_data()
 
 
-def data_digest(config: Mapping[str, Any], vary: Sequence[str] = SOURCES) -> str:
-    """Hash of what the dataset of a config yields; its labels and batches are checked by the way.
+def data_digest(config: Mapping[str, Any], known: dict[str, str] | None = None) -> str:
+    """Hash of what the dataset of a config yields, after its batches and labels were checked.
+
+    Args:
+        config: A cell's.
+        known: Digests of the same moment by config, to which this one is added. Files may change later.
 
     Raises:
         ValueError: The data are missing or damaged, or cannot be trained, validated and tested on.
     """
     key = records.json_text([config["data"], config["model"].get("batch_keys")])
-    if key not in DIGESTS:
-        with fixed((), 0):
-            datamodule = build_data(config)
-            if isinstance(datamodule, ForeignData):
-                datamodule.check()
-            else:
-                datamodule.prepare_data()
-                datamodule.setup()
-            DIGESTS[key] = datamodule.digest()
-    return DIGESTS[key]
+    known = {} if known is None else known
+    if key not in known:
+        datamodule = build_data(config)
+        if isinstance(datamodule, ForeignData):
+            datamodule.check()
+        else:
+            datamodule.prepare_data()
+            datamodule.setup()
+        known[key] = datamodule.digest()
+    return known[key]

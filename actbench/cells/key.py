@@ -21,8 +21,8 @@ from uuid import uuid4
 from actbench import __version__
 from actbench.checkpoints import is_default
 from actbench.config import LIGHTNINGS, is_ours
+from actbench.specs.compose import SPECS
 
-SPECS = ("activation", "network", "optimizer", "lr_scheduler")
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short forms
 
 
@@ -125,7 +125,7 @@ def factors(
     }
     built = {
         "data": without_paths(config["data"]),
-        **{name: model[name] for name in SPECS},
+        **{name: model[name] for name in (key.removeprefix("model.") for key in SPECS)},
         "callbacks": callbacks,
         **({"batch_keys": model["batch_keys"]} if "batch_keys" in model else {}),
     }
@@ -158,8 +158,16 @@ def without_paths(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if is_ours(dataset["class_path"]):
         where = {"root", "download"}
     else:
-        where = {name for name, value in arguments.items() if isinstance(value, str) and Path(value).exists()}
+        where = {name for name, value in arguments.items() if isinstance(value, str) and is_path(value)}
     return {**dataset, "init_args": {name: value for name, value in arguments.items() if name not in where}}
+
+
+def is_path(value: str) -> bool:
+    """Whether a text names something on disk."""
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # too long, or with a character that no path has
+        return False
 
 
 # --- code ---
@@ -170,9 +178,6 @@ def code(config: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
 
     Everything that looks like a dotted name counts, since functions and types are given by name, too. What a module
     imports only while it runs, by a name that it makes up, is not seen.
-
-    Raises:
-        ValueError: A class's source cannot be known.
     """
     found: dict[str, str] = {}
     packages = {"torch", "torchvision", "pytorch-lightning"}
@@ -224,7 +229,7 @@ def distributions_of() -> Mapping[str, list[str]]:
     return packages_distributions()
 
 
-OWN = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent.parent  # actbench
 
 
 def file_of(name: str) -> Path | None:
@@ -236,7 +241,7 @@ def file_of(name: str) -> Path | None:
             return Path(getattr(module, "__file__", None) or "")
         if spec is not None and spec.origin and spec.has_location:
             file = Path(spec.origin).resolve()
-            inside = [folder for folder in (*installed_folders(), OWN) if file.is_relative_to(folder)]
+            inside = [folder for folder in (*installed_folders(), PACKAGE) if file.is_relative_to(folder)]
             return None if inside else file
     return None
 

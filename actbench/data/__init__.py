@@ -11,7 +11,7 @@ from actbench.data.datasets import (
     FakeImages,
     FashionMNIST,
 )
-from actbench.data.foreign import SEED, ForeignData, adopt, input_shape, num_classes, read_batch
+from actbench.data.foreign import SEED, ForeignData, adopt, read_batch
 from actbench.data.images import DataError, ImageData
 from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
 
@@ -33,8 +33,6 @@ __all__ = [
     "RowBatches",
     "Rows",
     "adopt",
-    "input_shape",
-    "num_classes",
     "read_batch",
     "stratified_split",
 ]

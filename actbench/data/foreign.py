@@ -1,7 +1,8 @@
 """DataModules of the user: shared by all replicates, checked before training, and known again by what they yield."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from hashlib import sha256
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
-from actbench.data.images import ImageData
+from actbench.data.images import DataError, ImageData
 from actbench.data.rows import Batch
 from actbench.streams import Purpose, stream_seed
 
@@ -22,6 +23,7 @@ KEYS = (  # of inputs and of labels, where batches are mappings
     ("image", "images", "img", "imgs", "pixel_values", "input", "inputs", "input_values", "x", "data", "features"),
     ("label", "labels", "target", "targets", "y", "class", "classes"),
 )
+UNSIZED = 100  # batches that are looked at of a loader without a length
 NAME_THEM = "name the keys of inputs and labels with --model.batch_keys '[IMAGE, LABEL]'"
 
 
@@ -36,7 +38,7 @@ def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
         Labels are int64 (batch), or None where there are none.
 
     Raises:
-        ValueError: It is something else; one line.
+        DataError: It is something else; one line.
     """
     if isinstance(batch, Batch):
         return batch
@@ -45,18 +47,18 @@ def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
         options = [[key] for key in keys] if keys else KEYS
         found = [next((key for key in names if key in batch), None) for names in options]
         if found[0] is None:
-            raise ValueError(f"no inputs in a batch that is a {kind(batch)}; {NAME_THEM}")
+            raise DataError(f"no inputs in a batch that is a {kind(batch)}; {NAME_THEM}")
         batch = [batch[key] for key in found if key is not None]
     inputs, labels, *_ = (*batch, None) if isinstance(batch, list | tuple) else (batch, None)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
-        raise ValueError(
+        raise DataError(
             f"batches must be (inputs, labels), inputs of floating point as ToTensor gives them, not {kind(given)}"
         )
     if not isinstance(labels, Tensor):
         return Batch(inputs, None, None)
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.is_floating_point() or labels.is_complex() or flat.shape != inputs.shape[:1]:
-        raise ValueError(f"labels must be one whole number for each of {len(inputs)} inputs, not {kind(labels)}")
+        raise DataError(f"labels must be one whole number for each of {len(inputs)} inputs, not {kind(labels)}")
     return Batch(inputs, flat.long(), None)
 
 
@@ -93,7 +95,7 @@ class ForeignData(LightningDataModule):
         keys: Keys of inputs and labels, where batches are mappings with unusual names.
 
     Raises:
-        ValueError: It is no LightningDataModule.
+        DataError: It is no LightningDataModule.
     """
 
     def __init__(self, inner: Any, *, keys: Sequence[str] | None = None) -> None:
@@ -105,7 +107,7 @@ class ForeignData(LightningDataModule):
         self.seen: dict[str, Any] = {}
         theirs = next((cls for cls in type(inner).__mro__ if cls.__name__ == "LightningDataModule"), None)
         if theirs is None:
-            raise ValueError(f"{type(inner).__name__} is no LightningDataModule")
+            raise DataError(f"{type(inner).__name__} is no LightningDataModule")
         for name in LOADERS:  # Lightning asks which a DataModule has
             if name in vars(inner) or getattr(type(inner), name) is not getattr(theirs, name):
                 ours = {"train_dataloader": self._train_batches, "predict_dataloader": self._predict_batches}
@@ -188,9 +190,7 @@ class ForeignData(LightningDataModule):
         """Shape of one input: the inner's attribute ``input_shape``, or that of the first training batch."""
         said = getattr(self.inner, "input_shape", None)
         if said is None and "input_shape" not in self.seen:
-            with isolate_rng():
-                batch, *_ = itertools.islice(self._batches("train"), 1)
-            self.seen["input_shape"] = tuple(batch.inputs.shape[1:])
+            self.seen["input_shape"] = self._shape("train")
         return tuple(said) if said is not None else self.seen["input_shape"]
 
     @property
@@ -208,34 +208,41 @@ class ForeignData(LightningDataModule):
         """A part's only loader.
 
         Raises:
-            ValueError: There is none, or there are several.
+            DataError: There is none, or there are several.
         """
         name = f"{part}_dataloader"
         with isolate_rng():
             self.prepare_data()
             if name not in vars(self):
-                raise ValueError(f"{type(self.inner).__name__} has no {name}, which is needed")
+                raise DataError(f"{type(self.inner).__name__} has no {name}, which is needed")
             self.setup("test" if part == "test" else "fit")
             loader = only(getattr(self.inner, name)())
         if isinstance(loader, list | tuple | Mapping) and any(isinstance(of, DataLoader) for of in parts_of(loader)):
-            raise ValueError(f"{name} of {type(self.inner).__name__} gives {len(loader)} loaders, and one is needed")
+            raise DataError(f"{name} of {type(self.inner).__name__} gives {len(loader)} loaders, and one is needed")
         return loader
 
-    def _batches(self, part: str) -> Iterator[Batch]:
-        """Batches of a part as they are in every process."""
+    def _batches(self, part: str) -> Generator[Batch, None, None]:
+        """Batches of a part as they are in every process; the first ones, where nobody knows how many there are."""
         with isolate_rng():
             loader = self._loader(part)
             seed_loader(loader, 0)
             found = 0
-            for batch in loader:
+            for batch in itertools.islice(loader, None if has_length(loader) else UNSIZED):
                 found += 1
                 read = read_batch(batch, self.keys)
                 if read.labels is None:
                     hint = f"; {NAME_THEM}" if is_mapping(batch) else ""
-                    raise ValueError(f"batches of the {part} part have no labels: {kind(batch)}{hint}")
+                    raise DataError(f"batches of the {part} part have no labels: {kind(batch)}{hint}")
                 yield read
             if not found:
-                raise ValueError(f"the {part} part of {type(self.inner).__name__} has no batch")
+                raise DataError(f"the {part} part of {type(self.inner).__name__} has no batch")
+
+    def _shape(self, part: str) -> tuple[int, ...]:
+        """Shape of one input of a part."""
+        # Lightning's isolate_rng puts nothing back when a generator inside of it is closed early.
+        with isolate_rng(), closing(self._batches(part)) as batches:
+            shape = tuple(next(batches).inputs.shape[1:])
+        return shape
 
     def _labels(self, part: str) -> Iterator[Tensor]:
         """Labels of a part, without its inputs where they are at hand."""
@@ -245,25 +252,41 @@ class ForeignData(LightningDataModule):
         else:
             yield from (batch.labels for batch in self._batches(part) if batch.labels is not None)
 
+    @property
+    def parts(self) -> list[str]:
+        """Of train, val and test, those that have a loader."""
+        return [part for part in ("train", "val", "test") if f"{part}_dataloader" in vars(self)]
+
+    def has_labels(self, part: str) -> bool:
+        """Whether batches of a part have labels: a test part need not, as long as nobody scores it."""
+        with isolate_rng():
+            batch = next(iter(self._loader(part)), None)
+        try:
+            return read_batch(batch, self.keys).labels is not None
+        except DataError:
+            return False
+
     def check(self, parts: Sequence[str] = ("train", "val", "test")) -> None:
         """Refuse what would fail in a fit or a test.
 
+        Args:
+            parts: Those that are needed.
+
         Raises:
-            ValueError: A part has no loader, several, no labels, labels out of range or other shapes; one line.
+            DataError: A part has no loader, several, no labels, labels out of range or other shapes; one line.
         """
         for part in parts:
             self._loader(part)
         for part in parts:
-            first, *_ = itertools.islice(self._batches(part), 1)
-            if tuple(first.inputs.shape[1:]) != self.input_shape:
-                shape = tuple(first.inputs.shape[1:])
-                raise ValueError(f"inputs of the {part} part have the shape {shape}, not {self.input_shape}")
+            shape = self._shape(part)
+            if shape != self.input_shape:
+                raise DataError(f"inputs of the {part} part have the shape {shape}, not {self.input_shape}")
             classes = self.num_classes
             for labels in self._labels(part):
                 low, high = int(labels.min()), int(labels.max())
                 if low < 0 or high >= classes:
                     wrong = low if low < 0 else high
-                    raise ValueError(f"the {part} part has the label {wrong}, and there are {classes} classes")
+                    raise DataError(f"the {part} part has the label {wrong}, and there are {classes} classes")
 
     def digest(self) -> str:
         """Hash of all that the loaders yield in the first epoch, the same in every process."""
@@ -274,6 +297,15 @@ class ForeignData(LightningDataModule):
                 found.update(as_bytes(batch.labels))
                 found.update(as_bytes(batch.inputs))
         return found.hexdigest()[:32]
+
+
+def has_length(loader: Any) -> bool:
+    """Whether a loader knows how many batches it has."""
+    try:
+        len(loader)
+    except TypeError:  # an IterableDataset, which may never end
+        return False
+    return True
 
 
 def parts_of(loaders: Any) -> list[Any]:
@@ -383,13 +415,3 @@ def seed_loader(loader: Any, epoch: int) -> None:
 def seed_globally(purpose: Purpose, *index: int) -> None:
     """Seed the global generators with what replicates share."""
     seed_everything(stream_seed(SEED, purpose, *index) % 2**32, verbose=False)
-
-
-def input_shape(datamodule: LightningDataModule) -> tuple[int, ...]:
-    """Shape of one input of any DataModule."""
-    return tuple(adopt(datamodule).input_shape)
-
-
-def num_classes(datamodule: LightningDataModule) -> int:
-    """Number of classes of any DataModule."""
-    return int(adopt(datamodule).num_classes)

@@ -119,13 +119,14 @@ def merge(config: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]
 
 
 def merged_group(key: str, old: Any, new: Any) -> dict[str, Any]:
-    """Settings of a group, with others over them; null and the empty text say nothing.
+    """Settings of a group, with others over them; null says nothing, and a text is YAML or names a file.
 
     Raises:
         UsageError: A group is no mapping.
     """
     if isinstance(new, str):
-        new = read_file(new, f"--{key}")
+        content = load_yaml(new)
+        new = content if isinstance(content, Mapping) else read_file(new, f"--{key}")
     for value in (old, new):
         if value is not None and not isinstance(value, Mapping):
             raise UsageError(f"{key} is a mapping of settings, got {value!r}")

@@ -85,16 +85,6 @@ class Spec:
         """
         return cls.find_with_arguments(cls._split(value)[0])[0]
 
-    @classmethod
-    def takes(cls, value: SpecLike, argument: str) -> bool:
-        """Whether the class that a spec names has such an argument.
-
-        Raises:
-            ValueError: There is no such class, or it is of another kind.
-        """
-        parameters = parameters_of(cls.find(value))
-        return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
     def to_dict(self) -> dict[str, Any]:
         """Canonical form in plain values: the class path, and every argument that a config can hold."""
         form: dict[str, Any] = written({"class_path": self.class_path, "init_args": self.init_args}, self.raw)

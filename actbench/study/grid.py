@@ -128,8 +128,7 @@ def takes(key: str, spec: Mapping[str, Any], argument: str) -> bool:
         ValueError: There is no such class.
     """
     path = spec["class_path"]
-    cls = NetworkSpec.find(path) if key == "model.network" else import_object(path)
-    parameters = parameters_of(cls)
+    parameters = parameters_of(NetworkSpec.find(path) if key == "model.network" else import_object(path))
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
@@ -224,7 +223,7 @@ def entries(study: Study, value: Callable[[tuple[str, str, str]], float] | None 
         raise StudyError(f"model.activation.{argument}: give it in study.activations, to an activation")
     datasets = choices(study, "data", study.datasets, "Digits")
     networks = choices(study, "model.network", study.networks, "TutorialCNN")
-    result, known = [], dict[str, str]()
+    result, known, digests = [], dict[str, str](), dict[str, str]()
     for (dataset, data), (network, network_spec), (arm, own) in product(datasets, networks, arms(study)):
         tuned = value((dataset, network, arm)) if study.grid and value else None
         model = {**without(study.fit.get("model") or {}, "activation", "replicates"), "network": network_spec}
@@ -232,7 +231,7 @@ def entries(study: Study, value: Callable[[tuple[str, str, str]], float] | None 
         if study.grid and tuned is not None:
             config = merge(config, nest(study.grid.setting, tuned))
         try:
-            entry = entry_of(study, (dataset, network, arm), config, tuned)
+            entry = entry_of(study, (dataset, network, arm), config, tuned, digests=digests)
         except ValueError as error:
             raise StudyError(f"arm {arm}: {one_line(error)}") from error
         if entry.hash in known:
@@ -242,7 +241,14 @@ def entries(study: Study, value: Callable[[tuple[str, str, str]], float] | None 
     return result
 
 
-def entry_of(study: Study, key: tuple[str, str, str], given: Mapping[str, Any], tuned: float | None) -> Entry:
+def entry_of(
+    study: Study,
+    key: tuple[str, str, str],
+    given: Mapping[str, Any],
+    tuned: float | None,
+    *,
+    digests: dict[str, str],
+) -> Entry:
     """One arm on a dataset and a network.
 
     Raises:
@@ -250,7 +256,7 @@ def entry_of(study: Study, key: tuple[str, str, str], given: Mapping[str, Any], 
     """
     config = cell_config(given)
     try:
-        digest = data_digest(config)
+        digest = data_digest(config, digests)
     except Exception as error:  # of any kind, in a DataModule that is not ours
         raise ValueError(f"dataset {key[0]}: {one_line(error)}") from error
     return Entry(*key, config, digest, cell_of(config, digest, study, range(1)).hash, tuned)
