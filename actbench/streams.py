@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 
 Purpose = Literal["init", "activation", "split", "order", "augmentation", "dropout"]
 SOURCES = (
@@ -67,3 +68,16 @@ def global_stream(seed: int, purpose: Purpose, *index: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
+
+
+@contextmanager
+def unchanged_generators() -> Iterator[None]:
+    """Put the global generators of Python, NumPy and torch back afterwards, also after an error."""
+    failure = None
+    with isolate_rng():  # which puts nothing back if an error passes through it
+        try:
+            yield
+        except BaseException as error:  # raised again below
+            failure = error
+    if failure is not None:
+        raise failure

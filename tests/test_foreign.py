@@ -1,9 +1,15 @@
 """DataModules of the user's, in the real engine."""
 
+import os
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning import LightningDataModule, Trainer
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import ToTensor
 
 from actbench.cells import Cell, cell_config, data_digest, run_cell
 from actbench.classifier import Classifier
@@ -264,3 +270,164 @@ def test_a_loader_that_never_ends_is_looked_at_and_left():
     endless.check()
     assert (endless.num_classes, endless.input_shape) == (2, (1, 8, 8))
     assert endless.digest() == ForeignData(Streams()).digest()
+
+
+class Folder(LightningDataModule):
+    """A folder of pictures for each class."""
+
+    def __init__(self, root: str):
+        super().__init__()
+        self.root = root
+
+    def part(self):
+        return DataLoader(Counted(self.root, transform=ToTensor()), 4)
+
+    train_dataloader = val_dataloader = test_dataloader = part
+
+
+class Counted(ImageFolder):
+    read = 0
+
+    def __getitem__(self, index):
+        Counted.read += 1
+        return super().__getitem__(index)
+
+
+Counted.__module__ = ImageFolder.__module__  # as torchvision's own
+
+
+def test_pictures_in_folders_are_known_again_without_decoding_all_of_them(tmp_path):
+    for number in range(60):
+        path = tmp_path / str(number % 3) / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((6, 6, 3), number, np.uint8)).save(path)
+    Counted.read = 0
+
+    before = ForeignData(Folder(str(tmp_path)))
+    digest = before.digest()
+    before.check()
+    decoded = Counted.read
+    Image.fromarray(np.full((6, 6, 3), 7, np.uint8)).save(tmp_path / "2" / "59.png")  # the last one
+
+    assert (before.num_classes, before.input_shape) == (3, (3, 6, 6))
+    assert decoded < 3 * 60 / 2
+    assert ForeignData(Folder(str(tmp_path))).digest() != digest
+
+
+def test_rows_of_a_subset_are_part_of_what_the_data_are():
+    class Split(Own):
+        def __init__(self, rows):
+            super().__init__()
+            self.rows = rows
+
+        def train_dataloader(self):
+            return DataLoader(Subset(self.part(300).dataset, self.rows), 32)
+
+    rows = list(range(200))
+
+    assert ForeignData(Split(rows)).digest() == ForeignData(Split(rows)).digest()
+    assert ForeignData(Split(rows)).digest() != ForeignData(Split([*rows[:-1], 201])).digest()
+
+
+class Cropped(Own):
+    """Halves its pictures on the device, at random while it trains."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        images, labels = batch
+        first = int(torch.randint(4, ())) if self.trainer.training else 0
+        return images[..., first : first + 4, :4], labels
+
+
+def test_what_a_datamodule_does_on_the_device_is_trained_on_and_known(tmp_path):
+    given = cell(kind="pair").config
+    config = {**given, "data": {"class_path": "test_foreign.Cropped"}}
+    digest = data_digest(config)
+
+    tables = [run_cell(Cell(config, range(2), digest), tmp_path / name) for name in "ab"]
+
+    assert ForeignData(Cropped()).input_shape == (1, 4, 4)
+    assert digest != data_digest(given)
+    assert tables[0]["test_loss"].equals(tables[1]["test_loss"])
+
+
+class Noisy(Own):
+    """Scores pictures that are changed at random."""
+
+    def val_dataloader(self):
+        dataset = self.part(60).dataset
+        return DataLoader(dataset, 20, collate_fn=noisy)
+
+    test_dataloader = val_dataloader
+
+
+def noisy(rows):
+    images, labels = zip(*rows, strict=True)
+    return torch.stack(images) + torch.randn(len(rows), 1, 8, 8), torch.stack(labels)
+
+
+def test_all_arms_are_scored_on_the_same_random_pictures(tmp_path):
+    config = {**cell().config, "data": {"class_path": "test_foreign.Noisy"}}
+    one = run_cell(Cell(config, range(2)), tmp_path / "one")
+    torch.rand(7)
+    longer = {**config, "trainer": {**config["trainer"], "limit_train_batches": 1, "max_epochs": 6}}
+    few = run_cell(Cell({**longer, "model": {**config["model"], "optimizer": STILL}}, range(2)), tmp_path / "few")
+    many = run_cell(Cell({**config, "model": {**config["model"], "optimizer": STILL}}, range(2)), tmp_path / "many")
+
+    assert few["val_loss"].equals(many["val_loss"])
+    assert few["test_loss"].equals(many["test_loss"])
+    assert not one["test_loss"].equals(many["test_loss"])
+
+
+STILL = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
+
+
+class Seeded(Own):
+    """Has a seed of its own for the order."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+
+    def train_dataloader(self):
+        return DataLoader(self.part().dataset, 32, shuffle=True, generator=torch.Generator().manual_seed(self.seed))
+
+
+def test_a_seed_of_the_datamodules_own_keys_the_order(tmp_path):
+    def orders(seed, name):
+        config = {**cell().config, "data": {"class_path": "test_foreign.Seeded", "init_args": {"seed": seed}}}
+        return run_cell(Cell(config, range(2)), tmp_path / name)["order_fingerprint"].to_list()
+
+    assert orders(1, "a") == orders(1, "b") != orders(2, "c")
+
+
+def test_data_that_differ_each_time_are_told():
+    generator = np.random.default_rng(0)
+
+    class Drawn(Dataset):
+        def __getitem__(self, index):
+            return torch.from_numpy(generator.random((1, 8, 8), np.float32)), index % 3
+
+        def __len__(self):
+            return 12
+
+    class Differs(Own):
+        def part(self, rows=12):
+            return DataLoader(Drawn(), 4)
+
+        train_dataloader = val_dataloader = test_dataloader = part
+
+    with pytest.warns(UserWarning, match="part of Differs differs each time it is read"):
+        ForeignData(Differs()).digest()
+
+
+def test_looking_at_data_changes_nothing_of_the_process(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+
+    ForeignData(Cropped()).digest()
+    with pytest.raises(ValueError, match="label 7"):
+        ForeignData(Own(wrong=True)).check()
+
+    assert os.environ["PL_GLOBAL_SEED"] == "5"
+    assert torch.get_rng_state().equal(before)

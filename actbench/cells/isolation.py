@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import torch
 from pytorch_lightning import seed_everything
-from pytorch_lightning.utilities.seed import isolate_rng
+
+from actbench.streams import unchanged_generators
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def unchanged_process(seed: int) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     try:
-        with isolate_rng(), silence():
+        with unchanged_generators(), silence():
             seed_everything(seed, verbose=False)
             yield
     finally:

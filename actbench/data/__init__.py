@@ -1,5 +1,6 @@
 """Datasets, their split, and the batches that a network is trained on."""
 
+from actbench.data.batches import SEED, read_batch
 from actbench.data.datasets import (
     CIFAR10,
     CIFAR100,
@@ -11,7 +12,7 @@ from actbench.data.datasets import (
     FakeImages,
     FashionMNIST,
 )
-from actbench.data.foreign import SEED, ForeignData, adopt, read_batch
+from actbench.data.foreign import ForeignData, adopt
 from actbench.data.images import DataError, ImageData
 from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
 

@@ -1,81 +1,44 @@
 """DataModules of the user: shared by all replicates, checked before training, and known again by what they yield."""
 
 import itertools
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
-from pytorch_lightning import LightningDataModule, seed_everything
-from pytorch_lightning.utilities.seed import isolate_rng
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.trainer.states import RunningStage
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from actbench.data.batches import (
+    NAME_THEM,
+    PARTS,
+    KeyedBatches,
+    as_bytes,
+    has_length,
+    is_mapping,
+    kind,
+    only,
+    parts_of,
+    read_batch,
+    seed_globally,
+)
+from actbench.data.contents import contents, hashed
 from actbench.data.images import DataError, ImageData
 from actbench.data.rows import Batch
-from actbench.streams import Purpose, stream_seed
+from actbench.streams import unchanged_generators
 
-SEED = 0  # of what replicates share
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
-KEYS = (  # of inputs and of labels, where batches are mappings
-    ("image", "images", "img", "imgs", "pixel_values", "input", "inputs", "input_values", "x", "data", "features"),
-    ("label", "labels", "target", "targets", "y", "class", "classes"),
-)
+FEW = 3  # batches that are looked at of a dataset whose contents are known
 UNSIZED = 100  # batches that are looked at of a loader without a length
-NAME_THEM = "name the keys of inputs and labels with --model.batch_keys '[IMAGE, LABEL]'"
-
-
-def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
-    """Inputs and labels of a batch: ``(x, y, ...)``, x alone, or a mapping; one of our own as it is.
-
-    Args:
-        batch: What a loader yields, the same for all replicates, or a `Batch`.
-        keys: Keys of inputs and labels where a batch is a mapping with unusual names.
-
-    Returns:
-        Labels are int64 (batch), or None where there are none.
-
-    Raises:
-        DataError: It is something else; one line.
-    """
-    if isinstance(batch, Batch):
-        return batch
-    given = batch
-    if is_mapping(batch):
-        options = [[key] for key in keys] if keys else KEYS
-        found = [next((key for key in names if key in batch), None) for names in options]
-        if found[0] is None:
-            raise DataError(f"no inputs in a batch that is a {kind(batch)}; {NAME_THEM}")
-        batch = [batch[key] for key in found if key is not None]
-    inputs, labels, *_ = (*batch, None) if isinstance(batch, list | tuple) else (batch, None)
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
-        raise DataError(
-            f"batches must be (inputs, labels), inputs of floating point as ToTensor gives them, not {kind(given)}"
-        )
-    if not isinstance(labels, Tensor):
-        return Batch(inputs, None, None)
-    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.is_floating_point() or labels.is_complex() or flat.shape != inputs.shape[:1]:
-        raise DataError(f"labels must be one whole number for each of {len(inputs)} inputs, not {kind(labels)}")
-    return Batch(inputs, flat.long(), None)
-
-
-def is_mapping(batch: Any) -> bool:
-    """Whether a batch is a mapping, of whatever kind."""
-    return isinstance(batch, Mapping) or (hasattr(batch, "keys") and hasattr(batch, "__getitem__"))
-
-
-def kind(batch: Any) -> str:
-    """What a batch is made of, in a few words."""
-    if isinstance(batch, Tensor):
-        return f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
-    if is_mapping(batch):
-        return f"{type(batch).__name__} of {', '.join(map(str, batch.keys()))}"
-    if isinstance(batch, list | tuple):
-        return f"{type(batch).__name__} of {', '.join(map(kind, batch)) or 'nothing'}"
-    return type(batch).__name__
+PATIENCE = 5  # seconds of reading before it is said
 
 
 def adopt(datamodule: Any, *, keys: Sequence[str] | None = None) -> Any:
@@ -83,12 +46,20 @@ def adopt(datamodule: Any, *, keys: Sequence[str] | None = None) -> Any:
     return datamodule if isinstance(datamodule, ImageData | ForeignData) else ForeignData(datamodule, keys=keys)
 
 
+class Look(NamedTuple):
+    """What a part's batches hold: shapes of their inputs, the least and the largest label, and a hash of it all."""
+
+    shapes: Sequence[tuple[int, ...]]
+    labels: tuple[int, int]
+    digest: str
+
+
 class ForeignData(LightningDataModule):
     """A LightningDataModule of the user's, of `pytorch_lightning` or of `lightning`, shared by all replicates.
 
     Its split and training batches depend on the epoch only, and not on which
     replicates train on them. On several devices, or when the same few batches
-    are trained on again and again, Lightning has to see the loader itself.
+    are trained on again and again, Lightning has to see the loaders themselves.
 
     Args:
         inner: The user's.
@@ -103,17 +74,18 @@ class ForeignData(LightningDataModule):
         self.inner = inner
         self.keys = keys
         self.prepared: set[str | None] = set()
-        self.shared: SharedBatches | None = None
-        self.seen: dict[str, Any] = {}
+        self.trained: KeyedBatches | None = None
+        self.looks: dict[str, Look] = {}
+        self.generators: dict[torch.Generator, int] = {}
         theirs = next((cls for cls in type(inner).__mro__ if cls.__name__ == "LightningDataModule"), None)
         if theirs is None:
             raise DataError(f"{type(inner).__name__} is no LightningDataModule")
-        for name in LOADERS:  # Lightning asks which a DataModule has
+        for part in (*PARTS, "predict"):  # Lightning asks which a DataModule has
+            name = f"{part}_dataloader"
             if name in vars(inner) or getattr(type(inner), name) is not getattr(theirs, name):
-                ours = {"train_dataloader": self._train_batches, "predict_dataloader": self._predict_batches}
-                setattr(self, name, ours.get(name, getattr(inner, name)))
+                setattr(self, name, partial(self._batches, part))
         if "predict_dataloader" not in vars(self) and "test_dataloader" in vars(self):
-            vars(self)["predict_dataloader"] = vars(self)["test_dataloader"]
+            vars(self)["predict_dataloader"] = partial(self._batches, "test")
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":
@@ -146,12 +118,17 @@ class ForeignData(LightningDataModule):
         self.inner.on_exception(exception)
 
     @override
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return self.inner.transfer_batch_to_device(batch, device, dataloader_idx)
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        trainer = self.trainer
+        if trainer and trainer.training:  # batches are fetched ahead, so that what was drawn last says little
+            seed_globally("augmentation", trainer.current_epoch, trainer.fit_loop.batch_idx)
+        else:
+            seed_globally("augmentation")
+        return self.inner.on_before_batch_transfer(batch, dataloader_idx)
 
     @override
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.inner.on_before_batch_transfer(batch, dataloader_idx)
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return self.inner.transfer_batch_to_device(batch, device, dataloader_idx)
 
     @override
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -165,33 +142,28 @@ class ForeignData(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.inner.load_state_dict(state_dict)
 
-    def _train_batches(self) -> Any:
-        loader, trainer = only(self.inner.train_dataloader()), self.trainer
-        if not trainer or trainer.world_size > 1 or trainer.overfit_batches or not isinstance(loader, DataLoader):  # type: ignore[attr-defined]
+    def _batches(self, part: str) -> Any:
+        """A part's loader as Lightning gets it."""
+        loader, trainer = only(getattr(self.inner, f"{part}_dataloader")()), self.trainer
+        shared = not trainer or trainer.world_size > 1 or trainer.overfit_batches  # type: ignore[attr-defined]
+        if shared or not isinstance(loader, DataLoader):
             return loader
-        self.shared = SharedBatches(loader, trainer, self.keys)
-        return self.shared
-
-    def _predict_batches(self) -> Any:
-        loader = only(self.inner.predict_dataloader())
-        alone = not self.trainer or self.trainer.world_size == 1
-        # Lightning would make a DataLoader anew, which it cannot do with every one.
-        return Handed(loader) if alone and isinstance(loader, DataLoader) else loader
+        keyed = KeyedBatches(loader, part, trainer=trainer, keys=self.keys, generators=self.generators)
+        self.trained = keyed if part == "train" else self.trained
+        return keyed
 
     # --- what actbench asks ---
 
     @property
     def order(self) -> str | None:
         """Fingerprint of the batches of the first epoch that were trained on; None if it is not known."""
-        return self.shared.order if self.shared and self.shared.order else None
+        return self.trained.order if self.trained and self.trained.order else None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input: the inner's attribute ``input_shape``, or that of the first training batch."""
         said = getattr(self.inner, "input_shape", None)
-        if said is None and "input_shape" not in self.seen:
-            self.seen["input_shape"] = self._shape("train")
-        return tuple(said) if said is not None else self.seen["input_shape"]
+        return tuple(self._look("train").shapes[0] if said is None else said)
 
     @property
     def num_classes(self) -> int:
@@ -199,74 +171,25 @@ class ForeignData(LightningDataModule):
         said = getattr(self.inner, "num_classes", None) or getattr(self.inner, "classes", None)
         if said is None:
             said = getattr(getattr(self._loader("train"), "dataset", None), "classes", None)
-        if said is None and "num_classes" not in self.seen:
-            self.seen["num_classes"] = max(int(labels.max()) for labels in self._labels("train")) + 1
-        said = self.seen["num_classes"] if said is None else said
+        if said is None:
+            said = self._look("train").labels[1] + 1
         return len(said) if hasattr(said, "__len__") else int(said)
-
-    def _loader(self, part: str) -> Any:
-        """A part's only loader.
-
-        Raises:
-            DataError: There is none, or there are several.
-        """
-        name = f"{part}_dataloader"
-        with isolate_rng():
-            self.prepare_data()
-            if name not in vars(self):
-                raise DataError(f"{type(self.inner).__name__} has no {name}, which is needed")
-            self.setup("test" if part == "test" else "fit")
-            loader = only(getattr(self.inner, name)())
-        if isinstance(loader, list | tuple | Mapping) and any(isinstance(of, DataLoader) for of in parts_of(loader)):
-            raise DataError(f"{name} of {type(self.inner).__name__} gives {len(loader)} loaders, and one is needed")
-        return loader
-
-    def _batches(self, part: str) -> Generator[Batch, None, None]:
-        """Batches of a part as they are in every process; the first ones, where nobody knows how many there are."""
-        with isolate_rng():
-            loader = self._loader(part)
-            seed_loader(loader, 0)
-            found = 0
-            for batch in itertools.islice(loader, None if has_length(loader) else UNSIZED):
-                found += 1
-                read = read_batch(batch, self.keys)
-                if read.labels is None:
-                    hint = f"; {NAME_THEM}" if is_mapping(batch) else ""
-                    raise DataError(f"batches of the {part} part have no labels: {kind(batch)}{hint}")
-                yield read
-            if not found:
-                raise DataError(f"the {part} part of {type(self.inner).__name__} has no batch")
-
-    def _shape(self, part: str) -> tuple[int, ...]:
-        """Shape of one input of a part."""
-        # Lightning's isolate_rng puts nothing back when a generator inside of it is closed early.
-        with isolate_rng(), closing(self._batches(part)) as batches:
-            shape = tuple(next(batches).inputs.shape[1:])
-        return shape
-
-    def _labels(self, part: str) -> Iterator[Tensor]:
-        """Labels of a part, without its inputs where they are at hand."""
-        dataset = getattr(self._loader(part), "dataset", None)
-        if type(dataset) is TensorDataset and len(dataset.tensors) > 1:
-            yield read_batch(dataset.tensors, self.keys).labels  # type: ignore[misc]
-        else:
-            yield from (batch.labels for batch in self._batches(part) if batch.labels is not None)
 
     @property
     def parts(self) -> list[str]:
         """Of train, val and test, those that have a loader."""
-        return [part for part in ("train", "val", "test") if f"{part}_dataloader" in vars(self)]
+        return [part for part in PARTS if f"{part}_dataloader" in vars(self)]
 
     def has_labels(self, part: str) -> bool:
         """Whether batches of a part have labels: a test part need not, as long as nobody scores it."""
-        with isolate_rng():
+        with unchanged_generators():
             batch = next(iter(self._loader(part)), None)
         try:
             return read_batch(batch, self.keys).labels is not None
         except DataError:
             return False
 
-    def check(self, parts: Sequence[str] = ("train", "val", "test")) -> None:
+    def check(self, parts: Sequence[str] = PARTS) -> None:
         """Refuse what would fail in a fit or a test.
 
         Args:
@@ -278,140 +201,103 @@ class ForeignData(LightningDataModule):
         for part in parts:
             self._loader(part)
         for part in parts:
-            shape = self._shape(part)
-            if shape != self.input_shape:
-                raise DataError(f"inputs of the {part} part have the shape {shape}, not {self.input_shape}")
+            look = self._look(part)
+            other = [shape for shape in look.shapes if shape != self.input_shape]
+            if other:
+                raise DataError(f"inputs of the {part} part have the shape {other[0]}, not {self.input_shape}")
             classes = self.num_classes
-            for labels in self._labels(part):
-                low, high = int(labels.min()), int(labels.max())
-                if low < 0 or high >= classes:
-                    wrong = low if low < 0 else high
-                    raise DataError(f"the {part} part has the label {wrong}, and there are {classes} classes")
+            wrong = [label for label in look.labels if not 0 <= label < classes]
+            if wrong:
+                raise DataError(f"the {part} part has the label {wrong[0]}, and there are {classes} classes")
 
     def digest(self) -> str:
-        """Hash of all that the loaders yield in the first epoch, the same in every process."""
-        found = sha256()
-        for part in ("train", "val", "test"):
-            for batch in self._batches(part):
-                found.update(f"{part} {tuple(batch.inputs.shape)} {batch.inputs.dtype}".encode())
-                found.update(as_bytes(batch.labels))
-                found.update(as_bytes(batch.inputs))
-        return found.hexdigest()[:32]
+        """Hash of what the loaders yield in the first epoch, the same in every process."""
+        return sha256("".join(self._look(part).digest for part in PARTS).encode()).hexdigest()[:32]
+
+    def _loader(self, part: str) -> Any:
+        """A part's only loader.
+
+        Raises:
+            DataError: There is none, or there are several.
+        """
+        name = f"{part}_dataloader"
+        with unchanged_generators(), attended(self, part):
+            self.prepare_data()
+            if name not in vars(self):
+                raise DataError(f"{type(self.inner).__name__} has no {name}, which is needed")
+            self.setup("test" if part == "test" else "fit")
+            loader = only(getattr(self.inner, name)())
+        if isinstance(loader, list | tuple | Mapping) and any(isinstance(of, DataLoader) for of in parts_of(loader)):
+            raise DataError(f"{name} of {type(self.inner).__name__} gives {len(loader)} loaders, and one is needed")
+        return loader
+
+    def _look(self, part: str) -> Look:
+        """What a part's batches hold, which is looked at once."""
+        if part not in self.looks:
+            loader = self._loader(part)
+            with unchanged_generators(), attended(self, part):
+                self.looks[part] = self._look_through(part, loader)
+        return self.looks[part]
+
+    def _look_through(self, part: str, loader: Any) -> Look:
+        known = contents(loader)
+        labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
+        digests = [known.digest] if known else []
+        limit = FEW if known else None if has_length(loader) else UNSIZED
+        patience = time.monotonic() + PATIENCE
+        for batch in itertools.islice(self._read(part, loader), limit):
+            labels.append(cast(Tensor, batch.labels))
+            shapes[tuple(batch.inputs.shape[1:])] = None
+            digests.append(batch_digest(batch))
+            if time.monotonic() > patience:
+                patience = math.inf
+                rank_zero_info(f"reading the {part} part of {type(self.inner).__name__} through, to check it")
+        if not shapes:
+            raise DataError(f"the {part} part of {type(self.inner).__name__} has no batch")
+        if isinstance(loader, DataLoader):
+            again = next(self._read(part, loader), None)
+            if again and batch_digest(again) != digests[1 if known else 0]:
+                rank_zero_warn(
+                    f"the {part} part of {type(self.inner).__name__} differs each time it is read: it draws from a "
+                    "generator of its own, so that finished replicates are not found again"
+                )
+        every = torch.cat(labels)
+        return Look([*shapes], (int(every.min()), int(every.max())), hashed(*digests).hex())
+
+    def _read(self, part: str, loader: Any) -> Iterator[Batch]:
+        """Batches of a part as they are in the first epoch and in every process, on the CPU."""
+        batches = KeyedBatches(loader, part, trainer=None, keys=self.keys, generators=self.generators)
+        for given in batches:
+            batch = self.on_before_batch_transfer(given, 0)
+            batch = self.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+            read = read_batch(self.on_after_batch_transfer(batch, 0), self.keys)
+            if read.labels is None:
+                hint = f"; {NAME_THEM}" if is_mapping(given) else ""
+                raise DataError(f"batches of the {part} part have no labels: {kind(given)}{hint}")
+            yield read
 
 
-def has_length(loader: Any) -> bool:
-    """Whether a loader knows how many batches it has."""
+def batch_digest(batch: Batch) -> bytes:
+    """Hash of a batch."""
+    return hashed(f"{tuple(batch.inputs.shape)} {batch.inputs.dtype}".encode(), *map(as_bytes, batch[:2]))
+
+
+@contextmanager
+def attended(datamodule: ForeignData, part: str) -> Iterator[None]:
+    """Let a DataModule have a Trainer that is at work on a part, as its hooks may ask."""
+    if datamodule.trainer is not None:
+        yield
+        return
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    before, logger.disabled = logger.disabled, True
     try:
-        len(loader)
-    except TypeError:  # an IterableDataset, which may never end
-        return False
-    return True
-
-
-def parts_of(loaders: Any) -> list[Any]:
-    """Loaders of a list or a mapping."""
-    return list(loaders.values() if isinstance(loaders, Mapping) else loaders)
-
-
-def only(loader: Any) -> Any:
-    """The loader of a list or a mapping of one; anything else as it is."""
-    if isinstance(loader, list | tuple | Mapping) and len(loader) == 1 and isinstance(parts_of(loader)[0], DataLoader):
-        return parts_of(loader)[0]
-    return loader
-
-
-class Handed:
-    """A loader that is used as it is.
-
-    Args:
-        loader: What yields the batches.
-    """
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.loader)
-
-
-def as_bytes(values: Tensor | None) -> bytes:
-    """Bytes of a tensor."""
-    if values is None:
-        return b""
-    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-class SharedBatches:
-    """A loader whose batches depend on the epoch only, and that can be resumed inside one.
-
-    What it draws from the global generators is keyed by epoch and batch.
-
-    Args:
-        loader: What is shared.
-        trainer: Says which epoch it is.
-        keys: See `read_batch`.
-    """
-
-    def __init__(self, loader: DataLoader[Any], trainer: Any, keys: Sequence[str] | None) -> None:
-        self.loader = loader
-        self.trainer = trainer
-        self.keys = keys
-        self.epoch = 0
-        self.batches = 0  # handed out in this epoch
-        self.resumed = False
-        self.order = ""  # chained hash of the first epoch's batches
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        # A generator: nothing runs before the first batch is asked for. Lightning makes iterators early.
-        epoch = self.trainer.current_epoch
-        first = self.batches if self.resumed and self.epoch == epoch else 0
-        self.epoch, self.batches, self.resumed = epoch, 0, False
-        seed_loader(self.loader, epoch)
-        iterator = iter(self.loader)
-        while True:
-            seed_globally("order", epoch, self.batches)
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self.batches += 1
-            if self.batches > first:
-                if epoch == 0:
-                    read = read_batch(batch, self.keys)
-                    sample = read.inputs.flatten()[:: max(1, read.inputs.numel() // 1024)]
-                    self.order = sha256(self.order.encode() + as_bytes(read.labels) + as_bytes(sample)).hexdigest()[:32]
-                yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch."""
-        return {"epoch": self.epoch, "batches": self.batches, "order": self.order}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration start at this place, if it is one over the same epoch."""
-        self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
-        self.order = state.get("order", "")
-
-
-def seed_loader(loader: Any, epoch: int) -> None:
-    """Seed the global generators, and those that a loader or its samplers have of their own, with an epoch's order."""
-    seed_globally("order", epoch)
-    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
-    samplers.append(getattr(samplers[1], "sampler", None))
-    for holder in (loader, *samplers):
-        generator = getattr(holder, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(stream_seed(SEED, "order", epoch))
-
-
-def seed_globally(purpose: Purpose, *index: int) -> None:
-    """Seed the global generators with what replicates share."""
-    seed_everything(stream_seed(SEED, purpose, *index) % 2**32, verbose=False)
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    finally:
+        logger.disabled = before
+    stages = {"train": RunningStage.TRAINING, "val": RunningStage.VALIDATING, "test": RunningStage.TESTING}
+    trainer.state.stage = stages[part]
+    datamodule.trainer = datamodule.inner.trainer = trainer
+    try:
+        yield
+    finally:
+        datamodule.trainer = datamodule.inner.trainer = None
