@@ -9,12 +9,11 @@ from jaxtyping import Float, Int64
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from typing_extensions import override
 
-from actbench import __version__, checkpoints
+from actbench import __version__, checkpoints, preflight
 from actbench.callbacks import ReplicateEarlyStopping
 from actbench.data import read_batch
 from actbench.networks import build_network
@@ -154,21 +153,16 @@ class Classifier(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        if len(self.seeds) > 1 and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            raise MisconfigurationException(
-                "16-mixed precision skips a step of all replicates when one overflows: use bf16-mixed, or replicates: 1"
-            )
-        trainer = self.trainer
-        if self.lr_scheduler and issubclass(self.lr_scheduler.cls, ReduceLROnPlateau):
-            never = trainer.max_epochs not in (None, -1) and (trainer.check_val_every_n_epoch or 0) > trainer.max_epochs
-            if not trainer.enable_validation or never:
-                raise MisconfigurationException(
-                    "ReduceLROnPlateau watches val/loss, and nothing would be validated: see limit_val_batches, "
-                    "check_val_every_n_epoch and the DataModule's val_dataloader"
-                )
+        preflight.check_precision(self.trainer, len(self.seeds))
+        preflight.check_plateau(self.trainer, self.trainer.max_epochs, self.trainer.check_val_every_n_epoch)
         data = checkpoints.describe_data(getattr(self.trainer, "datamodule", None))
         for logger in self.loggers:
             logger.log_hyperparams({"seed": self.seeds[0], "model": self.describe(), "data": data})
+
+    @override
+    def on_train_start(self) -> None:
+        preflight.check_schedule(self.trainer)
+        preflight.check_last_batch(self.trainer, self)
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -12,7 +12,9 @@ import polars as pl
 import polars.selectors as cs
 import torch
 
+from actbench import preflight
 from actbench.cells import WARM_UP, Cell, build_data, device_name, run_cell
+from actbench.data import has_length
 from actbench.records import json_text, to_bytes
 from actbench.specs import one_line
 from actbench.study import StudyError
@@ -49,7 +51,7 @@ def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
     """
     minutes: float | None = 0.0
     steps, memory_mb, disk_mb = 0.0, 0.0, 0.0
-    paces, lengths = paces_of(known), dict[str, int]()
+    paces, lengths = paces_of(known), dict[str, int | None]()
     for cell in cells:
         settings = json_text([cell.factors["data"], cell.factors["trainer"]])
         place = place_of(cell.factors)
@@ -57,11 +59,12 @@ def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
             lengths[settings] = epoch_steps(cell)
         if place not in paces:
             paces[place] = trial(cell)
-        pace, epochs = paces[place], epochs_of(cell.config["trainer"], lengths[settings])
+        pace, length = paces[place], lengths[settings]
+        epochs = length and preflight.epochs_of(cell.config["trainer"], length)
         runs = (epochs or 0) * len(cell.seeds)
         known_time = minutes is not None and pace.epoch_time_s is not None and epochs is not None
         minutes = cast(float, minutes) + cast(float, pace.epoch_time_s) * runs / 60 if known_time else None
-        steps += lengths[settings] * runs
+        steps += (length or 0) * runs
         memory_mb = max(memory_mb, pace.memory_mb)
         # What a record holds for each epoch, four numbers, hardly shrinks.
         disk_mb += pace.record_mb * len(cell.seeds) + 4 * 8 * runs / 2**20
@@ -73,30 +76,17 @@ def place_of(factors: Mapping[str, Any]) -> str:
     return json_text([factors["data"], factors["network"]])
 
 
-def epoch_steps(cell: Cell) -> int:
-    """Optimiser steps of an epoch."""
+def epoch_steps(cell: Cell) -> int | None:
+    """Optimiser steps of an epoch; None where nobody knows how many batches there are."""
     datamodule = build_data(cell.config)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    trainer, batches = cell.config["trainer"], len(datamodule.train_dataloader())
-    limit = trainer.get("limit_train_batches")
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    trainer, loader = cell.config["trainer"], datamodule.train_dataloader()
+    limit = trainer.get("limit_train_batches", 1.0)
+    if not has_length(loader):
+        return None
+    batches = min(len(loader), limit) if isinstance(limit, int) else int(len(loader) * limit)
     return max(1, math.ceil(batches / (trainer.get("accumulate_grad_batches") or 1)))
-
-
-def epochs_of(trainer: Mapping[str, Any], epoch_steps: int) -> float | None:
-    """Epochs of a training by its limits; None if time alone or a callback ends it.
-
-    Args:
-        trainer: Settings of a Trainer.
-        epoch_steps: Optimiser steps of an epoch.
-    """
-    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
-    if epochs is None:  # what Lightning takes it for
-        epochs = 1000 if steps == -1 and not trainer.get("max_time") else -1
-    limits = {"epochs": epochs, "steps": steps / epoch_steps}
-    return min((limit for limit in limits.values() if limit >= 0), default=None)
 
 
 def paces_of(known: pl.DataFrame) -> dict[str, Pace]:

@@ -563,7 +563,7 @@ def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
     config["trainer"]["limit_val_batches"] = 0
     lines = Lines()
 
-    run_wanted(*wanted_of(config), Means(InProcess(), lines, train, []))
+    run_wanted(*wanted_of(config), Means(InProcess(), lines, train, [], {}))
 
     assert lines.said == ["1/1 FakeImages/MLP/relu seeds 0-2"]
 

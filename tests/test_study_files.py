@@ -23,7 +23,8 @@ from actbench.cli.report import (
     print_rows,
     print_told,
 )
-from actbench.forecast import epochs_of, forecast
+from actbench.forecast import forecast
+from actbench.preflight import epochs_of
 from actbench.records import Store
 from actbench.specs import compose
 from actbench.study import Study, arms, collect, entries, make_plan, run_study

@@ -100,7 +100,7 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
     wanted = [Wanted(entry, study.seeds) for entry in compared]
     plan = make_plan(study, wanted)
     if plan.missing:  # whatever is wrong is said before anything else
-        rehearse(plan)
+        rehearse(plan, print)
         known = collect(study, wanted, print, change=False)
         will = forecast(plan.missing, known)
     else:

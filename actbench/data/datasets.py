@@ -1,6 +1,9 @@
 """The datasets that actbench knows by name."""
 
+import gzip
 import math
+import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ class Digits(ImageData):
         test_fraction: Share of the images held out for testing.
         seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
         replicates: How many batches to give at once, one for each seed.
+        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
 
     Source:
         Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI ML Repository.
@@ -42,6 +46,7 @@ class Digits(ImageData):
         test_fraction: float = 0.15,
         seed: int = 0,
         replicates: int = 1,
+        drop_last: bool = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -49,6 +54,7 @@ class Digits(ImageData):
             test_fraction=test_fraction,
             seed=seed,
             replicates=replicates,
+            drop_last=drop_last,
         )
 
     @override
@@ -79,6 +85,7 @@ class FakeImages(ImageData):
         test_fraction: Share of the images held out for testing.
         seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
         replicates: How many batches to give at once, one for each seed.
+        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
     """
 
     def __init__(
@@ -93,6 +100,7 @@ class FakeImages(ImageData):
         test_fraction: float = 0.15,
         seed: int = 0,
         replicates: int = 1,
+        drop_last: bool = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -100,6 +108,7 @@ class FakeImages(ImageData):
             test_fraction=test_fraction,
             seed=seed,
             replicates=replicates,
+            drop_last=drop_last,
         )
         check_at_least(1, rows=rows, channels=channels, height=height, width=width)
         check_at_least(2, num_classes=num_classes)
@@ -132,6 +141,14 @@ class IdxData(FileData):
     num_classes = 10
 
     @override
+    def read(self) -> list[Table]:
+        for name in self.files():
+            path = Path(self.root, name).expanduser()
+            if not path.exists():
+                unpack(path.with_name(f"{path.name}.gz"), path)
+        return super().read()
+
+    @override
     def files(self) -> dict[str, str | None]:
         # torchvision knows the sums of the archives only.
         folder = f"{type(self).__name__}/raw"
@@ -150,6 +167,25 @@ class IdxData(FileData):
         check_idx(Path(images), 3)
         check_idx(Path(labels), 1)
         return Table(mnist.read_image_file(images)[:, None], mnist.read_label_file(labels))
+
+
+def unpack(archive: Path, path: Path) -> None:
+    """Unpack an archive beside a file that is missing, whole or not at all, if there is one.
+
+    Raises:
+        DataError: It is damaged, or the file cannot be written.
+    """
+    if not archive.is_file():
+        return
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with gzip.open(archive) as packed, unfinished.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        unfinished.replace(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{archive} cannot be unpacked: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def check_idx(path: Path, dimensions: int) -> None:
@@ -207,6 +243,7 @@ class ColourData(FileData):
             crop them to their size, and mirror half of them left to right (not SVHN's: digits have a side).
         seed: Keys the split, the batch order and augmentation of the first replicate; the others' seeds follow.
         replicates: How many batches to give at once, one for each seed.
+        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
     """
 
     input_shape = (3, 32, 32)
@@ -222,8 +259,9 @@ class ColourData(FileData):
         augment: bool = False,
         seed: int = 0,
         replicates: int = 1,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(root, download, batch_size, val_fraction, seed, replicates)
+        super().__init__(root, download, batch_size, val_fraction, seed, replicates, drop_last)
         self.save_hyperparameters({"augment": augment}, logger=False)
         self.augment = augment
         self.crops: tuple[int, Tensor] | None = None  # of an epoch, for all rows of each replicate

@@ -22,6 +22,7 @@ class FileData(ImageData):
         val_fraction: Share of the training files' images held out for validation.
         seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
         replicates: How many batches to give at once, one for each seed.
+        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
 
     Raises:
         ValueError: An argument is out of range.
@@ -37,11 +38,13 @@ class FileData(ImageData):
         val_fraction: float = 0.1,
         seed: int = 0,
         replicates: int = 1,
+        drop_last: bool = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
             val_fraction=val_fraction,
             test_fraction=None,
+            drop_last=drop_last,
             seed=seed,
             replicates=replicates,
         )

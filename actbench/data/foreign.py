@@ -157,7 +157,7 @@ class ForeignData(LightningDataModule):
     @property
     def order(self) -> str | None:
         """Fingerprint of the batches of the first epoch that were trained on; None if it is not known."""
-        return self.trained.order if self.trained and self.trained.order else None
+        return (self.trained.order or None) if self.trained is not None else None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Images that fit in memory, kept as tensors on the device that trains."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -65,6 +64,7 @@ class ImageData(LightningDataModule, ABC):
         batch_size: Images per optimiser step, over all devices together.
         val_fraction: Share of the images held out for validation.
         test_fraction: Share held out for testing; None if the test images have a table of their own.
+        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
         seed: Keys the split, the batch order and augmentation of the first replicate; the others' seeds follow.
         replicates: How many batches to give at once, one for each seed.
 
@@ -78,7 +78,14 @@ class ImageData(LightningDataModule, ABC):
     white: int = 255  # the largest value of a pixel
 
     def __init__(
-        self, *, batch_size: int, val_fraction: float, test_fraction: float | None, seed: int, replicates: int
+        self,
+        *,
+        batch_size: int,
+        val_fraction: float,
+        test_fraction: float | None,
+        seed: int,
+        replicates: int,
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
         fractions = {"val_fraction": val_fraction}
@@ -91,8 +98,9 @@ class ImageData(LightningDataModule, ABC):
         if sum(fractions.values()) >= 1:
             raise ValueError(f"{' + '.join(fractions)} must be below 1, got {' + '.join(map(str, fractions.values()))}")
         # For checkpoints, without the seeds, which the model records. The model logs them.
-        self.save_hyperparameters({"batch_size": batch_size, **fractions}, logger=False)
+        self.save_hyperparameters({"batch_size": batch_size, **fractions, "drop_last": drop_last}, logger=False)
         self.batch_size = batch_size
+        self.drop_last = drop_last
         self.fractions = fractions
         self.seeds = range(seed, seed + replicates)
         self.tables: list[Table] = []
@@ -130,6 +138,10 @@ class ImageData(LightningDataModule, ABC):
         parts = {"train": Part(0, train), "val": Part(0, val), "test": Part(len(self.tables) - 1, test)}
         for name, part in parts.items():
             self._check_classes(name, self.tables[part.table].labels[part.rows[0]])  # as many in each split
+        if self.drop_last and train.shape[1] < self.batch_size:
+            raise DataError(
+                f"drop_last leaves no batch: {train.shape[1]} training images, batch_size {self.batch_size}"
+            )
         self.parts = {**parts, "predict": parts["test"]}
 
     def _check_classes(self, part: str, labels: Int64[Tensor, " part"]) -> None:
@@ -151,13 +163,14 @@ class ImageData(LightningDataModule, ABC):
                 found.update(values.cpu().contiguous().numpy().tobytes())
         return found.hexdigest()[:32]
 
-    def _batches(self, part: str, batch_size: int | None = None, seeds: Sequence[int] | None = None) -> RowBatches:
-        size = batch_size or min(SCORED_ROWS, max(SCORED_ROWS // 10, SCORED_IMAGES // len(self.seeds)))
-        return RowBatches(part, self.parts[part].rows, size, seeds=seeds, trainer=self.trainer)
+    def _batches(self, part: str) -> RowBatches:
+        size = min(SCORED_ROWS, max(SCORED_ROWS // 10, SCORED_IMAGES // len(self.seeds)))
+        return RowBatches(part, self.parts[part].rows, size, trainer=self.trainer)
 
     @override
     def train_dataloader(self) -> RowBatches:
-        return self._batches("train", self.batch_size, self.seeds)
+        rows, trainer = self.parts["train"].rows, self.trainer
+        return RowBatches("train", rows, self.batch_size, seeds=self.seeds, drop_last=self.drop_last, trainer=trainer)
 
     @override
     def val_dataloader(self) -> RowBatches:

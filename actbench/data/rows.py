@@ -39,6 +39,7 @@ class RowBatches:
         batch_size: Rows of a batch, over all devices together; the last batch may have fewer.
         seeds: Key each replicate's order, a new one each epoch. None keeps that of ``rows``, as does
             ``overfit_batches``.
+        drop_last: Leave out a last batch that has fewer rows.
         trainer: The Trainer. None stands for epoch 0 on one device.
     """
 
@@ -49,19 +50,22 @@ class RowBatches:
         batch_size: int,
         *,
         seeds: Sequence[int] | None = None,
+        drop_last: bool = False,
         trainer: Any = None,
     ) -> None:
         self.part = part
         self.rows = rows
         self.batch_size = batch_size
         self.seeds = seeds
+        self.drop_last = drop_last
         self.trainer = trainer
         self.epoch = 0
         self.batches = 0  # handed out in this epoch
         self.resumed = False
 
     def __len__(self) -> int:
-        return -(-self.rows.shape[1] // self.batch_size)
+        rows = self.rows.shape[1]
+        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Rows]:
         # A generator: nothing runs before the first batch is asked for. Lightning makes iterators early.
@@ -76,7 +80,8 @@ class RowBatches:
             streams = [stream(seed, "order", epoch) for seed in self.seeds]
             order = torch.stack([torch.randperm(rows.shape[1], generator=generator) for generator in streams])
             rows = rows.gather(1, order)
-        for number, batch in enumerate(torch.split(rows, self.batch_size, dim=1)[first:], start=first + 1):
+        batches = torch.split(rows, self.batch_size, dim=1)[first : len(self)]
+        for number, batch in enumerate(batches, start=first + 1):
             self.batches = number
             yield Rows(self.part, batch[:, rank::world])
 

@@ -207,12 +207,18 @@ def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
 # --- all of it ---
 
 
-def entries(study: Study, value: Callable[[tuple[str, str, str]], float] | None = None) -> list[Entry]:
+def entries(
+    study: Study,
+    value: Callable[[tuple[str, str, str]], float] | None = None,
+    *,
+    digests: dict[str, str] | None = None,
+) -> list[Entry]:
     """All that a study compares, each config checked.
 
     Args:
         study: The study.
         value: That of the tuned setting, by dataset, network and arm; as in the study's config unless given.
+        digests: Of data that were looked at in this study before; see `data_digest`.
 
     Raises:
         StudyError: A class was not found, its arguments do not fit, two arms are the same, or data are missing.
@@ -223,7 +229,8 @@ def entries(study: Study, value: Callable[[tuple[str, str, str]], float] | None 
         raise StudyError(f"model.activation.{argument}: give it in study.activations, to an activation")
     datasets = choices(study, "data", study.datasets, "Digits")
     networks = choices(study, "model.network", study.networks, "TutorialCNN")
-    result, known, digests = [], dict[str, str](), dict[str, str]()
+    result, known = [], dict[str, str]()
+    digests = {} if digests is None else digests
     for (dataset, data), (network, network_spec), (arm, own) in product(datasets, networks, arms(study)):
         tuned = value((dataset, network, arm)) if study.grid and value else None
         model = {**without(study.fit.get("model") or {}, "activation", "replicates"), "network": network_spec}

@@ -1,26 +1,18 @@
 """What of a study is there, what is missing, and in which order it will run."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import polars as pl
-import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from typing_extensions import override
 
-from actbench.cells import Cell, build_data, run_cell
-from actbench.classifier import Classifier
+from actbench.cells import Cell, build_data
 from actbench.data import ImageData
-from actbench.executors import FULL
-from actbench.networks import calls_activation
 from actbench.records import RecordError, Store
-from actbench.specs import one_line, without
 from actbench.study.definition import Looks, Study, StudyError
-from actbench.study.grid import Entry, cells_of, entries, short_name
+from actbench.study.grid import Entry, cells_of, entries
 from actbench.verdict import Asked, Question
 
 WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, and less would be lost with one
@@ -173,57 +165,6 @@ def collect(
             )
             tables.append(labelled)
     return pl.concat(tables) if tables else pl.DataFrame()
-
-
-def rehearse(plan: Plan) -> None:
-    """Train, validate and test one batch of every arm on each dataset and network of the cells that are missing.
-
-    What a fit would stumble over after hours is found in seconds.
-
-    Raises:
-        StudyError: A cell cannot be run; one line.
-    """
-    rehearsed = set[str]()
-    for cell in plan.missing:
-        if cell.hash in rehearsed:
-            continue
-        rehearsed.add(cell.hash)
-        names = f"{short_name(cell.config['model']['activation'])} in {short_name(cell.config['model']['network'])}"
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                run_cell(rehearsal(cell), Path(folder, "rehearsal"), [Deafness()])
-        except Exception as error:  # of any kind, in what is not ours
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise
-            raise StudyError(f"{names}: {one_line(error)}") from error
-
-
-class Deafness(Callback):
-    """Refuses a network that makes the activation's modules, and calls none of them.
-
-    Raises:
-        ValueError: It is such a network.
-    """
-
-    @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        classifier = cast(Classifier, pl_module)
-        network = classifier.stack.replicate(0)
-        if not calls_activation(network, torch.zeros(2, *classifier.input_shape, device=classifier.device)):
-            raise ValueError(
-                f"{type(network).__name__} calls no activation that it has made: it is the same network for all of them"
-            )
-
-
-def rehearsal(cell: Cell) -> Cell:
-    """A cell cut down to one batch of each part, with one replicate, or two where it has several."""
-    ends = {"max_epochs": 1, "max_steps": 1, "check_val_every_n_epoch": 1, "val_check_interval": 1.0}
-    limits = dict.fromkeys(("limit_train_batches", "limit_test_batches"), 1)
-    before = without(cell.config["trainer"], "min_epochs", "min_steps", "max_time", "overfit_batches")
-    if before.get("limit_val_batches") != 0:
-        limits["limit_val_batches"] = 1
-    trainer = {**before, **ends, **limits, "num_sanity_val_steps": 0}
-    return replace(cell, config={**cell.config, "trainer": trainer}, seeds=cell.seeds[:2])
 
 
 def test_images(entry: Entry) -> int | None:

@@ -17,10 +17,11 @@ from actbench.records import write_records, write_whole
 from actbench.specs import one_line
 from actbench.study.definition import FIRST_OTHER_SEED, Study
 from actbench.study.grid import Entry, cells_of, entries
-from actbench.study.plan import Wanted, collect, make_plan, question_of, rehearse
+from actbench.study.plan import Wanted, collect, make_plan, question_of
+from actbench.study.rehearsal import rehearse
 from actbench.study.self_test import certify, check_self_test
 from actbench.study.training import Means, MissingError, Work, run_wanted, train
-from actbench.study.tuning import check_grid, tune
+from actbench.study.tuning import check_values, tune
 from actbench.verdict import OUTCOME, RECORDS, TUNING, History, Question, Told, counted, plain, scores, tell
 
 PILOT = 4  # seeds
@@ -71,13 +72,14 @@ def run_study(
         StudyError: The study makes no sense, or a dataset is not there.
         MissingError: Cells have failed.
     """
-    compared = entries(study)
+    means = means_of(study, progress, work)
+    compared = entries(study, digests=means.digests)
     question = question_of(study, compared)
     # What makes no sense is refused before anything is written.
     if study.grid:
-        check_grid(study)
+        check_values(study, study.grid.values, means)
     else:
-        rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in compared]))
+        rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in compared]), means.progress.say)
     if self_test:
         check_self_test(question)
     folder = Path(study.root, study.name)
@@ -89,11 +91,10 @@ def run_study(
             (folder / name).unlink(missing_ok=True)
     write_whole(folder / "study.yaml", yaml.safe_dump(study.to_config(), sort_keys=False).encode())
     write_arms(study, compared)
-    means = means_of(study, progress, work)
     try:
         with means.progress, means.executor:
             if study.grid:
-                compared = entries(study, tune(study, means))
+                compared = entries(study, tune(study, means), digests=means.digests)
                 write_arms(study, compared)
             wanted = train_until_clear(study, question, compared, means=means, show=show)
             if self_test:
@@ -182,9 +183,9 @@ def pilot(study: Study) -> pl.DataFrame:
         MissingError: Cells have failed.
     """
     seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
-    wanted = [Wanted(entry, seeds) for entry in entries(study)]
-    rehearse(make_plan(study, wanted))
     means = means_of(study)
+    wanted = [Wanted(entry, seeds) for entry in entries(study)]
+    rehearse(make_plan(study, wanted), means.progress.say)
     with means.progress, means.executor:
         failures = run_wanted(study, wanted, means)
         table = collect(study, wanted, means.progress.say)
@@ -201,4 +202,4 @@ def means_of(study: Study, progress: Progress | None = None, work: Work | None =
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return Means(executor, progress, work, [])
+    return Means(executor, progress, work, [], {})

@@ -48,6 +48,7 @@ class Means(NamedTuple):
     progress: Progress
     work: Work
     troubles: list[str]  # what was tried again, or failed
+    digests: dict[str, str]  # of the data that were looked at
 
 
 def run_wanted(study: Study, wanted: Sequence[Wanted], means: Means, *, announce: bool = False) -> list[str]:

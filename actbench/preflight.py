@@ -1,0 +1,118 @@
+"""What would fail in the middle of a fit, refused before its first step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging, Timer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from actbench.data import ImageData, RowBatches
+
+OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # who knows how many steps there will be
+
+
+def check_precision(trainer: Trainer, replicates: int) -> None:
+    """Refuse a loss scaler for several replicates.
+
+    Raises:
+        MisconfigurationException: There is one.
+    """
+    if replicates > 1 and getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise MisconfigurationException(
+            "16-mixed precision skips a step of all replicates when one overflows: use bf16-mixed, or replicates: 1"
+        )
+
+
+def check_plateau(trainer: Trainer, max_epochs: int | None, val_every: int | None) -> None:
+    """Refuse a schedule that waits for a val/loss that never comes.
+
+    Args:
+        trainer: It knows its schedules.
+        max_epochs: How long is trained.
+        val_every: Epochs from one validation to the next.
+
+    Raises:
+        MisconfigurationException: There is such a schedule.
+    """
+    waits = any(isinstance(of.scheduler, ReduceLROnPlateau) for of in trainer.lr_scheduler_configs)
+    never = max_epochs not in (None, -1) and (val_every or 0) > (max_epochs or 0)
+    if waits and (never or not trainer.enable_validation):
+        raise MisconfigurationException(
+            "ReduceLROnPlateau watches val/loss, and nothing would be validated: see limit_val_batches, "
+            "check_val_every_n_epoch and the DataModule's val_dataloader"
+        )
+
+
+def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> None:
+    """Refuse a schedule of a length of its own that ends before the training does.
+
+    Args:
+        trainer: It knows its schedules, and how many steps it makes, unless a callback changes that.
+        study_steps: Optimiser steps of an arm in a study, in place of the Trainer's. There, a schedule that is too
+            long is refused, too: one arm would be cut off in the middle of it.
+
+    Raises:
+        MisconfigurationException: There is such a schedule; the message has both numbers.
+    """
+    for schedule in (of.scheduler for of in trainer.lr_scheduler_configs):
+        if not isinstance(schedule, OneCycleLR) or any(isinstance(of, OPEN_ENDED) for of in callbacks_of(trainer)):
+            continue
+        length, name = schedule.total_steps, type(schedule).__name__
+        steps = trainer.estimated_stepping_batches if study_steps is None else study_steps
+        known = 0 < steps < float("inf")
+        if known and (steps > length or (study_steps is not None and steps < length)):
+            raise MisconfigurationException(
+                f"{name} is {length:,} steps long, and the training {steps:,.0f}: give {name} other total_steps, or "
+                "other epochs and steps_per_epoch"
+            )
+
+
+def check_last_batch(trainer: Trainer, classifier: Any) -> None:
+    """Refuse a last batch of an epoch that is too small for the network, as one image is for BatchNorm.
+
+    Raises:
+        MisconfigurationException: The network fails with it.
+    """
+    loader: Any = trainer.train_dataloader
+    sampler: Any = loader if isinstance(loader, RowBatches) else getattr(loader, "batch_sampler", None)
+    try:
+        rows, whole = loader.rows.shape[1] if sampler is loader else len(sampler.sampler), sampler.batch_size
+        last = 0 if sampler.drop_last or trainer.num_training_batches < len(loader) else rows % whole
+    except (AttributeError, TypeError):  # how long its batches are is the loader's own affair
+        return
+    if not last:
+        return
+    network = classifier.stack.replicate(0).train()
+    inputs = torch.zeros(last, *classifier.input_shape, device=classifier.device, dtype=classifier.dtype)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            network(inputs)
+    except Exception as error:  # of any kind, in what is not ours
+        ours = isinstance(getattr(trainer, "datamodule", None), ImageData)
+        drop = "set data.drop_last to true" if ours else "give its DataLoader drop_last=True"
+        raise MisconfigurationException(
+            f"the last of {len(loader):,} batches has {last} of {whole} rows, with which {type(network).__name__} "
+            f"fails: {' '.join(str(error).split())}; {drop}, or choose another batch size"
+        ) from error
+
+
+def callbacks_of(trainer: Trainer) -> list[Any]:
+    """A Trainer's callbacks."""
+    return list(getattr(trainer, "callbacks", []))
+
+
+def epochs_of(trainer: Mapping[str, Any], epoch_steps: float) -> float | None:
+    """Epochs of a training by its limits; None if time alone or a callback ends it.
+
+    Args:
+        trainer: Settings of a Trainer.
+        epoch_steps: Optimiser steps of an epoch.
+    """
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
+    if epochs is None:  # what Lightning takes it for
+        epochs = 1000 if steps == -1 and not trainer.get("max_time") else -1
+    limits = {"epochs": epochs, "steps": steps / epoch_steps}
+    return min((limit for limit in limits.values() if limit >= 0), default=None)

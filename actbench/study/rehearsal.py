@@ -1,0 +1,129 @@
+"""One batch of each arm through training, validation and test, before anything is trained."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from actbench import preflight
+from actbench.cells import Cell, run_cell
+from actbench.classifier import Classifier
+from actbench.data import read_batch
+from actbench.executors import FULL
+from actbench.networks import calls_activation
+from actbench.records import json_text
+from actbench.specs import one_line, without
+from actbench.study.definition import StudyError
+from actbench.study.grid import short_name
+from actbench.study.plan import Plan
+
+
+def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
+    """Train, validate and test one batch of every arm on each dataset and network of the cells that are missing.
+
+    What a fit would stumble over after hours is found in seconds.
+
+    Args:
+        plan: What is missing.
+        say: Is told of arms whose activations give the same outputs, bit for bit.
+
+    Raises:
+        StudyError: A cell cannot be run; one line.
+    """
+    names = {entry.hash: entry.arm for entry, _ in plan.wanted}
+    rehearsed = dict[str, Cell]()
+    outputs = dict[str, Tensor]()
+    for cell in plan.missing:
+        if cell.hash in rehearsed:
+            continue
+        rehearsed[cell.hash] = cell
+        watch = Rehearsal(cell.config["trainer"])
+        network = short_name(cell.config["model"]["network"])
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                run_cell(rehearsal(cell), Path(folder, "rehearsal"), [watch])
+        except Exception as error:  # of any kind, in what is not ours
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}") from error
+        twins = [of for of in rehearsed.values() if of is not cell and are_twins(of, cell)]
+        for twin in twins:
+            if torch.equal(outputs[twin.hash], watch.outputs):
+                say(f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}")
+        outputs[cell.hash] = watch.outputs
+
+
+def are_twins(one: Cell, other: Cell) -> bool:
+    """Whether two cells differ in their activations, and have data and network in common."""
+    shared = [json_text([cell.config["data"], cell.digest, cell.config["model"]["network"]]) for cell in (one, other)]
+    activations = [cell.config["model"]["activation"] for cell in (one, other)]
+    return shared[0] == shared[1] and activations[0] != activations[1]
+
+
+def rehearsal(cell: Cell) -> Cell:
+    """A cell cut down to one step and one batch of the other parts, with one replicate, or two where it has several."""
+    ends = {"max_epochs": 1, "max_steps": 1, "check_val_every_n_epoch": 1, "val_check_interval": 1}
+    before = without(cell.config["trainer"], "min_epochs", "min_steps", "max_time", "overfit_batches")
+    limits = {"limit_test_batches": 1, "num_sanity_val_steps": 0}
+    if before.get("limit_val_batches") != 0:
+        limits["limit_val_batches"] = 1
+    return replace(cell, config={**cell.config, "trainer": {**before, **ends, **limits}}, seeds=cell.seeds[:2])
+
+
+class Rehearsal(Callback):
+    """Sees that a cell would come to its end, and what its network gives on its first batch.
+
+    Args:
+        settings: Of the cell's own Trainer.
+
+    Raises:
+        ValueError: The network makes the activation's modules, and calls none of them.
+        MisconfigurationException: The cell's schedule does not fit its length.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.inputs = self.outputs = torch.empty(0)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classifier = cast(Classifier, pl_module)
+        network = classifier.stack.replicate(0)
+        if not calls_activation(network, torch.zeros(2, *classifier.input_shape, device=classifier.device)):
+            raise ValueError(
+                f"{type(network).__name__} calls no activation that it has made: it is the same network for all of them"
+            )
+        max_epochs = self.settings.get("max_epochs")
+        preflight.check_plateau(trainer, max_epochs, self.settings.get("check_val_every_n_epoch", 1))
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch_steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+        epochs = preflight.epochs_of(self.settings, epoch_steps)
+        preflight.check_schedule(trainer, study_steps=0 if epochs is None else epochs * epoch_steps)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.inputs = read_batch(batch, cast(Classifier, pl_module).batch_keys).inputs
+            self.outputs = self._outputs(pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A last layer that starts at zero gives the same before the first step, whatever comes before it.
+        if (self.outputs == self.outputs[:, :1]).all():
+            self.outputs = self._outputs(pl_module)
+
+    def _outputs(self, module: LightningModule) -> Tensor:
+        training = module.training
+        module.eval()
+        with torch.no_grad():
+            outputs: Tensor = module(self.inputs).cpu()
+        module.train(training)
+        return outputs
