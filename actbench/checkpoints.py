@@ -2,9 +2,10 @@
 
 What built a checkpoint stands under its key ``actbench``::
 
-    schema: 2
+    schema: 3
     version: 0.1.0
     seed: 0
+    vary: [init, split, order, augmentation, dropout]
     model: {activation: ..., network: ..., optimizer: ..., lr_scheduler: ...,
             replicates: ..., input_shape: ..., num_classes: ...}
     data: {class_path: ..., init_args: {...}}
@@ -25,9 +26,10 @@ from pytorch_lightning import LightningDataModule, Trainer
 
 from actbench import __version__
 from actbench.specs import is_plain, one_line, public_path, written
+from actbench.streams import SOURCES
 
 KEY = "actbench"
-SCHEMA = 2
+SCHEMA = 3
 TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
 
 # What a Trainer may be told that changes what is trained or scored, and what it does unless told. Devices, loggers and
@@ -161,6 +163,7 @@ def check_form(description: Mapping[str, Any], path: str | Path) -> None:
     match description:
         case {
             "seed": int(),
+            "vary": [*sources],
             "model": {
                 "activation": {"class_path": str()},
                 "network": {"class_path": str()},
@@ -173,7 +176,8 @@ def check_form(description: Mapping[str, Any], path: str | Path) -> None:
             "data": None | {"class_path": str(), "init_args": dict()},
             "trainer": {**settings},
         } if (
-            all(isinstance(size, int) for size in sizes)
+            all(source in SOURCES for source in sources)
+            and all(isinstance(size, int) for size in sizes)
             and set(settings) <= set(TRAINER_SETTINGS)
             and is_plain(settings)
         ):

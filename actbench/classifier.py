@@ -7,24 +7,28 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float, Int64
 from pytorch_lightning import LightningModule
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from typing_extensions import override
 
 from actbench import __version__, checkpoints, preflight
-from actbench.callbacks import ReplicateEarlyStopping
+from actbench.callbacks import ReplicateEarlyStopping, ReplicateWeightAveraging
 from actbench.data import read_batch
 from actbench.networks import build_network
 from actbench.scores import Ensemble, MeanLoss, Scores, gather, spread
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec
 from actbench.stack import Stack
-from actbench.streams import stream
+from actbench.streams import stream, varying
 
 VECTOR = 64  # values: a multiple of what any processor handles at once
 RELU = ActivationSpec("relu")
 TUTORIAL_CNN = NetworkSpec("TutorialCNN")
+OF_REPLICATES: dict[type, Any] = {
+    EarlyStopping: ReplicateEarlyStopping,  # one replicate's patience must not stop the others
+    StochasticWeightAveraging: ReplicateWeightAveraging,
+}
 ADAM = OptimizerSpec("torch.optim.Adam")
 
 
@@ -116,8 +120,8 @@ class Classifier(LightningModule):
             for seed in self.seeds
         ]
         self.stack = Stack(networks, self.seeds, input_shape=self.input_shape, width=stack_width)
-        self.active: Tensor
-        self.register_buffer("active", torch.ones(replicates, dtype=torch.bool))  # not stopped early
+        # Not stopped early; no buffer, because callbacks that average weights average those, too.
+        self.active = torch.ones(replicates, dtype=torch.bool)
         self.train_loss = MeanLoss(replicates)
         self.scores = nn.ModuleDict({part: Scores(replicates) for part in ("val", "test")})
         self.evaluated: dict[str, Tensor] = {}  # latest scores of every replicate, by name
@@ -147,9 +151,8 @@ class Classifier(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        # One replicate's patience must not stop the others.
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
-        callbacks[:] = [ReplicateEarlyStopping.like(c) if type(c) is EarlyStopping else c for c in callbacks]
+        callbacks[:] = [OF_REPLICATES[type(c)].like(c) if type(c) in OF_REPLICATES else c for c in callbacks]
 
     @override
     def on_fit_start(self) -> None:
@@ -181,7 +184,7 @@ class Classifier(LightningModule):
             return stream(seed, "dropout", self.current_epoch, batch_idx, self.global_rank, device=images.device)
 
         losses = self.stack.losses(images.to(self.dtype), labels, replicates=replicates, streams=streams)
-        self.train_loss.update(losses.detach(), labels.shape[-1], self.active)
+        self.train_loss.update(losses.detach(), labels.shape[-1], self.active.to(losses.device))
         chosen = losses if len(replicates) == len(losses) else losses[self.active]
         return chosen.sum() * share
 
@@ -328,6 +331,8 @@ class Classifier(LightningModule):
             "version": __version__,
             "seed": self.seeds[0],
             "model": self.describe(),
+            "vary": varying(),
+            "active": self.active.clone(),
             "data": checkpoints.describe_data(getattr(self.trainer, "datamodule", None)),
             "trainer": checkpoints.describe_trainer(self.trainer),
             # An epoch's sums, for a run that is resumed in the middle of one.
@@ -349,6 +354,7 @@ class Classifier(LightningModule):
         description = checkpoint.get(checkpoints.KEY, {})
         for name, value in description.get("train_loss", {}).items():
             setattr(self.train_loss, name, value.to(self.device))
+        self.active = description.get("active", self.active).cpu()
         self.evaluated = dict(description.get("scores", {}))
         self._move_paths(checkpoint, to_relative=False)
 

@@ -27,6 +27,7 @@ from actbench.data import ImageData, adopt
 from actbench.specs import UsageError, import_object, readable, settle, without, written
 from actbench.specs.compose import SPECS
 from actbench.specs.values import ABSENT, parameters_of, settle_arguments
+from actbench.streams import SOURCES, Source
 
 DEFAULTS = {"model.activation": "relu", "model.network": "TutorialCNN", "model.optimizer": "torch.optim.Adam"}
 DATA = "actbench.data.Digits"
@@ -129,6 +130,13 @@ class BenchCLI(LightningCLI):
             type=NonNegativeInt,
             default=0,
             help="Seed of the run: keys initial weights, split, batch order, augmentation and dropout.",
+        )
+        parser.add_argument(
+            "--vary",
+            type=list[Source],
+            default=list(SOURCES),
+            help="Sources of randomness that differ from replicate to replicate: all of init, split, order, "
+            "augmentation and dropout unless said. The others are those of the first replicate.",
         )
         parser.add_argument(
             "--trust",
@@ -309,7 +317,10 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     }
     if isinstance(trainer.get("callbacks"), dict):
         trainer["callbacks"] = [trainer["callbacks"]]
-    return {"seed_everything": int(parsed.seed_everything), "trainer": trainer, "model": model, "data": chosen}
+    seeds: dict[str, Any] = {"seed_everything": int(parsed.seed_everything)}
+    if set(parsed.vary) < set(SOURCES):
+        seeds["vary"] = [source for source in SOURCES if source in parsed.vary]
+    return {**seeds, "trainer": trainer, "model": model, "data": chosen}
 
 
 def versions() -> str:

@@ -10,19 +10,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
 Purpose = Literal["init", "activation", "split", "order", "augmentation", "dropout"]
-SOURCES = (
-    "init",
-    "split",
-    "order",
-    "augmentation",
-    "dropout",
-)  # what may vary alone; init has the activation's with it
+Source = Literal["init", "split", "order", "augmentation", "dropout"]  # may vary alone; init has the activation's
+SOURCES: tuple[Source, ...] = get_args(Source)
 FIXED: ContextVar[Mapping[str, int]] = ContextVar("FIXED", default=MappingProxyType({}))
 
 
@@ -42,6 +37,11 @@ def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
 def stream(seed: int, purpose: Purpose, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Fresh generator at the start of one stream; see `stream_seed`. What it draws depends on the kind of device."""
     return torch.Generator(device).manual_seed(stream_seed(seed, purpose, *index))
+
+
+def varying() -> list[Source]:
+    """The sources that differ from seed to seed."""
+    return [source for source in SOURCES if source not in FIXED.get()]
 
 
 @contextmanager

@@ -584,7 +584,12 @@ def test_arguments_stay_while_the_class_stays(capsys, base, tmp_path):
         "--model.optimizer.lr", "0.25",
     )  # fmt: skip
 
-    assert config["data"]["init_args"] == {"batch_size": 7, "val_fraction": 0.2, "test_fraction": 0.1}
+    assert config["data"]["init_args"] == {
+        "batch_size": 7,
+        "val_fraction": 0.2,
+        "test_fraction": 0.1,
+        "drop_last": False,
+    }
     assert config["model"]["optimizer"]["init_args"]["lr"] == 0.25
     assert config["model"]["optimizer"]["init_args"]["momentum"] == 0.9
 

@@ -1,5 +1,6 @@
 """What a run keeps and says: its folder, its checkpoints, its progress, and how it ends early."""
 
+from actbench.callbacks.averaging import ReplicateWeightAveraging as ReplicateWeightAveraging
 from actbench.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
 from actbench.callbacks.checkpoints import CheckpointCopy as CheckpointCopy
 from actbench.callbacks.checkpoints import LastCheckpoint as LastCheckpoint

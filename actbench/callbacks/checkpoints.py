@@ -3,6 +3,7 @@
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -110,10 +111,23 @@ class LastCheckpoint(EpochCheckpoint):
     def __init__(self, seconds: float = 10, copy: CheckpointCopy | None = None) -> None:
         super().__init__(seconds)
         self.copy = copy
+        self.handed = self.kept = torch.empty(0)  # sums of the weights: of any checkpoint, and of this one
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.handed = sums(checkpoint["state_dict"])
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A callback may have put an average in place of the weights that were kept.
+        if trainer.strategy.broadcast(not torch.equal(self.kept, sums(pl_module.state_dict()))):
+            self.step = -1
+        super().on_train_end(trainer, pl_module)
 
     @override
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         save_whole(trainer, self.path)
+        self.kept = self.handed
         if self.copy and trainer.is_global_zero:
             self.copy.put(self.path)
 
@@ -131,6 +145,7 @@ class BestCheckpoint(EpochCheckpoint):
         self.loss: Tensor | None = None
         self.epoch: Tensor | None = None
         self.weights: dict[str, Tensor] = {}
+        self.validated: dict[str, Tensor] = {}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -141,21 +156,26 @@ class BestCheckpoint(EpochCheckpoint):
         self.loss, self.epoch, self.weights = (state_dict[name] for name in ("loss", "epoch", "weights"))
 
     @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Here, because a callback that averages weights takes its average back before the end.
+        network = cast(Any, pl_module).stack.network.state_dict()
+        self.validated = {name: value.clone() for name, value in network.items()}
+
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         module = cast(Any, pl_module)
         loss = module.evaluated["val/loss"]
-        network = module.stack.network.state_dict()
         if self.loss is None or self.epoch is None:
             self.loss = torch.full_like(loss, torch.inf)
             self.epoch = torch.full(loss.shape, -1, device=loss.device)
-            self.weights = {name: value.clone() for name, value in network.items()}
+            self.weights = {name: value.clone() for name, value in self.validated.items()}
         self.loss, self.epoch = self.loss.to(loss.device), self.epoch.to(loss.device)
         better = loss < self.loss  # never, for a loss of NaN
         self.loss = torch.where(better, loss, self.loss)
         self.epoch = torch.where(better, trainer.current_epoch, self.epoch)
-        for name, value in network.items():
+        for name, value in self.validated.items():
             best = self.weights[name] = self.weights[name].to(value.device)
             best[better] = value[better]
 
@@ -170,6 +190,11 @@ class BestCheckpoint(EpochCheckpoint):
             save_whole(trainer, self.path, weights_only=True)
         finally:
             network.load_state_dict(current)
+
+
+def sums(state: Mapping[str, Tensor]) -> Tensor:
+    """Sum of each tensor, by which other weights are known."""
+    return torch.stack([value.detach().double().sum().cpu() for value in state.values()])
 
 
 def save_whole(trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:

@@ -65,7 +65,7 @@ class ReplicateEarlyStopping(EarlyStopping):
     def _stop(self, trainer: Trainer, module: Any) -> None:
         """Stop the replicates that are due by this callback or another of its kind, if the limits allow it."""
         due = [c.due for c in trainer.callbacks if isinstance(c, ReplicateEarlyStopping) and c.due is not None]  # type: ignore[attr-defined]
-        remaining = torch.stack([module.active.cpu(), *(~each for each in due)]).all(0).to(module.active.device)
+        remaining = torch.stack([module.active, *(~each for each in due)]).all(0)
         if trainer.fit_loop._can_stop_early:
             module.active &= remaining
         if not remaining.any():

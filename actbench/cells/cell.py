@@ -41,7 +41,9 @@ class Cell:
     def fit(self) -> dict[str, Any]:
         """The config of the fit that trains the cell's seeds."""
         model = {**self.config["model"], "replicates": len(self.seeds)}
-        return {**self.config, "seed_everything": self.seeds[0], "model": model}
+        alike = self.fixed and self.fixed_seed == self.seeds[0]
+        vary = {"vary": [source for source in SOURCES if source in self.vary]} if alike else {}
+        return {"seed_everything": self.seeds[0], **vary, **self.config, "model": model}
 
     @cached_property
     def factors(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import ProgressBar, WeightAveraging
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
@@ -143,6 +143,8 @@ def run_cell(
         if copy:
             copy.get(last)
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=readable(last), weights_only=True)
+        # It would put its average in place of the weights that are scored, while they are validated.
+        trainer.callbacks[:] = [of for of in trainer.callbacks if not isinstance(of, WeightAveraging)]  # type: ignore[attr-defined]
         if best:
             if not best[0].weights:
                 raise ValueError("each replicate's best weights are asked for, and nothing was validated")

@@ -7,6 +7,7 @@ defaults; no argument of one class is kept for another.
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from actbench.scores import gather
 from actbench.specs import UsageError, class_paths, compose, given_class, merge, one_line, read_file, readable, without
 from actbench.specs.compose import SPECS
 from actbench.stack import StackError
+from actbench.streams import SOURCES, fixed
 
 
 class CommandCLI(BenchCLI):
@@ -70,6 +72,16 @@ class CommandCLI(BenchCLI):
             raise UsageError(f"--output: {config.output} must end in {' or '.join(FORMATS)}")
 
     # --- building ---
+
+    def _streams(self) -> AbstractContextManager[None]:
+        """Let the sources of randomness that do not vary be those of the first replicate."""
+        config = self.config[self.command]
+        return fixed([source for source in SOURCES if source not in config.vary], config.seed_everything)
+
+    @override
+    def instantiate_classes(self) -> None:
+        with self._streams():
+            super().instantiate_classes()
 
     @override
     def build_data(self) -> Any:
@@ -128,6 +140,10 @@ class CommandCLI(BenchCLI):
 
     def execute(self) -> int:
         """Run the command; returns the exit status."""
+        with self._streams():
+            return self._execute()
+
+    def _execute(self) -> int:
         command = str(self.subcommand)
         arguments = {**self._prepare_subcommand_kwargs(command), "weights_only": True}
         if isinstance(self.datamodule, data.ImageData) and self.trainer.is_global_zero:
@@ -192,7 +208,7 @@ def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> d
 def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's description as a config, to which what is given is added."""
     model = without(saved["model"], "input_shape", "num_classes")
-    config = {"seed_everything": saved["seed"], "trainer": saved["trainer"], "model": model}
+    config = {"seed_everything": saved["seed"], "vary": saved["vary"], "trainer": saved["trainer"], "model": model}
     return merge({}, {**config, **({"data": without(saved["data"], "local")} if saved["data"] else {})})
 
 
@@ -232,6 +248,8 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
             f"--model.replicates contradicts the checkpoint, which has {saved['model']['replicates']}, not "
             f"{model['replicates']}: leave it out, or fit anew"
         )
+    if saved["vary"] != config.get("vary", list(SOURCES)):
+        raise UsageError(f"--vary contradicts the checkpoint, in which {', '.join(saved['vary']) or 'nothing'} varies")
     if saved["seed"] != config["seed_everything"]:
         raise UsageError(
             f"--seed_everything contradicts the checkpoint, whose seed is {saved['seed']}, not "

@@ -18,7 +18,7 @@ from actbench.executors import Executor, InProcess, LocalProcesses, Ray
 from actbench.specs import Spec, UsageError, merge, one_line, without, written
 from actbench.specs.values import load_yaml
 from actbench.stats import Design
-from actbench.streams import SOURCES
+from actbench.streams import SOURCES, Source
 
 FIRST_OTHER_SEED = 10**9  # from here on are the seeds that tuning and pilots use, which no comparison may
 FLAGS = {
@@ -26,7 +26,6 @@ FLAGS = {
     "pilot": "With --dry_run: train 4 seeds of each arm apart, to plan with.",
     "self_test": "At the end: train the baseline again, which must give the same, and measure false alarms and power.",
 }
-Source = Literal["init", "split", "order", "augmentation", "dropout"]
 
 
 class ExecutorSpec(Spec):
@@ -161,7 +160,7 @@ class Study:
     executor: ExecutorSpec | None = None
     checkpoints: str | None = None
     weights: Literal["last", "best"] = "last"
-    vary: list[Source] = field(default_factory=lambda: cast(list[Source], list(SOURCES)))
+    vary: list[Source] = field(default_factory=lambda: list(SOURCES))
     records: list[str] = field(default_factory=list)
     comparisons: Literal["baseline", "all"] = "baseline"
     alpha: OpenUnitInterval = 0.05
@@ -219,6 +218,8 @@ class Study:
             together = (config.get("model") or {}).get("replicates")
             if "replicates" not in section and str(together) not in ("None", "1"):
                 section["replicates"] = together
+            if config.get("vary") is not None:
+                section.setdefault("vary", config["vary"])
             if isinstance(section.get("replicates"), Mapping):
                 section["replicates"] = asdict(looks_of(section["replicates"]))
             given = {"seed_everything": config.get("seed_everything", 0), "study": section}
@@ -232,7 +233,7 @@ class Study:
         values["records"] = values["records"] or []
         if not isinstance(values["replicates"], int):
             values["replicates"] = looks_of(values["replicates"])
-        fit = without(config, "study", "seed_everything", "ckpt_path", "trust", *FLAGS)
+        fit = without(config, "study", "seed_everything", "ckpt_path", "trust", "vary", *FLAGS)
         return cls(**values, seed=parsed.seed_everything, fit=fit)
 
     @property

@@ -121,9 +121,8 @@ def write_arms(study: Study, compared: Sequence[Entry]) -> None:
         name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
         path = folder / f"{name}.yaml"
         cell = next(iter(cells_of(entry, study, [study.seeds])))
-        same = [f"trained with {', '.join(cell.fixed)} of seed {study.seed} for every seed"] if cell.fixed else []
-        same += ["scored with each replicate's best weights: test best.ckpt"] if study.weights == "best" else []
-        comment = f"# What the study trained{', but ' + ' and '.join(same) if same else ''}:\n"
+        scored = "; it scored best.ckpt" if study.weights == "best" else ""
+        comment = f"# What the study trained{scored}:\n"
         command = f"#   python main.py fit --config {path}\n"
         write_whole(path, (comment + command + yaml.safe_dump(cell.fit, sort_keys=False)).encode())
 
