@@ -357,6 +357,39 @@ def test_what_a_replicate_draws_follows_from_its_seed_alone(activation):
     assert torch.equal(first[3], second[3])
 
 
+def drops_in_place(x):
+    F.dropout(x, 0.9, training=True, inplace=True)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("draws", "mean", "sd"),
+    [
+        (lambda x: torch.bernoulli(torch.ones_like(x), 0.9), 0.9, 0.3),
+        (lambda x: torch.bernoulli(torch.ones_like(x), p=0.9), 0.9, 0.3),
+        (lambda x: torch.bernoulli(torch.full_like(x, 0.9)), 0.9, 0.3),
+        (lambda x: torch.rand_like(x.long(), dtype=torch.float64).to(x.dtype), 0.5, 12**-0.5),
+        (lambda x: torch.randn_like(x, dtype=torch.float64).to(x.dtype), 0, 1),
+        (lambda x: drops_in_place(torch.ones_like(x)), 1, 3),
+    ],
+)
+@pytest.mark.parametrize("width", [1, 4])
+def test_random_functions_draw_as_torchs_do(draws, mean, sd, width):
+    class Draws(nn.Module):
+        def __init__(self, activation, input_shape, num_classes):
+            super().__init__()
+            self.scale, self.activation = nn.Parameter(torch.ones(())), activation()
+
+        def forward(self, images):
+            return self.activation(draws(images.flatten(1) * self.scale) + 0 * self.scale)[:, :10]
+
+    drawn = stack(Draws, nn.Identity, shape=(1, 20, 20), width=width)(torch.zeros(2000, 1, 20, 20))
+
+    assert torch.allclose(drawn.mean((1, 2)), torch.tensor(float(mean)), atol=4 * sd / 20000**0.5)
+    assert torch.allclose(drawn.std((1, 2)), torch.tensor(float(sd)), rtol=0.03)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
 @pytest.mark.parametrize("dropout", [nn.Dropout(0.3), nn.Dropout2d(0.3), nn.AlphaDropout(0.3)], ids=str)
 def test_dropout_drops_its_share_and_keeps_the_moments(dropout):
     class Only(nn.Module):

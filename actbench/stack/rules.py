@@ -129,14 +129,14 @@ def pair(value: Any) -> Any:
 
 def dropout(rules: Rules, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Elements are dropped."""
-    return dropped(rules, input, p, training, input.shape)
+    return put(dropped(rules, input, p, training, input.shape), input, inplace)
 
 
 def feature_dropout(
     rules: Rules, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
     """Whole channels are dropped."""
-    return dropped(rules, input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2)))
+    return put(dropped(rules, input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2))), input, inplace)
 
 
 def dropped(rules: Rules, input: Tensor, p: float, training: bool, shape: Sequence[int]) -> Tensor:
@@ -151,14 +151,14 @@ def dropped(rules: Rules, input: Tensor, p: float, training: bool, shape: Sequen
 
 def alpha_dropout(rules: Rules, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
     """Elements are dropped, and SELU's moments kept."""
-    return alpha_dropped(rules, input, p, training, input.shape)
+    return put(alpha_dropped(rules, input, p, training, input.shape), input, inplace)
 
 
 def feature_alpha_dropout(
     rules: Rules, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Tensor:
     """Whole channels are dropped, and SELU's moments kept."""
-    return alpha_dropped(rules, input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2)))
+    return put(alpha_dropped(rules, input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2))), input, inplace)
 
 
 def alpha_dropped(rules: Rules, input: Tensor, p: float, training: bool, shape: Sequence[int]) -> Tensor:
@@ -180,19 +180,25 @@ def check_share(p: float) -> None:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
 
 
-def rand_like(rules: Rules, input: Tensor, **_: Any) -> Tensor:
+def put(result: Tensor, input: Tensor, inplace: bool) -> Tensor:
+    """The result, in the place of what it was made from where that is asked for."""
+    return input.copy_(result) if inplace else result
+
+
+def rand_like(rules: Rules, input: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     """Uniform numbers."""
-    return rules.draw("uniform", input)
+    return rules.draw("uniform", input if dtype is None else input.to(dtype))
 
 
-def randn_like(rules: Rules, input: Tensor, **_: Any) -> Tensor:
+def randn_like(rules: Rules, input: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     """Normal numbers."""
-    return rules.draw("normal", input)
+    return rules.draw("normal", input if dtype is None else input.to(dtype))
 
 
-def bernoulli(rules: Rules, input: Tensor, *_: Any, **__: Any) -> Tensor:
+def bernoulli(rules: Rules, input: Tensor, p: float | None = None, **_: Any) -> Tensor:
     """Ones with the probabilities given, else zeros."""
-    ones: Tensor = rules.draw("uniform", input) < input
+    precise = input if input.is_floating_point() else input.float()
+    ones: Tensor = rules.draw("uniform", precise) < (input if p is None else p)
     return ones.to(input.dtype)
 
 
@@ -206,7 +212,7 @@ def rrelu(
 ) -> Tensor:
     """As torch's, which has no rule for vmap."""
     share = rules.draw("uniform", input) if training else 0.5
-    return torch.where(input >= 0, input, input * (lower + (upper - lower) * share))
+    return put(torch.where(input >= 0, input, input * (lower + (upper - lower) * share)), input, inplace)
 
 
 RANDOM: dict[Any, Callable[..., Tensor]] = {
