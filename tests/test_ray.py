@@ -570,7 +570,7 @@ def test_a_ray_of_our_own_listens_on_loopback_alone_and_is_gone_at_the_end(capfd
 def config(tmp_path):
     """A folder with a study of four cells."""
     content = study("studies", activations=["relu", "swish", "tanh", "gelu"], replicates=4)
-    content["trainer"]["max_epochs"] = 20
+    content["trainer"]["max_epochs"] = 60
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
     return tmp_path
 

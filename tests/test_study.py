@@ -460,7 +460,7 @@ def test_merge_joins_studies(actbench, config, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_keeps_what_is_finished_and_goes_on(start, config, workers):
-    options = ["--study.workers", workers, "--trainer.max_epochs", 60, "--study.replicates", 4]
+    options = ["--study.workers", workers, "--trainer.max_epochs", 200, "--study.replicates", 4]
     study = start("compare", "--config", "study.yaml", *options)
     deadline = time.monotonic() + 60
     while not list(config.glob("studies/running/*/metrics.csv")) and time.monotonic() < deadline:
