@@ -1,5 +1,6 @@
 """What a dataset holds, known without reading it image by image: its labels, and a hash of its tensors or files."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +17,10 @@ WHOLE = 2**29  # bytes of files that are hashed; of more, names, sizes and times
 
 
 class Contents(NamedTuple):
-    """Labels of a dataset in the order of its rows, and a hash of all that its images are made from."""
+    """Labels of a dataset in the order of its rows, and what its images are made from: tensors, and lists of files."""
 
     labels: Int64[Tensor, " rows"]
-    digest: bytes
+    sources: tuple[Tensor | tuple[Path, ...], ...]
 
 
 def contents(loader: Any) -> Contents | None:
@@ -33,23 +34,23 @@ def dataset_contents(dataset: Any) -> Contents | None:
     if type(dataset) is Subset:
         whole = dataset_contents(dataset.dataset)
         rows = torch.as_tensor(dataset.indices, dtype=torch.int64)
-        return whole and Contents(whole.labels[rows], hashed(whole.digest, as_bytes(rows)))
+        return whole and Contents(whole.labels[rows], (*whole.sources, rows))
     if type(dataset) is ConcatDataset:
         several = [dataset_contents(part) for part in dataset.datasets]
         known = [part for part in several if part]
         if len(known) < len(several):
             return None
-        return Contents(torch.cat([part.labels for part in known]), hashed(*(part.digest for part in known)))
+        return Contents(torch.cat([part.labels for part in known]), sum((part.sources for part in known), ()))
+    sources: tuple[Tensor | tuple[Path, ...], ...]
     if type(dataset) is TensorDataset and len(dataset.tensors) > 1:
-        labels, digest = dataset.tensors[1], hashed(*map(tensor_bytes, dataset.tensors))
+        labels, sources = dataset.tensors[1], dataset.tensors
     elif type(dataset).__module__.startswith("torchvision.datasets.") and has_plain_targets(dataset):
-        labels = torch.as_tensor(dataset.targets)
-        files = getattr(dataset, "samples", None)
-        digest = files_hash([Path(file) for file, _ in files]) if files else hashed(tensor_bytes(dataset.data))
+        labels, files = torch.as_tensor(dataset.targets), getattr(dataset, "samples", None)
+        sources = (tuple(Path(file) for file, _ in files) if files else torch.as_tensor(dataset.data),)
     else:
         return None
     whole_numbers = not labels.is_floating_point() and not labels.is_complex() and labels.numel() == len(dataset)
-    return Contents(labels.flatten().long().cpu(), digest) if whole_numbers and len(dataset) else None
+    return Contents(labels.flatten().long().cpu(), sources) if whole_numbers and len(dataset) else None
 
 
 def has_plain_targets(dataset: Any) -> bool:
@@ -60,13 +61,25 @@ def has_plain_targets(dataset: Any) -> bool:
     return hasattr(dataset, "targets") and holds and not changed
 
 
-def tensor_bytes(values: Any) -> bytes:
-    """Bytes that tell one tensor from another: its type, shape and values."""
-    tensor = torch.as_tensor(values)
-    return f"{tensor.dtype}{tuple(tensor.shape)}".encode() + as_bytes(tensor)
+def sources_hash(sources: Sequence[Tensor | tuple[Path, ...]], known: dict[tuple[Path, ...], bytes]) -> bytes:
+    """Hash of what images are made from.
+
+    Args:
+        sources: See `Contents`.
+        known: Hashes of files, to which those of these are added: several parts may be made from the same.
+    """
+    parts = []
+    for source in sources:
+        if isinstance(source, Tensor):
+            parts.append(f"{source.dtype}{tuple(source.shape)}".encode() + as_bytes(source))
+            continue
+        if source not in known:
+            known[source] = files_hash(source)
+        parts.append(known[source])
+    return hashed(*parts)
 
 
-def files_hash(files: list[Path]) -> bytes:
+def files_hash(files: Sequence[Path]) -> bytes:
     """Hash of files: of what they hold, or, if that is too much to read, of what the disk says of them."""
     stats = [file.stat() for file in files]
     if sum(stat.st_size for stat in stats) > WHOLE:

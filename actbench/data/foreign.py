@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -31,7 +31,7 @@ from actbench.data.batches import (
     read_batch,
     seed_globally,
 )
-from actbench.data.contents import contents, hashed
+from actbench.data.contents import contents, hashed, sources_hash
 from actbench.data.images import DataError, ImageData
 from actbench.data.rows import Batch
 from actbench.streams import unchanged_generators
@@ -47,11 +47,15 @@ def adopt(datamodule: Any, *, keys: Sequence[str] | None = None) -> Any:
 
 
 class Look(NamedTuple):
-    """What a part's batches hold: shapes of their inputs, the least and the largest label, and a hash of it all."""
+    """What a part's batches hold: shapes of their inputs, least and largest label, and a hash of what was read.
+
+    If not all was read, there is what the rest is made from.
+    """
 
     shapes: Sequence[tuple[int, ...]]
     labels: tuple[int, int]
-    digest: str
+    read: bytes
+    rest: Sequence[Tensor | tuple[Path, ...]]
 
 
 class ForeignData(LightningDataModule):
@@ -212,7 +216,8 @@ class ForeignData(LightningDataModule):
 
     def digest(self) -> str:
         """Hash of what the loaders yield in the first epoch, the same in every process."""
-        return sha256("".join(self._look(part).digest for part in PARTS).encode()).hexdigest()[:32]
+        looks, files = [self._look(part) for part in PARTS], dict[tuple[Path, ...], bytes]()
+        return hashed(*(hashed(look.read, sources_hash(look.rest, files)) for look in looks)).hex()[:32]
 
     def _loader(self, part: str) -> Any:
         """A part's only loader.
@@ -242,7 +247,7 @@ class ForeignData(LightningDataModule):
     def _look_through(self, part: str, loader: Any) -> Look:
         known = contents(loader)
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
-        digests = [known.digest] if known else []
+        digests = list[bytes]()
         limit = FEW if known else None if has_length(loader) else UNSIZED
         patience = time.monotonic() + PATIENCE
         for batch in itertools.islice(self._read(part, loader), limit):
@@ -256,13 +261,14 @@ class ForeignData(LightningDataModule):
             raise DataError(f"the {part} part of {type(self.inner).__name__} has no batch")
         if isinstance(loader, DataLoader):
             again = next(self._read(part, loader), None)
-            if again and batch_digest(again) != digests[1 if known else 0]:
+            if again and batch_digest(again) != digests[0]:
                 rank_zero_warn(
                     f"the {part} part of {type(self.inner).__name__} differs each time it is read: it draws from a "
                     "generator of its own, so that finished replicates are not found again"
                 )
         every = torch.cat(labels)
-        return Look([*shapes], (int(every.min()), int(every.max())), hashed(*digests).hex())
+        bounds = int(every.min()), int(every.max())
+        return Look([*shapes], bounds, hashed(*digests), known.sources if known else ())
 
     def _read(self, part: str, loader: Any) -> Iterator[Batch]:
         """Batches of a part as they are in the first epoch and in every process, on the CPU."""
