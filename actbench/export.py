@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actbench.classifier import Classifier
+from actbench.records import whole
 
 Run = Callable[[Tensor], Tensor]
 IMAGES = 3  # in the batch that an exported network is checked on
@@ -44,23 +45,19 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
     network = classifier.stack.replicate(replicate).eval()
     images = torch.rand(IMAGES, *classifier.input_shape, generator=generator).to(next(network.parameters()).dtype)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished.{path.name}")  # both formats go by the ending
     try:
-        run = FORMATS[path.suffix](network, images, unfinished)
-        classifier.eval()
-        # Another number of images than it was exported with, because the size of a batch must not be fixed.
-        for batch in (images, images[:1]):
-            check(run(batch), classifier.stack(batch)[replicate])
-        unfinished.replace(path)
+        with whole(path) as unfinished:
+            run = FORMATS[path.suffix](network, images, unfinished)
+            classifier.eval()
+            # Another number of images than it was exported with, because the size of a batch must not be fixed.
+            for batch in (images, images[:1]):
+                check(run(batch), classifier.stack(batch)[replicate])
     except ExportError:
         raise
     except Exception as error:  # the exporters raise errors of many kinds
         raise ExportError(
             f"{type(network).__name__} cannot be exported: {' '.join(str(error).split())[:300]}"
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check(exported: Float[Tensor, "batch classes"], expected: Float[Tensor, "batch classes"]) -> None:

@@ -7,6 +7,7 @@ import polars as pl
 import torch
 
 from actbench.classifier import Prediction
+from actbench.records import whole
 from actbench.scores import Ensemble, Scores
 
 FORMATS: Mapping[str, Callable[[pl.DataFrame, Path], None]] = {
@@ -58,7 +59,5 @@ def concatenated(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 
 def write_predictions(predictions: Sequence[Prediction], seeds: Sequence[int], path: Path) -> None:
     """Write the table, whole or not at all, in the format that the file's ending names; see `FORMATS`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    FORMATS[path.suffix](prediction_table(predictions, seeds), unfinished)
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        FORMATS[path.suffix](prediction_table(predictions, seeds), unfinished)

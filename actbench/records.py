@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,29 +161,34 @@ def write_records(path: Path, table: pl.DataFrame) -> None:
     write_whole(path, to_bytes(table))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; what is there is replaced.
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write in place of a file, which is there whole afterwards, or as it was; its folder is made.
 
     Raises:
         OSError: It cannot be written. Nothing is damaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
+    unfinished = path.with_name(f".unfinished.{uuid4().hex}.{path.name}")  # some formats go by the ending
     try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-            file.flush()
+        yield unfinished
+        with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
+    finally:
         unfinished.unlink(missing_ok=True)
-        raise
     if os.name == "posix":  # the name, too, has to reach the disk
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; see `whole`."""
+    with whole(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def read_records(path: Path) -> pl.DataFrame:

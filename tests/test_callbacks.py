@@ -22,10 +22,10 @@ from actbench.callbacks import (
     ReplicateRuns,
     RunFolder,
     RunLogger,
-    write_whole,
 )
 from actbench.classifier import Classifier
 from actbench.data import FakeImages
+from actbench.records import write_whole
 
 
 def fit(tmp_path, *callbacks, replicates=1, lr=0.001, ckpt_path=None, **options):
@@ -167,8 +167,8 @@ def test_progress_in_plain_lines_shows_the_first_and_the_last_epoch(tmp_path, ca
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "file.txt"
 
-    write_whole(path, "first")
-    write_whole(path, "second")
+    write_whole(path, b"first")
+    write_whole(path, b"second")
 
     assert path.read_text() == "second"
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]

@@ -95,7 +95,7 @@ def test_a_store_knows_its_seeds_without_reading(tmp_path):
     store = Store(tmp_path / "cells")
     first, second = store.write(records(range(6))), store.write(records(range(6, 8)))
     store.write(records(range(3), cell="decaf"))
-    (tmp_path / "cells" / ".c0ffee_8-9.parquet.x.unfinished").write_bytes(b"")
+    (tmp_path / "cells" / ".unfinished.x.c0ffee_8-9.parquet").write_bytes(b"")
 
     assert store.index() == {
         "c0ffee": dict.fromkeys(range(6), first) | dict.fromkeys(range(6, 8), second),

@@ -6,7 +6,6 @@ from actbench.callbacks.checkpoints import CheckpointCopy as CheckpointCopy
 from actbench.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
 from actbench.callbacks.folder import RunFolder as RunFolder
 from actbench.callbacks.folder import RunLogger as RunLogger
-from actbench.callbacks.folder import write_whole as write_whole
 from actbench.callbacks.progress import EpochLines as EpochLines
 from actbench.callbacks.progress import ReplicateBar as ReplicateBar
 from actbench.callbacks.replicates import ReplicateRuns as ReplicateRuns

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from actbench.callbacks.checkpoints import EpochCheckpoint
+from actbench.records import write_whole
 from actbench.scores import spread
 
 
@@ -95,7 +96,7 @@ class RunFolder(Callback):
             if isinstance(callback, EpochCheckpoint):
                 callback.dirpath = str(self.path / "checkpoints")
         if self.config is not None and trainer.is_global_zero:
-            write_whole(self.path / "config.yaml", self.config)
+            write_whole(self.path / "config.yaml", self.config.encode())
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,7 +144,7 @@ class RunFolder(Callback):
         writer = csv.writer(table)
         writer.writerow(["epoch", "step", "seed", *self.columns])
         writer.writerows(self._rows(self.epochs, module.seeds))
-        write_whole(path, table.getvalue())
+        write_whole(path, table.getvalue().encode())
 
     def _rows(self, epochs: list[dict[str, Any]], seeds: Sequence[int]) -> Iterator[list[Any]]:
         for epoch in epochs:
@@ -164,11 +165,3 @@ class RunFolder(Callback):
             means = {f"final/{name}": spread(values)["mean"] for name, values in scores.items()}
             trainer.logger.log_hyperparams(trainer.logger.hparams, means, trainer.global_step)
             trainer.logger.log_replicates(scores, cast(Any, pl_module).seeds)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, newline="")
-    unfinished.replace(path)

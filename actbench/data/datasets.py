@@ -15,6 +15,7 @@ from typing_extensions import override
 from actbench.data.augmentation import crop, draw_crops
 from actbench.data.files import FileData
 from actbench.data.images import DataError, ImageData, Table, check_at_least
+from actbench.records import whole
 from actbench.streams import stream
 
 
@@ -177,15 +178,11 @@ def unpack(archive: Path, path: Path) -> None:
     """
     if not archive.is_file():
         return
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with gzip.open(archive) as packed, unfinished.open("wb") as file:
+        with whole(path) as unfinished, gzip.open(archive) as packed, unfinished.open("wb") as file:
             shutil.copyfileobj(packed, file)
-        unfinished.replace(path)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check_idx(path: Path, dimensions: int) -> None:
