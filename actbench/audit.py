@@ -7,15 +7,14 @@ n - 1 or by n, with either sign. A row without a flag is possible, not proved.
 """
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
-import numpy as np
 from scipy import stats as distributions
 
 from actbench.stats import holm
+from actbench.stats.power import fewest, student_power
 
 GOAL = 0.8  # power that is planned for
 MOST = 1_000_000  # runs a side: more are not looked for
@@ -189,23 +188,13 @@ def unpaired_power(effect: float, n: float, other: float, *, alpha: float = 0.05
         n: Runs on one side, two at least.
         other: Runs on the other.
         alpha: Level of the test.
-
-    Source:
-        Cohen (1988), Statistical Power Analysis for the Behavioral Sciences,
-        2nd ed., chapter 2.
     """
-    freedom, shift = n + other - 2, abs(effect) * math.sqrt(n * other / (n + other))
-    critical = distributions.t.ppf(1 - alpha / 2, freedom)
-    # Far out, scipy's tails of the noncentral t are NaN where they are 1 or 0.
-    upper = np.nan_to_num(distributions.nct.sf(critical, freedom, shift), nan=1.0)
-    return min(1.0, float(upper + np.nan_to_num(distributions.nct.cdf(-critical, freedom, shift))))
+    return student_power(effect * math.sqrt(n * other / (n + other)), n + other - 2, alpha=alpha)
 
 
 def runs_needed(effect: float, *, alpha: float = 0.05, goal: float = GOAL) -> int | None:
     """Fewest runs a side with which `unpaired_power` reaches the goal; None if `MOST` do not."""
-    runs = range(2, MOST + 1)
-    place = bisect_left(runs, goal, key=lambda n: unpaired_power(effect, n, n, alpha=alpha))
-    return runs[place] if place < len(runs) else None
+    return fewest(lambda n: unpaired_power(effect, n, n, alpha=alpha), goal, most=MOST)
 
 
 def impossible(row: Row, highest: float) -> Iterator[Flag]:
