@@ -23,7 +23,7 @@ from typing_extensions import override
 from actbench import __version__, data
 from actbench.aliases import use_one_lightning
 from actbench.classifier import Classifier
-from actbench.data import ImageData, adopt
+from actbench.data import ForeignData, ImageData, adopt
 from actbench.specs import UsageError, import_object, readable, settle, without, written
 from actbench.specs.compose import SPECS
 from actbench.specs.values import ABSENT, parameters_of, settle_arguments
@@ -176,8 +176,12 @@ class BenchCLI(LightningCLI):
         if is_ours(config.data.class_path):
             config.data.init_args.seed = config.seed_everything
             config.data.init_args.replicates = config.model.replicates
-        built = self._parser(self.command).instantiate_classes(Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
-        built = adopt(built, keys=config.model.batch_keys)
+
+        def made() -> Any:
+            return self._parser(self.command).instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
+
+        keys = config.model.batch_keys
+        built = adopt(made(), keys=keys, again=lambda: ForeignData(made(), keys=keys))
         built.description = self.canonical["data"]
         return built
 

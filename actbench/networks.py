@@ -229,6 +229,8 @@ def build_network(
                 logits = built(torch.zeros(2, *shape))
     except Exception as error:  # of any kind, in what is not ours
         raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}") from error
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"{name} returns a {type(logits).__name__}, which should be a tensor: one logit per class")
     if logits.shape != (2, num_classes):
         raise ValueError(
             f"{name} maps inputs of shape {(2, *shape)} to {tuple(logits.shape)}, "

@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
 from actbench.cells import Cell, cell_config, data_digest, run_cell
+from actbench.cells.run import CellCLI
 from actbench.classifier import Classifier
 from actbench.data import ForeignData, read_batch
 from actbench.specs import merge
@@ -75,13 +76,13 @@ def test_a_changed_label_is_another_dataset():
             loader.dataset.tensors[1][0] = 1
             return loader
 
-    assert ForeignData(Own()).digest() == ForeignData(Own()).digest()
-    assert ForeignData(Other()).digest() != ForeignData(Own()).digest()
+    assert ForeignData(Own()).scout.digest() == ForeignData(Own()).scout.digest()
+    assert ForeignData(Other()).scout.digest() != ForeignData(Own()).scout.digest()
 
 
 def test_labels_out_of_range_are_refused_in_any_part():
     with pytest.raises(ValueError, match="the test part has the label 7, and there are 3 classes"):
-        ForeignData(Own(wrong=True)).check()
+        ForeignData(Own(wrong=True)).scout.check()
 
 
 def test_a_part_without_a_loader_is_named():
@@ -90,7 +91,7 @@ def test_a_part_without_a_loader_is_named():
         kind, shape = "pair", (1, 8, 8)
 
     with pytest.raises(ValueError, match="NoTest has no test_dataloader, which is needed"):
-        ForeignData(NoTest()).check()
+        ForeignData(NoTest()).scout.check()
 
 
 def test_keys_of_a_mapping_are_found_or_named():
@@ -123,7 +124,7 @@ def test_a_changed_pixel_in_any_batch_is_another_dataset():
         def train_dataloader(self):
             return self.part(300)
 
-    assert ForeignData(Other()).digest() != ForeignData(Same()).digest()
+    assert ForeignData(Other()).scout.digest() != ForeignData(Same()).scout.digest()
 
 
 class Frees(Own):
@@ -170,7 +171,7 @@ def test_a_generator_of_the_loaders_own_depends_on_no_earlier_look():
 
     looked_at = ForeignData(Drawn())
 
-    assert looked_at.digest() == looked_at.digest() == ForeignData(Drawn()).digest()
+    assert looked_at.scout.digest() == looked_at.scout.digest() == ForeignData(Drawn()).scout.digest()
 
 
 def test_a_loader_that_lightning_cannot_make_anew_is_predicted():
@@ -253,23 +254,44 @@ def test_files_that_change_between_two_studies_of_one_process_are_trained_on_ane
     assert losses(torch.arange(96) % 3).equals(first)
 
 
-def test_a_loader_that_never_ends_is_looked_at_and_left():
-    class Endless(IterableDataset):
-        def __iter__(self):
-            while True:
-                yield torch.rand(1, 8, 8), 1
+class Numbers(IterableDataset):
+    """So many rows, without a length."""
 
-    class Streams(Own):
-        def part(self, rows=None):
-            return DataLoader(Endless(), 4)
+    def __init__(self, rows):
+        self.rows = rows
 
-        train_dataloader = val_dataloader = test_dataloader = part
+    def __iter__(self):
+        number = 0
+        while self.rows is None or number < self.rows:
+            number += 1
+            yield torch.full((1, 8, 8), float(number == 4000)), number % 3
 
-    endless = ForeignData(Streams())
 
-    endless.check()
-    assert (endless.num_classes, endless.input_shape) == (2, (1, 8, 8))
-    assert endless.digest() == ForeignData(Streams()).digest()
+class Stream(Own):
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    def part(self, rows=None):
+        return DataLoader(Numbers(self.rows), 4)
+
+    train_dataloader = val_dataloader = test_dataloader = part
+
+
+def test_a_stream_that_ends_is_known_by_all_that_it_yields():
+    assert ForeignData(Stream(3999)).scout.digest() == ForeignData(Stream(3999)).scout.digest()
+    assert ForeignData(Stream(3999)).scout.digest() != ForeignData(Stream(4000)).scout.digest()
+
+
+def test_a_stream_that_never_ends_is_never_taken_for_another():
+    endless = ForeignData(Stream(None))
+
+    with pytest.warns(UserWarning, match="part of Stream has more than 1,000 batches and no length"):
+        endless.scout.check()
+
+    assert (endless.num_classes, endless.input_shape) == (3, (1, 8, 8))
+    with pytest.warns(UserWarning, match="finished replicates are not found again"):
+        assert endless.scout.digest() != ForeignData(Stream(None)).scout.digest()
 
 
 class Folder(LightningDataModule):
@@ -304,14 +326,14 @@ def test_pictures_in_folders_are_known_again_without_decoding_all_of_them(tmp_pa
     Counted.read = 0
 
     before = ForeignData(Folder(str(tmp_path)))
-    digest = before.digest()
-    before.check()
+    digest = before.scout.digest()
+    before.scout.check()
     decoded = Counted.read
     Image.fromarray(np.full((6, 6, 3), 7, np.uint8)).save(tmp_path / "2" / "59.png")  # the last one
 
     assert (before.num_classes, before.input_shape) == (3, (3, 6, 6))
     assert decoded < 3 * 60 / 2
-    assert ForeignData(Folder(str(tmp_path))).digest() != digest
+    assert ForeignData(Folder(str(tmp_path))).scout.digest() != digest
 
 
 def test_rows_of_a_subset_are_part_of_what_the_data_are():
@@ -325,8 +347,8 @@ def test_rows_of_a_subset_are_part_of_what_the_data_are():
 
     rows = list(range(200))
 
-    assert ForeignData(Split(rows)).digest() == ForeignData(Split(rows)).digest()
-    assert ForeignData(Split(rows)).digest() != ForeignData(Split([*rows[:-1], 201])).digest()
+    assert ForeignData(Split(rows)).scout.digest() == ForeignData(Split(rows)).scout.digest()
+    assert ForeignData(Split(rows)).scout.digest() != ForeignData(Split([*rows[:-1], 201])).scout.digest()
 
 
 class Cropped(Own):
@@ -400,6 +422,40 @@ def test_a_seed_of_the_datamodules_own_keys_the_order(tmp_path):
     assert orders(1, "a") == orders(1, "b") != orders(2, "c")
 
 
+class OwnNoise(Dataset):
+    """Draws from a generator of its own, which starts the same in each process."""
+
+    def __init__(self):
+        self.generator = np.random.default_rng(0)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.generator.random((1, 8, 8), np.float32)), index % 3
+
+    def __len__(self):
+        return 12
+
+
+class Noise(Own):
+    def part(self, rows=12):
+        return DataLoader(OwnNoise(), 4)
+
+    train_dataloader = val_dataloader = test_dataloader = part
+
+
+def test_looking_at_data_changes_nothing_of_what_is_trained_on(tmp_path):
+    config = {**cell().config, "data": {"class_path": "test_foreign.Noise"}}
+    digest = data_digest(config)  # looks, and warns of nothing
+
+    looked = CellCLI(Cell(config, range(2)), tmp_path, [])
+    looked.datamodule.scout.check()
+    (first, *_), (other, *_) = (
+        next(iter(cli.datamodule.train_dataloader())) for cli in (looked, CellCLI(Cell(config, range(2)), tmp_path, []))
+    )
+
+    assert torch.equal(first, other)
+    assert data_digest(config) == digest
+
+
 def test_data_that_differ_each_time_are_told():
     generator = np.random.default_rng(0)
 
@@ -417,7 +473,7 @@ def test_data_that_differ_each_time_are_told():
         train_dataloader = val_dataloader = test_dataloader = part
 
     with pytest.warns(UserWarning, match="part of Differs differs each time it is read"):
-        ForeignData(Differs()).digest()
+        ForeignData(Differs()).scout.digest()
 
 
 def test_looking_at_data_changes_nothing_of_the_process(monkeypatch):
@@ -425,9 +481,9 @@ def test_looking_at_data_changes_nothing_of_the_process(monkeypatch):
     torch.manual_seed(3)
     before = torch.get_rng_state()
 
-    ForeignData(Cropped()).digest()
+    ForeignData(Cropped()).scout.digest()
     with pytest.raises(ValueError, match="label 7"):
-        ForeignData(Own(wrong=True)).check()
+        ForeignData(Own(wrong=True)).scout.check()
 
     assert os.environ["PL_GLOBAL_SEED"] == "5"
     assert torch.get_rng_state().equal(before)

@@ -238,22 +238,25 @@ def test_a_callback_that_needs_a_logger_is_refused_by_name_before_a_study(tmp_pa
     refused(tmp_path, f"relu in MLP: .*{name}.*logger", trainer={"callbacks": [{"class_path": name}]})
 
 
-class Endless(IterableDataset):
+class Unsized(IterableDataset):
     def __iter__(self):
-        for row in range(10**6):
+        for row in range(80):
             yield torch.full((1, 8, 8), row % 3 / 3), row % 3
 
 
 class Streams(Own):
     def train_dataloader(self):
-        return DataLoader(Endless(), 8)
+        return DataLoader(Unsized(), 8)
 
 
-def test_a_study_on_data_without_an_end_is_planned_and_trained(tmp_path, capsys):
-    config = study(tmp_path, trainer={"max_epochs": -1, "max_steps": 5})
+def test_a_study_on_data_without_a_length_is_planned_trained_and_timed(tmp_path):
+    config = study(tmp_path, trainer={"max_epochs": -1, "max_steps": 25})
     config["data"] = {"class_path": "test_preflight.Streams"}
 
-    assert len(compare(config)) == 4
+    table = compare(config)
+
+    assert table["epochs"].to_list() == [3] * 4
+    assert table["epoch_time_s"].is_finite().all()
 
 
 def test_archives_in_place_of_files_are_unpacked(tmp_path):

@@ -386,12 +386,15 @@ def test_compare_prints_a_table_and_pairs(actbench, config):
     result = actbench("compare", "--config", "study.yaml", "--study.activations", "[relu, mish]")
 
     assert result.returncode == 0, result.stderr
-    arms = result.stdout.partition("adjusted p")[0]
+    arms = result.stdout.partition("Comparisons")[0]
     rows = {words[0]: words[1:] for line in arms.splitlines() if (words := line.split())}
     table = read_records(config / "studies" / "s" / "records.parquet")
     for arm in ("relu", "mish"):
         own = table.filter(arm=arm)["test_accuracy"]
-        assert rows[arm][:3] == ["2", f"{own.mean():.4f}", f"{own.std():.4f}"]
+        low, to, high = rows[arm][2:5]
+        assert [*rows[arm][:2], rows[arm][5]] == ["2", f"{100 * own.mean():.2f}", f"{100 * own.std():.2f}"]
+        assert to == "to"
+        assert (float(low) + float(high)) / 2 == pytest.approx(100 * own.mean(), abs=0.01)
     assert "pairs verified" in result.stdout
     assert result.stdout.splitlines()[-2:] == [
         "records: studies/s/records.parquet; verdicts: studies/s/verdict.json",

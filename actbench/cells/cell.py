@@ -128,9 +128,10 @@ def data_digest(config: Mapping[str, Any], known: dict[str, str] | None = None) 
     if key not in known:
         datamodule = build_data(config)
         if isinstance(datamodule, ForeignData):
-            datamodule.check()
+            datamodule.scout.check()
+            known[key] = datamodule.scout.digest()
         else:
             datamodule.prepare_data()
             datamodule.setup()
-        known[key] = datamodule.digest()
+            known[key] = datamodule.digest()
     return known[key]

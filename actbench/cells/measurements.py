@@ -103,7 +103,7 @@ class Measurements(Callback):
         if isinstance(order, str):  # of batches that all replicates share
             self.order = [order] * replicates
         self.provenance = self.provenance | {
-            "epoch_time_s": step_s and step_s * trainer.num_training_batches / replicates,
+            "epoch_time_s": step_s and step_s * (trainer.fit_loop.batch_idx + 1) / replicates,
             "examples_per_s": step_s and size and size * replicates / step_s,
             "peak_memory_mb": peak_memory_mb(trainer.strategy.root_device) if self.memory_known else None,
             "load_after": load(),

@@ -134,7 +134,8 @@ def run_cell(
         measured = Measurements(cell.fit)
         run = RunFolder(logger=RunLogger(folder.parent, name="", version=folder.name))
         best = [BestCheckpoint()] if cell.weights == "best" else []
-        kept = [run, *best, LastCheckpoint(copy=copy), Interruption(lambda path, _: None), measured]
+        interruption = Interruption(lambda path, _: None)
+        kept = [run, *best, LastCheckpoint(copy=copy), interruption, measured]
         cli = CellCLI(cell, folder / "callbacks", [*kept, *callbacks])
         trainer, classifier, datamodule = cli.trainer, cli.model, cli.datamodule
         keep_memory()
@@ -143,6 +144,8 @@ def run_cell(
         if copy:
             copy.get(last)
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=readable(last), weights_only=True)
+        if interruption.signal is not None:  # came too late for a batch to end after it
+            raise SystemExit(128 + interruption.signal)
         # It would put its average in place of the weights that are scored, while they are validated.
         trainer.callbacks[:] = [of for of in trainer.callbacks if not isinstance(of, WeightAveraging)]  # type: ignore[attr-defined]
         if best:

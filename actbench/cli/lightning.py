@@ -152,8 +152,10 @@ class CommandCLI(BenchCLI):
             self.datamodule.setup(command)
         elif isinstance(self.datamodule, data.ForeignData) and command != "predict":
             theirs = self.datamodule
-            scored = [part for part in theirs.parts if part == "val" or (part == "test" and theirs.has_labels(part))]
-            theirs.check({"fit": ["train", *scored], "validate": ["val"], "test": ["test"]}[command])
+            scored = [
+                part for part in theirs.parts if part == "val" or (part == "test" and theirs.scout.has_labels(part))
+            ]
+            theirs.scout.check({"fit": ["train", *scored], "validate": ["val"], "test": ["test"]}[command])
         keep_memory()
         choose_threads(self.trainer, self.model, self.datamodule)
         if command in ("validate", "test"):

@@ -51,7 +51,8 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
         except Exception as error:  # of any kind, in what is not ours
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
-            raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}") from error
+            hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
+            raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
         twins = [of for of in rehearsed.values() if of is not cell and are_twins(of, cell)]
         for twin in twins:
             if torch.equal(outputs[twin.hash], watch.outputs):

@@ -119,7 +119,7 @@ def cost(own: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | N
         own.filter(arm=name)
         .group_by("started", maintain_order=True)
         .agg(pl.col("epoch_time_s", "peak_memory_mb").median(), pl.col("busy").any())
-        .drop_nulls("epoch_time_s")
+        .filter(pl.col("epoch_time_s").is_finite())
         for name in (comparison.arm, comparison.baseline)
     ]
     if not all(map(len, fits)):
