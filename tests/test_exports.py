@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
-from matplotlib import rcParams
 from PIL import Image
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,9 +18,9 @@ from tensorboard.plugins.hparams import metadata as hparams
 from test_verdict import SCORES, question, rows, tuning_table
 
 from actbench import records
-from actbench.plots.static import file_name, rendered, stills
-from actbench.plots.static.paper import manner
-from actbench.report.exports import FORMATS, write_exports
+from actbench.plots import files, rendered
+from actbench.plots.figure import file_name
+from actbench.report.exports import FORMATS, all_figures, write_exports
 from actbench.report.tensorboard import CURVES, write_tensorboard
 from actbench.verdict import History, p_value, points, tell
 from actbench.verdict.changes import changes, settings, spans
@@ -96,7 +95,7 @@ def told(folder):
 
 @pytest.fixture(scope="module")
 def vectors(told):
-    return {still.name: rendered(still, "svg") for still in stills(told)}
+    return {name: rendered(figures, "svg") for name, figures in drawn(told).items()}
 
 
 @pytest.fixture(scope="module")
@@ -197,75 +196,80 @@ def test_latex_parses_back_and_escapes_names(tmp_path):
 # --- figures ---
 
 
-def marks(content, gid):
-    """Marks in the groups of an SVG that have this name."""
-    root = ElementTree.fromstring(content)
-    groups = [of for of in root.iter() if of.get("id") == gid]
-    return sum(of.tag.endswith("use") for group in groups for of in group.iter())
+def marks(content, name):
+    """Marks, or lines, of the views of an SVG that have this name."""
+    groups = [
+        of for of in ElementTree.fromstring(content).iter() if re.search(rf"\b{name}_\d_marks", of.get("class", ""))
+    ]
+    return sum(len(group) for group in groups)
 
 
 def words(content):
     """Texts of an SVG."""
-    return {"".join(of.itertext()) for of in ElementTree.fromstring(content).iter() if of.tag.endswith("}text")}
+    return {
+        "".join(of.itertext()) for of in ElementTree.fromstring(content).iter() if of.tag.endswith(("}text", "}tspan"))
+    }
 
 
 def drawn(told):
-    return {still.name: still for still in stills(told)}
-
-
-def test_letters_that_one_font_lacks_come_from_another_that_is_installed(monkeypatch):
-    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: ["Malgun Gothic", "Comic Neue"])
-
-    with manner():
-        assert rcParams["font.family"] == ["DejaVu Sans", "Malgun Gothic"]
+    return files(all_figures(told))
 
 
 def test_a_figure_is_drawn_in_png_and_svg(told, folder, monkeypatch):
-    forest = [drawn(told)["forest"]]
-    monkeypatch.setattr("actbench.report.exports.stills", lambda told: forest)
+    forest = drawn(told)["forest"]
+    monkeypatch.setattr("actbench.report.exports.all_figures", lambda told: forest)
 
     (image,), (vector,) = (write_exports(told, folder, form) for form in ("png", "svg"))
 
     assert (image.name, vector.name) == ("forest.png", "forest.svg")
-    pixels = np.array(Image.open(image).convert("L"))
+    picture = Image.open(image)
+    pixels = np.array(picture.convert("L"))
     assert min(pixels.shape) > 200
     assert 0.005 < (pixels < 200).mean() < 0.5
-    ElementTree.parse(vector)
+    width = float(ElementTree.parse(vector).getroot().get("width").removesuffix("in"))
+    assert width == pytest.approx(5, abs=0.05)  # inches: one column and a half
+    assert (picture.width / width, *picture.info["dpi"]) == pytest.approx((300, 300, 300), rel=0.01)
 
 
 def test_all_figures_are_there_and_none_is_blank(told):
     found = drawn(told)
 
     assert list(found) == ["forest", "pairs", "curves", "cost", "activations"]
-    for still in found.values():
-        pixels = np.array(Image.open(BytesIO(rendered(still, "png", dpi=60))).convert("L"))
+    for figures in found.values():
+        pixels = np.array(Image.open(BytesIO(rendered(figures, "png", dpi=60))).convert("L"))
         assert 0.005 < (pixels < 200).mean() < 0.5
 
 
 def test_a_forest_has_a_mark_for_each_comparison_in_the_shape_of_its_verdict(told, vectors):
     content = vectors["forest"]
 
-    verdicts = [finding.judgement.verdict for finding in told.conclusion.findings]
-    assert verdicts == ["better", "worse"]
-    assert [marks(content, f"forest-{verdict}") for verdict in verdicts] == [1, 1]
+    assert [finding.judgement.verdict for finding in told.conclusion.findings] == ["better", "worse"]
+    assert marks(content, "estimates") == 2
+    (group,) = (of for of in ElementTree.fromstring(content).iter() if "estimates_0_marks" in of.get("class", ""))
+    assert len({(mark.get("d"), mark.get("fill")) for mark in group}) == 2
     of = told.conclusion.findings[0].judgement.difference
     numbers = f"{points(of.estimate)} ({points(of.low)} to {points(of.high)})"
-    assert {"swish", "tanh", numbers, "points of test accuracy, arm minus relu", "within the margin"} <= words(content)
+    expected = {"swish", "tanh", numbers, "percentage points, arm minus relu", "within the margin", "better", "worse"}
+    assert expected <= words(content)
 
 
 def test_pairs_have_a_dot_for_each_replicate_and_crosses_for_diverged_ones(vectors):
     content = vectors["pairs"]
 
-    assert marks(content, "pairs-baseline") == 16
-    assert marks(content, "pairs-arm") == 16
-    assert {"relu", "swish", "tanh", "diverged"} <= words(content)
+    assert marks(content, "baseline") == 16
+    assert marks(content, "own") == 16
+    (group,) = (of for of in ElementTree.fromstring(content).iter() if "own_0_marks" in of.get("class", ""))
+    shapes = [mark.get("d") for mark in group]
+    assert sorted(map(shapes.count, set(shapes))) == [1, 15]
+    assert {"swish", "tanh", "relu, above", "arm, below", "diverged"} <= words(content)
 
 
 def test_curves_costs_and_shapes_are_all_there(vectors):
-    assert vectors["curves"].count(b'id="curve"') == 9  # three arms, three scores
-    assert marks(vectors["cost"], "cost") == 6  # three arms, time and memory
-    assert vectors["activations"].count(b'id="activation-y"') == 2 + 5  # tanh as five seeds have learned it
-    assert {"val accuracy, %", "val loss, nats", "train loss, nats", "95 % interval"} <= words(vectors["curves"])
+    assert marks(vectors["curves"], "means") == 9  # three arms, three scores
+    assert marks(vectors["cost"], "named") == 6  # three arms, time and memory
+    assert marks(vectors["activations"], "shapes") == 2 * (2 + 5)  # tanh as five seeds have learned it
+    expected = {"val accuracy, %", "val loss, nats", "train loss, nats", "bands: 95 % interval", *ARMS}
+    assert expected <= words(vectors["curves"])
 
 
 def test_the_tuned_setting_is_drawn_with_the_chosen_values(tmp_path):
@@ -275,9 +279,9 @@ def test_the_tuned_setting_is_drawn_with_the_chosen_values(tmp_path):
 
     content = rendered(drawn(told)["tuning"], "svg")
 
-    assert marks(content, "tuning") == 6
-    assert marks(content, "tuning-chosen") == 2
-    assert {"0.001", "0.01", "0.1", "model.optimizer.lr", "chosen"} <= words(content)
+    assert marks(content, "marks") == 6
+    assert marks(content, "chosen") == 2
+    assert {"0.001", "0.01", "0.1", "model.optimizer.lr", "ringed: chosen"} <= words(content)
 
 
 def test_several_datasets_have_figures_of_their_own(tmp_path):
@@ -286,7 +290,7 @@ def test_several_datasets_have_figures_of_their_own(tmp_path):
 
     names = list(drawn(tell(written(tmp_path, asked, tables))))
 
-    assert names[:3] == ["forest_Digits_MLP", "forest_MNIST_MLP", "forest_all_MLP"]
+    assert names[:3] == ["forest_all_MLP", "forest_Digits_MLP", "forest_MNIST_MLP"]
     assert {"pairs_Digits_MLP", "curves_MNIST_MLP", "cost_MNIST_MLP"} <= set(names)
 
 
@@ -324,7 +328,7 @@ def test_a_study_without_records_has_a_forest_only(tmp_path):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Pictures take most of the time."""
-    for name in ("forest_stills", "shape_stills"):
+    for name in ("forest_figures", "shape_figures"):
         monkeypatch.setattr(f"actbench.report.tensorboard.{name}", lambda told: [])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from io import StringIO
 
 import matplotlib
@@ -11,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from studies import golden, random_study, records, study, with_shapes
 
+from actbench.plots import palette
 from actbench.report import write_page
 
 CHROMIUM = "/usr/bin/chromium"
@@ -81,14 +83,19 @@ def told(tmp_path):
 
 def marks(page, figure):
     """How many marks a figure shows."""
-    return page.locator(f"#{figure} .scatterlayer .point").count()
+    return page.locator(f"#{figure} .mark-symbol.role-mark > path").count()
 
 
 def lines(page, figure):
     """How many curves a figure shows, without the edges of bands."""
-    return page.locator(f"#{figure} .scatterlayer .js-line").evaluate_all(
-        "all => all.filter(of => of.getAttribute('d') && getComputedStyle(of).strokeWidth !== '0px').length"
+    return page.locator(f"#{figure} .mark-line.role-mark > path").evaluate_all(
+        "all => all.filter(of => of.getAttribute('d')).length"
     )
+
+
+def view(page, figure, of):
+    """What Vega holds of a figure."""
+    return page.evaluate(f"document.getElementById('{figure}').view.{of}")
 
 
 def settled(page):
@@ -112,7 +119,7 @@ def test_every_figure_is_drawn_from_the_records(visit, told, width):
     assert marks(page, "cost-0-time") == marks(page, "cost-0-memory") == 3
     assert lines(page, "shapes-function") == lines(page, "shapes-slope") == 1 + 5 + 1
     assert overflow(page) == 0
-    shown = page.locator("figure:visible .main-svg").count()
+    shown = page.locator("figure:visible .plot svg").count()
     assert shown >= page.locator("figure:visible").count() == 8
 
 
@@ -132,11 +139,8 @@ def test_arms_scores_and_time_can_be_chosen(visit, told):
 
     curves.get_by_label("seconds").check()
     settled(page)
-    trace = page.evaluate(
-        "document.querySelector('#curves-0-epoch-val-loss .plot').data.find(of => of.meta.part === 'mean')"
-    )
-    assert (trace["x0"], trace["dx"]) == pytest.approx((0.014, 0.014))
-    assert "seconds of training" in page.locator("#curves-0-epoch-val-loss .xtitle").text_content()
+    assert view(page, "curves-0-epoch-val-loss", "scale('x').domain()") == pytest.approx([0, 4 * 0.014])
+    assert "seconds of training" in page.locator("#curves-0-epoch-val-loss .role-axis-title").all_text_contents()
 
     curves.get_by_role("button", name="none").click()
     settled(page)
@@ -145,36 +149,37 @@ def test_arms_scores_and_time_can_be_chosen(visit, told):
 
 def test_single_seeds_come_by_pointing_and_by_keyboard(visit, told):
     page = visit(told)
-    seeds = "document.querySelector('#curves-0-epoch-val-accuracy .plot').data.filter(of => of.meta.part === 'seeds')"
+    figure, seeds = "curves-0-epoch-val-accuracy", "data('seeds')"
 
     page.get_by_label("Single seeds of").select_option(label="tanh")
     settled(page)
-    (trace,) = page.evaluate(seeds)
-    assert len({text for text in trace["text"] if text}) == 8
+    rows = view(page, figure, seeds)
+    assert {(row["arm"], row["seed"]) for row in rows} == {("tanh", seed) for seed in range(8)}
+    assert lines(page, figure) == 3 + 8
     own = told.table.filter(arm="tanh", seed=0)["epoch_val_accuracy"][0].to_list()
-    assert trace["y"][:4] == pytest.approx([100 * value for value in own], rel=1e-5)
+    assert [row["mean"] for row in rows[:4]] == pytest.approx([100 * value for value in own], rel=1e-5)
 
     page.get_by_label("Single seeds of").select_option(label="no arm")
     settled(page)
-    assert page.evaluate(seeds) == []
+    assert view(page, figure, seeds) == []
 
-    page.locator("#curves-0-epoch-val-accuracy .plot").scroll_into_view_if_needed()
-    mark = page.locator("#curves-0-epoch-val-accuracy .scatterlayer .point").last.bounding_box()
+    page.locator(f"#{figure} .plot").scroll_into_view_if_needed()
+    mark = page.locator(f"#{figure} .mark-symbol.role-mark > path").last.bounding_box()
     page.mouse.move(mark["x"] + mark["width"] / 2 - 30, mark["y"] + 2)
     page.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
-    page.wait_for_function(f"{seeds}.length === 1")
+    page.wait_for_function(f"document.getElementById('{figure}').view.{seeds}.length > 0")
+    assert re.match(r"arm: \w+\nepoch: 4\nmean: \d", page.locator(".tip").inner_text())
 
 
 def test_far_off_replicates_can_be_left_out(visit, told):
     page = visit(told)
-    reach = "document.querySelector('#pairs-0 .plot').layout.xaxis.range"
-    low, _ = page.evaluate(reach)
+    low, _ = view(page, "pairs-0", "scale('x').domain()")
 
     page.get_by_label("without what is far off").check()
     settled(page)
 
     assert low < 11  # a diverged replicate guesses among ten classes
-    assert page.evaluate(reach)[0] > 90
+    assert view(page, "pairs-0", "scale('x').domain()")[0] > 90
 
 
 def test_tables_sort_by_any_column(visit, tmp_path):
@@ -245,24 +250,30 @@ def test_records_and_tables_are_saved_from_inside_the_file(visit, told):
 
 def test_dark_follows_the_reader_and_paper_is_light(visit, told):
     page = visit(told, scheme="dark")
-    layout = "document.querySelector('#forest-0 .plot').layout"
-    colours = f"[{layout}.paper_bgcolor, {layout}.font.color]"
-    body = "getComputedStyle(document.body).backgroundColor"
+    tones = (palette.PAPER, palette.QUIET, palette.VERDICTS["better"])
+    name = "getComputedStyle(document.querySelector('#forest-0 .role-axis-label text')).fill"
+    mark = "getComputedStyle(document.querySelector('#forest-0 .estimates_0_marks path')).stroke"
+    colours = f"[getComputedStyle(document.body).backgroundColor, {name}, {mark}]"
+    dark, light = (
+        [f"rgb({', '.join(str(int(getattr(tone, scheme)[at : at + 2], 16)) for at in (1, 3, 5))})" for tone in tones]
+        for scheme in ("dark", "light")
+    )
 
-    assert page.evaluate(colours) == ["#161719", "#ecebe6"]
-    assert page.evaluate(body) == "rgb(22, 23, 25)"
+    assert page.evaluate(colours) == dark
 
     page.emulate_media(color_scheme="light")
-    settled(page)
-    assert page.evaluate(colours) == ["#fdfdfb", "#1d1d1b"]
+    assert page.evaluate(colours) == light
 
-    page.emulate_media(color_scheme="dark")
-    settled(page)
+    page.emulate_media(color_scheme="dark", media="print")
+    assert page.evaluate(colours) == light
+
+    page.emulate_media(color_scheme="dark", media="screen")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate(colours) == ["#fdfdfb", "#1d1d1b"]
+    assert page.locator("#forest-0 .plot svg").get_attribute("width") == "640"
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     settled(page)
-    assert page.evaluate(colours) == ["#161719", "#ecebe6"]
+    assert page.locator("#forest-0 .plot svg").get_attribute("width") != "640"
+    assert page.evaluate(colours) == dark
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
@@ -277,7 +288,7 @@ def test_nothing_serious_is_in_the_way_of_those_who_see_or_hear_it_otherwise(vis
 
 def cut(page):
     """Text of figures that their edges cut."""
-    return page.locator(".main-svg text:visible").evaluate_all(
+    return page.locator(".plot svg text:visible").evaluate_all(
         """all => all.filter(of => {
             const text = of.getBoundingClientRect(), edge = of.closest("svg").getBoundingClientRect();
             return text.left < edge.left - 1 || text.right > edge.right + 1;
@@ -292,7 +303,7 @@ def test_names_are_text_in_figures_too(visit, tmp_path, width):
     page = visit(study(tmp_path, tables, arms=NAMES, replicates=3), width=width)
 
     assert "hacked" not in page.title()
-    labels = page.locator("#forest-0 .ytick").all_text_contents()
+    labels = page.locator("#forest-0 .role-axis-label text").all_text_contents()
     assert set(labels) >= {"<b>bold</b> & $x$", "激活 'a\""}
     assert (overflow(page), cut(page)) == (0, [])
 
@@ -318,11 +329,11 @@ def test_any_study_fits_any_screen(visit, tmp_path, make, width):
 
     assert overflow(page) == 0
     drawn = [of for of in told.conclusion.findings if of.judgement.difference]
-    assert page.locator("#differences .scatterlayer .point").count() == len(drawn)
+    assert page.locator("#differences .mark-symbol.role-mark > path").count() == len(drawn)
     if told.question.comparisons == "baseline":
         pairs = sum(of.judgement.pairs for of in told.conclusion.findings if of.comparison.dataset)
         alone = len(told.table) if len(told.question.arms) == 1 else 0
-        assert page.locator("#replicates .scatterlayer .point").count() == 2 * pairs + alone
+        assert page.locator("#replicates .mark-symbol.role-mark > path").count() == 2 * pairs + alone
     assert page.locator("#arms tbody tr").count() == told.table.select("dataset_name", "arm").n_unique()
 
 
@@ -332,4 +343,4 @@ def test_a_large_study_opens(visit, tmp_path):
 
     page = visit(told)
 
-    assert page.locator("#replicates .scatterlayer .point").count() == 2 * 39 * 300
+    assert page.locator("#replicates .mark-symbol.role-mark > path").count() == 2 * 39 * 300

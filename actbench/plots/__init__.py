@@ -1,13 +1,13 @@
-"""Pictures of a study, from what its records say. Pure functions; nothing here needs torch."""
+"""Figures of a study, from what its records say, each defined once for the page and for papers. None needs torch."""
 
-from actbench.plots.cost import cost
-from actbench.plots.curves import SCORES, curves, shown_first
-from actbench.plots.forest import best_first, forest
-from actbench.plots.pairs import pairs
-from actbench.plots.palette import INK, PAPER, QUIET, RULE, SIGNS, STROKES, VERDICTS, Look, Tone, dark_of, looks
-from actbench.plots.picture import Panel, Picture, called, panels, shorten
-from actbench.plots.shapes import shapes
-from actbench.plots.tuning import tuning
+from actbench.plots.cost import cost_figures
+from actbench.plots.curves import SCORES, curve_figures
+from actbench.plots.figure import Figure, called, files, panels, rendered, shorten, shown_first
+from actbench.plots.forest import best_first, forest_figures
+from actbench.plots.pairs import pair_figures
+from actbench.plots.palette import INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, ArmStyle, Tone, arm_styles, dark_colours
+from actbench.plots.shapes import shape_figures
+from actbench.plots.tuning import tuning_figures
 
 __all__ = [
     "INK",
@@ -16,23 +16,23 @@ __all__ = [
     "RULE",
     "SCORES",
     "SIGNS",
-    "STROKES",
     "VERDICTS",
-    "Look",
-    "Panel",
-    "Picture",
+    "ArmStyle",
+    "Figure",
     "Tone",
+    "arm_styles",
     "best_first",
     "called",
-    "cost",
-    "curves",
-    "dark_of",
-    "forest",
-    "looks",
-    "pairs",
+    "cost_figures",
+    "curve_figures",
+    "dark_colours",
+    "files",
+    "forest_figures",
+    "pair_figures",
     "panels",
-    "shapes",
+    "rendered",
+    "shape_figures",
     "shorten",
     "shown_first",
-    "tuning",
+    "tuning_figures",
 ]

@@ -1,28 +1,31 @@
 """What arms cost against what they score, with the front that no other arm beats in both."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import altair as alt
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
-from actbench.plots.palette import ARMS, INK, QUIET
-from actbench.plots.picture import Picture, axis, called, drawn, known_scores, of_panel, panels, shorten, shown
+from actbench.plots.figure import (
+    PAGE,
+    Figure,
+    Layers,
+    arm_channels,
+    arm_labels,
+    called,
+    file_name,
+    known_scores,
+    of_panel,
+    panels,
+)
+from actbench.plots.palette import PAPER, QUIET
 from actbench.stats import Interval, mean_interval, pareto
 from actbench.verdict import Told
 from actbench.verdict.words import listed
 
-WIDTH, HEIGHT, LETTER = 330, 360, 7.5  # pixels: of the narrowest plot, of a picture, and of a letter of a name
-SIDES = {  # where a name may stand: whether to the right of its mark, and above, below or beside it
-    "top right": (True, 1),
-    "bottom right": (True, -1),
-    "top left": (False, 1),
-    "bottom left": (False, -1),
-    "middle right": (True, 0),
-    "middle left": (False, 0),
-}
+NAMED = 10  # arms: up to so many all have a mark of their own
 COSTS = {  # columns of the records, with a factor, what it is, its axis, and how it is said
     "epoch_time_s": (1000, "time", "ms an epoch, for one replicate", "{:.3g} ms"),
     "peak_memory_mb": (1, "memory", "peak memory, MiB", "{:,.0f} MiB"),
@@ -38,27 +41,39 @@ class Point(NamedTuple):
     busy: bool
 
 
-def cost(told: Told) -> list[Picture]:
-    """One picture for each kind of cost, dataset and network."""
-    pictures = []
-    known = known_scores(told)
+def cost_figures(told: Told) -> list[Figure]:
+    """One figure for each kind of cost, dataset and network."""
+    figures = []
+    known, one = known_scores(told), len(panels(told)) == 1
     for number, panel in enumerate(panels(told)):
         for column, (scale, what, title, form) in COSTS.items():
             points = []
             for arm in told.question.arms:
-                value = spent(of_panel(told.table, panel, arm), column)
+                value = median_cost(of_panel(told.table, panel, arm), column)
                 scores = 100 * np.array(list(known.get((*panel, arm), {}).values()))
                 if value and len(scores):
                     points.append(Point(arm, mean(scores, told.question.alpha), scale * value[0], value[1]))
             if points:
                 front = pareto([of.accuracy.estimate for of in points], [of.cost for of in points])
                 name = f"cost-{number}-{column.split('_')[1]}"
-                finding = said(points, front, form)
-                pictures.append(Picture(name, f"{panel.title}: {what}", finding, figure(points, front, title, form)))
-    return pictures
+                rows = cost_rows(points, front, told)
+                figures.append(
+                    Figure(
+                        name,
+                        f"{panel.title}: {what}",
+                        describe_front(points, front, form),
+                        cost_chart(name, rows, title, told),
+                        rows,
+                        params={},
+                        file=file_name("cost", *(() if one else panel)),
+                        titled="" if one else panel.title,
+                        inches=PAGE,
+                    )
+                )
+    return figures
 
 
-def spent(own: pl.DataFrame, column: str) -> tuple[float, bool] | None:
+def median_cost(own: pl.DataFrame, column: str) -> tuple[float, bool] | None:
     """Median cost of an arm over its fits, and whether all were on a busy machine; those that were not count alone."""
     known = own.drop_nulls(column)
     quiet = known.filter(~pl.col("busy").fill_null(value=False))
@@ -73,7 +88,7 @@ def mean(scores: Float[np.ndarray, " seeds"], alpha: float) -> Interval:
     return Interval(float(scores[0]), float("nan"), float("nan"))
 
 
-def said(points: Sequence[Point], front: Bool[np.ndarray, " arms"], form: str) -> str:
+def describe_front(points: Sequence[Point], front: Bool[np.ndarray, " arms"], form: str) -> str:
     """The front in words, the cheapest first."""
     best = sorted((of for of, on in zip(points, front, strict=True) if on), key=lambda of: of.cost)
     names = [f"{called(of.arm)} ({form.format(of.cost)}, {of.accuracy.estimate:.1f} %)" for of in best]
@@ -83,86 +98,55 @@ def said(points: Sequence[Point], front: Bool[np.ndarray, " arms"], form: str) -
     return f"No arm beats these both in cost and in accuracy: {listed(names)}.{more}"
 
 
-def figure(points: Sequence[Point], front: Bool[np.ndarray, " arms"], title: str, form: str) -> Any:
-    """Points with intervals; the front is a stair."""
-    best = sorted((of for of, on in zip(points, front, strict=True) if on), key=lambda of: of.cost)
-    others = [of for of in points if of not in best]
-    stair = {
-        "name": "Pareto front",
-        "x": [of.cost for of in best],
-        "y": [of.accuracy.estimate for of in best],
-        "mode": "lines",
-        "line": {"shape": "hv", "color": QUIET.light, "width": 1.5, "dash": "dot"},
-        "hoverinfo": "skip",
-    }
-    x = reach([of.cost for of in points])
-    y = reach([min(max(bound, 0), 100) for of in points for bound in of.accuracy if math.isfinite(bound)])
-    named = names([*best, *others], x, y)
-    return drawn(
-        [stair, dots(others, "beaten", named, form), dots(best, "on the front", named, form)],
-        height=HEIGHT,
-        xaxis=axis(title, range=x),
-        yaxis=axis("test accuracy, %", range=y),
-        margin={"l": 8, "r": 16, "t": 16, "b": 8},
-    )
-
-
-def reach(values: Sequence[float]) -> list[float]:
-    """A range with room for names."""
-    low, high = min(values), max(values)
-    room = 0.15 * ((high - low) or high or 1)
-    return [low - room, high + room]
-
-
-def names(points: Sequence[Point], x: Sequence[float], y: Sequence[float]) -> dict[str, tuple[str, str]]:
-    """Text and position of the names that find room beside their marks; the first points come first."""
-    at = [
-        (WIDTH * (of.cost - x[0]) / (x[1] - x[0]), (HEIGHT - 60) * (of.accuracy.estimate - y[0]) / (y[1] - y[0]))
-        for of in points
+def cost_rows(points: Sequence[Point], front: Bool[np.ndarray, " arms"], told: Told) -> pl.DataFrame:
+    """A row for each arm; ``named`` are those on the front and the baseline, and all where they are few."""
+    labels = arm_labels(told)
+    rows = [
+        (
+            labels[of.arm],
+            of.cost,
+            *(min(max(bound, 0), 100) for bound in of.accuracy),
+            of.busy,
+            bool(on),
+            bool(on) or len(points) <= NAMED or of.arm == told.question.baseline,
+        )
+        for of, on in zip(points, front, strict=True)
     ]
-    taken = [(across - 6, up - 6, across + 6, up + 6) for across, up in at]
-    found = {}
-    for of, (across, up) in zip(points, at, strict=True):
-        width = LETTER * len(shorten(of.arm, 16))
-        for position, (right, above) in SIDES.items():
-            left, middle = across + 6 if right else across - 6 - width, up + 14 * above
-            box = (left, middle - 7, left + width, middle + 7)
-            apart = all(box[2] <= one[0] or one[2] <= box[0] or box[3] <= one[1] or one[3] <= box[1] for one in taken)
-            if apart and left >= 0 and box[2] <= WIDTH:
-                taken.append(box)
-                found[of.arm] = (shown(of.arm, 16), position)
-                break
-    return found
+    names = ["arm", "cost", "accuracy", "low", "high", "busy", "front", "named"]
+    return pl.DataFrame(rows, schema=names, orient="row").with_columns(pl.col("low", "high").fill_nan(None))
 
 
-def dots(points: Sequence[Point], name: str, named: dict[str, tuple[str, str]], form: str) -> dict[str, Any]:
-    """Arms, with their names where there is room; hollow where the machine was busy."""
-    tone, symbol = (ARMS[0], "circle") if name == "on the front" else (QUIET, "square")
-    halves = [of.accuracy.high - of.accuracy.estimate for of in points]
-    places = [named.get(of.arm, ("", "top right")) for of in points]
-    return {
-        "name": name,
-        "x": [of.cost for of in points],
-        "y": [of.accuracy.estimate for of in points],
-        "error_y": {
-            "type": "data",
-            "array": [half if math.isfinite(half) else 0 for half in halves],
-            "color": tone.light,
-            "thickness": 1,
-            "width": 0,
-        },
-        "mode": "markers+text",
-        "text": [text for text, _ in places],
-        "textposition": [position for _, position in places],
-        "textfont": {"color": INK.light, "size": 12},
-        "marker": {
-            "size": 10,
-            "color": tone.light,
-            "symbol": [f"{symbol}-open" if of.busy else symbol for of in points],
-            "line": {"width": 2, "color": tone.light},
-        },
-        "customdata": [
-            f"{shown(of.arm, 60)}: {form.format(of.cost)}{', busy machine' if of.busy else ''}" for of in points
-        ],
-        "hovertemplate": "%{customdata}, %{y:.2f} %<extra></extra>",
-    }
+def cost_chart(name: str, rows: pl.DataFrame, title: str, told: Told) -> Layers:
+    """Marks with intervals, hollow where the machine was busy; the front is a dotted stair."""
+    notes = ["dotted: no arm is better in both"]
+    notes += ["grey: other arms"] if not rows["named"].all() else []
+    notes += ["hollow: busy machine"] if rows["busy"].any() else []
+    x = alt.X("cost:Q", title=title, scale=alt.Scale(zero=False, padding=12))
+    y = alt.Y("accuracy:Q", title="test accuracy, %", scale=alt.Scale(zero=False))
+    _, marks = arm_channels(told, legend=rows.filter("named")["arm"], notes=notes)
+    fill = alt.condition("datum.busy", alt.value(PAPER.light), alt.Fill(**marks["color"].to_dict()))
+    tooltip = [
+        "arm:N",
+        alt.Tooltip("cost:Q", title=title, format=".4g"),
+        alt.Tooltip("accuracy:Q", format=".2f"),
+        "busy:N",
+    ]
+    arms = alt.Chart(alt.NamedData(name))
+    named = arms.transform_filter("datum.named")
+    grey = arms.transform_filter("!datum.named")
+    interval = {"x": x, "y": alt.Y("low:Q", title="test accuracy, %", scale=alt.Scale(zero=False)), "y2": "high:Q"}
+    return alt.layer(
+        arms.transform_filter("datum.front")
+        .mark_line(interpolate="step-after", color=QUIET.light, strokeDash=[2, 3], strokeWidth=1.5)
+        .encode(x=x, y=y),
+        grey.mark_rule(color=QUIET.light, opacity=0.5).encode(**interval),
+        named.mark_rule().encode(**interval, color=marks["color"]),
+        grey.mark_point(filled=True, opacity=1, size=25, color=QUIET.light)
+        .encode(x=x, y=y, tooltip=tooltip)
+        .properties(name="others"),
+        named.mark_point(opacity=1, size=80, strokeWidth=1.5)
+        .encode(
+            x=x, y=y, tooltip=tooltip, fill=fill, stroke=alt.Stroke(**marks["color"].to_dict()), shape=marks["shape"]
+        )
+        .properties(name="named"),
+    )

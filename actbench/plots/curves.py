@@ -1,27 +1,43 @@
-"""Learning curves: mean over seeds with its interval, by epoch; the page turns epochs into seconds."""
+"""Learning curves: mean over seeds with its interval, by epoch or by seconds of training."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import altair as alt
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 from scipy import stats as distributions
 
-from actbench.plots.palette import BAND, Look, looks
-from actbench.plots.picture import Panel, Picture, axis, band, called, drawn, of_panel, panels, shown
+from actbench.plots.figure import (
+    BAND,
+    MARKED,
+    MARKS,
+    PAGE,
+    SHOWN,
+    Figure,
+    Layers,
+    arm_channels,
+    arm_labels,
+    arm_notes,
+    arm_params,
+    called,
+    file_name,
+    of_panel,
+    panels,
+    with_interval,
+)
 from actbench.stats import Interval
 from actbench.verdict import Told
-from actbench.verdict.words import count
+from actbench.verdict.words import count, level
 
 SCORES = {  # columns of the records, with their axes
     "epoch_val_accuracy": "val accuracy, %",
     "epoch_val_loss": "val loss, nats",
     "epoch_train_loss": "train loss, nats",
 }
-FEW = 8  # epochs: up to so many are marked
-FIRST = 6  # arms that are shown at first where there are more
+WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
 
 
 class Curve(NamedTuple):
@@ -52,29 +68,31 @@ class Curve(NamedTuple):
         return Interval(mean, mean - half, mean + half)
 
 
-def curves(told: Told) -> list[Picture]:
-    """One picture for each score, dataset and network; their names end in the score's column."""
-    pictures = []
-    styles = looks(told.question.arms, told.question.baseline)
+def curve_figures(told: Told) -> list[Figure]:
+    """One figure for each score, dataset and network; their names end in the score's column."""
+    figures = []
     for number, panel in enumerate(panels(told)):
-        own = of_panel(told.table, panel)
+        own, one = of_panel(told.table, panel), len(panels(told)) == 1
         for column, title in SCORES.items():
             found = [curve for arm in told.question.arms if (curve := curve_of(own, arm, column, told))]
             if found:
                 name = f"curves-{number}-{column.replace('_', '-')}"
-                image = figure(found, panel, column, told, styles)
-                pictures.append(Picture(name, panel.title, said(found, title, told.question.baseline), image))
-    return pictures
-
-
-def shown_first(told: Told) -> list[str]:
-    """The arms that pictures with a curve each begin with: all, or the baseline and the best ones."""
-    arms, baseline = told.question.arms, told.question.baseline
-    if len(arms) <= FIRST + 2:
-        return arms
-    means = told.table.group_by("arm").agg(pl.col("test_accuracy").mean()).sort("test_accuracy", descending=True)
-    best = [arm for arm in means["arm"] if arm != baseline][: FIRST - 1]
-    return [arm for arm in arms if arm == baseline or arm in best]
+                figures.append(
+                    Figure(
+                        name,
+                        panel.title,
+                        where_curves_end(found, title, told.question.baseline),
+                        curves_chart(name, found, column, told),
+                        curves_rows(found, told),
+                        params={**arm_params(told), "along": "epochs"},
+                        file=file_name("curves", *(() if one else panel)),
+                        titled="" if one else panel.title,
+                        inches=PAGE,
+                        panel=panel,
+                        score=column,
+                    )
+                )
+    return figures
 
 
 def curve_of(table: pl.DataFrame, arm: str, column: str, told: Told) -> Curve | None:
@@ -84,7 +102,7 @@ def curve_of(table: pl.DataFrame, arm: str, column: str, told: Told) -> Curve | 
     if not np.isfinite(values).any():
         return None
     scale = 100 if column.endswith("accuracy") else 1
-    mean, half = means(scale * values, level=1 - told.question.alpha)
+    mean, half = mean_curve(scale * values, level=1 - told.question.alpha)
     time: Any = own["epoch_time_s"].median()
     return Curve(arm, len(own), mean, half, 100 if scale == 100 else math.inf, time)
 
@@ -100,7 +118,7 @@ def matrix(rows: Sequence[Sequence[float | None] | None]) -> Float[np.ndarray, "
     return values
 
 
-def means(
+def mean_curve(
     values: Float[np.ndarray, "seeds epochs"], *, level: float
 ) -> tuple[Float[np.ndarray, " epochs"], Float[np.ndarray, " epochs"]]:
     """Mean of the seeds that have a value, and half the length of Student's interval; NaN for too few."""
@@ -113,65 +131,65 @@ def means(
     return mean, np.where(number > 1, half, np.nan)
 
 
-def said(found: Sequence[Curve], title: str, baseline: str) -> str:
+def where_curves_end(found: Sequence[Curve], title: str, baseline: str) -> str:
     """Where the curves end, in words."""
     what, unit = title.split(", ")
     sign = 1 if unit == "%" else -1
     digits, unit = (1, " %") if unit == "%" else (3, "")
     best = max(found, key=lambda of: (sign * of.last.estimate, of.arm))
     own = next((of for of in found if of.arm == baseline and of is not best), None)
-    against = f", against {band(own.last, digits, unit)} of {called(baseline)}" if own else ""
+    against = f", against {with_interval(own.last, digits, unit)} of {called(baseline)}" if own else ""
     order = "highest" if sign == 1 else "lowest"
     return (
         f"After {count(len(best.mean), 'epoch')}, mean {what} is {order} for {called(best.arm)}: "
-        f"{band(best.last, digits, unit)}, {count(best.seeds, 'seed')}{against}."
+        f"{with_interval(best.last, digits, unit)}, {count(best.seeds, 'seed')}{against}."
     )
 
 
-def figure(found: Sequence[Curve], panel: Panel, column: str, told: Told, styles: dict[str, Look]) -> Any:
-    """Curves in the arms' order, each with its band before it."""
-    first = shown_first(told)
-    places = {arm: place for place, arm in enumerate(told.question.arms)}
-    traces = []
-    for curve in found:
-        for trace in parts(curve, styles[curve.arm]):
-            seconds = {"seconds": curve.epoch_time_s} if curve.epoch_time_s else {}
-            trace["meta"] = {"arm": places[curve.arm], **trace["meta"], **seconds}
-            trace["visible"] = curve.arm in first
-            traces.append(trace)
-    y = axis(SCORES[column], **({} if column.endswith("accuracy") else losses(found, told)))
-    meta = {"dataset": panel.dataset, "network": panel.network, "column": column}
-    ticks = {"dtick": 1} if max(len(of.mean) for of in found) <= FEW else {}
-    return drawn(traces, height=340, xaxis=axis("epochs", rangemode="tozero", **ticks), yaxis=y, meta=meta)
+def curves_rows(found: Sequence[Curve], told: Told) -> pl.DataFrame:
+    """A row for each arm and epoch; ``marked`` are a few, others for each arm."""
+    names = arm_labels(told)
+    tables = []
+    for place, curve in enumerate(found):
+        epochs, (low, high) = np.arange(1, len(curve.mean) + 1), curve.bounds
+        step = max(1, len(epochs) // MARKS)
+        table = {"epoch": epochs, "mean": curve.mean, "low": low, "high": high, "marked": epochs % step == place % step}
+        seconds = epochs * (math.nan if curve.epoch_time_s is None else curve.epoch_time_s)
+        tables.append(pl.DataFrame({**table, "seconds": seconds}).with_columns(arm=pl.lit(names[curve.arm])))
+    significant = pl.col("mean", "low", "high", "seconds").round_sig_figs(6).fill_nan(None)
+    return pl.concat(tables).with_columns(significant)
 
 
-def parts(curve: Curve, look: Look) -> Iterator[dict[str, Any]]:
-    """Band and mean of a curve."""
-    along = {"x0": 1, "dx": 1, "hoverinfo": "skip", "mode": "lines"}
-    if np.isfinite(curve.half).any():
-        low, high = curve.bounds
-        fill = {"fill": "tonexty", "fillcolor": look.tone.faded(BAND).light}
-        for bound, more in ((low, {}), (high, fill)):
-            yield {**along, "y": bound.astype(np.float32), "line": {"width": 0}, "meta": {"part": "band"}, **more}
-    yield {
-        **along,
-        "name": shown(curve.arm, 60),
-        "y": curve.mean.astype(np.float32),
-        "mode": "lines+markers" if len(curve.mean) <= FEW else "lines",
-        "line": {"color": look.tone.light, "dash": look.dash, "width": 2},
-        "marker": {"size": 5},
-        "meta": {"part": "mean"},
-        "hoverinfo": "all",
-        "hovertemplate": f"{shown(curve.arm, 60)}, mean of {curve.seeds}: %{{y:.4g}}<extra></extra>",
-    }
+def curves_chart(name: str, found: Sequence[Curve], column: str, told: Told) -> Layers:
+    """Bands, means, and the single seeds that the page adds."""
+    lines, marks = arm_channels(told, notes=[*arm_notes(told), f"bands: {level(told.question)} interval"])
+    limits = {"zero": False} if column.endswith("accuracy") else loss_limits(found, told)
+    x = alt.X(
+        "x:Q", title="epochs", scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(tickMinStep=WHOLE, format="~g")
+    )
+    y, low = (alt.Y(f"{of}:Q", title=SCORES[column], scale=alt.Scale(**limits)) for of in ("mean", "low"))
+    along = {"x": "along === 'seconds' ? datum.seconds : datum.epoch"}
+    clip = "domain" in limits
+    means = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN).transform_calculate(**along)
+    seeds = alt.Chart(alt.NamedData("seeds")).transform_calculate(**along)
+    tooltip = ["arm:N", "epoch:Q", *(alt.Tooltip(f"{of}:Q", format=".4g") for of in ("mean", "low", "high"))]
+    return alt.layer(
+        means.mark_area(clip=clip, opacity=BAND).encode(x=x, y=low, y2="high:Q", color=lines["color"]),
+        seeds.mark_line(clip=clip, strokeWidth=0.8, opacity=0.7)
+        .encode(x=x, y=y, detail="seed:N", tooltip=["arm:N", "seed:Q"], **lines)
+        .properties(name="seeds"),
+        means.mark_line(clip=clip, strokeWidth=2).encode(x=x, y=y, **lines).properties(name="means"),
+        means.transform_filter("datum.marked || hover")
+        .mark_point(clip=clip, filled=True, size=40)
+        .encode(x=x, y=y, opacity=MARKED, tooltip=tooltip, **marks)
+        .properties(name="marks"),
+    )
 
 
-def losses(found: Sequence[Curve], told: Told) -> dict[str, Any]:
-    """The axis of losses: those far above that of guessing are cut off, lest one arm flatten all others."""
+def loss_limits(found: Sequence[Curve], told: Told) -> dict[str, Any]:
+    """The scale of losses: those far above that of guessing are cut off, lest one arm flatten all others."""
     highest = max(float(np.nanmax(of.mean)) for of in found if np.isfinite(of.mean).any())
     guess: Any = told.table["classes"].max()
     most = 2 * math.log(guess) if guess and guess > 1 else math.inf
     lowest = min(float(np.nanmin(of.mean)) for of in found if np.isfinite(of.mean).any())
-    if highest <= most or lowest >= most:
-        return {"rangemode": "tozero"}
-    return {"range": [0, most]}
+    return {"zero": True} if highest <= most or lowest >= most else {"domain": [0, most]}

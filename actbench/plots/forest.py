@@ -1,11 +1,13 @@
 """Paired differences with their intervals, and the margin inside which none matters."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from actbench.plots.palette import INK, MARGIN, QUIET, SIGNS, SYMBOLS, VERDICTS
-from actbench.plots.picture import Picture, axis, called, drawn, rows_axis, shown
+import altair as alt
+import polars as pl
+
+from actbench.plots.figure import HALF_MORE, Figure, Layers, called, file_name, labels, rows_axis, shorten
+from actbench.plots.palette import INK, PAPER, RULE, SYMBOLS, VERDICTS
 from actbench.verdict import Finding, Told, points
 from actbench.verdict.findings import Conclusion
 from actbench.verdict.words import listed
@@ -14,22 +16,38 @@ MOST = 60  # rows of a panel; beyond, those against the study's baseline
 ROW = 26  # pixels
 
 
-def forest(told: Told) -> list[Picture]:
-    """One picture for the mean over datasets, and for each dataset and network; arms in one order, the best first."""
+def forest_figures(told: Told) -> list[Figure]:
+    """One figure for the mean over datasets, and for each dataset and network; arms in one order, the best first."""
     grouped: dict[tuple[str | None, str], list[Finding]] = {}
     for finding in told.conclusion.findings:
         grouped.setdefault((finding.comparison.dataset, finding.comparison.network), []).append(finding)
-    grouped = dict(sorted(grouped.items(), key=lambda of: of[0][0] is not None))
     order = best_first(told.conclusion)
-    pictures = []
-    for number, ((dataset, network), findings) in enumerate(grouped.items()):
-        rows = sorted(within(findings, told.question.baseline), key=lambda of: order[pair(of)])
+    figures = []
+    for number, ((dataset, network), findings) in enumerate(
+        sorted(grouped.items(), key=lambda of: of[0][0] is not None)
+    ):
+        found = sorted(within(findings, told.question.baseline), key=lambda of: order[arm_and_baseline(of)])
+        name = f"forest-{number}"
         title = f"{dataset or f'Mean over {len(told.question.datasets)} datasets'} with {network}"
-        pictures.append(Picture(f"forest-{number}", title, said(findings, told), figure(rows, told)))
-    return pictures
+        several = any(of.comparison.baseline != told.question.baseline for of in found)
+        names = [f"{of.comparison.arm} – {of.comparison.baseline}" if several else of.comparison.arm for of in found]
+        figures.append(
+            Figure(
+                name,
+                title,
+                count_verdicts(findings, told),
+                forest_chart(name, found, told, against="" if several else told.question.baseline),
+                forest_rows(found),
+                params={"names": labels(names), "numbers": [numbers(of) for of in found]},
+                file=file_name("forest", *([dataset or "all", network] if len(grouped) > 1 else [])),
+                titled=title if len(grouped) > 1 else "",
+                inches=HALF_MORE,
+            )
+        )
+    return figures
 
 
-def pair(finding: Finding) -> tuple[str, str]:
+def arm_and_baseline(finding: Finding) -> tuple[str, str]:
     """Arm and baseline."""
     return finding.comparison.arm, finding.comparison.baseline
 
@@ -39,7 +57,7 @@ def best_first(conclusion: Conclusion) -> dict[tuple[str, str], int]:
     seen: dict[tuple[str, str], list[float]] = {}
     for finding in conclusion.findings:
         difference = finding.judgement.difference
-        seen.setdefault(pair(finding), []).extend([difference.estimate] if difference else [])
+        seen.setdefault(arm_and_baseline(finding), []).extend([difference.estimate] if difference else [])
     ranked = sorted(seen, key=lambda key: -sum(seen[key]) / len(seen[key]) if seen[key] else math.inf)
     return {key: place for place, key in enumerate(ranked)}
 
@@ -49,7 +67,7 @@ def within(findings: Sequence[Finding], baseline: str) -> Sequence[Finding]:
     return findings if len(findings) <= MOST else [of for of in findings if of.comparison.baseline == baseline]
 
 
-def said(findings: Sequence[Finding], told: Told) -> str:
+def count_verdicts(findings: Sequence[Finding], told: Told) -> str:
     """What the panel shows, in words."""
     parts = [f"Of {len(findings)} comparison{'' if len(findings) == 1 else 's'}:"]
     for verdict in ("better", "worse", "equivalent", "undecided"):
@@ -69,33 +87,68 @@ def short(finding: Finding) -> str:
     return f"{called(finding.comparison.arm)} to {called(finding.comparison.baseline)} {value}"
 
 
-def figure(rows: Sequence[Finding], told: Told) -> Any:
-    """Rows from top to bottom, with the numbers beside them."""
-    several = any(of.comparison.baseline != told.question.baseline for of in rows)
-    names = [f"{of.comparison.arm} – {of.comparison.baseline}" if several else of.comparison.arm for of in rows]
-    margin = 100 * told.question.margin
-    equal: dict[str, Any] = {
-        "type": "rect",
-        "xref": "x",
-        "yref": "paper",
-        "x0": -margin,
-        "x1": margin,
-        "y0": 0,
-        "y1": 1,
-    }
-    equal |= {"fillcolor": QUIET.faded(MARGIN).light, "line": {"width": 0}, "layer": "below"}
-    left = rows_axis(names)
-    # The numbers are labels of an axis, for which the figure makes room in any font.
-    right: dict[str, Any] = {"ticktext": [numbers(of) for of in rows], "side": "right", "overlaying": "y"}
-    right["tickfont"] = {"color": QUIET.light, "size": 12}
-    return drawn(
-        [*marks(rows), {"x": [], "y": [], "yaxis": "y2", "hoverinfo": "skip"}],  # an axis without a trace is not drawn
-        height=ROW * len(rows) + 70,
-        xaxis=axis("percentage points", range=reach(rows, margin), zeroline=True, zerolinecolor=INK.light),
-        yaxis=left,
-        yaxis2=left | right,
-        shapes=[equal],
+def forest_rows(findings: Sequence[Finding]) -> pl.DataFrame:
+    """A row for each comparison that has a difference, in percentage points."""
+    schema = {"row": pl.Int64, "comparison": pl.String, "verdict": pl.String, "pairs": pl.Int64}
+    schema |= {"estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "numbers": pl.String}
+    found = [
+        (
+            place,
+            f"{shorten(of.comparison.arm)} against {shorten(of.comparison.baseline)}",
+            of.judgement.verdict,
+            of.judgement.pairs,
+            *(100 * value for value in of.judgement.difference),
+            numbers(of),
+        )
+        for place, of in enumerate(findings)
+        if of.judgement.difference
+    ]
+    return pl.DataFrame(found, schema=schema, orient="row")
+
+
+def forest_chart(name: str, findings: Sequence[Finding], told: Told, *, against: str) -> Layers:
+    """Rows from top to bottom; the numbers beside them are labels of an axis, which has room for them in any font."""
+    margin, count, rows = 100 * told.question.margin, len(findings), alt.Chart(alt.NamedData(name))
+    title = "percentage points" + (f", arm minus {shorten(against)}" if against else "")
+    scale = alt.Scale(domain=reach(findings, margin), nice=False)
+    tones = [tone.light for tone in VERDICTS.values()]
+    present = [verdict for verdict in VERDICTS if any(of.judgement.verdict == verdict for of in findings)]
+    legend, verdicts = alt.Legend(title=None, values=present), list(VERDICTS)
+    stroke = alt.Scale(domain=verdicts, range=tones)
+    fill = alt.Scale(domain=verdicts, range=[*tones[:-1], PAPER.light])  # the last is undecided
+    shape = alt.Shape("verdict:N", scale=alt.Scale(domain=verdicts, range=list(SYMBOLS.values())), legend=legend)
+    inside = alt.Legend(title=None, symbolStrokeWidth=0, symbolType="square")
+    indifferent = (
+        alt.Chart(alt.InlineData([{"inside": "within the margin"}]))
+        .mark_rect()
+        .encode(
+            x=alt.X(datum=-margin, type="quantitative", scale=scale, axis=alt.Axis(title=title)),
+            x2=alt.X2Datum(margin),
+            color=alt.Color("inside:N", scale=alt.Scale(range=[RULE.light]), legend=inside),
+        )
     )
+    zero = alt.Chart(alt.InlineData([{}])).mark_rule(color=INK.light).encode(x=alt.X(datum=0, type="quantitative"))
+    intervals = rows.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", scale=scale),
+        x2="high:Q",
+        y=rows_axis(count),
+        stroke=alt.Stroke("verdict:N", scale=stroke, legend=legend),
+    )
+    estimates = (
+        rows.mark_point(opacity=1, size=80)
+        .encode(
+            x="estimate:Q",
+            y=rows_axis(count, names="numbers", orient="right"),
+            stroke=alt.Stroke("verdict:N", scale=stroke, legend=legend),
+            fill=alt.Fill("verdict:N", scale=fill, legend=legend),
+            shape=shape,
+            tooltip=["comparison:N", "verdict:N", "numbers:N", "pairs:Q"],
+        )
+        .properties(name="estimates")
+    )
+    left = alt.layer(indifferent, zero, intervals)
+    chart: Layers = alt.layer(left, estimates).resolve_scale(y="independent").properties(height=ROW * max(count, 1))
+    return chart
 
 
 def reach(rows: Sequence[Finding], margin: float) -> list[float]:
@@ -105,47 +158,6 @@ def reach(rows: Sequence[Finding], margin: float) -> list[float]:
     high = max([margin, *(100 * of.high for of in seen)])
     room = 0.05 * (high - low)
     return [low - room, high + room]
-
-
-def marks(rows: Sequence[Finding]) -> Iterator[dict[str, Any]]:
-    """One trace for each verdict."""
-    for verdict, tone in VERDICTS.items():
-        places = [place for place, of in enumerate(rows) if of.judgement.verdict == verdict and of.judgement.difference]
-        if not places:
-            continue
-        found = [rows[place] for place in places]
-        values: list[Any] = [of.judgement.difference for of in found]
-        yield {
-            "name": verdict,
-            "mode": "markers",
-            "x": [100 * of.estimate for of in values],
-            "y": places,
-            "error_x": {
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (of.high - of.estimate) for of in values],
-                "arrayminus": [100 * (of.estimate - of.low) for of in values],
-                "color": tone.light,
-                "thickness": 2,
-                "width": 0,
-            },
-            "marker": {
-                "color": tone.light,
-                "symbol": SYMBOLS[verdict],
-                "size": 11,
-                "line": {"width": 2, "color": tone.light},
-            },
-            "text": [hover(of) for of in found],
-            "hovertemplate": "%{text}<extra></extra>",
-        }
-
-
-def hover(finding: Finding) -> str:
-    """What a mark says of itself."""
-    of = finding.judgement
-    return (
-        f"{shown(finding.comparison.arm, 60)}: {SIGNS[of.verdict]} {of.verdict}<br>{numbers(finding)}, {of.pairs} pairs"
-    )
 
 
 def numbers(finding: Finding) -> str:

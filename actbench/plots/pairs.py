@@ -1,29 +1,33 @@
 """Every replicate: dots of an arm and of its baseline, with a line between those of the same seed."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import altair as alt
 import numpy as np
+import polars as pl
 from jaxtyping import Float
 
-from actbench.plots.forest import best_first, pair
-from actbench.plots.palette import ARMS, LINE, QUIET, VERDICTS, Tone
-from actbench.plots.picture import (
+from actbench.plots.figure import (
+    Figure,
+    Layers,
     Panel,
-    Picture,
-    axis,
     called,
-    drawn,
+    columns,
+    file_name,
     known_scores,
+    labels,
     of_panel,
     panels,
     rows_axis,
-    shown,
+    shorten,
 )
+from actbench.plots.forest import arm_and_baseline, best_first
+from actbench.plots.palette import ARMS, CROSS, INK, PAPER, QUIET, VERDICTS
 from actbench.verdict import Told
 from actbench.verdict.words import listed
 
-ROW = 50  # pixels
+PAIR_ROW = 50  # pixels
 HALF = 0.27  # of a row, from its middle to the dots
 FAR = 3.0  # quartile ranges: scores farther off the middle half lie outside the close range
 PRESSED = 0.4  # share of the whole range from which on nothing is gained by looking closer
@@ -38,7 +42,7 @@ class Side(NamedTuple):
     diverged: Sequence[bool]
 
 
-class Row(NamedTuple):
+class PairRow(NamedTuple):
     """The pairs of one comparison; the baseline has no side where it is the only arm."""
 
     seeds: Sequence[int]
@@ -51,16 +55,35 @@ class Row(NamedTuple):
         return int(np.sum(self.own.scores > self.base.scores)) if self.base else 0
 
 
-def pairs(told: Told) -> list[Picture]:
-    """One picture for each dataset and network: of the study's baseline, the pairs that the verdicts rest on."""
-    return [
-        Picture(f"pairs-{number}", panel.title, said(rows, told.question.baseline), figure(rows))
-        for number, panel in enumerate(panels(told))
-        if (rows := rows_of(told, panel))
-    ]
+def pair_figures(told: Told) -> list[Figure]:
+    """One figure for each dataset and network: of the study's baseline, the pairs that the verdicts rest on."""
+    figures = []
+    for number, panel in enumerate(panels(told)):
+        rows = rows_of(told, panel)
+        if rows:
+            scores = np.concatenate([side.scores for row in rows for side in (row.own, row.base) if side])
+            figures.append(
+                Figure(
+                    f"pairs-{number}",
+                    panel.title,
+                    count_higher(rows, told.question.baseline),
+                    pairs_chart(f"pairs-{number}", rows, told.question.baseline),
+                    pairs_rows(rows),
+                    params={
+                        "names": labels([row.own.arm for row in rows]),
+                        "whole": with_room(float(scores.min()), float(scores.max())),
+                        "close": close_range(scores),
+                        "range": "whole",
+                        "sides": sides_of(told.question.baseline),
+                    },
+                    file=file_name("pairs", *(panel if len(panels(told)) > 1 else ())),
+                    titled=panel.title if len(panels(told)) > 1 else "",
+                )
+            )
+    return figures
 
 
-def rows_of(told: Told, panel: Panel) -> list[Row]:
+def rows_of(told: Told, panel: Panel) -> list[PairRow]:
     """Arms in the order of the forest plot; the baseline alone where it is the only arm."""
     question, known = told.question, known_scores(told)
     lost = set(of_panel(told.table, panel).filter("diverged").select("arm", "seed").iter_rows())
@@ -71,9 +94,9 @@ def rows_of(told: Told, panel: Panel) -> list[Row]:
         return Side(arm, np.array([100 * scores[seed] for seed in seeds]), [(arm, seed) in lost for seed in seeds])
 
     if len(question.arms) == 1:
-        return [Row(sorted(base), side(question.baseline, sorted(base)), None)] if base else []
+        return [PairRow(sorted(base), side(question.baseline, sorted(base)), None)] if base else []
     order = best_first(told.conclusion)
-    findings = sorted(told.conclusion.findings, key=lambda of: order[pair(of)])
+    findings = sorted(told.conclusion.findings, key=lambda of: order[arm_and_baseline(of)])
     rows = []
     for of in findings:
         if (of.comparison.dataset, of.comparison.network, of.comparison.baseline) == (*panel, question.baseline):
@@ -81,11 +104,11 @@ def rows_of(told: Told, panel: Panel) -> list[Row]:
             planned = [seed for seed in range(question.seed, question.seed + question.most) if seed in both]
             seeds = planned[: of.judgement.pairs]
             if seeds:
-                rows.append(Row(seeds, side(of.comparison.arm, seeds), side(question.baseline, seeds)))
+                rows.append(PairRow(seeds, side(of.comparison.arm, seeds), side(question.baseline, seeds)))
     return rows
 
 
-def said(rows: Sequence[Row], baseline: str) -> str:
+def count_higher(rows: Sequence[PairRow], baseline: str) -> str:
     """How often the arm scores higher, in words."""
     if not rows[0].base:
         return f"Test accuracy of {called(baseline)}, {len(rows[0].seeds)} seeds."
@@ -93,71 +116,99 @@ def said(rows: Sequence[Row], baseline: str) -> str:
     return f"Higher than {called(baseline)} on the same seed: {listed(counts)}."
 
 
-def figure(rows: Sequence[Row]) -> Any:
-    """Rows from top to bottom; in each the baseline above and the arm below."""
-    fine = max(len(row.seeds) for row in rows) >= MANY
-    traces = [lines(rows, higher=higher, fine=fine) for higher in (True, False)]
-    for place, row in enumerate(rows):
-        if row.base:
-            traces.append(dots(row.base, row.seeds, place - HALF, tone=QUIET, fine=fine))
-        traces.append(dots(row.own, row.seeds, place + HALF if row.base else place, tone=ARMS[0], fine=fine))
-    return drawn(
-        traces,
-        height=ROW * len(rows) + 70,
-        xaxis=axis("test accuracy, %"),
-        yaxis=rows_axis([row.own.arm for row in rows]),
-        meta={"close": close(rows)},
+def pairs_rows(rows: Sequence[PairRow]) -> pl.DataFrame:
+    """A row for each pair, or for each replicate of an arm that is alone."""
+    names = labels([row.own.arm for row in rows])
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "row": [place] * len(row.seeds),
+                "arm": [name] * len(row.seeds),
+                "seed": list(row.seeds),
+                "score": row.own.scores.round(4),
+                "baseline": row.base.scores.round(4) if row.base else [None] * len(row.seeds),
+                "state": states(row.own),
+                "baseline_state": states(row.base or row.own),
+            },
+            schema_overrides={"baseline": pl.Float64},
+        )
+        for place, (name, row) in enumerate(zip(names, rows, strict=True))
     )
 
 
-def close(rows: Sequence[Row]) -> list[float] | None:
+def states(side: Side) -> list[str]:
+    """What became of each replicate."""
+    return ["diverged" if lost else "trained" for lost in side.diverged]
+
+
+def pairs_chart(name: str, rows: Sequence[PairRow], baseline: str) -> Layers:
+    """Rows from top to bottom; in each the baseline above and the arm below."""
+    fine = max(len(row.seeds) for row in rows) >= MANY
+    alone = rows[0].base is None
+    lost = any(any(side.diverged) for row in rows for side in (row.own, row.base) if side)
+    scale = alt.Scale(domainMin=edge(0), domainMax=edge(1), zero=False, nice=False)
+    order = ["arm higher", "arm not higher"]
+    sides = sides_of(baseline)
+    states_scale = alt.Scale(domain=["trained", "diverged"], range=["circle", CROSS])
+    shape_legend = alt.Legend(values=["diverged"], symbolFillColor=INK.light) if lost else None
+    tones = [VERDICTS["better"].light, VERDICTS["worse"].light]
+    outcome = alt.Color("outcome:N", title=None, scale=alt.Scale(domain=order, range=tones))
+    dash = alt.StrokeDash("outcome:N", title=None, scale=alt.Scale(domain=order, range=[[1, 0], [3, 2]]))
+    stroke = alt.Scale(domain=sides, range=[QUIET.light, ARMS[0].light])
+    fill = alt.Scale(domain=sides, range=[PAPER.light, ARMS[0].light])
+    legend = None if alone else alt.Legend(symbolType="circle", columns=columns(sides))
+    chart = alt.Chart(alt.NamedData(name)).transform_calculate(
+        above=f"datum.row - {HALF}",
+        below=f"datum.row + {0 if alone else HALF}",
+        base_side="sides[0]",
+        own_side="sides[1]",
+        outcome="datum.score > datum.baseline ? 'arm higher' : 'arm not higher'",
+    )
+    lines = chart.mark_rule(clip=True, strokeWidth=0.6 if fine else 1.2, opacity=0.35 if fine else 1).encode(
+        x=alt.X("baseline:Q", title="test accuracy, %", scale=scale),
+        x2="score:Q",
+        y=rows_axis(len(rows), "above:Q"),
+        y2="below:Q",
+        color=outcome,
+        strokeDash=dash,
+    )
+    dots = chart.mark_point(clip=True, opacity=1, strokeWidth=1, size=8 if fine else 40)
+
+    def side(field: str, state: str, y: str, label: str) -> alt.Chart:
+        replicates: alt.Chart = dots.encode(
+            x=alt.X(f"{field}:Q", title="test accuracy, %", scale=scale),
+            y=rows_axis(len(rows), y),
+            stroke=alt.Stroke(f"{label}:N", title=None, scale=stroke, legend=legend),
+            fill=alt.Fill(f"{label}:N", title=None, scale=fill, legend=legend),
+            shape=alt.Shape(f"{state}:N", title=None, scale=states_scale, legend=shape_legend),
+            tooltip=["arm:N", "seed:Q", alt.Tooltip("score:Q", format=".2f"), alt.Tooltip("baseline:Q", format=".2f")],
+        )
+        return replicates
+
+    own = side("score", "state", "below:Q", "own_side").properties(name="own")
+    base = side("baseline", "baseline_state", "above:Q", "base_side").properties(name="baseline")
+    return alt.layer(*([own] if alone else [lines, base, own])).properties(height=PAIR_ROW * len(rows))
+
+
+def sides_of(baseline: str) -> list[str]:
+    """What the two sides of a row are called."""
+    return [f"{shorten(baseline)}, above", "arm, below"]
+
+
+def edge(place: int) -> alt.ExprRef:
+    """An end of the range that is asked for."""
+    return alt.ExprRef(f"range === 'close' && close ? close[{place}] : whole[{place}]")
+
+
+def close_range(scores: Float[np.ndarray, " scores"]) -> list[float] | None:
     """A range of scores without those far off, where these would press all others together; else None."""
-    scores = np.concatenate([side.scores for row in rows for side in (row.own, row.base) if side])
     first, third = np.percentile(scores, [25, 75])
     kept = scores[(scores >= first - FAR * (third - first)) & (scores <= third + FAR * (third - first))]
     low, high = float(kept.min()), float(kept.max())
-    if high == low or high - low > PRESSED * np.ptp(scores):
-        return None
-    room = 0.05 * (high - low)
+    return None if high == low or high - low > PRESSED * np.ptp(scores) else with_room(low, high)
+
+
+def with_room(low: float, high: float) -> list[float]:
+    """A range with room at its ends."""
+    room = 0.05 * (high - low) or 1
     return [low - room, high + room]
-
-
-def lines(rows: Sequence[Row], *, higher: bool, fine: bool) -> dict[str, Any]:
-    """Lines from the baseline to the arm, of the seeds where the arm scores higher, or where it does not."""
-    x, y = [np.empty(0)], [np.empty(0)]
-    for place, row in enumerate(rows):
-        if row.base:
-            which = (row.own.scores > row.base.scores) == higher
-            count = int(np.sum(which))
-            x.append(np.stack([row.base.scores[which], row.own.scores[which], np.full(count, np.nan)], axis=1).ravel())
-            y.append(np.tile([place - HALF, place + HALF, np.nan], count))
-    tone = VERDICTS["better" if higher else "worse"]
-    line = {"color": tone.faded(LINE).light, "width": 0.6} if fine else {"color": tone.light, "width": 1.2}
-    return {
-        "name": "arm higher" if higher else "arm not higher",
-        "mode": "lines",
-        "x": np.concatenate(x).astype(np.float32),
-        "y": np.concatenate(y).astype(np.float32),
-        "line": line | ({} if higher else {"dash": "3px,2px"}),
-        "hoverinfo": "skip",
-    }
-
-
-def dots(side: Side, seeds: Sequence[int], height: float, *, tone: Tone, fine: bool) -> dict[str, Any]:
-    """The replicates of one side of a row; those that have diverged are crosses."""
-    symbol = "circle-open" if tone is QUIET else "circle"
-    crossed = ["x-open" if lost else symbol for lost in side.diverged] if any(side.diverged) else symbol
-    return {
-        "name": shown(side.arm, 60),
-        "mode": "markers",
-        "x": side.scores.astype(np.float32),
-        "y": np.full(len(seeds), height, dtype=np.float32),
-        "customdata": np.array(seeds),
-        "marker": {
-            "size": 3 if fine else 7,
-            "color": tone.light,
-            "symbol": crossed,
-            "line": {"width": 1, "color": tone.light},
-        },
-        "hovertemplate": f"{shown(side.arm, 60)}, seed %{{customdata}}: %{{x:.2f}} %<extra></extra>",
-    }

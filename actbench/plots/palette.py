@@ -12,16 +12,17 @@ class Tone(NamedTuple):
     light: str
     dark: str
 
-    def faded(self, alpha: float) -> "Tone":
-        """The same, so much transparent."""
-        return Tone(*(f"rgba({', '.join(str(int(of[at : at + 2], 16)) for at in (1, 3, 5))}, {alpha})" for of in self))
 
+class ArmStyle(NamedTuple):
+    """How an arm is drawn: no two of the first forty-one look alike, in colour or without.
 
-class Look(NamedTuple):
-    """How an arm is drawn: no two of the first forty-one look alike."""
+    ``dash`` holds the lengths of strokes and gaps in pixels, and ``shape`` is a
+    mark of Vega's.
+    """
 
     tone: Tone
-    dash: str
+    dash: tuple[int, ...]
+    shape: str
 
 
 INK = Tone("#1d1d1b", "#ecebe6")
@@ -38,7 +39,7 @@ SYMBOLS: dict[Verdict, str] = {
     "better": "triangle-up",
     "worse": "triangle-down",
     "equivalent": "diamond",
-    "undecided": "circle-open",
+    "undecided": "circle",
 }
 SIGNS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "equivalent": "◆", "undecided": "○"}
 ARMS = (
@@ -51,22 +52,23 @@ ARMS = (
     Tone("#0a7580", "#51c7d1"),
     Tone("#b92433", "#ff9098"),
 )
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-STROKES = {"solid": "", "dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4", "longdash": "14 5"}  # of the same in SVG
-BAND, MARGIN, LINE = 0.16, 0.13, 0.35  # how opaque
+CROSS = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"  # of what has diverged, too
+SHAPES = ("square", "triangle-up", "triangle-down", "diamond", "cross", "triangle-right", "triangle-left", CROSS)
+SOLID = (1, 0)
+DASHES = ((8, 3), (2, 2), (8, 3, 2, 3), (14, 4), SOLID)
 
 
-def looks(arms: Sequence[str], baseline: str) -> dict[str, Look]:
-    """How each arm is drawn: the baseline in ink, the others in colours, and in other dashes once these are spent."""
+def arm_styles(arms: Sequence[str], baseline: str) -> dict[str, ArmStyle]:
+    """How each arm is drawn: the baseline in solid ink with circles, the others in colours, shapes and dashes."""
     others = [arm for arm in arms if arm != baseline]
+    # Eight shapes and five dashes have no common factor: together they tell forty arms apart.
     found = {
-        arm: Look(ARMS[place % len(ARMS)], DASHES[place // len(ARMS) % len(DASHES)]) for place, arm in enumerate(others)
+        arm: ArmStyle(ARMS[place % len(ARMS)], DASHES[place % len(DASHES)], SHAPES[place % len(SHAPES)])
+        for place, arm in enumerate(others)
     }
-    return {baseline: Look(INK, "solid"), **found}
+    return {baseline: ArmStyle(INK, SOLID, "circle"), **found}
 
 
-def dark_of() -> dict[str, str]:
+def dark_colours() -> dict[str, str]:
     """The colour on dark paper by the one on light paper, of all colours in figures."""
-    tones = [INK, QUIET, RULE, PAPER, *VERDICTS.values(), *ARMS]
-    faded = [tone.faded(alpha) for tone in tones for alpha in (BAND, MARGIN, LINE)]
-    return dict([*tones, *faded])
+    return dict([INK, QUIET, RULE, PAPER, *VERDICTS.values(), *ARMS])

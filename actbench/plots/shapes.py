@@ -1,14 +1,26 @@
 """The activations themselves: function and derivative, and what trained ones have learned."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import altair as alt
 import numpy as np
 import polars as pl
 
-from actbench.plots.curves import shown_first
-from actbench.plots.palette import looks
-from actbench.plots.picture import Picture, axis, called, drawn, shown
+from actbench.plots.figure import (
+    MARKED,
+    MARKS,
+    PAGE,
+    SHOWN,
+    Figure,
+    Layers,
+    arm_channels,
+    arm_labels,
+    arm_notes,
+    arm_params,
+    called,
+)
+from actbench.plots.palette import QUIET
 from actbench.verdict import Told
 from actbench.verdict.words import listed
 
@@ -27,7 +39,7 @@ class Shape(NamedTuple):
     slope: Sequence[float]
 
 
-def shapes(told: Told) -> list[Picture]:
+def shape_figures(told: Told) -> list[Figure]:
     """The functions and their derivatives; none where the records do not hold them."""
     if not set(COLUMNS) <= set(told.table.columns):
         return []
@@ -39,11 +51,22 @@ def shapes(told: Told) -> list[Picture]:
     firsts = list({of.arm: of for of in reversed(found)}.values())[::-1]
     least = [f"{called(of.arm)} {np.nanmin(of.y):z.3g}" for of in firsts]
     steepest = [f"{called(of.arm)} {np.nanmax(of.slope):z.3g}" for of in firsts]
+    texts = {
+        "function": ("Function", f"Least value: {listed(least)}.{more}", "f(x)"),
+        "slope": ("Derivative", f"Steepest slope: {listed(steepest)}.{more}", "f′(x)"),
+    }
     return [
-        Picture("shapes-function", "Function", f"Least value: {listed(least)}.{more}", figure(found, "y", told)),
-        Picture(
-            "shapes-slope", "Derivative", f"Steepest slope: {listed(steepest)}.{more}", figure(found, "slope", told)
-        ),
+        Figure(
+            f"shapes-{what}",
+            title,
+            finding,
+            shapes_chart(f"shapes-{what}", axis, bool(learned), told),
+            shapes_rows(found, what, told),
+            params=arm_params(told),
+            file="activations",
+            inches=PAGE,
+        )
+        for what, (title, finding, axis) in texts.items()
     ]
 
 
@@ -58,25 +81,37 @@ def shapes_of(table: pl.DataFrame, arm: str) -> list[Shape]:
     return [Shape(arm, seed, learned, *of) for seed, *of in (rows if learned else rows[:1])]
 
 
-def figure(found: Sequence[Shape], what: str, told: Told) -> Any:
-    """One curve for each shape."""
-    first = shown_first(told)
-    styles = looks(told.question.arms, told.question.baseline)
-    traces = []
+def shapes_rows(found: Sequence[Shape], what: str, told: Told) -> pl.DataFrame:
+    """A row for each point of each shape; ``marked`` are a few, others for each arm."""
+    names = arm_labels(told)
+    tables = []
     for of in found:
-        look = styles[of.arm]
-        name = shown(of.arm, 60) + (f", seed {of.seed}" if of.learned else "")
-        traces.append(
-            {
-                "name": name,
-                "x": np.array(of.x, dtype=np.float32),
-                "y": np.array(getattr(of, what), dtype=np.float32),
-                "mode": "lines",
-                "line": {"color": look.tone.light, "dash": look.dash, "width": 1.2 if of.learned else 2},
-                "visible": of.arm in first,
-                "meta": {"arm": told.question.arms.index(of.arm), "part": "mean"},
-                "hovertemplate": f"{name}: %{{y:.4g}} at %{{x:.3g}}<extra></extra>",
-            }
-        )
-    y = "f(x)" if what == "y" else "f′(x)"
-    return drawn(traces, height=340, xaxis=axis("x", zeroline=True), yaxis=axis(y, zeroline=True))
+        x, y = (np.array(values, dtype=float) for values in (of.x, of.slope if what == "slope" else of.y))
+        step = max(1, len(x) // MARKS)
+        marked = np.arange(len(x)) % step == told.question.arms.index(of.arm) * step // 5 % step
+        table = pl.DataFrame({"x": x, "y": y, "marked": marked})
+        settings = {"arm": names[of.arm], "seed": of.seed if of.learned else None, "learned": of.learned}
+        tables.append(table.with_columns(pl.lit(value).alias(name) for name, value in settings.items()))
+    table = pl.concat(tables, how="vertical_relaxed")
+    return table.with_columns(pl.col("x", "y").round_sig_figs(6).fill_nan(None))
+
+
+def shapes_chart(name: str, title: str, learned: bool, told: Told) -> Layers:
+    """A line for each shape, thin if it was learned, on the axes of a school book."""
+    notes = [*arm_notes(told), *(["thin: as learned, a seed each"] if learned else [])]
+    lines, marks = arm_channels(told, notes=notes)
+    arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
+    x, y = alt.X("x:Q", title="x", scale=alt.Scale(nice=False)), alt.Y("y:Q", title=title)
+    width = alt.condition("datum.learned", alt.value(1.2), alt.value(2))
+    seed = [alt.Tooltip("seed:Q")] if learned else []
+    tooltip = ["arm:N", *seed, *(alt.Tooltip(f"{of}:Q", format=".3g") for of in ("x", "y"))]
+    axes = alt.Chart(alt.InlineData([{}])).mark_rule(color=QUIET.light)
+    return alt.layer(
+        axes.encode(x=alt.X(datum=0, type="quantitative")),
+        axes.encode(y=alt.Y(datum=0, type="quantitative")),
+        arms.mark_line().encode(x=x, y=y, detail="seed:N", strokeWidth=width, **lines).properties(name="shapes"),
+        arms.transform_filter("datum.marked || hover")
+        .mark_point(filled=True, size=30)
+        .encode(x=x, y=y, opacity=MARKED, tooltip=tooltip, **marks)
+        .properties(name="marks"),
+    )

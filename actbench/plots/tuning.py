@@ -2,73 +2,78 @@
 
 from typing import Any
 
-from actbench.plots.curves import shown_first
-from actbench.plots.palette import BAND, PAPER, Look, looks
-from actbench.plots.picture import Picture, axis, drawn, shown
-from actbench.verdict import Told, Tuned, Tuning
-from actbench.verdict.words import tuning_sentences
+import altair as alt
+import polars as pl
+
+from actbench.plots.figure import (
+    BAND,
+    SHOWN,
+    Figure,
+    Layers,
+    arm_channels,
+    arm_labels,
+    arm_notes,
+    arm_params,
+    file_name,
+    shorten,
+)
+from actbench.verdict import Told, Tuning
+from actbench.verdict.words import level, tuning_sentences
 
 
-def tuning(told: Told) -> list[Picture]:
-    """One picture for each dataset and network, the chosen values ringed; none where nothing was tuned."""
-    styles = looks(told.question.arms, told.question.baseline)
+def tuning_figures(told: Told) -> list[Figure]:
+    """One figure for each dataset and network, the chosen values ringed; none where nothing was tuned."""
+    one = len(told.tunings) == 1
     return [
-        Picture(
+        Figure(
             f"tuning-{number}",
-            f"{of.dataset} with {of.network}",
+            title := f"{of.dataset} with {of.network}",
             " ".join(tuning_sentences(of)),
-            figure(of, told, styles),
+            tuning_chart(f"tuning-{number}", of, told),
+            tuning_rows(of, told),
+            params=arm_params(told),
+            file=file_name("tuning", *(() if one else (of.dataset, of.network))),
+            titled="" if one else title,
         )
         for number, of in enumerate(told.tunings)
     ]
 
 
-def figure(of: Tuning, told: Told, styles: dict[str, Look]) -> Any:
-    """A curve for each arm, with its band."""
-    first = shown_first(told)
-    traces = []
-    for arm in of.arms:
-        for trace in parts(arm, styles[arm.arm]):
-            meta = {"arm": told.question.arms.index(arm.arm), "part": "mean"}
-            traces.append({**trace, "visible": arm.arm in first, "meta": meta})
-    logarithmic = all(value > 0 for value in of.grid)
-    ticks = {"type": "log"} if logarithmic else {}
-    x = axis(
-        shown(of.setting, 60),
-        tickvals=list(of.grid),
-        ticktext=[f"{value:g}" for value in of.grid],
-        **ticks,
-    )
-    return drawn(traces, height=340, xaxis=x, yaxis=axis("val accuracy, %"))
-
-
-def parts(arm: Tuned, look: Look) -> list[dict[str, Any]]:
-    """Band, mean and chosen value of an arm."""
-    x = list(arm.val_accuracy)
-    values = [[min(max(100 * bound, 0), 100) for bound in interval] for interval in arm.val_accuracy.values()]
-    bounds: dict[str, Any] = {"x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-    fill = {"fill": "tonexty", "fillcolor": look.tone.faded(BAND).light}
-    spread = any(low == low for _, low, _ in values)
-    best = 100 * arm.val_accuracy[arm.chosen].estimate
-    hover = f"{shown(arm.arm, 60)} at %{{x}}: %{{y:.2f}} %"
-    return [
-        *([bounds | {"y": [low for _, low, _ in values]}] if spread else []),
-        *([bounds | {"y": [high for *_, high in values], **fill}] if spread else []),
-        {
-            "name": shown(arm.arm, 60),
-            "x": x,
-            "y": [estimate for estimate, *_ in values],
-            "mode": "lines+markers",
-            "line": {"color": look.tone.light, "dash": look.dash, "width": 2},
-            "marker": {"size": 6},
-            "hovertemplate": f"{hover}<extra></extra>",
-        },
-        {
-            "name": f"{shown(arm.arm, 60)}, chosen",
-            "x": [arm.chosen],
-            "y": [best],
-            "mode": "markers",
-            "marker": {"size": 13, "color": PAPER.light, "line": {"color": look.tone.light, "width": 3}},
-            "hovertemplate": f"{hover}, chosen<extra></extra>",
-        },
+def tuning_rows(of: Tuning, told: Told) -> pl.DataFrame:
+    """A row for each arm and value, accuracies in percent."""
+    names = arm_labels(told)
+    rows = [
+        (names[arm.arm], value, *(min(max(100 * bound, 0), 100) for bound in interval), value == arm.chosen)
+        for arm in of.arms
+        for value, interval in arm.val_accuracy.items()
     ]
+    table = pl.DataFrame(rows, schema=["arm", "value", "mean", "low", "high", "chosen"], orient="row")
+    return table.with_columns(pl.col("mean", "low", "high").fill_nan(None))
+
+
+def tuning_chart(name: str, of: Tuning, told: Told) -> Layers:
+    """Bands, means, and rings around chosen values."""
+    notes = [*arm_notes(told), f"bands: {level(told.question)} interval", "ringed: chosen"]
+    lines, marks = arm_channels(told, notes=notes)
+    scale: dict[str, Any] = {"type": "log"} if all(value > 0 for value in of.grid) else {"zero": False}
+    axis = alt.Axis(values=list(of.grid), format="~g")
+    x = alt.X("value:Q", title=shorten(of.setting, 60), scale=alt.Scale(**scale, nice=False), axis=axis)
+    y, low = (alt.Y(f"{of}:Q", title="val accuracy, %", scale=alt.Scale(zero=False)) for of in ("mean", "low"))
+    tooltip = [
+        "arm:N",
+        "value:Q",
+        *(alt.Tooltip(f"{of}:Q", format=".2f") for of in ("mean", "low", "high")),
+        "chosen:N",
+    ]
+    arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
+    chosen = arms.transform_filter("datum.chosen")
+    return alt.layer(
+        arms.mark_area(opacity=BAND).encode(x=x, y=low, y2="high:Q", color=lines["color"]),
+        arms.mark_line(strokeWidth=2).encode(x=x, y=y, **lines).properties(name="means"),
+        chosen.mark_point(size=200, shape="circle", opacity=1, strokeWidth=2.5)
+        .encode(x=x, y=y, color=lines["color"])
+        .properties(name="chosen"),
+        arms.mark_point(filled=True, opacity=1, size=40)
+        .encode(x=x, y=y, tooltip=tooltip, **marks)
+        .properties(name="marks"),
+    )

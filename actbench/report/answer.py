@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from actbench.plots import SIGNS, called
-from actbench.plots.picture import known_scores
+from actbench.plots.figure import known_scores
 from actbench.verdict import Comparison, Finding, Told, points
 from actbench.verdict.words import count, level, listed
 

@@ -10,8 +10,8 @@ from actbench.plots import SCORES
 from actbench.plots.shapes import COLUMNS as SHAPES
 from actbench.verdict import Told
 
-MOST_VALUES = 300_000  # of all curves: beyond, each arm has the same number of its first seeds
-MOST_ROWS = 25_000  # beyond, the page holds no records
+MOST_VALUES = 100_000  # of all curves: beyond, each arm has the same number of its first seeds
+MOST_ROWS = 10_000  # beyond, the page holds no records
 DIGITS = 6  # significant, of the values in lists
 LEVELS = 0.5  # share of rows up to which a column's distinct values are stored once
 

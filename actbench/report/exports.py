@@ -8,9 +8,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from actbench.plots.cost import mean, spent
-from actbench.plots.picture import known_scores, of_panel, panels
-from actbench.plots.static import rendered, stills
+from actbench.plots import (
+    Figure,
+    cost_figures,
+    curve_figures,
+    files,
+    forest_figures,
+    pair_figures,
+    rendered,
+    shape_figures,
+    tuning_figures,
+)
+from actbench.plots.cost import mean, median_cost
+from actbench.plots.figure import known_scores, of_panel, panels
 from actbench.records import write_whole
 from actbench.report.tables import latex, markdown, tables
 from actbench.stats import Interval
@@ -56,7 +66,16 @@ def contents(told: Told, folder: Path, format: Format) -> Iterator[tuple[str, by
     elif format == "json":
         yield Path(VERDICT).stem, (folder / VERDICT).read_bytes()
     else:
-        yield from ((still.name, rendered(still, format)) for still in stills(told))  # type: ignore[arg-type]
+        yield from ((name, rendered(of, format)) for name, of in files(all_figures(told)).items())  # type: ignore[arg-type]
+
+
+def all_figures(told: Told) -> list[Figure]:
+    """Every figure of a study, those that have something to show."""
+    return [
+        figure
+        for draw in (forest_figures, pair_figures, curve_figures, cost_figures, tuning_figures, shape_figures)
+        for figure in draw(told)
+    ]
 
 
 def sheets(told: Told) -> dict[str, pl.DataFrame]:
@@ -113,7 +132,7 @@ def arms(told: Told) -> Iterator[dict[str, Any]]:
 def measured(own: pl.DataFrame, scores: Sequence[float], alpha: float) -> dict[str, Any]:
     """What the replicates of an arm have in the mean."""
     whole = own.filter(~pl.col("diverged"))
-    time, memory = spent(own, "epoch_time_s"), spent(own, "peak_memory_mb")
+    time, memory = median_cost(own, "epoch_time_s"), median_cost(own, "peak_memory_mb")
     return {
         "seeds": len(own),
         **spread("test_accuracy", mean(np.array(scores), alpha)),

@@ -1,9 +1,11 @@
 """The page: one file that tells a study's story, with all that it needs inside."""
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -14,17 +16,17 @@ from actbench.plots import (
     QUIET,
     RULE,
     SCORES,
-    STROKES,
     VERDICTS,
-    Picture,
+    Figure,
     Tone,
-    dark_of,
-    looks,
+    arm_styles,
+    dark_colours,
     shown_first,
 )
+from actbench.plots.figure import FONT, arm_labels, specification, style
 from actbench.records import write_whole
 from actbench.report import provenance
-from actbench.report.embedded import embedded, guarded, json_in_page
+from actbench.report.embedded import embedded, json_in_page, packed
 from actbench.report.sections import opening, stories
 from actbench.report.tables import latex, markdown, tables
 from actbench.verdict import Told
@@ -34,10 +36,11 @@ FOLDED = 6  # so many verdicts are seen at once
 
 
 class Swatch(NamedTuple):
-    """An arm in a legend: its number, its line, and whether it is shown at first."""
+    """An arm in a legend: its name in full and in figures, its line, and whether it is shown at first."""
 
     number: int
     arm: str
+    label: str
     tone: Tone
     stroke: str
     shown: bool
@@ -70,7 +73,6 @@ def page(told: Told, *, name: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = lambda content: Markup(json_in_page(content))
-    environment.filters["figure"] = figure
     held, found = embedded(told), tables(told)
     return environment.get_template("report.html.j2").render(
         version=__version__,
@@ -79,9 +81,12 @@ def page(told: Told, *, name: str) -> str:
         folded=FOLDED,
         styles=part("report.css"),
         script=part("report.js"),
-        plotly=part("plotly-basic.min.js"),
+        vega=vega(),
+        licences=part("vega.LICENSE"),
         tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
-        dark=dark_of(),
+        dark=dark_colours(),
+        style=style(FONT),
+        drawing=drawing,
         scores=SCORES,
         swatches=swatches(told),
         stories=stories(told),
@@ -98,17 +103,25 @@ def part(name: str) -> Markup:
     return Markup(files("actbench.report").joinpath(name).read_text(encoding="utf-8"))
 
 
-def figure(picture: Picture) -> Markup:
-    """A figure's JSON, to stand in a script element."""
-    return Markup(guarded(picture.figure.to_json()))
+@cache
+def vega() -> Markup:
+    """Vega-Embed, which draws figures in the browser, with Vega and Vega-Lite, in the versions that draw for papers."""
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+def drawing(figure: Figure) -> dict[str, Any]:
+    """A figure with its data by column."""
+    columns = {name: packed(figure.data[name]) for name in figure.data.columns}
+    return {"spec": specification([figure], room=0, data=False), "columns": columns}
 
 
 def swatches(told: Told) -> list[Swatch]:
     """The arms in a legend."""
-    first, styles = shown_first(told), looks(told.question.arms, told.question.baseline)
+    first, styles = shown_first(told), arm_styles(told.question.arms, told.question.baseline)
     return [
-        Swatch(number, arm, styles[arm].tone, STROKES[styles[arm].dash], arm in first)
-        for number, arm in enumerate(told.question.arms)
+        Swatch(number, arm, label, styles[arm].tone, " ".join(map(str, styles[arm].dash)), arm in first)
+        for number, (arm, label) in enumerate(arm_labels(told).items())
     ]
 
 

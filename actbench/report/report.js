@@ -1,36 +1,17 @@
 "use strict";
-// What the page can do: draw its pictures in the colours of the day, toggle, sort, and give its data away.
+// What the page can do: draw its figures, toggle, sort, and give its data away.
 
 const json = (id) => JSON.parse(document.getElementById(`data-${id}`).textContent);
 const every = (selector, within = document) => [...within.querySelectorAll(selector)];
-const darkOf = json("dark");
+const style = json("style");
 const records = json("records");
 const arms = json("arms");
-const night = matchMedia("screen and (prefers-color-scheme: dark)");
-const NARROW = 560; // pixels: a picture that is narrower does without what only a wide one has room for
-const PRINTED = 640; // pixels, the width of a picture on paper
-const LABEL = 0.4; // the most of a picture's width that the names of its rows may take
-let paper = false;
+const NARROW = 560; // pixels: a figure that is narrower does without the numbers beside its rows
+const PRINTED = 640; // pixels, the width of a figure on paper
+const LABEL = 0.4; // the most of a figure's width that the names of its rows may take
+const HEIGHT = 300; // pixels, of a figure without rows
 
-// --- pictures ---
-
-function recoloured(value) {
-  if (typeof value === "string") return darkOf[value] ?? value;
-  if (Array.isArray(value)) return value.map(recoloured);
-  if (value === null || typeof value !== "object" || "bdata" in value) return value;
-  return Object.fromEntries(Object.entries(value).map(([key, of]) => [key, recoloured(of)]));
-}
-
-function state(figure) {
-  const section = figure.closest("section");
-  const checked = every("[data-arm]", section).filter((box) => box.checked).map((box) => Number(box.dataset.arm));
-  return {
-    arms: new Set(checked),
-    bySeconds: section.querySelector("[name=along]:checked")?.value === "seconds",
-    close: section.querySelector("[name=range]:checked")?.value === "close",
-    seeds: section.querySelector(".seeds select")?.value ?? "",
-  };
-}
+// --- columns, which hold each value once where it repeats ---
 
 function values(column, row) {
   return column.levels ? column.levels[column.codes[row]] : column.values[row];
@@ -40,78 +21,109 @@ function size(column) {
   return (column.codes ?? column.values).length;
 }
 
-// One trace with the curves of all seeds of an arm, one after another with gaps between.
-function singleSeeds(meta, mean, arm) {
-  const x = [], y = [], text = [];
-  const scale = meta.column.endsWith("accuracy") ? 100 : 1;
+function rows(columns) {
+  const names = Object.keys(columns);
+  const length = names.length ? size(columns[names[0]]) : 0;
+  return Array.from({ length }, (_, row) => Object.fromEntries(names.map((name) => [name, values(columns[name], row)])));
+}
+
+// --- figures ---
+
+function params(figure) {
+  const section = figure.closest("section");
+  const checked = every("[data-arm]", section).filter((box) => box.checked).map((box) => box.value);
+  return {
+    arms: checked,
+    along: section.querySelector("[name=along]:checked")?.value,
+    range: section.querySelector("[name=range]:checked")?.value,
+    hover: true,
+  };
+}
+
+// The curves of all seeds of the arm that is chosen.
+function singleSeeds(figure) {
+  const section = figure.closest("section");
+  const number = section.querySelector(".seeds select")?.value ?? "";
+  const { score, dataset, network } = figure.dataset;
+  if (number === "" || !score) return [];
+  const arm = section.querySelector(`[data-arm="${number}"]`).value;
+  const scale = score.endsWith("accuracy") ? 100 : 1;
+  const one = figure.rows.find((row) => row.arm === arm);
+  const found = [];
   for (let row = 0; row < size(records.seed); row++) {
-    const curve = values(records[meta.column], row);
-    const own = values(records.arm, row) === arms[arm] && values(records.dataset_name, row) === meta.dataset
-      && values(records.network_name, row) === meta.network;
+    const curve = values(records[score], row);
+    const own = values(records.arm, row) === arms[Number(number)] && values(records.dataset_name, row) === dataset
+      && values(records.network_name, row) === network;
     if (!own || !curve) continue;
-    curve.forEach((value, epoch) => {
-      x.push((epoch + 1) * mean.dx);
-      y.push(value === null ? null : scale * value);
-      text.push(`seed ${values(records.seed, row)}`);
-    });
-    x.push(null); y.push(null); text.push("");
+    curve.forEach((value, epoch) => found.push({
+      arm, seed: values(records.seed, row), epoch: epoch + 1, mean: value === null ? null : scale * value,
+      seconds: one?.seconds == null ? null : (epoch + 1) * one.seconds / one.epoch,
+    }));
   }
-  return { type: "scatter", mode: "lines", x, y, text, connectgaps: false, hovertemplate: "%{text}: %{y:.4g}<extra></extra>",
-    line: { ...mean.line, width: 0.8 }, opacity: 0.7, meta: { part: "seeds" } };
+  return found;
 }
 
-// A name whose middle is left out until it has room, which depends on the reader's fonts. An entity is one letter.
-const pen = document.createElement("canvas").getContext("2d");
-function fitted(name, room, font) {
-  pen.font = `${font.size}px ${font.family}`;
-  const letters = name.match(/&#?\w+;|./gsu) ?? [];
-  for (let kept = letters.length, text = name; ; kept--) {
-    if (kept < 3 || pen.measureText(text.replace(/&#?\w+;/g, "&")).width <= room) return text;
-    text = [...letters.slice(0, Math.ceil(2 * kept / 3) - 1), "…", ...letters.slice(-Math.floor(kept / 3))].join("");
-  }
+// Vega has titles of axes that change, and Vega-Lite has not.
+const TIME = { signal: "along === 'seconds' ? 'seconds of training' : 'epochs'" };
+function patch(spec) {
+  spec.axes.filter((axis) => axis.title === "epochs").forEach((axis) => { axis.title = TIME; });
+  return spec;
 }
 
-function specification(figure) {
-  const spec = JSON.parse(figure.querySelector("script").textContent);
-  const now = state(figure), { layout } = spec;
-  const meta = layout.meta ?? {};
-  for (const trace of spec.data) {
-    if (trace.meta?.arm !== undefined) trace.visible = now.arms.has(trace.meta.arm);
-    if (now.bySeconds && trace.dx) trace.x0 = trace.dx = trace.meta.seconds ?? NaN;
-  }
-  if (now.bySeconds) {
-    layout.xaxis.title.text = "seconds of training";
-    delete layout.xaxis.dtick;
-  }
-  if (now.close && meta.close) layout.xaxis.range = meta.close;
-  if (now.seeds !== "" && meta.column) {
-    const mean = spec.data.find((of) => of.meta.part === "mean" && of.meta.arm === Number(now.seeds));
-    if (mean) spec.data.unshift(singleSeeds(meta, mean, Number(now.seeds)));
-  }
-  if (paper) layout.width = PRINTED;
-  const width = paper ? PRINTED : figure.clientWidth;
-  if (layout.yaxis2) layout.yaxis2.visible = width >= NARROW;
-  if (layout.yaxis.ticktext) layout.yaxis.ticktext = layout.yaxis.ticktext.map((name) => fitted(name, LABEL * width, layout.font));
-  return night.matches && !paper ? recoloured(spec) : spec;
+// Draw a figure anew, as wide as there is room.
+async function build(figure, width) {
+  const { spec, columns } = JSON.parse(figure.querySelector("script").textContent);
+  figure.rows = rows(columns);
+  figure.width = width;
+  figure.params = new Set(spec.params.map((of) => of.name));
+  spec.datasets[figure.id] = figure.rows;
+  spec.params.find((of) => of.name === "room").value = width;
+  const config = {
+    ...style,
+    axisY: { labelLimit: LABEL * width },
+    axisX: { titleLimit: (0.9 - LABEL) * width },
+    axisRight: { labels: width >= NARROW },
+  };
+  const sized = { height: HEIGHT, ...spec, width, autosize: { type: "fit-x", contains: "padding" }, config };
+  const options = { mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, tooltip: pointed, logLevel: 1, patch };
+  figure.view?.finalize();
+  figure.view = (await vegaEmbed(figure.querySelector(".plot"), sized, options)).view;
+  if (figure.dataset.score) figure.view.addEventListener("mouseover", (_, item) => hovered(figure, item?.datum?.arm));
 }
 
-async function draw(figure) {
+async function redraw(figure) {
+  const width = figure.querySelector(".plot").clientWidth;
   if (figure.hidden) return;
-  const plot = figure.querySelector(".plot");
-  const { data, layout } = specification(figure);
-  await Plotly.react(plot, data, layout, { displayModeBar: false, responsive: true, doubleClick: false });
-  if (layout.meta?.column && !plot.dataset.listens) {
-    plot.dataset.listens = "true";
-    plot.on("plotly_hover", (event) => hovered(figure, event));
-  }
+  if (figure.width !== width) await build(figure, width);
+  for (const [name, value] of Object.entries(params(figure))) if (figure.params.has(name)) figure.view.signal(name, value);
+  if (figure.dataset.score) figure.view.data("seeds", singleSeeds(figure));
+  await figure.view.runAsync();
 }
 
-function hovered(figure, event) {
-  const arm = event.points[0]?.data.meta?.arm;
-  const select = figure.closest("section").querySelector(".seeds select");
-  if (arm === undefined || select.value === String(arm)) return;
-  select.value = String(arm);
+// What is asked of a figure is done in turn.
+function draw(figure) {
+  figure.drawn = (figure.drawn ?? Promise.resolve()).then(() => redraw(figure));
+  return figure.drawn;
+}
+
+function hovered(figure, label) {
+  const section = figure.closest("section");
+  const number = every("[data-arm]", section).find((box) => box.value === label)?.dataset.arm;
+  const select = section.querySelector(".seeds select");
+  if (number === undefined || select.value === number) return;
+  select.value = number;
   select.dispatchEvent(new Event("change"));
+}
+
+// What a mark says of itself, as text.
+const tip = document.body.appendChild(Object.assign(document.createElement("div"), { className: "tip", hidden: true }));
+function pointed(_, event, item, value) {
+  tip.hidden = !value;
+  if (!value) return;
+  tip.textContent = Object.entries(value).map(([name, of]) => `${name}: ${of}`).join("\n");
+  const { clientWidth, clientHeight } = document.documentElement;
+  tip.style.left = `${Math.max(0, Math.min(event.clientX + 12, clientWidth - tip.offsetWidth - 4))}px`;
+  tip.style.top = `${Math.max(0, Math.min(event.clientY + 12, clientHeight - tip.offsetHeight - 4))}px`;
 }
 
 // One after another, with room for the page to answer in between; the page says when all is drawn.
@@ -186,17 +198,16 @@ every("[data-download]").forEach((button) => button.addEventListener("click", ()
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }));
 
-// --- light, dark, paper ---
+// --- screen and paper, which is light by itself ---
 
-night.addEventListener("change", () => drawAll());
 addEventListener("beforeprint", () => {
-  paper = true;
   every("details.more").forEach((more) => { more.open = true; });
-  every("figure").forEach(draw); // at once, for the printer does not wait
+  every("figure").forEach((figure) => figure.view?.width(PRINTED).run()); // at once, for the printer does not wait
 });
 addEventListener("afterprint", () => {
-  paper = false;
+  every("figure").forEach((figure) => { figure.width = undefined; });
   drawAll();
 });
+addEventListener("resize", () => drawAll());
 
 drawAll();

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from actbench import plots
-from actbench.plots import SIGNS, Picture, called
+from actbench.plots import SIGNS, Figure, called
 from actbench.report import answer, provenance
 from actbench.stats import Verdict
 from actbench.verdict import Told, points
@@ -21,12 +21,12 @@ class Said(NamedTuple):
 
 
 class Story(NamedTuple):
-    """A section of pictures: ``controls`` names what its pictures can be told."""
+    """A section of figures: ``controls`` names what its figures can be told."""
 
     name: str
     title: str
     text: str
-    pictures: Sequence[Picture]
+    figures: Sequence[Figure]
     controls: Sequence[str] = ()
 
 
@@ -117,11 +117,11 @@ def pairs(told: Told) -> str:
 
 
 def stories(told: Told) -> list[Story]:
-    """The sections of pictures, those that have some."""
+    """The sections of figures, those that have some."""
     interval, margin = level(told.question), points(told.question.margin, sign=False)
     baseline = called(told.question.baseline)
     minus = "Arm minus baseline" if told.question.comparisons == "all" else f"Arm minus {baseline}"
-    dots = plots.pairs(told)
+    dots = plots.pair_figures(told)
     found = [
         Story(
             "differences",
@@ -130,7 +130,7 @@ def stories(told: Told) -> list[Story]:
             f"grey band, ±{margin} points, a difference does not matter. ▲ better, ▼ worse, ◆ equivalent, ○ undecided: "
             "verdicts are corrected for all comparisons and intervals are not, so one may miss zero where the verdict "
             "is undecided.",
-            plots.forest(told),
+            plots.forest_figures(told),
         ),
         Story(
             "replicates",
@@ -139,36 +139,36 @@ def stories(told: Told) -> list[Story]:
             "where the arm scores higher, red and dashed where it does not. A replicate that has diverged is a "
             "cross, and counts as guessing.",
             dots,
-            ("range",) if any(of.figure.layout.meta["close"] for of in dots) else (),
+            ("range",) if any(of.params["close"] for of in dots) else (),
         ),
         Story(
             "curves",
             "Learning curves",
             f"Mean over seeds with its {interval} interval. A seed that has diverged is left out from there on. "
             "Point at a curve to see its single seeds. Seconds are those of training, a replicate's share of its fit.",
-            plots.curves(told),
+            plots.curve_figures(told),
             ("arms", "scores", "along", "seeds"),
         ),
         Story(
             "tuning",
             "Choice of settings",
             f"Accuracy on val over the grid, with {interval} intervals over seeds; each arm's chosen value is ringed.",
-            plots.tuning(told),
+            plots.tuning_figures(told),
             ("arms",),
         ),
         Story(
             "cost",
             "Cost",
-            "Accuracy against time and against memory. No arm beats those on the dotted front, which are blue circles, "
-            "in both; the others are grey squares. Hollow marks were measured on a busy machine and say little.",
-            plots.cost(told),
+            "Accuracy against time and against memory. No arm beats those on the dotted front in both. Hollow marks "
+            "were measured on a busy machine and say little.",
+            plots.cost_figures(told),
         ),
         Story(
             "activations",
             "The activations",
             "Functions and their derivatives; of those that are trained, the shapes that a few seeds have learned.",
-            plots.shapes(told),
+            plots.shape_figures(told),
             ("arms",),
         ),
     ]
-    return [story for story in found if story.pictures]
+    return [story for story in found if story.figures]

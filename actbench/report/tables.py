@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from actbench.plots import SIGNS, panels
-from actbench.plots.cost import mean, spent
-from actbench.plots.picture import known_scores, of_panel
+from actbench.plots.cost import mean, median_cost
+from actbench.plots.figure import known_scores, of_panel
 from actbench.stats import Interval
 from actbench.verdict import Finding, Told, p_value, points
 from actbench.verdict.words import OUTCOMES, count
@@ -237,7 +237,7 @@ def arm_row(own: pl.DataFrame, scores: np.ndarray, alpha: float) -> list[Cell]:
     accuracy = mean(scores, alpha) if len(scores) else None
     whole = own.filter(~pl.col("diverged"))
     averages: dict[str, Any] = {name: whole[name].mean() for name in ("test_loss", "test_ece", "val_accuracy")}
-    time, memory = spent(own, "epoch_time_s"), spent(own, "peak_memory_mb")
+    time, memory = median_cost(own, "epoch_time_s"), median_cost(own, "peak_memory_mb")
     epochs, parameters = (whole if len(whole) else own)["epochs"].median(), own["parameters"][0]
     return [
         number(len(own), "{:d}"),

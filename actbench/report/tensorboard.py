@@ -25,9 +25,9 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.image import metadata as image
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from actbench.plots.curves import matrix, means
-from actbench.plots.picture import Panel, of_panel, panels
-from actbench.plots.static import Still, file_name, forest_stills, rendered, shape_stills
+from actbench.plots import forest_figures, shape_figures
+from actbench.plots.curves import matrix, mean_curve
+from actbench.plots.figure import Figure, Panel, file_name, files, of_panel, panels, rendered
 from actbench.records import write_whole
 from actbench.verdict import Told, scores
 from actbench.verdict.changes import settings
@@ -163,7 +163,7 @@ def plain(value: Any) -> str | float | bool:
 
 def study_values(told: Told, runs: Sequence[Run]) -> Iterator[tuple[int, list[Summary.Value]]]:
     """What stands above all runs: the charts, the settings, the pictures."""
-    images = map(picture, [*forest_stills(told), *shape_stills(told)])
+    images = [picture(name, of) for name, of in files([*forest_figures(told), *shape_figures(told)]).items()]
     yield 0, [charts(level(told.question)), experiment(runs), *images]
 
 
@@ -191,7 +191,7 @@ def series(table: pl.DataFrame, alpha: float) -> Iterator[tuple[str, Float[np.nd
     for name, column in CURVES.items():
         values = matrix(table[column].to_list())
         there = np.isfinite(values)
-        mean, half = means(values, level=1 - alpha)
+        mean, half = mean_curve(values, level=1 - alpha)
         most = np.inf if name.endswith("loss") else 1
         yield name, mean
         yield f"{name}_min", np.where(there, values, np.inf).min(axis=0)
@@ -253,14 +253,14 @@ def scalar(name: str, value: float) -> Summary.Value:
     return Summary.Value(tag=name, simple_value=value)
 
 
-def picture(still: Still) -> Summary.Value:
+def picture(name: str, figures: Sequence[Figure]) -> Summary.Value:
     """An image, with its size before it, which a PNG holds from its 17th byte on."""
-    content = rendered(still, "png", dpi=DPI)
+    content = rendered(figures, "png", dpi=DPI)
     size = [str(number).encode() for number in struct.unpack(">II", content[16:24])]
     tensor = TensorProto(
         dtype=DT_STRING,
         string_val=[*size, content],
         tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=3)]),
     )
-    metadata: SummaryMetadata = image.create_summary_metadata(still.name, still.title)
-    return Summary.Value(tag=still.name, tensor=tensor, metadata=metadata)
+    metadata: SummaryMetadata = image.create_summary_metadata(name, figures[0].title)
+    return Summary.Value(tag=name, tensor=tensor, metadata=metadata)

@@ -1,0 +1,303 @@
+"""What all figures of a study share: panels, names, axes, the look of arms, and how a figure becomes a file."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from actbench.plots.palette import INK, QUIET, RULE, arm_styles
+from actbench.stats import Interval
+from actbench.verdict import Told
+from actbench.verdict.evidence import Scores, scores
+from actbench.verdict.findings import OUTCOME
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif'
+PAPER_FONT = "DejaVu Sans, Liberation Sans, Arial, sans-serif"
+LONGEST = 24  # letters of a name beside an axis
+FIRST = 6  # arms that are shown at first where there are more
+BAND = 0.16  # how opaque
+MARKS = 6  # on a curve, so that arms are told apart without colour
+INCH = 117  # pixels to an inch of paper: the 13 pixels of a figure's letters are 8 points there
+COLUMN, HALF_MORE, PAGE = 3.4, 5.0, 7.0  # inches: a column of a paper, one and a half, and both
+HEIGHT = 300  # pixels, where the data do not give another
+
+
+Layers = alt.LayerChart | alt.FacetChart  # what altair's own signatures return
+
+
+class Panel(NamedTuple):
+    """A dataset and a network."""
+
+    dataset: str
+    network: str
+
+    @property
+    def title(self) -> str:
+        """As people say it."""
+        return f"{self.dataset} with {self.network}"
+
+
+class Figure(NamedTuple):
+    """A figure in the grammar of Vega-Lite, with its title and what is to be seen in it, in words.
+
+    ``name`` is made of letters, digits and hyphens, and no other figure of the
+    study has it. ``chart`` reads ``data`` under that name. The page sets some
+    of ``params``: ``arms``, ``along`` (epochs or seconds) and ``range`` (whole
+    or close). Figures with one ``file`` stand side by side in it, under their
+    panel's title where ``titled``.
+    """
+
+    name: str
+    title: str
+    finding: str
+    chart: Layers
+    data: pl.DataFrame
+    params: Mapping[str, Any]
+    file: str
+    titled: str = ""
+    inches: float = COLUMN
+    panel: Panel | None = None
+    score: str | None = None  # column of the records, of which the page shows one at a time
+
+
+def panels(told: Told) -> list[Panel]:
+    """All datasets and networks of a study."""
+    return list(dict.fromkeys(Panel(row.dataset, row.network) for row in told.question.asked))
+
+
+def of_panel(table: pl.DataFrame, panel: Panel, arm: str | None = None) -> pl.DataFrame:
+    """The records of a panel, of one arm or of all."""
+    own = table.filter(dataset_name=panel.dataset, network_name=panel.network)
+    return own if arm is None else own.filter(arm=arm)
+
+
+def known_scores(told: Told) -> Scores:
+    """Test accuracy of each seed of what is asked; a diverged replicate guesses."""
+    return scores(told.table, OUTCOME)
+
+
+# --- names ---
+
+
+def shorten(name: str, longest: int = LONGEST) -> str:
+    """A name on one line, with its middle left out where it is long."""
+    name = " ".join(name.split())
+    if len(name) <= longest:
+        return name
+    tail = longest // 3
+    return f"{name[: longest - tail - 1]}…{name[-tail:]}"
+
+
+def called(name: str) -> str:
+    """A name in a sentence."""
+    return shorten(name, 40)
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Names in a figure: short, and yet no two alike."""
+    found: list[str] = []
+    for name in names:
+        text, count = shorten(name), 1
+        while text in found:
+            count += 1
+            text = f"{shorten(name, LONGEST - 4)} ({count})"
+        found.append(text)
+    return found
+
+
+def arm_labels(told: Told) -> dict[str, str]:
+    """The label of each arm."""
+    return dict(zip(told.question.arms, labels(told.question.arms), strict=True))
+
+
+def file_name(*parts: str) -> str:
+    """Names as a part of a file's name: letters of any language, digits, dots, hyphens and underscores."""
+    words = [re.sub(r"[^\w.+=-]+", "_", part).strip("._") for part in parts]
+    return "_".join(word[:60] for word in words if word)
+
+
+def with_interval(value: Interval, digits: int = 1, unit: str = " %") -> str:
+    """An estimate with its interval, where it has one."""
+    number = f"{value.estimate:z.{digits}f}{unit}"
+    return number if value.low != value.low else f"{number} ({value.low:z.{digits}f} to {value.high:z.{digits}f})"
+
+
+# --- arms ---
+
+
+def shown_first(told: Told) -> list[str]:
+    """The arms that figures with a curve each begin with: all, or the baseline and the best ones."""
+    arms, baseline = told.question.arms, told.question.baseline
+    if len(arms) <= FIRST + 2:
+        return arms
+    means = told.table.group_by("arm").agg(pl.col("test_accuracy").mean()).sort("test_accuracy", descending=True)
+    best = [arm for arm in means["arm"] if arm != baseline][: FIRST - 1]
+    return [arm for arm in arms if arm == baseline or arm in best]
+
+
+def arm_channels(told: Told, *, legend: Any = None, notes: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Channels of lines and those of marks: colour of each arm, with its dash or its shape.
+
+    Args:
+        told: What the study's records say.
+        legend: Labels of the arms in the legend; those that are shown if None.
+        notes: Lines of the legend's title.
+    """
+    styles, label = arm_styles(told.question.arms, told.question.baseline), arm_labels(told)
+    names = [label[arm] for arm in styles]
+    key = alt.Legend(
+        title=list(notes) or None,
+        values=alt.ExprRef("arms") if legend is None else list(legend),
+        symbolOpacity=1,
+        symbolStrokeWidth=0,
+        columns=columns(names),
+    )
+
+    def scale(values: Iterable[Any]) -> alt.Scale:
+        return alt.Scale(domain=names, range=list(values))
+
+    color = alt.Color("arm:N", scale=scale(look.tone.light for look in styles.values()), legend=key)
+    dash = alt.StrokeDash("arm:N", scale=scale(list(look.dash) for look in styles.values()), legend=key)
+    shape = alt.Shape("arm:N", scale=scale(look.shape for look in styles.values()), legend=key)
+    return {"color": color, "strokeDash": dash}, {"color": color, "shape": shape}
+
+
+def columns(names: Sequence[str]) -> alt.ExprRef:
+    """How many columns of names there is room for in a legend."""
+    return alt.ExprRef(f"max(1, floor(room / {32 + 8 * max(map(len, names))}))")
+
+
+def arm_notes(told: Told) -> list[str]:
+    """That not all arms are drawn at first; nothing where they are."""
+    number = len(told.question.arms)
+    return (
+        [] if len(shown_first(told)) == number else [f"{shorten(told.question.baseline)} and the best of {number} arms"]
+    )
+
+
+def arm_params(told: Told) -> dict[str, Any]:
+    """The arms that are shown at first."""
+    return {"arms": [arm_labels(told)[arm] for arm in shown_first(told)], "hover": False}
+
+
+SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
+MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
+
+
+def rows_axis(
+    count: int, field: str = "row:Q", *, names: str | None = "names", orient: Literal["left", "right"] = "left"
+) -> alt.Y:
+    """Rows from top to bottom, with an axis whose labels are the param ``names``, or with none."""
+    axis = alt.Axis(
+        values=list(range(count)),
+        tickCount=count,
+        labelExpr=f"{names}[datum.value]",
+        labelOverlap=False,
+        labelColor=INK.light if orient == "left" else QUIET.light,
+        orient=orient,
+        title=None,
+        grid=False,
+        domain=False,
+    )
+    return alt.Y(field, scale=alt.Scale(domain=[count - 0.5, -0.5], nice=False), axis=axis if names else None)
+
+
+# --- files ---
+
+
+def specification(figures: Sequence[Figure], *, room: float, data: bool = True) -> dict[str, Any]:
+    """Vega-Lite's JSON of figures side by side, with or without their data, and ``room`` for a legend in pixels."""
+    charts = [numbered(figure.chart.to_dict(), place) for place, figure in enumerate(figures)]
+    datasets: dict[str, Any] = {"seeds": []}
+    for chart, figure in zip(charts, figures, strict=True):
+        datasets |= chart.pop("datasets", {})
+        datasets |= {figure.name: figure.data.to_dicts()} if data else {}
+        chart.pop("config", None)
+    params = {"room": room} | {name: value for figure in figures for name, value in figure.params.items()}
+    head = {
+        "$schema": charts[0].pop("$schema"),
+        "params": [{"name": name, "value": value} for name, value in params.items()],
+        "datasets": datasets,
+    }
+    for chart in charts[1:]:
+        chart.pop("$schema")
+    return {**head, **charts[0]} if len(charts) == 1 else {**head, "hconcat": charts}
+
+
+def numbered(chart: Any, place: int) -> Any:
+    """A chart whose views have the chart's number in their names, lest Vega-Lite takes those of two charts for one."""
+    if isinstance(chart, dict):
+        layers = [numbered(layer, place) for layer in chart.get("layer", [])]
+        chart |= {"layer": layers} if layers else {}
+        chart |= {"name": f"{chart['name']}_{place}"} if "mark" in chart and "name" in chart else {}
+    return chart
+
+
+def style(font: str) -> dict[str, Any]:
+    """Vega-Lite's config: letters and rules, for figures of any kind."""
+    text = {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"}
+    return {
+        "font": font,
+        "aria": False,  # the figure as a whole has its text
+        "background": None,
+        "view": {"stroke": None},
+        "axis": {
+            **text,
+            "labelColor": QUIET.light,
+            "titleColor": INK.light,
+            "gridColor": RULE.light,
+            "domainColor": QUIET.light,
+            "ticks": False,
+            "labelPadding": 5,
+            "tickCount": 6,
+        },
+        "legend": {
+            **text,
+            "labelColor": INK.light,
+            "titleColor": QUIET.light,
+            "titleFontSize": 12,
+            "titleLimit": 0,
+            "orient": "bottom",
+            "symbolSize": 60,
+            "offset": 10,
+            "layout": {"bottom": {"anchor": "start", "direction": "vertical", "bounds": "full"}},
+        },
+        "title": {"fontSize": 13, "fontWeight": "normal", "color": INK.light, "anchor": "middle"},
+    }
+
+
+def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int = 300) -> bytes:
+    """Figures side by side as a file's content.
+
+    Args:
+        figures: What to draw; all have one ``file``.
+        form: PNG, or SVG with text as text.
+        dpi: Dots per inch of a PNG.
+    """
+    width = figures[0].inches * INCH
+    spec = specification(figures, room=width)
+    if len(figures) == 1:
+        spec |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
+        spec.setdefault("height", HEIGHT * 0.8)
+    else:
+        for chart in spec["hconcat"]:
+            chart |= {"width": width / len(figures) - 70, "height": HEIGHT * 0.6}
+    if figures[0].titled:
+        spec["title"] = {"text": figures[0].titled, "fontSize": 14}
+    config = {**style(PAPER_FONT), "background": "white"}
+    if form == "png":
+        return vl_convert.vegalite_to_png(spec, config=config, scale=72 / INCH, ppi=dpi)
+    svg = vl_convert.vegalite_to_svg(spec, config=config)
+    inches = re.sub(r'(width|height)="([\d.]+)"', lambda of: f'{of[1]}="{float(of[2]) / INCH:.3f}in"', svg, count=2)
+    return inches.encode()
+
+
+def files(figures: Iterable[Figure]) -> dict[str, list[Figure]]:
+    """Figures by the file that they stand in."""
+    found: dict[str, list[Figure]] = {}
+    for figure in figures:
+        found.setdefault(figure.file, []).append(figure)
+    return found
