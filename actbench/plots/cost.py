@@ -1,21 +1,20 @@
 """What arms cost against what they score, with the front that no other arm beats in both."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import altair as alt
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from actbench.plots.figure import (
     PAGE,
     Figure,
     Layers,
+    Panel,
     arm_channels,
     arm_labels,
     called,
-    file_name,
     known_scores,
     of_panel,
     panels,
@@ -32,45 +31,39 @@ COSTS = {  # columns of the records, with a factor, what it is, its axis, and ho
 }
 
 
-class Point(NamedTuple):
-    """An arm: accuracy in percent, its cost, and whether the machine was busy in all of its fits."""
-
-    arm: str
-    accuracy: Interval
-    cost: float
-    busy: bool
-
-
 def cost_figures(told: Told) -> list[Figure]:
     """One figure for each kind of cost, dataset and network."""
     figures = []
-    known, one = known_scores(told), len(panels(told)) == 1
     for number, panel in enumerate(panels(told)):
-        for column, (scale, what, title, form) in COSTS.items():
-            points = []
-            for arm in told.question.arms:
-                value = median_cost(of_panel(told.table, panel, arm), column)
-                scores = 100 * np.array(list(known.get((*panel, arm), {}).values()))
-                if value and len(scores):
-                    points.append(Point(arm, mean(scores, told.question.alpha), scale * value[0], value[1]))
-            if points:
-                front = pareto([of.accuracy.estimate for of in points], [of.cost for of in points])
+        for column, (_, what, title, form) in COSTS.items():
+            rows = cost_rows(told, panel, column)
+            if len(rows):
                 name = f"cost-{number}-{column.split('_')[1]}"
-                rows = cost_rows(points, front, told)
-                figures.append(
-                    Figure(
-                        name,
-                        f"{panel.title}: {what}",
-                        describe_front(points, front, form),
-                        cost_chart(name, rows, title, told),
-                        rows,
-                        params={},
-                        file=file_name("cost", *(() if one else panel)),
-                        titled="" if one else panel.title,
-                        inches=PAGE,
-                    )
-                )
+                chart = cost_chart(name, rows, title, told)
+                finding = describe_front(rows, form, told)
+                title = f"{panel.title}: {what}"
+                figures.append(Figure(name, title, finding, chart, rows, {}, "cost", panel=panel, inches=PAGE))
     return figures
+
+
+def cost_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
+    """A row for each arm; ``named`` are those on the front and the baseline, and all where they are few."""
+    known, rows = known_scores(told), []
+    for arm, label in arm_labels(told).items():
+        value = median_cost(of_panel(told.table, panel, arm), column)
+        scores = 100 * np.array(list(known.get((*panel, arm), {}).values()))
+        if value and len(scores):
+            cost, busy = value
+            accuracy = (min(max(bound, 0), 100) for bound in mean(scores, told.question.alpha))
+            rows.append((label, COSTS[column][0] * cost, *accuracy, busy))
+    table = pl.DataFrame(rows, schema=["arm", "cost", "accuracy", "low", "high", "busy"], orient="row")
+    if not rows:
+        return table
+    front = pareto(table["accuracy"].to_list(), table["cost"].to_list())
+    own = pl.col("arm") == arm_labels(told)[told.question.baseline]
+    return table.with_columns(pl.col("low", "high").fill_nan(None), front=front).with_columns(
+        named=pl.col("front") | own | (len(rows) <= NAMED)
+    )
 
 
 def median_cost(own: pl.DataFrame, column: str) -> tuple[float, bool] | None:
@@ -88,32 +81,15 @@ def mean(scores: Float[np.ndarray, " seeds"], alpha: float) -> Interval:
     return Interval(float(scores[0]), float("nan"), float("nan"))
 
 
-def describe_front(points: Sequence[Point], front: Bool[np.ndarray, " arms"], form: str) -> str:
+def describe_front(rows: pl.DataFrame, form: str, told: Told) -> str:
     """The front in words, the cheapest first."""
-    best = sorted((of for of, on in zip(points, front, strict=True) if on), key=lambda of: of.cost)
-    names = [f"{called(of.arm)} ({form.format(of.cost)}, {of.accuracy.estimate:.1f} %)" for of in best]
-    busy = [called(of.arm) for of in points if of.busy]
-    whose = "all arms" if len(busy) == len(points) else listed(busy)
+    arms = {label: called(arm) for arm, label in arm_labels(told).items()}
+    best = rows.filter("front").sort("cost").select("arm", "cost", "accuracy").iter_rows()
+    names = [f"{arms[arm]} ({form.format(cost)}, {accuracy:.1f} %)" for arm, cost, accuracy in best]
+    busy = [arms[arm] for arm in rows.filter("busy")["arm"]]
+    whose = "all arms" if len(busy) == len(rows) else listed(busy)
     more = f" The machine was busy with other things during all fits of {whose}: that says little." if busy else ""
     return f"No arm beats these both in cost and in accuracy: {listed(names)}.{more}"
-
-
-def cost_rows(points: Sequence[Point], front: Bool[np.ndarray, " arms"], told: Told) -> pl.DataFrame:
-    """A row for each arm; ``named`` are those on the front and the baseline, and all where they are few."""
-    labels = arm_labels(told)
-    rows = [
-        (
-            labels[of.arm],
-            of.cost,
-            *(min(max(bound, 0), 100) for bound in of.accuracy),
-            of.busy,
-            bool(on),
-            bool(on) or len(points) <= NAMED or of.arm == told.question.baseline,
-        )
-        for of, on in zip(points, front, strict=True)
-    ]
-    names = ["arm", "cost", "accuracy", "low", "high", "busy", "front", "named"]
-    return pl.DataFrame(rows, schema=names, orient="row").with_columns(pl.col("low", "high").fill_nan(None))
 
 
 def cost_chart(name: str, rows: pl.DataFrame, title: str, told: Told) -> Layers:
@@ -122,7 +98,8 @@ def cost_chart(name: str, rows: pl.DataFrame, title: str, told: Told) -> Layers:
     notes += ["grey: other arms"] if not rows["named"].all() else []
     notes += ["hollow: busy machine"] if rows["busy"].any() else []
     x = alt.X("cost:Q", title=title, scale=alt.Scale(zero=False, padding=12))
-    y = alt.Y("accuracy:Q", title="test accuracy, %", scale=alt.Scale(zero=False))
+    scale = alt.Scale(zero=False, padding=8)
+    y, low = (alt.Y(f"{of}:Q", title="test accuracy, %", scale=scale) for of in ("accuracy", "low"))
     _, marks = arm_channels(told, legend=rows.filter("named")["arm"], notes=notes)
     fill = alt.condition("datum.busy", alt.value(PAPER.light), alt.Fill(**marks["color"].to_dict()))
     tooltip = [
@@ -134,7 +111,7 @@ def cost_chart(name: str, rows: pl.DataFrame, title: str, told: Told) -> Layers:
     arms = alt.Chart(alt.NamedData(name))
     named = arms.transform_filter("datum.named")
     grey = arms.transform_filter("!datum.named")
-    interval = {"x": x, "y": alt.Y("low:Q", title="test accuracy, %", scale=alt.Scale(zero=False)), "y2": "high:Q"}
+    interval = {"x": x, "y": low, "y2": "high:Q"}
     return alt.layer(
         arms.transform_filter("datum.front")
         .mark_line(interpolate="step-after", color=QUIET.light, strokeDash=[2, 3], strokeWidth=1.5)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -18,12 +18,12 @@ from actbench.plots.figure import (
     SHOWN,
     Figure,
     Layers,
+    Panel,
     arm_channels,
     arm_labels,
     arm_notes,
     arm_params,
     called,
-    file_name,
     of_panel,
     panels,
     with_interval,
@@ -40,71 +40,44 @@ SCORES = {  # columns of the records, with their axes
 WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
 
 
-class Curve(NamedTuple):
-    """Means over seeds after each epoch, with half the length of their intervals, NaN where there are too few seeds.
-
-    ``most`` is the highest score that there can be.
-    """
-
-    arm: str
-    seeds: int
-    mean: Float[np.ndarray, " epochs"]
-    half: Float[np.ndarray, " epochs"]
-    most: float
-    epoch_time_s: float | None
-
-    @property
-    def bounds(self) -> tuple[Float[np.ndarray, " epochs"], Float[np.ndarray, " epochs"]]:
-        """Of the intervals, cut where no score can be."""
-        return np.maximum(self.mean - self.half, 0), np.minimum(self.mean + self.half, self.most)
-
-    @property
-    def last(self) -> Interval:
-        """The last mean that there is."""
-        there = np.flatnonzero(np.isfinite(self.mean))
-        if not len(there):
-            return Interval(math.nan, math.nan, math.nan)
-        mean, half = float(self.mean[there[-1]]), float(self.half[there[-1]])
-        return Interval(mean, mean - half, mean + half)
-
-
 def curve_figures(told: Told) -> list[Figure]:
     """One figure for each score, dataset and network; their names end in the score's column."""
     figures = []
     for number, panel in enumerate(panels(told)):
-        own, one = of_panel(told.table, panel), len(panels(told)) == 1
         for column, title in SCORES.items():
-            found = [curve for arm in told.question.arms if (curve := curve_of(own, arm, column, told))]
-            if found:
+            rows = curve_rows(told, panel, column)
+            if len(rows):
                 name = f"curves-{number}-{column.replace('_', '-')}"
-                figures.append(
-                    Figure(
-                        name,
-                        panel.title,
-                        where_curves_end(found, title, told.question.baseline),
-                        curves_chart(name, found, column, told),
-                        curves_rows(found, told),
-                        params={**arm_params(told), "along": "epochs"},
-                        file=file_name("curves", *(() if one else panel)),
-                        titled="" if one else panel.title,
-                        inches=PAGE,
-                        panel=panel,
-                        score=column,
-                    )
-                )
+                chart, finding = curves_chart(name, rows, column, told), where_curves_end(rows, title, told)
+                params = {**arm_params(told), "along": "epochs"}
+                more: Any = {"panel": panel, "inches": PAGE, "score": column}
+                figures.append(Figure(name, panel.title, finding, chart, rows, params, "curves", **more))
     return figures
 
 
-def curve_of(table: pl.DataFrame, arm: str, column: str, told: Told) -> Curve | None:
-    """An arm's curve; None where nothing was measured."""
-    own = table.filter(arm=arm)
-    values = matrix(own[column].to_list())
-    if not np.isfinite(values).any():
-        return None
-    scale = 100 if column.endswith("accuracy") else 1
-    mean, half = mean_curve(scale * values, level=1 - told.question.alpha)
-    time: Any = own["epoch_time_s"].median()
-    return Curve(arm, len(own), mean, half, 100 if scale == 100 else math.inf, time)
+def curve_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
+    """A row for each arm and epoch, with the mean over seeds; ``marked`` are a few, others for each arm."""
+    scale, most = (100, 100) if column.endswith("accuracy") else (1, math.inf)
+    tables = [pl.DataFrame()]
+    for place, (arm, label) in enumerate(arm_labels(told).items()):
+        own = of_panel(told.table, panel, arm)
+        values = scale * matrix(own[column].to_list())
+        if np.isfinite(values).any():
+            mean, half = mean_curve(values, level=1 - told.question.alpha)
+            epochs = np.arange(1, len(mean) + 1)
+            time: Any = own["epoch_time_s"].median()
+            step = max(1, len(epochs) // MARKS)
+            table = {
+                "epoch": epochs,
+                "seconds": epochs * (math.nan if time is None else time),
+                "mean": mean,
+                "low": np.maximum(mean - half, 0),
+                "high": np.minimum(mean + half, most),
+                "marked": epochs % step == place % step,
+            }
+            tables.append(pl.DataFrame(table).with_columns(arm=pl.lit(label), seeds=len(own)))
+    rows = pl.concat(tables, how="diagonal")
+    return rows.with_columns(pl.col(pl.Float64).round_sig_figs(6).fill_nan(None))
 
 
 def matrix(rows: Sequence[Sequence[float | None] | None]) -> Float[np.ndarray, "seeds epochs"]:
@@ -131,42 +104,31 @@ def mean_curve(
     return mean, np.where(number > 1, half, np.nan)
 
 
-def where_curves_end(found: Sequence[Curve], title: str, baseline: str) -> str:
+def where_curves_end(rows: pl.DataFrame, title: str, told: Told) -> str:
     """Where the curves end, in words."""
     what, unit = title.split(", ")
-    sign = 1 if unit == "%" else -1
-    digits, unit = (1, " %") if unit == "%" else (3, "")
-    best = max(found, key=lambda of: (sign * of.last.estimate, of.arm))
-    own = next((of for of in found if of.arm == baseline and of is not best), None)
-    against = f", against {with_interval(own.last, digits, unit)} of {called(baseline)}" if own else ""
-    order = "highest" if sign == 1 else "lowest"
+    sign, digits, unit, order = (1, 1, " %", "highest") if unit == "%" else (-1, 3, "", "lowest")
+    arms = {label: called(arm) for arm, label in arm_labels(told).items()}
+    ends = {row["arm"]: row for row in rows.drop_nulls("mean").iter_rows(named=True)}  # the last row of each arm
+    best = max(ends, key=lambda arm: (sign * ends[arm]["mean"], arm))
+
+    def end(arm: str) -> str:
+        bounds = (math.nan if ends[arm][name] is None else ends[arm][name] for name in ("mean", "low", "high"))
+        return with_interval(Interval(*bounds), digits, unit)
+
+    base = arm_labels(told)[told.question.baseline]
+    against = f", against {end(base)} of {arms[base]}" if base in ends and base != best else ""
     return (
-        f"After {count(len(best.mean), 'epoch')}, mean {what} is {order} for {called(best.arm)}: "
-        f"{with_interval(best.last, digits, unit)}, {count(best.seeds, 'seed')}{against}."
+        f"After {count(len(rows.filter(arm=best)), 'epoch')}, mean {what} is {order} for {arms[best]}: "
+        f"{end(best)}, {count(ends[best]['seeds'], 'seed')}{against}."
     )
 
 
-def curves_rows(found: Sequence[Curve], told: Told) -> pl.DataFrame:
-    """A row for each arm and epoch; ``marked`` are a few, others for each arm."""
-    names = arm_labels(told)
-    tables = []
-    for place, curve in enumerate(found):
-        epochs, (low, high) = np.arange(1, len(curve.mean) + 1), curve.bounds
-        step = max(1, len(epochs) // MARKS)
-        table = {"epoch": epochs, "mean": curve.mean, "low": low, "high": high, "marked": epochs % step == place % step}
-        seconds = epochs * (math.nan if curve.epoch_time_s is None else curve.epoch_time_s)
-        tables.append(pl.DataFrame({**table, "seconds": seconds}).with_columns(arm=pl.lit(names[curve.arm])))
-    significant = pl.col("mean", "low", "high", "seconds").round_sig_figs(6).fill_nan(None)
-    return pl.concat(tables).with_columns(significant)
-
-
-def curves_chart(name: str, found: Sequence[Curve], column: str, told: Told) -> Layers:
+def curves_chart(name: str, rows: pl.DataFrame, column: str, told: Told) -> Layers:
     """Bands, means, and the single seeds that the page adds."""
     lines, marks = arm_channels(told, notes=[*arm_notes(told), f"bands: {level(told.question)} interval"])
-    limits = {"zero": False} if column.endswith("accuracy") else loss_limits(found, told)
-    x = alt.X(
-        "x:Q", title="epochs", scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(tickMinStep=WHOLE, format="~g")
-    )
+    limits = {"zero": False} if column.endswith("accuracy") else loss_limits(rows, told)
+    x = alt.X("x:Q", title="epochs", scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(tickMinStep=WHOLE))
     y, low = (alt.Y(f"{of}:Q", title=SCORES[column], scale=alt.Scale(**limits)) for of in ("mean", "low"))
     along = {"x": "along === 'seconds' ? datum.seconds : datum.epoch"}
     clip = "domain" in limits
@@ -186,10 +148,9 @@ def curves_chart(name: str, found: Sequence[Curve], column: str, told: Told) -> 
     )
 
 
-def loss_limits(found: Sequence[Curve], told: Told) -> dict[str, Any]:
+def loss_limits(rows: pl.DataFrame, told: Told) -> dict[str, Any]:
     """The scale of losses: those far above that of guessing are cut off, lest one arm flatten all others."""
-    highest = max(float(np.nanmax(of.mean)) for of in found if np.isfinite(of.mean).any())
     guess: Any = told.table["classes"].max()
     most = 2 * math.log(guess) if guess and guess > 1 else math.inf
-    lowest = min(float(np.nanmin(of.mean)) for of in found if np.isfinite(of.mean).any())
-    return {"zero": True} if highest <= most or lowest >= most else {"domain": [0, most]}
+    lowest, highest = rows["mean"].min(), rows["mean"].max()
+    return {"domain": [0, most]} if lowest < most < highest else {"zero": True}  # type: ignore[operator]

@@ -1,6 +1,7 @@
 """What all figures of a study share: panels, names, axes, the look of arms, and how a figure becomes a file."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from actbench.verdict.evidence import Scores, scores
 from actbench.verdict.findings import OUTCOME
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif'
-PAPER_FONT = "DejaVu Sans, Liberation Sans, Arial, sans-serif"
+PAPER_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first comes with vl-convert
 LONGEST = 24  # letters of a name beside an axis
 FIRST = 6  # arms that are shown at first where there are more
 BAND = 0.16  # how opaque
@@ -46,8 +47,7 @@ class Figure(NamedTuple):
     ``name`` is made of letters, digits and hyphens, and no other figure of the
     study has it. ``chart`` reads ``data`` under that name. The page sets some
     of ``params``: ``arms``, ``along`` (epochs or seconds) and ``range`` (whole
-    or close). Figures with one ``file`` stand side by side in it, under their
-    panel's title where ``titled``.
+    or close). Figures of one kind and panel stand side by side in one file.
     """
 
     name: str
@@ -56,10 +56,9 @@ class Figure(NamedTuple):
     chart: Layers
     data: pl.DataFrame
     params: Mapping[str, Any]
-    file: str
-    titled: str = ""
-    inches: float = COLUMN
+    kind: str
     panel: Panel | None = None
+    inches: float = COLUMN  # width on paper
     score: str | None = None  # column of the records, of which the page shows one at a time
 
 
@@ -260,6 +259,7 @@ def style(font: str) -> dict[str, Any]:
             "titleColor": QUIET.light,
             "titleFontSize": 12,
             "titleLimit": 0,
+            "labelLimit": 230,
             "orient": "bottom",
             "symbolSize": 60,
             "offset": 10,
@@ -285,8 +285,8 @@ def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int
     else:
         for chart in spec["hconcat"]:
             chart |= {"width": width / len(figures) - 70, "height": HEIGHT * 0.6}
-    if figures[0].titled:
-        spec["title"] = {"text": figures[0].titled, "fontSize": 14}
+    if figures[0].panel:
+        spec["title"] = {"text": figures[0].panel.title if len(figures) > 1 else figures[0].title, "fontSize": 14}
     config = {**style(PAPER_FONT), "background": "white"}
     if form == "png":
         return vl_convert.vegalite_to_png(spec, config=config, scale=72 / INCH, ppi=dpi)
@@ -296,8 +296,14 @@ def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int
 
 
 def files(figures: Iterable[Figure]) -> dict[str, list[Figure]]:
-    """Figures by the file that they stand in."""
-    found: dict[str, list[Figure]] = {}
+    """Figures by the file that they stand in; name and figures say the panel where there are several."""
+    found: dict[tuple[str, Panel | None], list[Figure]] = {}
     for figure in figures:
-        found.setdefault(figure.file, []).append(figure)
-    return found
+        found.setdefault((figure.kind, figure.panel), []).append(figure)
+    kinds = Counter(kind for kind, _ in found)
+    named = {}
+    for (kind, panel), group in found.items():
+        alone = kinds[kind] == 1
+        name = file_name(kind, *(() if alone or not panel else panel))
+        named[name] = [figure._replace(panel=None) for figure in group] if alone else group
+    return named

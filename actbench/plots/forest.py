@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from actbench.plots.figure import HALF_MORE, Figure, Layers, called, file_name, labels, rows_axis, shorten
+from actbench.plots.figure import HALF_MORE, Figure, Layers, Panel, called, labels, rows_axis, shorten
 from actbench.plots.palette import INK, PAPER, RULE, SYMBOLS, VERDICTS
 from actbench.verdict import Finding, Told, points
 from actbench.verdict.findings import Conclusion
@@ -39,8 +39,8 @@ def forest_figures(told: Told) -> list[Figure]:
                 forest_chart(name, found, told, against="" if several else told.question.baseline),
                 forest_rows(found),
                 params={"names": labels(names), "numbers": [numbers(of) for of in found]},
-                file=file_name("forest", *([dataset or "all", network] if len(grouped) > 1 else [])),
-                titled=title if len(grouped) > 1 else "",
+                kind="forest",
+                panel=Panel(dataset or "all", network),
                 inches=HALF_MORE,
             )
         )

@@ -63,7 +63,7 @@ def shape_figures(told: Told) -> list[Figure]:
             shapes_chart(f"shapes-{what}", axis, bool(learned), told),
             shapes_rows(found, what, told),
             params=arm_params(told),
-            file="activations",
+            kind="activations",
             inches=PAGE,
         )
         for what, (title, finding, axis) in texts.items()

@@ -10,11 +10,11 @@ from actbench.plots.figure import (
     SHOWN,
     Figure,
     Layers,
+    Panel,
     arm_channels,
     arm_labels,
     arm_notes,
     arm_params,
-    file_name,
     shorten,
 )
 from actbench.verdict import Told, Tuning
@@ -23,17 +23,16 @@ from actbench.verdict.words import level, tuning_sentences
 
 def tuning_figures(told: Told) -> list[Figure]:
     """One figure for each dataset and network, the chosen values ringed; none where nothing was tuned."""
-    one = len(told.tunings) == 1
     return [
         Figure(
             f"tuning-{number}",
-            title := f"{of.dataset} with {of.network}",
+            (panel := Panel(of.dataset, of.network)).title,
             " ".join(tuning_sentences(of)),
             tuning_chart(f"tuning-{number}", of, told),
             tuning_rows(of, told),
             params=arm_params(told),
-            file=file_name("tuning", *(() if one else (of.dataset, of.network))),
-            titled="" if one else title,
+            kind="tuning",
+            panel=panel,
         )
         for number, of in enumerate(told.tunings)
     ]

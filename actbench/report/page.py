@@ -1,5 +1,6 @@
 """The page: one file that tells a study's story, with all that it needs inside."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -73,7 +74,10 @@ def page(told: Told, *, name: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = lambda content: Markup(json_in_page(content))
-    held, found = embedded(told), tables(told)
+    with ThreadPoolExecutor() as pool:
+        script = pool.submit(vega)  # takes a second, which it need not add to that of all the rest
+        held, found, told_stories = embedded(told), tables(told), stories(told)
+        figures = {of.name: drawing(of) for story in told_stories for of in story.figures}
     return environment.get_template("report.html.j2").render(
         version=__version__,
         name=name,
@@ -81,15 +85,15 @@ def page(told: Told, *, name: str) -> str:
         folded=FOLDED,
         styles=part("report.css"),
         script=part("report.js"),
-        vega=vega(),
+        vega=script.result(),
         licences=part("vega.LICENSE"),
         tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
         dark=dark_colours(),
         style=style(FONT),
-        drawing=drawing,
+        drawings=figures,
         scores=SCORES,
         swatches=swatches(told),
-        stories=stories(told),
+        stories=told_stories,
         held=held,
         tables=found,
         texts={"md": "\n".join(map(markdown, found)), "tex": "\n".join(map(latex, found))},
