@@ -291,7 +291,7 @@ def cut(page):
     return page.locator(".plot svg text:visible").evaluate_all(
         """all => all.filter(of => {
             const text = of.getBoundingClientRect(), edge = of.closest("svg").getBoundingClientRect();
-            return text.left < edge.left - 1 || text.right > edge.right + 1;
+            return text.left < edge.left - 1 || text.right > edge.right + 1 || text.bottom > edge.bottom + 1;
         }).map(of => `${of.closest("figure").id}: ${of.textContent}`)"""
     )
 
@@ -306,6 +306,20 @@ def test_names_are_text_in_figures_too(visit, tmp_path, width):
     labels = page.locator("#forest-0 .role-axis-label text").all_text_contents()
     assert set(labels) >= {"<b>bold</b> & $x$", "激活 'a\""}
     assert (overflow(page), cut(page)) == (0, [])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_figure_grows_with_its_legend(visit, tmp_path, width):
+    page = visit(random_study(tmp_path, arms=12, seeds=4), width=width)
+    names = page.locator("#curves figure:visible .role-legend-label text")
+    before, note = names.count(), "arm0 and the best of 12 arms"
+
+    page.locator("#curves").get_by_role("button", name="all").click()
+    settled(page)
+
+    assert (before, names.count()) == (6, 12)
+    assert note not in page.locator("#curves .plot").all_text_contents()[0]
+    assert cut(page) == []
 
 
 @pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])

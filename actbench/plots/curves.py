@@ -21,7 +21,6 @@ from actbench.plots.figure import (
     Panel,
     arm_channels,
     arm_labels,
-    arm_notes,
     arm_params,
     called,
     of_panel,
@@ -126,7 +125,7 @@ def where_curves_end(rows: pl.DataFrame, title: str, told: Told) -> str:
 
 def curves_chart(name: str, rows: pl.DataFrame, column: str, told: Told) -> Layers:
     """Bands, means, and the single seeds that the page adds."""
-    lines, marks = arm_channels(told, notes=[*arm_notes(told), f"bands: {level(told.question)} interval"])
+    lines, marks = arm_channels(told, notes=[f"bands: {level(told.question)} interval"])
     limits = {"zero": False} if column.endswith("accuracy") else loss_limits(rows, told)
     x = alt.X("x:Q", title="epochs", scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(tickMinStep=WHOLE))
     y, low = (alt.Y(f"{of}:Q", title=SCORES[column], scale=alt.Scale(**limits)) for of in ("mean", "low"))

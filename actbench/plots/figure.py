@@ -143,12 +143,13 @@ def arm_channels(told: Told, *, legend: Any = None, notes: Sequence[str] = ()) -
     Args:
         told: What the study's records say.
         legend: Labels of the arms in the legend; those that are shown if None.
-        notes: Lines of the legend's title.
+        notes: Lines of the legend's title, below the one on the choice of arms.
     """
     styles, label = arm_styles(told.question.arms, told.question.baseline), arm_labels(told)
     names = [label[arm] for arm in styles]
+    choice = [] if legend is not None else [arm_params(told)["choice"]]
     key = alt.Legend(
-        title=list(notes) or None,
+        title=[note for note in (*choice, *notes) if note] or None,
         values=alt.ExprRef("arms") if legend is None else list(legend),
         symbolOpacity=1,
         symbolStrokeWidth=0,
@@ -169,17 +170,11 @@ def columns(names: Sequence[str]) -> alt.ExprRef:
     return alt.ExprRef(f"max(1, floor(room / {32 + 8 * max(map(len, names))}))")
 
 
-def arm_notes(told: Told) -> list[str]:
-    """That not all arms are drawn at first; nothing where they are."""
-    number = len(told.question.arms)
-    return (
-        [] if len(shown_first(told)) == number else [f"{shorten(told.question.baseline)} and the best of {number} arms"]
-    )
-
-
 def arm_params(told: Told) -> dict[str, Any]:
-    """The arms that are shown at first."""
-    return {"arms": [arm_labels(told)[arm] for arm in shown_first(told)], "hover": False}
+    """The arms that are shown at first, and how they were chosen where they are not all."""
+    arms, shown, number = arm_labels(told), shown_first(told), len(told.question.arms)
+    choice = f"{arms[told.question.baseline]} and the best of {number} arms" if len(shown) < number else None
+    return {"arms": [arms[arm] for arm in shown], "choice": choice, "hover": False}
 
 
 SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
@@ -259,7 +254,7 @@ def style(font: str) -> dict[str, Any]:
             "titleColor": QUIET.light,
             "titleFontSize": 12,
             "titleLimit": 0,
-            "labelLimit": 230,
+            "labelLimit": 8 * LONGEST,
             "orient": "bottom",
             "symbolSize": 60,
             "offset": 10,
@@ -273,7 +268,7 @@ def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int
     """Figures side by side as a file's content.
 
     Args:
-        figures: What to draw; all have one ``file``.
+        figures: What to draw; all are of one kind and panel.
         form: PNG, or SVG with text as text.
         dpi: Dots per inch of a PNG.
     """

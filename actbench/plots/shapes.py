@@ -16,7 +16,6 @@ from actbench.plots.figure import (
     Layers,
     arm_channels,
     arm_labels,
-    arm_notes,
     arm_params,
     called,
 )
@@ -98,7 +97,7 @@ def shapes_rows(found: Sequence[Shape], what: str, told: Told) -> pl.DataFrame:
 
 def shapes_chart(name: str, title: str, learned: bool, told: Told) -> Layers:
     """A line for each shape, thin if it was learned, on the axes of a school book."""
-    notes = [*arm_notes(told), *(["thin: as learned, a seed each"] if learned else [])]
+    notes = ["thin: as learned, a seed each"] if learned else []
     lines, marks = arm_channels(told, notes=notes)
     arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
     x, y = alt.X("x:Q", title="x", scale=alt.Scale(nice=False)), alt.Y("y:Q", title=title)

@@ -13,7 +13,6 @@ from actbench.plots.figure import (
     Panel,
     arm_channels,
     arm_labels,
-    arm_notes,
     arm_params,
     shorten,
 )
@@ -52,7 +51,7 @@ def tuning_rows(of: Tuning, told: Told) -> pl.DataFrame:
 
 def tuning_chart(name: str, of: Tuning, told: Told) -> Layers:
     """Bands, means, and rings around chosen values."""
-    notes = [*arm_notes(told), f"bands: {level(told.question)} interval", "ringed: chosen"]
+    notes = [f"bands: {level(told.question)} interval", "ringed: chosen"]
     lines, marks = arm_channels(told, notes=notes)
     scale: dict[str, Any] = {"type": "log"} if all(value > 0 for value in of.grid) else {"zero": False}
     axis = alt.Axis(values=list(of.grid), format="~g")

@@ -63,10 +63,12 @@ function singleSeeds(figure) {
   return found;
 }
 
-// Vega has titles of axes that change, and Vega-Lite has not.
+// What Vega can and Vega-Lite cannot: an axis whose title changes. Who chooses arms need not be told of a choice.
 const TIME = { signal: "along === 'seconds' ? 'seconds of training' : 'epochs'" };
 function patch(spec) {
   spec.axes.filter((axis) => axis.title === "epochs").forEach((axis) => { axis.title = TIME; });
+  const choice = spec.signals.find((signal) => signal.name === "choice")?.value;
+  for (const legend of spec.legends ?? []) legend.title = [legend.title ?? []].flat().filter((line) => line !== choice);
   return spec;
 }
 
@@ -81,6 +83,7 @@ async function build(figure, width) {
   const config = {
     ...style,
     axisY: { labelLimit: LABEL * width },
+    legend: { ...style.legend, labelLimit: Math.min(style.legend.labelLimit, (0.9 - LABEL) * width) },
     axisX: { titleLimit: (0.9 - LABEL) * width },
     axisRight: { labels: width >= NARROW },
   };
@@ -95,7 +98,10 @@ async function redraw(figure) {
   const width = figure.querySelector(".plot").clientWidth;
   if (figure.hidden) return;
   if (figure.width !== width) await build(figure, width);
-  for (const [name, value] of Object.entries(params(figure))) if (figure.params.has(name)) figure.view.signal(name, value);
+  const asked = params(figure), text = JSON.stringify(asked);
+  for (const [name, value] of Object.entries(asked)) if (figure.params.has(name)) figure.view.signal(name, value);
+  if (figure.asked !== text) figure.view.resize(); // for a legend that may have grown
+  figure.asked = text;
   if (figure.dataset.score) figure.view.data("seeds", singleSeeds(figure));
   await figure.view.runAsync();
 }
