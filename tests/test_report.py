@@ -363,7 +363,7 @@ def test_colours_can_be_told_from_the_paper(scheme):
 def test_forty_arms_look_different_without_colour_too():
     names = [f"arm{number}" for number in range(41)]
 
-    found = plots.arm_styles(names, "arm0").values()
+    found = palette.arm_styles(names, "arm0").values()
 
     assert len({(of.dash, of.shape) for of in found}) == 41
 

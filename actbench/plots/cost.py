@@ -18,6 +18,7 @@ from actbench.plots.figure import (
     known_scores,
     of_panel,
     panels,
+    tooltips,
 )
 from actbench.plots.palette import PAPER, QUIET
 from actbench.stats import Interval, mean_interval, pareto
@@ -102,12 +103,7 @@ def cost_chart(name: str, rows: pl.DataFrame, title: str, told: Told) -> Layers:
     y, low = (alt.Y(f"{of}:Q", title="test accuracy, %", scale=scale) for of in ("accuracy", "low"))
     _, marks = arm_channels(told, legend=rows.filter("named")["arm"], notes=notes)
     fill = alt.condition("datum.busy", alt.value(PAPER.light), alt.Fill(**marks["color"].to_dict()))
-    tooltip = [
-        "arm:N",
-        alt.Tooltip("cost:Q", title=title, format=".4g"),
-        alt.Tooltip("accuracy:Q", format=".2f"),
-        "busy:N",
-    ]
+    tooltip = tooltips("arm", "busy", cost=".4g", accuracy=".2f")
     arms = alt.Chart(alt.NamedData(name))
     named = arms.transform_filter("datum.named")
     grey = arms.transform_filter("!datum.named")

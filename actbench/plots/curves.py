@@ -25,6 +25,7 @@ from actbench.plots.figure import (
     called,
     of_panel,
     panels,
+    tooltips,
     with_interval,
 )
 from actbench.stats import Interval
@@ -133,11 +134,11 @@ def curves_chart(name: str, rows: pl.DataFrame, column: str, told: Told) -> Laye
     clip = "domain" in limits
     means = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN).transform_calculate(**along)
     seeds = alt.Chart(alt.NamedData("seeds")).transform_calculate(**along)
-    tooltip = ["arm:N", "epoch:Q", *(alt.Tooltip(f"{of}:Q", format=".4g") for of in ("mean", "low", "high"))]
+    tooltip = tooltips("arm", "epoch", mean=".4g", low=".4g", high=".4g")
     return alt.layer(
         means.mark_area(clip=clip, opacity=BAND).encode(x=x, y=low, y2="high:Q", color=lines["color"]),
         seeds.mark_line(clip=clip, strokeWidth=0.8, opacity=0.7)
-        .encode(x=x, y=y, detail="seed:N", tooltip=["arm:N", "seed:Q"], **lines)
+        .encode(x=x, y=y, detail="seed:N", tooltip=tooltips("arm", "seed"), **lines)
         .properties(name="seeds"),
         means.mark_line(clip=clip, strokeWidth=2).encode(x=x, y=y, **lines).properties(name="means"),
         means.transform_filter("datum.marked || hover")

@@ -181,6 +181,13 @@ SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
 MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
 
 
+def tooltips(*names: str, **formats: str) -> list[alt.Tooltip]:
+    """What a mark says when it is pointed at: fields as they are, and numbers in a format of D3."""
+    return [alt.Tooltip(f"{name}:N") for name in names] + [
+        alt.Tooltip(f"{name}:Q", format=text) for name, text in formats.items()
+    ]
+
+
 def rows_axis(
     count: int, field: str = "row:Q", *, names: str | None = "names", orient: Literal["left", "right"] = "left"
 ) -> alt.Y:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from actbench.plots.figure import HALF_MORE, Figure, Layers, Panel, called, labels, rows_axis, shorten
+from actbench.plots.figure import HALF_MORE, Figure, Layers, Panel, called, labels, rows_axis, shorten, tooltips
 from actbench.plots.palette import INK, PAPER, RULE, SYMBOLS, VERDICTS
 from actbench.verdict import Finding, Told, points
 from actbench.verdict.findings import Conclusion
@@ -142,7 +142,7 @@ def forest_chart(name: str, findings: Sequence[Finding], told: Told, *, against:
             stroke=alt.Stroke("verdict:N", scale=stroke, legend=legend),
             fill=alt.Fill("verdict:N", scale=fill, legend=legend),
             shape=shape,
-            tooltip=["comparison:N", "verdict:N", "numbers:N", "pairs:Q"],
+            tooltip=tooltips("comparison", "verdict", "numbers", "pairs"),
         )
         .properties(name="estimates")
     )

@@ -20,6 +20,7 @@ from actbench.plots.figure import (
     panels,
     rows_axis,
     shorten,
+    tooltips,
 )
 from actbench.plots.forest import arm_and_baseline, best_first
 from actbench.plots.palette import ARMS, CROSS, INK, PAPER, QUIET, VERDICTS
@@ -136,7 +137,7 @@ def pairs_chart(name: str, rows: pl.DataFrame, sides: Sequence[str]) -> Layers:
             stroke=alt.Stroke(f"{label}:N", title=None, scale=stroke, legend=legend),
             fill=alt.Fill(f"{label}:N", title=None, scale=fill, legend=legend),
             shape=alt.Shape(f"{state}:N", title=None, scale=states_scale, legend=shape_legend),
-            tooltip=["arm:N", "seed:Q", alt.Tooltip("score:Q", format=".2f"), alt.Tooltip("baseline:Q", format=".2f")],
+            tooltip=tooltips("arm", "seed", score=".2f", baseline=".2f"),
         )
         return replicates
 

@@ -15,6 +15,7 @@ from actbench.plots.figure import (
     arm_labels,
     arm_params,
     shorten,
+    tooltips,
 )
 from actbench.verdict import Told, Tuning
 from actbench.verdict.words import level, tuning_sentences
@@ -57,12 +58,7 @@ def tuning_chart(name: str, of: Tuning, told: Told) -> Layers:
     axis = alt.Axis(values=list(of.grid), format="~g")
     x = alt.X("value:Q", title=shorten(of.setting, 60), scale=alt.Scale(**scale, nice=False), axis=axis)
     y, low = (alt.Y(f"{of}:Q", title="val accuracy, %", scale=alt.Scale(zero=False)) for of in ("mean", "low"))
-    tooltip = [
-        "arm:N",
-        "value:Q",
-        *(alt.Tooltip(f"{of}:Q", format=".2f") for of in ("mean", "low", "high")),
-        "chosen:N",
-    ]
+    tooltip = tooltips("arm", "value", "chosen", mean=".2f", low=".2f", high=".2f")
     arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
     chosen = arms.transform_filter("datum.chosen")
     return alt.layer(

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from actbench.plots import SIGNS, called
-from actbench.plots.figure import known_scores
+from actbench.plots.figure import called, known_scores
+from actbench.plots.palette import SIGNS
 from actbench.verdict import Comparison, Finding, Told, points
 from actbench.verdict.words import count, level, listed
 

@@ -8,17 +8,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from actbench.plots import (
-    Figure,
-    cost_figures,
-    curve_figures,
-    files,
-    forest_figures,
-    pair_figures,
-    rendered,
-    shape_figures,
-    tuning_figures,
-)
+from actbench import plots
+from actbench.plots import Figure, files, rendered
 from actbench.plots.cost import mean, median_cost
 from actbench.plots.figure import known_scores, of_panel, panels
 from actbench.records import write_whole
@@ -71,11 +62,8 @@ def contents(told: Told, folder: Path, format: Format) -> Iterator[tuple[str, by
 
 def all_figures(told: Told) -> list[Figure]:
     """Every figure of a study, those that have something to show."""
-    return [
-        figure
-        for draw in (forest_figures, pair_figures, curve_figures, cost_figures, tuning_figures, shape_figures)
-        for figure in draw(told)
-    ]
+    measured = plots.forest_figures(told) + plots.pair_figures(told) + plots.curve_figures(told)
+    return measured + plots.cost_figures(told) + plots.tuning_figures(told) + plots.shape_figures(told)
 
 
 def sheets(told: Told) -> dict[str, pl.DataFrame]:

@@ -11,20 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from actbench import __version__
-from actbench.plots import (
-    INK,
-    PAPER,
-    QUIET,
-    RULE,
-    SCORES,
-    VERDICTS,
-    Figure,
-    Tone,
-    arm_styles,
-    dark_colours,
-    shown_first,
-)
-from actbench.plots.figure import FONT, arm_labels, specification, style
+from actbench.plots import SCORES, Figure
+from actbench.plots.figure import FONT, arm_labels, shown_first, specification, style
+from actbench.plots.palette import INK, PAPER, QUIET, RULE, VERDICTS, Tone, arm_styles, dark_colours
 from actbench.records import write_whole
 from actbench.report import provenance
 from actbench.report.embedded import embedded, json_in_page, packed

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from actbench import plots
-from actbench.plots import SIGNS, Figure, called
+from actbench.plots import Figure
+from actbench.plots.figure import called
+from actbench.plots.forest import best_first
+from actbench.plots.palette import SIGNS
 from actbench.report import answer, provenance
 from actbench.stats import Verdict
 from actbench.verdict import Told, points
@@ -58,7 +61,7 @@ def warnings(told: Told) -> list[str]:
 def verdicts(told: Told) -> list[Said]:
     """The sentences of all comparisons: those over all datasets first, and the best arms."""
     said = list(zip(told.conclusion.findings, told.sentences, strict=False))
-    order = plots.best_first(told.conclusion)
+    order = best_first(told.conclusion)
     said.sort(key=lambda of: (of[0].comparison.dataset is not None, order[of[0].comparison[2:]]))
     return [Said(of.judgement.verdict, SIGNS[of.judgement.verdict], sentence) for of, sentence in said]
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from actbench.plots import SIGNS, panels
 from actbench.plots.cost import mean, median_cost
-from actbench.plots.figure import known_scores, of_panel
+from actbench.plots.figure import known_scores, of_panel, panels
+from actbench.plots.palette import SIGNS
 from actbench.stats import Interval
 from actbench.verdict import Finding, Told, p_value, points
 from actbench.verdict.words import OUTCOMES, count
