@@ -6,9 +6,11 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import altair
 import numpy as np
 import polars as pl
 import pytest
+import vl_convert
 from scipy import stats
 from studies import golden, random_study, record, records, study, with_shapes
 
@@ -436,6 +438,12 @@ def test_an_ordinary_page_is_small(tmp_path):
     told = random_study(tmp_path, arms=8, seeds=30, epochs=50)
 
     assert len(page(told._replace(command=None), name="s").encode()) < 2_000_000
+
+
+def test_figures_are_described_in_the_language_of_what_draws_them():
+    major = altair.SCHEMA_VERSION.removeprefix("v").split(".")[0]
+
+    assert vl_convert.get_vegalite_versions()[-1].split(".")[0] == major
 
 
 def test_the_scripts_of_others_come_with_their_licences(tmp_path):

@@ -321,6 +321,11 @@ def test_a_figure_grows_with_its_legend(visit, tmp_path, width):
     assert note not in page.locator("#curves .plot").all_text_contents()[0]
     assert cut(page) == []
 
+    page.set_viewport_size({"width": width - 40, "height": 900})
+    page.wait_for_timeout(200)
+    settled(page)
+    assert (names.count(), cut(page), overflow(page)) == (12, [], 0)
+
 
 @pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ async function build(figure, width) {
   const { spec, columns } = JSON.parse(figure.querySelector("script").textContent);
   figure.rows = rows(columns);
   figure.width = width;
+  figure.asked = undefined;
   figure.params = new Set(spec.params.map((of) => of.name));
   spec.datasets[figure.id] = figure.rows;
   spec.params.find((of) => of.name === "room").value = width;
