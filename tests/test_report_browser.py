@@ -252,7 +252,7 @@ def test_dark_follows_the_reader_and_paper_is_light(visit, told):
     page = visit(told, scheme="dark")
     tones = (palette.PAPER, palette.QUIET, palette.VERDICTS["better"])
     name = "getComputedStyle(document.querySelector('#forest-0 .role-axis-label text')).fill"
-    mark = "getComputedStyle(document.querySelector('#forest-0 .estimates_0_marks path')).stroke"
+    mark = "getComputedStyle(document.querySelector('#forest-0 .estimates_marks path')).stroke"
     colours = f"[getComputedStyle(document.body).backgroundColor, {name}, {mark}]"
     dark, light = (
         [f"rgb({', '.join(str(int(getattr(tone, scheme)[at : at + 2], 16)) for at in (1, 3, 5))})" for tone in tones]

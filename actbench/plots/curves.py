@@ -26,7 +26,6 @@ from actbench.plots.figure import (
     of_panel,
     panels,
     tooltips,
-    with_interval,
 )
 from actbench.stats import Interval
 from actbench.verdict import Told
@@ -122,6 +121,12 @@ def where_curves_end(rows: pl.DataFrame, title: str, told: Told) -> str:
         f"After {count(len(rows.filter(arm=best)), 'epoch')}, mean {what} is {order} for {arms[best]}: "
         f"{end(best)}, {count(ends[best]['seeds'], 'seed')}{against}."
     )
+
+
+def with_interval(value: Interval, digits: int = 1, unit: str = " %") -> str:
+    """An estimate with its interval, where it has one."""
+    number = f"{value.estimate:z.{digits}f}{unit}"
+    return number if value.low != value.low else f"{number} ({value.low:z.{digits}f} to {value.high:z.{digits}f})"
 
 
 def curves_chart(name: str, rows: pl.DataFrame, column: str, told: Told) -> Layers:

@@ -10,7 +10,6 @@ import polars as pl
 import vl_convert
 
 from actbench.plots.palette import INK, QUIET, RULE, arm_styles
-from actbench.stats import Interval
 from actbench.verdict import Told
 from actbench.verdict.evidence import Scores, scores
 from actbench.verdict.findings import OUTCOME
@@ -118,12 +117,6 @@ def file_name(*parts: str) -> str:
     return "_".join(word[:60] for word in words if word)
 
 
-def with_interval(value: Interval, digits: int = 1, unit: str = " %") -> str:
-    """An estimate with its interval, where it has one."""
-    number = f"{value.estimate:z.{digits}f}{unit}"
-    return number if value.low != value.low else f"{number} ({value.low:z.{digits}f} to {value.high:z.{digits}f})"
-
-
 # --- arms ---
 
 
@@ -211,30 +204,14 @@ def rows_axis(
 
 def specification(figures: Sequence[Figure], *, room: float, data: bool = True) -> dict[str, Any]:
     """Vega-Lite's JSON of figures side by side, with or without their data, and ``room`` for a legend in pixels."""
-    charts = [numbered(figure.chart.to_dict(), place) for place, figure in enumerate(figures)]
-    datasets: dict[str, Any] = {"seeds": []}
-    for chart, figure in zip(charts, figures, strict=True):
-        datasets |= chart.pop("datasets", {})
-        datasets |= {figure.name: figure.data.to_dicts()} if data else {}
-        chart.pop("config", None)
+    charts = [figure.chart for figure in figures]
+    spec = (charts[0] if len(charts) == 1 else alt.hconcat(*charts)).to_dict()
+    del spec["config"]
     params = {"room": room} | {name: value for figure in figures for name, value in figure.params.items()}
-    head = {
-        "$schema": charts[0].pop("$schema"),
-        "params": [{"name": name, "value": value} for name, value in params.items()],
-        "datasets": datasets,
-    }
-    for chart in charts[1:]:
-        chart.pop("$schema")
-    return {**head, **charts[0]} if len(charts) == 1 else {**head, "hconcat": charts}
-
-
-def numbered(chart: Any, place: int) -> Any:
-    """A chart whose views have the chart's number in their names, lest Vega-Lite takes those of two charts for one."""
-    if isinstance(chart, dict):
-        layers = [numbered(layer, place) for layer in chart.get("layer", [])]
-        chart |= {"layer": layers} if layers else {}
-        chart |= {"name": f"{chart['name']}_{place}"} if "mark" in chart and "name" in chart else {}
-    return chart
+    spec["params"] = [{"name": name, "value": value} for name, value in params.items()]
+    rows = {figure.name: figure.data.to_dicts() for figure in figures} if data else {}
+    spec["datasets"] = {"seeds": [], **spec.get("datasets", {}), **rows}
+    return spec
 
 
 def style(font: str) -> dict[str, Any]:
