@@ -249,7 +249,7 @@ def test_a_forest_has_a_mark_for_each_comparison_in_the_shape_of_its_verdict(tol
     assert len({(mark.get("d"), mark.get("fill")) for mark in group}) == 2
     of = told.conclusion.findings[0].judgement.difference
     numbers = f"{points(of.estimate)} ({points(of.low)} to {points(of.high)})"
-    expected = {"swish", "tanh", numbers, "percentage points, arm minus relu", "within the margin", "better", "worse"}
+    expected = {"swish", "tanh", numbers, "percentage points", "arm minus relu", "within the margin", "better", "worse"}
     assert expected <= words(content)
 
 

@@ -231,6 +231,7 @@ def style(font: str) -> dict[str, Any]:
             "ticks": False,
             "labelPadding": 5,
             "tickCount": 6,
+            "labelSeparation": 6,
         },
         "legend": {
             **text,

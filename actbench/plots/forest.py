@@ -109,7 +109,7 @@ def forest_rows(findings: Sequence[Finding]) -> pl.DataFrame:
 def forest_chart(name: str, findings: Sequence[Finding], told: Told, *, against: str) -> Layers:
     """Rows from top to bottom; the numbers beside them are labels of an axis, which has room for them in any font."""
     margin, count, rows = 100 * told.question.margin, len(findings), alt.Chart(alt.NamedData(name))
-    title = "percentage points" + (f", arm minus {shorten(against)}" if against else "")
+    title = ["percentage points", *([f"arm minus {shorten(against)}"] if against else [])]
     scale = alt.Scale(domain=reach(findings, margin), nice=False)
     tones = [tone.light for tone in VERDICTS.values()]
     present = [verdict for verdict in VERDICTS if any(of.judgement.verdict == verdict for of in findings)]

@@ -68,7 +68,10 @@ const TIME = { signal: "along === 'seconds' ? 'seconds of training' : 'epochs'" 
 function patch(spec) {
   spec.axes.filter((axis) => axis.title === "epochs").forEach((axis) => { axis.title = TIME; });
   const choice = spec.signals.find((signal) => signal.name === "choice")?.value;
-  for (const legend of spec.legends ?? []) legend.title = [legend.title ?? []].flat().filter((line) => line !== choice);
+  for (const legend of spec.legends ?? []) {
+    const lines = [legend.title ?? []].flat().filter((line) => line !== choice);
+    legend.title = lines.length ? lines : null;
+  }
   return spec;
 }
 
@@ -85,7 +88,7 @@ async function build(figure, width) {
     ...style,
     axisY: { labelLimit: LABEL * width },
     legend: { ...style.legend, labelLimit: Math.min(style.legend.labelLimit, (0.9 - LABEL) * width) },
-    axisX: { titleLimit: (0.9 - LABEL) * width },
+    axisX: { titleLimit: (figure.params.has("names") ? 0.9 - LABEL : 0.8) * width },
     axisRight: { labels: width >= NARROW },
   };
   const sized = { height: HEIGHT, ...spec, width, autosize: { type: "fit-x", contains: "padding" }, config };
