@@ -272,7 +272,9 @@ def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int
         return vl_convert.vegalite_to_png(spec, config=config, scale=72 / INCH, ppi=dpi)
     svg = vl_convert.vegalite_to_svg(spec, config=config)
     inches = re.sub(r'(width|height)="([\d.]+)"', lambda of: f'{of[1]}="{float(of[2]) / INCH:.3f}in"', svg, count=2)
-    return inches.encode()
+    numbers: dict[str, str] = {}  # Vega counts clips on from one figure to the next
+    clip = r'(?<=<clipPath id="clip)\d+|(?<=clip-path="url\(#clip)\d+'
+    return re.sub(clip, lambda of: numbers.setdefault(of[0], str(len(numbers))), inches).encode()
 
 
 def files(figures: Iterable[Figure]) -> dict[str, list[Figure]]:
