@@ -74,6 +74,8 @@ class ForeignData(LightningDataModule):
     @override
     def setup(self, stage: str | None = None) -> None:
         self.inner.trainer = self.trainer
+        if self.again:
+            vars(self).pop("scout", None)  # with all that it has read
         if stage not in self.prepared:
             self.prepared.add(stage)
             seed_globally("split")
