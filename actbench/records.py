@@ -8,6 +8,7 @@ checksum of its every byte. `COLUMNS` says what a row holds.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -60,17 +61,11 @@ COLUMNS = {
     "curve_slope": Column(pl.List(pl.Float64), "its slopes there"),
     "parameters": Column(pl.Int64, "trainable parameters of one replicate"),
     "init_fingerprint": Column(pl.String, "hash of the initial weights, without those of the activations"),
-    "order_fingerprint": Column(
-        pl.String, "hash of the split and of the first epoch's batches; null if they are not known"
-    ),
+    "order_fingerprint": Column(pl.String, "hash of split and first epoch's batches; null if they are not known"),
     # What it cost, and where it came from.
     "epoch_time_s": Column(pl.Float64, "seconds of a training epoch, over the replicates that ran together", True),
     "examples_per_s": Column(pl.Float64, "training images per second, of all replicates that ran together", True),
-    "peak_memory_mb": Column(
-        pl.Float64,
-        "most memory of the process in the fit, or of the GPU's tensors, MiB; null if not on Linux or a GPU",
-        True,
-    ),
+    "peak_memory_mb": Column(pl.Float64, "most memory of process or GPU's tensors, MiB; null if not known", True),
     "replicates_together": Column(pl.Int64, "replicates of the fit", True),
     "load_before": Column(pl.Float64, "processes that wanted to run in the minute before the fit, per core", True),
     "load_after": Column(pl.Float64, "the same, after the fit", True),
@@ -82,11 +77,23 @@ COLUMNS = {
     "torch_version": Column(pl.String, "version of torch", True),
     "lightning_version": Column(pl.String, "version of pytorch-lightning", True),
     "python_version": Column(pl.String, "version of Python", True),
-    "commit": Column(
-        pl.String, "commit of the working directory, with + if files were changed; null outside git", True
-    ),
+    "commit": Column(pl.String, "of the working directory, + if files were changed; null outside git", True),
     "config": Column(pl.String, "JSON of the fit's resolved config", True),
 }
+NAMES = {"arm": pl.String, "dataset_name": pl.String, "network_name": pl.String, "value": pl.Float64}  # a study's own
+UNKNOWN = {  # columns of what need not be known
+    *(f"{part}val_{name}" for part in ("", "epoch_") for name in ("accuracy", "loss", "ece")),
+    *("diverged_epoch", "curve_x", "curve_y", "curve_slope", "order_fingerprint", "epoch_time_s", "examples_per_s"),
+    *("peak_memory_mb", "load_before", "load_after", "busy", "commit"),
+}
+BOUNDS = {  # of numbers: the least and the largest
+    **dict.fromkeys(("val_accuracy", "test_accuracy"), (0, 1)),
+    **dict.fromkeys(("seed", "epochs", "diverged_epoch", "parameters"), (0, 2**62)),
+    **dict.fromkeys(("epoch_time_s", "examples_per_s", "peak_memory_mb", "load_before", "load_after"), (0, 1e12)),
+    **dict.fromkeys(("classes", "replicates_together", "threads"), (1, 2**31)),
+}
+CELL = re.compile(r"[0-9a-f]{32}")
+FILE = re.compile(rf"(?P<cell>{CELL.pattern})_(?P<first>[0-9]{{1,10}})-(?P<last>[0-9]{{1,10}})\.parquet")
 RESULTS = [name for name, column in COLUMNS.items() if not column.provenance]
 
 
@@ -149,7 +156,47 @@ def from_bytes(content: bytes) -> pl.DataFrame:
         raise RecordError("damaged: its checksum is another")
     if metadata.get("actbench.schema") != str(SCHEMA):
         raise RecordError(f"in format {metadata.get('actbench.schema')}, and this actbench reads format {SCHEMA}")
-    return pl.read_parquet(BytesIO(content))
+    try:
+        table = pl.read_parquet(BytesIO(content))
+    except Exception as error:  # as above
+        raise RecordError("damaged, or no file of records") from error
+    check(table)
+    return table
+
+
+def check(table: pl.DataFrame) -> None:
+    """Refuse records that no training gives.
+
+    A checksum tells what was changed by accident, and not who has written a file.
+
+    Raises:
+        RecordError: A column is missing, unknown or of another type, a value is missing or out of its range, a text is
+            no JSON, or a seed is there twice.
+    """
+    names = {name: kind for name, kind in NAMES.items() if name in table.columns}
+    types = {**{name: column.type for name, column in COLUMNS.items()}, **names}
+    for name in dict.fromkeys((*types, *table.columns)):
+        if table.schema.get(name) != types.get(name, "unknown"):
+            raise RecordError(f"its column {name} is not what actbench writes")
+        if name not in UNKNOWN and table[name].null_count():
+            raise RecordError(f"its column {name} lacks a value")
+    for name, (least, most) in BOUNDS.items():
+        if not table[name].drop_nulls().is_between(least, most).all():
+            raise RecordError(f"its column {name} has a value that is not from {least:,} to {most:,}")
+    if not all(map(CELL.fullmatch, table["cell"].unique())):
+        raise RecordError("its column cell has what is no hash of a cell")
+    if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):
+        raise RecordError("its columns factors and config have what is no JSON object")
+    if table.select("cell", "seed", *names).is_duplicated().any():
+        raise RecordError("it has a seed of a cell twice")
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is a JSON object."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def write_records(path: Path, table: pl.DataFrame) -> None:
@@ -197,10 +244,21 @@ def read_records(path: Path) -> pl.DataFrame:
     Raises:
         RecordError: It is damaged or foreign; the message names it.
     """
+    if path.exists() and not path.is_file():  # a pipe, or a device without an end
+        raise RecordError(f"{path}: it is no file")
     try:
         return from_bytes(path.read_bytes())
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
+
+
+def named(path: Path) -> tuple[str, range]:
+    """Cell and seeds that the name of a store's file says; no seeds if it says none, or too many for one file."""
+    name = FILE.fullmatch(path.name)
+    if not name:
+        return "", range(0)
+    seeds = range(int(name["first"]), int(name["last"]) + 1)
+    return name["cell"], seeds if len(seeds) <= JOINED else range(0)
 
 
 class Store:
@@ -219,18 +277,19 @@ class Store:
 
     def path(self, cell: str, seeds: Sequence[int]) -> Path:
         """File of a cell's replicates, whose seeds follow one another."""
-        return self.folder / f"{cell}_{seeds[0]}-{seeds[-1]}.parquet"
+        name = f"{cell}_{seeds[0]}-{seeds[-1]}.parquet"
+        if not FILE.fullmatch(name):
+            raise RecordError(f"{name!r} is no name of a cell's file")
+        return self.folder / name
 
     def index(self) -> dict[str, dict[int, Path]]:
         """Which seeds of which cell are there, and in which file. Nothing is read."""
         found: dict[str, dict[int, Path]] = {}
         folders = (self.folder, *self.others)
-        for path in (path for folder in folders for path in sorted(folder.glob("[!.]*_*-*.parquet"))):
-            cell, _, seeds = path.stem.rpartition("_")
-            first, _, last = seeds.partition("-")
-            if first.isdecimal() and last.isdecimal():
-                for seed in range(int(first), int(last) + 1):
-                    found.setdefault(cell, {}).setdefault(seed, path)
+        for path in (path for folder in folders for path in sorted(folder.glob("*.parquet"))):
+            cell, seeds = named(path)
+            for seed in seeds:
+                found.setdefault(cell, {}).setdefault(seed, path)
         return found
 
     def write(self, table: pl.DataFrame) -> Path:
@@ -245,8 +304,8 @@ class Store:
         Raises:
             RecordError: It is damaged, foreign, or another cell's.
         """
-        table = read_records(path)
-        if not len(table) or path.name != self.path(table["cell"][0], table["seed"].to_list()).name:
+        table, (cell, seeds) = read_records(path), named(path)
+        if not seeds or set(table["cell"]) != {cell} or table["seed"].to_list() != list(seeds):
             raise RecordError(f"{path}: its name belongs to other records")
         return table
 

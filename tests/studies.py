@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from actbench.records import frame, write_records
+from actbench.records import COLUMNS, fingerprint, frame, write_records
 from actbench.stats import Interval
 from actbench.verdict import Asked, Certificate, History, Question, Told, plain, tell
 
 EPOCHS = 4
+KNOWN = {pl.String: "not known", pl.Int64: 1}
+# Of columns that a test does not care for.
+BARE = {name: KNOWN.get(column.type) for name, column in COLUMNS.items()} | {
+    "factors": "{}",
+    "config": "{}",
+    "epoch_train_loss": [],
+}
 
 
 def record(arm: str, seed: int, accuracy: float | None, **columns: Any) -> dict[str, Any]:
@@ -22,38 +29,42 @@ def record(arm: str, seed: int, accuracy: float | None, **columns: Any) -> dict[
     rising = (score * (1 - 0.5 ** np.arange(1, epochs + 1))).tolist()
     if accuracy is None:
         rising[1:] = [float("nan")] * (epochs - 1)
-    return {
-        "cell": f"cell-{arm}",
-        "activation": f"torch.nn.{arm}",
-        "seed": seed,
-        "test_accuracy": score,
-        "test_loss": float("nan") if accuracy is None else 1 - score,
-        "test_ece": 0.1,
-        "val_accuracy": score,
-        "val_loss": float("inf") if accuracy is None else 1 - score,
-        "epochs": epochs,
-        "epoch_train_loss": [1.2 - value for value in rising],
-        "epoch_val_loss": [1.1 - value for value in rising],
-        "epoch_val_accuracy": rising,
-        "diverged": accuracy is None,
-        "diverged_epoch": 1 if accuracy is None else None,
-        "classes": 10,
-        "parameters": 1234,
-        "init_fingerprint": str(seed),
-        "order_fingerprint": str(seed),
-        "epoch_time_s": 0.010 + 0.001 * len(arm),
-        "peak_memory_mb": 800.0 + len(arm),
-        "busy": False,
-        "device": "a processor",
-        "threads": 1,
-        "started": "2026-01-02T03:04:05+00:00",
-        "actbench_version": "0.1.0",
-        "torch_version": "2.11.0",
-        "lightning_version": "2.6.6",
-        "python_version": "3.11.7",
-        "commit": "abc1234",
-        "config": json.dumps({"model": {"activation": {"class_path": arm}}, "trainer": {"max_epochs": epochs}}),
-    } | columns
+    return (
+        BARE
+        | {
+            "cell": fingerprint(arm),
+            "activation": f"torch.nn.{arm}",
+            "seed": seed,
+            "test_accuracy": score,
+            "test_loss": float("nan") if accuracy is None else 1 - score,
+            "test_ece": 0.1,
+            "val_accuracy": score,
+            "val_loss": float("inf") if accuracy is None else 1 - score,
+            "epochs": epochs,
+            "epoch_train_loss": [1.2 - value for value in rising],
+            "epoch_val_loss": [1.1 - value for value in rising],
+            "epoch_val_accuracy": rising,
+            "diverged": accuracy is None,
+            "diverged_epoch": 1 if accuracy is None else None,
+            "classes": 10,
+            "parameters": 1234,
+            "init_fingerprint": str(seed),
+            "order_fingerprint": str(seed),
+            "epoch_time_s": 0.010 + 0.001 * len(arm),
+            "peak_memory_mb": 800.0 + len(arm),
+            "busy": False,
+            "device": "a processor",
+            "threads": 1,
+            "started": "2026-01-02T03:04:05+00:00",
+            "actbench_version": "0.1.0",
+            "torch_version": "2.11.0",
+            "lightning_version": "2.6.6",
+            "python_version": "3.11.7",
+            "commit": "abc1234",
+            "config": json.dumps({"model": {"activation": {"class_path": arm}}, "trainer": {"max_epochs": epochs}}),
+        }
+        | columns
+    )
 
 
 def records(arm: str, accuracies: Sequence[float | None], *, dataset: str = "Digits", **columns: Any) -> pl.DataFrame:
@@ -84,7 +95,7 @@ def study(
         tested: Whether a self-test has passed.
         settings: Of the question.
     """
-    asked = [Asked(dataset, "MLP", arm, f"cell-{arm}") for dataset in datasets for arm in arms]
+    asked = [Asked(dataset, "MLP", arm, fingerprint(arm)) for dataset in datasets for arm in arms]
     question = Question(asked, arms[0], **{"replicates": 8, **settings})
     write_records(folder / "records.parquet", pl.concat(tables))
     if tuned is not None:

@@ -296,7 +296,7 @@ def test_several_datasets_have_figures_of_their_own(tmp_path):
 
 def test_names_are_text_whatever_they_hold(tmp_path):
     names = ["relu", TRICKY, "_hidden", "激活 <b>&amp;", 200 * "x"]
-    told = made(tmp_path, {name: RELU + place / 100 for place, name in enumerate(names)})
+    told = made(tmp_path, {name: RELU + place / 1000 for place, name in enumerate(names)})
 
     found = drawn(told)
 

@@ -32,8 +32,12 @@ EXAMPLES = {
 }
 
 
-def records(seeds, cell="c0ffee", **values):
-    row = {name: EXAMPLES[column.type] for name, column in COLUMNS.items()} | {"cell": cell, **values}
+C0FFEE, DECAF = "c0ffee" * 5 + "c0", "decaf" * 6 + "de"  # hashes of cells
+
+
+def records(seeds, cell=C0FFEE, **values):
+    row = {name: EXAMPLES[column.type] for name, column in COLUMNS.items()} | {"epochs": 3, "factors": "{}"}
+    row |= {"config": "{}", "cell": cell, **values}
     return frame({**row, "seed": seed} for seed in seeds)
 
 
@@ -94,27 +98,27 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 def test_a_store_knows_its_seeds_without_reading(tmp_path):
     store = Store(tmp_path / "cells")
     first, second = store.write(records(range(6))), store.write(records(range(6, 8)))
-    store.write(records(range(3), cell="decaf"))
-    (tmp_path / "cells" / ".unfinished.x.c0ffee_8-9.parquet").write_bytes(b"")
+    store.write(records(range(3), cell=DECAF))
+    (tmp_path / "cells" / f".unfinished.x.{C0FFEE}_8-9.parquet").write_bytes(b"")
 
     assert store.index() == {
-        "c0ffee": dict.fromkeys(range(6), first) | dict.fromkeys(range(6, 8), second),
-        "decaf": dict.fromkeys(range(3), store.folder / "decaf_0-2.parquet"),
+        C0FFEE: dict.fromkeys(range(6), first) | dict.fromkeys(range(6, 8), second),
+        DECAF: dict.fromkeys(range(3), store.folder / f"{DECAF}_0-2.parquet"),
     }
 
 
 def test_a_file_under_another_cells_name_is_refused_and_set_aside(tmp_path):
     store = Store(tmp_path)
     path = store.write(records(range(3)))
-    wrong = path.rename(tmp_path / "decaf_0-2.parquet")
+    wrong = path.rename(tmp_path / f"{DECAF}_0-2.parquet")
 
     with pytest.raises(RecordError, match="belongs to other records"):
         store.read(wrong)
     aside = [store.set_aside(wrong).name]
-    store.write(records(range(3), cell="decaf"))
+    store.write(records(range(3), cell=DECAF))
     aside.append(store.set_aside(wrong).name)
 
-    assert aside == ["decaf_0-2.damaged", "decaf_0-2.damaged1"]
+    assert aside == [f"{DECAF}_0-2.damaged", f"{DECAF}_0-2.damaged1"]
     assert store.index() == {}
 
 
@@ -170,7 +174,7 @@ def test_merging_joins_stores(tmp_path):
     there.write(records(range(3, 6)))
 
     assert merge([there], here) == 1
-    assert sorted(here.index()["c0ffee"]) == list(range(6))
+    assert sorted(here.index()[C0FFEE]) == list(range(6))
     assert merge([there], here) == 0
 
 
@@ -191,7 +195,7 @@ def test_merging_joins_files_of_seeds_that_follow_one_another(tmp_path, monkeypa
     ]
     seeds = {seed for _, table in here.tables() for seed in table["seed"]}
     assert sorted(seeds) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]
-    assert same_results(here.read(here.folder / "c0ffee_2-6.parquet"), records(range(2, 7)))
+    assert same_results(here.read(here.folder / f"{C0FFEE}_2-6.parquet"), records(range(2, 7)))
 
 
 def test_merging_refuses_other_results_and_names_both(tmp_path):
@@ -202,7 +206,7 @@ def test_merging_refuses_other_results_and_names_both(tmp_path):
     with pytest.raises(RecordError, match=f"{mine} and {theirs} have different results for seed 0"):
         merge([there], here)
 
-    assert sorted(here.index()["c0ffee"]) == [0, 1, 2]
+    assert sorted(here.index()[C0FFEE]) == [0, 1, 2]
 
 
 def test_records_are_read_without_torch():

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
+from studies import BARE
 
 from actbench import records
 from actbench.cli import main
@@ -46,7 +47,9 @@ def rows(arm, accuracies, *, dataset="Digits", network="MLP", first_seed=0, **co
     """Records of an arm, one seed after another; a score of None is a replicate that diverged."""
     made = []
     for seed, accuracy in enumerate(accuracies, first_seed):
-        row = {
+        row = BARE | {
+            "cell": records.fingerprint([dataset, network, arm]),
+            "diverged_epoch": None,
             "seed": seed,
             "test_accuracy": 0.02 if accuracy is None else accuracy,
             "test_loss": 1 - (accuracy or 0),

@@ -1,0 +1,115 @@
+"""Files that others have made, whole or damaged or meant to harm: one line, nothing outside, no end without."""
+
+import os
+
+import polars as pl
+import pytest
+from studies import records
+
+from actbench.cli.main import main
+from actbench.records import FILE, RecordError, Store, fingerprint, from_bytes, read_records, to_bytes
+
+CELL = fingerprint("relu")
+
+
+def table(seeds=3):
+    own = records("relu", [0.9] * seeds)
+    return own.drop("arm", "dataset_name", "network_name")
+
+
+def planted(folder, content, name=f"{CELL}_0-2.parquet"):
+    """A file in a store, whatever it holds, with a right checksum."""
+    path = folder / "cells" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(to_bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("cell", ["/tmp/outside", "../../outside", "..", "", "x" * 32, CELL.upper(), f"{CELL}/../x"])
+def test_a_cell_that_leads_elsewhere_is_refused_and_nothing_is_written(tmp_path, capsys, monkeypatch, cell):
+    monkeypatch.chdir(tmp_path)
+    planted(tmp_path / "theirs", table().with_columns(cell=pl.lit(cell)))
+    before = sorted(tmp_path.rglob("*"))
+
+    status = main(["merge", "theirs", "--root", "mine"])
+
+    assert status == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert sorted(path for path in tmp_path.rglob("*") if "mine" not in path.parts) == before
+    with pytest.raises(RecordError, match="is no name of a cell's file"):
+        Store(tmp_path).path(cell, [0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{CELL}_0-99999999999.parquet",
+        f"{CELL}_0-9999999999.parquet",
+        f"{CELL}_5-2.parquet",
+        f"{CELL}_0-{'9' * 200}.parquet",
+        "x_0-2.parquet",
+        f"{CELL}_٠-٢.parquet",
+    ],
+)
+def test_a_name_that_says_too_much_is_no_file_of_a_store(tmp_path, name):
+    path = planted(tmp_path, table(), name)
+
+    assert Store(tmp_path / "cells").index() == {}
+    with pytest.raises(RecordError, match="its name belongs to other records"):
+        Store(tmp_path / "cells").read(path)
+
+
+def test_the_names_that_are_written_are_read(tmp_path):
+    store = Store(tmp_path)
+
+    path = store.write(table(30))
+
+    assert FILE.fullmatch(path.name)
+    assert store.read(path).equals(table(30))
+    assert sorted(store.index()[CELL]) == list(range(30))
+
+
+WRONG = {
+    "a text for a number": lambda own: own.with_columns(test_accuracy=pl.lit("0.9")),
+    "a list for a number": lambda own: own.with_columns(test_loss=pl.lit([0.1])),
+    "a number for a text": lambda own: own.with_columns(config=pl.lit(1)),
+    "a column that is missing": lambda own: own.drop("test_accuracy"),
+    "a column more": lambda own: own.with_columns(more=pl.lit(1)),
+    "no column": lambda own: pl.DataFrame(),
+    "a null": lambda own: own.with_columns(test_accuracy=pl.lit(None, pl.Float64)),
+    "a null seed": lambda own: own.with_columns(seed=pl.lit(None, pl.Int64)),
+    "an accuracy of 87": lambda own: own.with_columns(test_accuracy=pl.lit(87.0)),
+    "an accuracy of NaN": lambda own: own.with_columns(test_accuracy=pl.lit(float("nan"))),
+    "a negative time": lambda own: own.with_columns(epoch_time_s=pl.lit(-1.0)),
+    "a negative seed": lambda own: own.with_columns(seed=pl.lit(-1, pl.Int64)),
+    "no class": lambda own: own.with_columns(classes=pl.lit(0, pl.Int64)),
+    "a seed twice": lambda own: pl.concat([own, own.head(1)]),
+    "factors that are no JSON": lambda own: own.with_columns(factors=pl.lit("{")),
+    "factors that are a list": lambda own: own.with_columns(factors=pl.lit("[]")),
+    "a config as deep as a well": lambda own: own.with_columns(config=pl.lit('{"a":' * 10**5)),
+    "a cell of another kind": lambda own: own.with_columns(cell=pl.lit("cell")),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_records_that_no_training_gives_are_refused_in_one_line(tmp_path, what):
+    content = to_bytes(WRONG[what](table()))
+
+    with pytest.raises(RecordError) as refused:
+        from_bytes(content)
+
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "link"])
+def test_what_is_no_file_is_not_read(tmp_path, what):
+    path = tmp_path / "records.parquet"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if what == "device" else tmp_path / "absent")
+
+    with pytest.raises((RecordError, FileNotFoundError)):
+        read_records(path)
