@@ -20,15 +20,20 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor
 
 from actbench import __version__
-from actbench.specs import is_plain, one_line, public_path, written
+from actbench.specs import ActivationSpec, NetworkSpec, is_plain, one_line, public_path, written
 from actbench.streams import SOURCES
 
 KEY = "actbench"
+WEIGHTS = "stack.network."  # how names of weights begin
+VALUES, DEPTH = 3_000_000, 100  # of a checkpoint's content, in which each epoch has some
+DESCRIBED = 10_000  # values of what it was made of
 SCHEMA = 3
 TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
 
@@ -147,6 +152,10 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
             f"{path} was written in format {description.get('schema')} by actbench {description.get('version')}; "
             f"actbench {__version__} reads format {SCHEMA}"
         )
+    try:
+        check_extent(description, DESCRIBED)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged: its entry '{KEY}': {error}") from error
     check_form(description, path)
     if data and description["data"] and data.split(".")[-1] != description["data"]["class_path"].split(".")[-1]:
         description = {**description, "data": None}
@@ -196,8 +205,13 @@ def load(path: str | Path) -> Any:
         raise CheckpointError(f"checkpoint {path} is {'a folder' if path.is_dir() else 'not there'}; give a .ckpt file")
     if not path.stat().st_size:
         raise CheckpointError(f"checkpoint {path} is empty")
+    check_archive(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        check_extent(content)
+        return content
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class) (\S+)", str(error))
         if code:
@@ -206,6 +220,70 @@ def load(path: str | Path) -> Any:
         raise CheckpointError(f"{path} is damaged or no checkpoint") from error
     except Exception as error:  # torch raises errors of many kinds for damaged files
         raise CheckpointError(f"{path} is damaged or no checkpoint: {one_line(error)[:200]}") from error
+
+
+def check_weights(description: Mapping[str, Any], state: Any, path: str | Path) -> None:
+    """Refuse weights that are not those of the network described, before memory is taken for it.
+
+    What is described is imported and built, without values, so it has to be trusted.
+
+    Raises:
+        CheckpointError: The weights are others, or nothing can be built so.
+    """
+    model = description["model"]
+    weights = {name: of for name, of in state.items() if str(name).startswith(WEIGHTS)} if is_state(state) else {}
+    if not weights or any(not of.ndim or len(of) != model["replicates"] for of in weights.values()):
+        raise CheckpointError(f"{path} is damaged: it has no weights of {model['replicates']:,} replicates")
+    try:
+        with torch.device("meta"):
+            activation, network = ActivationSpec(model["activation"]), NetworkSpec(model["network"])
+            shape = tuple(model["input_shape"])
+            built = network(activation=activation, input_shape=shape, num_classes=model["num_classes"])
+    except NotImplementedError:  # it computes with values while it is built, which are not there
+        return
+    except Exception as error:  # of any kind, in what is not ours
+        raise CheckpointError(f"{path} describes what cannot be built: {one_line(error)}") from error
+    expected = {f"{WEIGHTS}{name}": tuple(value.shape) for name, value in built.state_dict().items()}
+    if expected != {name: tuple(of.shape[1:]) for name, of in weights.items()}:
+        raise CheckpointError(f"{path} is damaged: its weights are not those of the network that it describes")
+
+
+def is_state(state: Any) -> bool:
+    """Whether it is a mapping of names to tensors."""
+    return isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive that is larger inside than out, which would fill the memory: torch packs nothing.
+
+    Raises:
+        CheckpointError: An entry is packed.
+    """
+    try:
+        with ZipFile(path) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != ZIP_STORED]
+    except (BadZipFile, OSError, ValueError):  # of torch's older format, or damaged: torch will say
+        return
+    if packed:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: its entry {packed[0]} is packed")
+
+
+def check_extent(content: Any, most: int = VALUES) -> None:
+    """Refuse plain values that are too many or too deep to be gone through: parts may be shared or hold themselves.
+
+    Raises:
+        CheckpointError: They are.
+    """
+    waiting, count = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if count > most or depth > DEPTH:
+            raise CheckpointError(f"it holds more than {most:,} values, or some more than {DEPTH} deep")
+        if isinstance(value, Mapping):
+            waiting += [(item, depth + 1) for pair in value.items() for item in pair]
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += [(item, depth + 1) for item in value]
 
 
 def check_trust(value: Any, trusted: Iterable[str], path: str | Path) -> None:

@@ -1,12 +1,19 @@
 """Files that others have made, whole or damaged or meant to harm: one line, nothing outside, no end without."""
 
 import os
+import resource
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import polars as pl
 import pytest
+import torch
+from pytorch_lightning import Trainer
 from studies import records
 
+from actbench.checkpoints import CheckpointError
+from actbench.classifier import Classifier
 from actbench.cli.main import main
+from actbench.data import FakeImages
 from actbench.records import FILE, RecordError, Store, fingerprint, from_bytes, read_records, to_bytes
 
 CELL = fingerprint("relu")
@@ -113,3 +120,102 @@ def test_what_is_no_file_is_not_read(tmp_path, what):
 
     with pytest.raises((RecordError, FileNotFoundError)):
         read_records(path)
+
+
+# --- checkpoints ---
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """A checkpoint that a fit has written."""
+    path = tmp_path_factory.mktemp("fit") / "last.ckpt"
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    data = FakeImages(rows=200)
+    trainer.fit(Classifier("prelu", "MLP", input_shape=(1, 8, 8), num_classes=10), data)
+    trainer.save_checkpoint(path)
+    return path
+
+
+def doubled(times):
+    value = [1]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def nested(times):
+    value = {}
+    for _ in range(times):
+        value = {"a": value}
+    return value
+
+
+def holding_itself():
+    value = []
+    value.append(value)
+    return value
+
+
+def model(**changes):
+    return lambda content: content["actbench"]["model"].update(changes)
+
+
+HOSTILE = {
+    "a list doubled sixty times": lambda content: content["actbench"]["trainer"].update(precision=doubled(60)),
+    "a list doubled sixty times elsewhere": lambda content: content.update(loops=doubled(60)),
+    "two hundred mappings": lambda content: content["actbench"].update(data=nested(200)),
+    "a list that holds itself": lambda content: content["actbench"].update(scores=holding_itself()),
+    "a thousand million replicates": model(replicates=10**9),
+    "no replicate": model(replicates=0),
+    "a network that fills memory": model(
+        network={"class_path": "actbench.networks.MLP", "init_args": {"hidden": [24000, 24000]}}
+    ),
+    "ten thousand layers": model(network={"class_path": "actbench.networks.MLP", "init_args": {"hidden": [1] * 10**4}}),
+    "an image that fills memory": model(input_shape=[3, 25000, 25000]),
+    "an activation that fills memory": model(
+        activation={"class_path": "torch.nn.PReLU", "init_args": {"num_parameters": 10**9}}
+    ),
+    "no weights": lambda content: content.update(state_dict={}),
+    "weights that are text": lambda content: content.update(state_dict={"stack.network.layers.1.weight": "x"}),
+    "weights of another shape": lambda content: content["state_dict"].update(
+        {"stack.network.layers.1.weight": torch.zeros(1, 3)}
+    ),
+    "a class that is not there": model(network={"class_path": "torch.nn.Nope"}),
+    "an argument that is not there": model(network={"class_path": "actbench.networks.MLP", "init_args": {"depth": 3}}),
+    "classes below none": model(num_classes=-1),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_checkpoint_that_would_take_all_memory_or_time_is_refused_in_a_line(honest, tmp_path, capsys, what):
+    content = torch.load(honest, weights_only=True)
+    HOSTILE[what](content)
+    path = tmp_path / "hostile.ckpt"
+    torch.save(content, path)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+
+    with pytest.raises(CheckpointError) as refused:
+        Classifier.load_from_checkpoint(str(path))
+    assert main(["test", "--ckpt_path", str(path)]) == 2
+
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert after.ru_utime - before.ru_utime < 10  # both
+    assert after.ru_maxrss - before.ru_maxrss < 2**20  # KiB
+
+
+def test_an_archive_that_is_larger_inside_is_refused(honest, tmp_path):
+    path = tmp_path / "packed.ckpt"
+    with ZipFile(honest) as whole, ZipFile(path, "w", ZIP_DEFLATED) as packed:
+        for entry in whole.infolist():
+            packed.writestr(entry.filename, whole.read(entry))
+
+    with pytest.raises(CheckpointError, match=r"its entry \S+ is packed"):
+        Classifier.load_from_checkpoint(str(path))
+
+
+def test_an_honest_checkpoint_is_taken(honest):
+    assert Classifier.load_from_checkpoint(str(honest)).seeds == range(1)

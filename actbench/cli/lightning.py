@@ -200,7 +200,9 @@ def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> d
     trusted = [name.strip() for names in lists for name in str(names or "").split(",") if name.strip()]
     trusted += [path.partition(".")[0] for path in class_paths(without(given, "trainer")) if "." in path]
     saved = checkpoints.read_description(ckpt_path, trust=trusted, data=given_class(given, "data"))
-    if command == "fit" and "optimizer_states" not in checkpoints.load(ckpt_path):
+    content = checkpoints.load(ckpt_path)
+    checkpoints.check_weights(saved, content["state_dict"], ckpt_path)
+    if command == "fit" and "optimizer_states" not in content:
         raise UsageError(f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt")
     if saved["data"]:
         saved["data"] = with_local_paths(saved["data"], Path(ckpt_path))
