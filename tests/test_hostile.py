@@ -15,6 +15,7 @@ from actbench.classifier import Classifier
 from actbench.cli.main import main
 from actbench.data import FakeImages
 from actbench.records import FILE, RecordError, Store, fingerprint, from_bytes, read_records, to_bytes
+from actbench.specs import compose
 
 CELL = fingerprint("relu")
 
@@ -219,3 +220,32 @@ def test_an_archive_that_is_larger_inside_is_refused(honest, tmp_path):
 
 def test_an_honest_checkpoint_is_taken(honest):
     assert Classifier.load_from_checkpoint(str(honest)).seeds == range(1)
+
+
+# --- slips ---
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("compare --data.batch_size 0", "error: arm relu: dataset Digits: batch_size must be at least 1, got 0"),
+        ("compare --data.val_fraction 2", "error: arm relu: dataset Digits: val_fraction must lie strictly between"),
+        (
+            f"fit --model.network MLP --model.network.hidden {[[1] * 9] * 999}",
+            "error: --model.network: network actbench",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_in_a_short_line(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    command, option, *rest = words.split(maxsplit=2)
+
+    assert main([command, option, *(word for word in " ".join(rest).replace(", ", ",").split())]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
+    assert len(line) < 1100
+
+
+def test_a_group_that_is_null_says_nothing():
+    assert compose(["--trainer", "null", "--trainer.max_epochs", "3"]) == {"trainer": {"max_epochs": "3"}}

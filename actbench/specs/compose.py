@@ -126,7 +126,7 @@ def merged_group(key: str, old: Any, new: Any) -> dict[str, Any]:
     """
     if isinstance(new, str):
         content = load_yaml(new)
-        new = content if isinstance(content, Mapping) else read_file(new, f"--{key}")
+        new = content if content is None or isinstance(content, Mapping) else read_file(new, f"--{key}")
     for value in (old, new):
         if value is not None and not isinstance(value, Mapping):
             raise UsageError(f"{key} is a mapping of settings, got {value!r}")

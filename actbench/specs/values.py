@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from jsonargparse import Namespace, get_loader
 
 ABSENT: Any = object()
+SHOWN = 1000  # characters of a message, which may hold all that was given
 
 
 def one_line(error: BaseException) -> str:
@@ -28,7 +29,8 @@ def readable(message: str) -> str:
     text = re.sub(r" - Expected a <class 'NoneType'>.*", "", text)
     text = re.sub(r" (Given value type:|- Not a valid subclass of) .*", "", text)
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
-    return re.sub(r"Not of type \w+Spec: ", "", text)
+    text = re.sub(r"Not of type \w+Spec: ", "", text)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def load_yaml(text: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from actbench.cells import Cell, cell_config, data_digest
 from actbench.config import check_dataset
-from actbench.specs import NetworkSpec, UsageError, import_object, merge, nest, one_line, without
+from actbench.specs import NetworkSpec, UsageError, import_object, merge, nest, one_line, readable, without
 from actbench.specs.compose import merged_class, same_class
 from actbench.specs.values import parameters_of
 from actbench.study.definition import Study, StudyError
@@ -265,7 +265,7 @@ def entry_of(
     try:
         digest = data_digest(config, digests)
     except Exception as error:  # of any kind, in a DataModule that is not ours
-        raise ValueError(f"dataset {key[0]}: {one_line(error)}") from error
+        raise ValueError(f"dataset {key[0]}: {readable(str(error))}") from error
     return Entry(*key, config, digest, cell_of(config, digest, study, range(1)).hash, tuned)
 
 
