@@ -9,6 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from studies import records
+from torch import nn
 
 from actbench.checkpoints import CheckpointError
 from actbench.classifier import Classifier
@@ -220,6 +221,24 @@ def test_an_archive_that_is_larger_inside_is_refused(honest, tmp_path):
 
 def test_an_honest_checkpoint_is_taken(honest):
     assert Classifier.load_from_checkpoint(str(honest)).seeds == range(1)
+
+
+class Ramp(nn.Sequential):
+    """Computes with values while it is built, as networks with stochastic depth do."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        widths = [int(width.item()) for width in torch.linspace(8, 4, 2)]
+        super().__init__(nn.Flatten(), nn.Linear(64, widths[0]), activation(), nn.Linear(widths[0], num_classes))
+
+
+def test_a_network_that_computes_while_it_is_built_is_taken(tmp_path):
+    path = tmp_path / "last.ckpt"
+    options = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", **options)
+    trainer.fit(Classifier("relu", Ramp, input_shape=(1, 8, 8), num_classes=10), FakeImages(rows=200))
+    trainer.save_checkpoint(path)
+
+    assert Classifier.load_from_checkpoint(str(path), trust=["test_hostile"]).num_classes == 10
 
 
 # --- slips ---

@@ -37,6 +37,7 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
         StudyError: A cell cannot be run; one line.
     """
     names = {entry.hash: entry.arm for entry, _ in plan.wanted}
+    said = set[str]()  # a tuned setting has each arm at several values
     rehearsed = dict[str, Cell]()
     outputs = dict[str, Tensor]()
     for cell in plan.missing:
@@ -55,8 +56,10 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
             raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
         twins = [of for of in rehearsed.values() if of is not cell and are_twins(of, cell)]
         for twin in twins:
-            if torch.equal(outputs[twin.hash], watch.outputs):
-                say(f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}")
+            line = f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}"
+            if line not in said and torch.equal(outputs[twin.hash], watch.outputs):
+                said.add(line)
+                say(line)
         outputs[cell.hash] = watch.outputs
 
 
