@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float, Int64
 from pytorch_lightning import LightningModule
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from typing_extensions import override
 
 from actbench import __version__, checkpoints, preflight
-from actbench.callbacks import ReplicateEarlyStopping, ReplicateWeightAveraging
+from actbench.callbacks import for_replicates
 from actbench.data import read_batch
 from actbench.networks import build_network
 from actbench.scores import Ensemble, MeanLoss, Scores, gather, spread
@@ -25,10 +25,6 @@ from actbench.streams import stream, varying
 VECTOR = 64  # values: a multiple of what any processor handles at once
 RELU = ActivationSpec("relu")
 TUTORIAL_CNN = NetworkSpec("TutorialCNN")
-OF_REPLICATES: dict[type, Any] = {
-    EarlyStopping: ReplicateEarlyStopping,  # one replicate's patience must not stop the others
-    StochasticWeightAveraging: ReplicateWeightAveraging,
-}
 ADAM = OptimizerSpec("torch.optim.Adam")
 
 
@@ -152,7 +148,7 @@ class Classifier(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
-        callbacks[:] = [OF_REPLICATES[type(c)].like(c) if type(c) in OF_REPLICATES else c for c in callbacks]
+        callbacks[:] = map(for_replicates, callbacks)
 
     @override
     def on_fit_start(self) -> None:

@@ -57,9 +57,9 @@ def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> Non
     Raises:
         MisconfigurationException: There is such a schedule; the message has both numbers.
     """
-    for schedule in (of.scheduler for of in trainer.lr_scheduler_configs):
-        if not isinstance(schedule, OneCycleLR) or any(isinstance(of, OPEN_ENDED) for of in callbacks_of(trainer)):
-            continue
+    if any(isinstance(callback, OPEN_ENDED) for callback in getattr(trainer, "callbacks", [])):
+        return
+    for schedule in (of.scheduler for of in trainer.lr_scheduler_configs if isinstance(of.scheduler, OneCycleLR)):
         length, name = schedule.total_steps, type(schedule).__name__
         steps = trainer.estimated_stepping_batches if study_steps is None else study_steps
         known = 0 < steps < float("inf")
@@ -97,11 +97,6 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
             f"the last of {len(loader):,} batches has {last} of {whole} rows, with which {type(network).__name__} "
             f"fails: {' '.join(str(error).split())}; {drop}, or choose another batch size"
         ) from error
-
-
-def callbacks_of(trainer: Trainer) -> list[Any]:
-    """A Trainer's callbacks."""
-    return list(getattr(trainer, "callbacks", []))
 
 
 def epochs_of(trainer: Mapping[str, Any], epoch_steps: float) -> float | None:

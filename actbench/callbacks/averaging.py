@@ -14,13 +14,6 @@ class ReplicateWeightAveraging(StochasticWeightAveraging):
     each batch from a counter that is a tensor, which cannot be read under vmap.
     """
 
-    @classmethod
-    def like(cls, callback: StochasticWeightAveraging) -> "ReplicateWeightAveraging":
-        """One with the settings of Lightning's own."""
-        same = cls.__new__(cls)
-        same.__dict__ |= callback.__dict__
-        return same
-
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         for module in self.momenta:  # empty before that pass

@@ -27,13 +27,6 @@ class ReplicateEarlyStopping(EarlyStopping):
     waits: Tensor | None = None  # checks without a better score
     due: Tensor | None = None  # which are to stop, as soon as the trainer's limits allow it
 
-    @classmethod
-    def like(cls, callback: EarlyStopping) -> "ReplicateEarlyStopping":
-        """One with the settings of Lightning's own."""
-        same = cls.__new__(cls)
-        same.__dict__ |= callback.__dict__
-        return same
-
     @override
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
         module = cast(Any, trainer.lightning_module)
