@@ -24,14 +24,6 @@ class Digits(ImageData):
 
     Row numbers are those of ``sklearn.datasets.load_digits``.
 
-    Args:
-        batch_size: Images per optimiser step, over all devices together.
-        val_fraction: Share of the images held out for validation.
-        test_fraction: Share of the images held out for testing.
-        seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
-        replicates: How many batches to give at once, one for each seed.
-        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
-
     Source:
         Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI ML Repository.
     """
@@ -40,29 +32,9 @@ class Digits(ImageData):
     num_classes = 10
     white = 16
 
-    def __init__(
-        self,
-        batch_size: int = 64,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        seed: int = 0,
-        replicates: int = 1,
-        drop_last: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=seed,
-            replicates=replicates,
-            drop_last=drop_last,
-        )
-
     @override
     def read(self) -> list[Table]:
-        from sklearn.datasets import (
-            load_digits,
-        )  # here: --help need not wait for it
+        from sklearn.datasets import load_digits  # here: --help need not wait for it
 
         digits = load_digits()
         images = torch.from_numpy(digits.images).to(torch.uint8)[:, None]  # whole numbers from 0 to 16
@@ -81,12 +53,6 @@ class FakeImages(ImageData):
         height: Pixels.
         width: Pixels.
         num_classes: How many classes; all have as many images, to within one.
-        batch_size: Images per optimiser step, over all devices together.
-        val_fraction: Share of the images held out for validation.
-        test_fraction: Share of the images held out for testing.
-        seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
-        replicates: How many batches to give at once, one for each seed.
-        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
     """
 
     def __init__(
@@ -103,23 +69,10 @@ class FakeImages(ImageData):
         replicates: int = 1,
         drop_last: bool = False,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=seed,
-            replicates=replicates,
-            drop_last=drop_last,
-        )
+        super().__init__(batch_size, val_fraction, test_fraction, seed, replicates, drop_last)
         check_at_least(1, rows=rows, channels=channels, height=height, width=width)
         check_at_least(2, num_classes=num_classes)
-        sizes = {
-            "rows": rows,
-            "channels": channels,
-            "height": height,
-            "width": width,
-            "num_classes": num_classes,
-        }
+        sizes = {"rows": rows, "channels": channels, "height": height, "width": width, "num_classes": num_classes}
         self.save_hyperparameters(sizes, logger=False)
         self.rows = rows
         self.input_shape = (channels, height, width)
@@ -136,7 +89,7 @@ class FakeImages(ImageData):
 
 
 class IdxData(FileData):
-    """Grey images of 28x28 pixels in 10 classes, in MNIST's file format. See `FileData` for the arguments."""
+    """Grey images of 28x28 pixels in 10 classes, in MNIST's file format."""
 
     input_shape = (1, 28, 28)
     num_classes = 10
@@ -156,10 +109,6 @@ class IdxData(FileData):
         return {f"{folder}/{name.removesuffix('.gz')}": None for name, _ in self.torchvision_class().resources}
 
     @override
-    def fetch(self, folder: str) -> None:
-        self.torchvision_class()(folder, download=True)
-
-    @override
     def read_part(self, root: Path, part: str) -> Table:
         from torchvision.datasets import mnist  # here: --help need not wait for it
 
@@ -171,11 +120,7 @@ class IdxData(FileData):
 
 
 def unpack(archive: Path, path: Path) -> None:
-    """Unpack an archive beside a file that is missing, whole or not at all, if there is one.
-
-    Raises:
-        DataError: It is damaged, or the file cannot be written.
-    """
+    """Unpack the archive of a missing file, if there is one, whole or not at all."""
     if not archive.is_file():
         return
     try:
@@ -186,15 +131,7 @@ def unpack(archive: Path, path: Path) -> None:
 
 
 def check_idx(path: Path, dimensions: int) -> None:
-    """Refuse a file in MNIST's format that is not what its header says.
-
-    Args:
-        path: The file.
-        dimensions: How many dimensions its bytes have.
-
-    Raises:
-        DataError: It begins otherwise, is empty, or is too short or too long.
-    """
+    """Refuse a file in MNIST's format whose header or length is not that of an array with so many dimensions."""
     start = bytes([0, 0, 8, dimensions])
     with path.open("rb") as file:
         header = file.read(4 + 4 * dimensions)
@@ -233,14 +170,12 @@ class KMNIST(IdxData):
 
 
 class ColourData(FileData):
-    """Colour images of 32x32 pixels, which may be augmented. See `FileData` for the other arguments.
+    """Colour images of 32x32 pixels, which may be augmented.
 
     Args:
         augment: Change training images at random, anew each epoch: pad them with 4 black pixels on each side,
             crop them to their size, and mirror half of them left to right (not SVHN's: digits have a side).
         seed: Keys the split, the batch order and augmentation of the first replicate; the others' seeds follow.
-        replicates: How many batches to give at once, one for each seed.
-        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
     """
 
     input_shape = (3, 32, 32)
@@ -280,17 +215,13 @@ class ColourData(FileData):
 
 
 class CifarData(ColourData):
-    """Colour images in CIFAR's file format. See `ColourData` for the arguments."""
+    """Colour images in CIFAR's file format."""
 
     @override
     def files(self) -> dict[str, str | None]:
         source = self.torchvision_class()
         names = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
         return {f"{source.base_folder}/{name}": md5 for name, md5 in names}
-
-    @override
-    def fetch(self, folder: str) -> None:
-        self.torchvision_class()(folder, download=True)
 
     @override
     def read_part(self, root: Path, part: str) -> Table:

@@ -18,17 +18,15 @@ class FileData(ImageData):
     Args:
         root: Folder that the dataset's files or folder lie in.
         download: Fetch the dataset if its files are missing or damaged.
-        batch_size: Images per optimiser step, over all devices together.
         val_fraction: Share of the training files' images held out for validation.
-        seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
-        replicates: How many batches to give at once, one for each seed.
-        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
 
     Raises:
         ValueError: An argument is out of range.
         DataError: In ``prepare_data`` or ``setup``: files are missing, damaged, not to be had, or hold too
             few images.
     """
+
+    official_test = True
 
     def __init__(
         self,
@@ -40,14 +38,7 @@ class FileData(ImageData):
         replicates: int = 1,
         drop_last: bool = False,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            test_fraction=None,
-            drop_last=drop_last,
-            seed=seed,
-            replicates=replicates,
-        )
+        super().__init__(batch_size, val_fraction, seed=seed, replicates=replicates, drop_last=drop_last)
         self.save_hyperparameters({"root": root, "download": download}, logger=False)
         self.root = root
         self.download = download
@@ -56,9 +47,9 @@ class FileData(ImageData):
     def files(self) -> dict[str, str | None]:
         """Paths of the files below ``root``, each with its MD5 sum if torchvision knows one."""
 
-    @abstractmethod
     def fetch(self, folder: str) -> None:
         """Download all files, with torchvision, to a folder in place of ``root``."""
+        self.torchvision_class()(folder, download=True)
 
     @abstractmethod
     def read_part(self, root: Path, part: str) -> Table:

@@ -30,10 +30,6 @@ class Table(NamedTuple):
     images: UInt8[Tensor, "rows channels height width"]
     labels: Int64[Tensor, " rows"]
 
-    def to(self, device: torch.device) -> "Table":
-        """The table on a device; itself if it is there already."""
-        return self._replace(images=self.images.to(device), labels=self.labels.to(device))
-
 
 class Part(NamedTuple):
     """Rows that belong together, for each replicate, of one of a dataset's tables."""
@@ -63,10 +59,10 @@ class ImageData(LightningDataModule, ABC):
     Args:
         batch_size: Images per optimiser step, over all devices together.
         val_fraction: Share of the images held out for validation.
-        test_fraction: Share held out for testing; None if the test images have a table of their own.
-        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
-        seed: Keys the split, the batch order and augmentation of the first replicate; the others' seeds follow.
+        test_fraction: Share of the images held out for testing.
+        seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
         replicates: How many batches to give at once, one for each seed.
+        drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
 
     Raises:
         ValueError: An argument is out of range.
@@ -76,20 +72,20 @@ class ImageData(LightningDataModule, ABC):
     input_shape: tuple[int, int, int]
     num_classes: int
     white: int = 255  # the largest value of a pixel
+    official_test: bool = False  # the test images have a table of their own, and test_fraction has no meaning
 
     def __init__(
         self,
-        *,
-        batch_size: int,
-        val_fraction: float,
-        test_fraction: float | None,
-        seed: int,
-        replicates: int,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        seed: int = 0,
+        replicates: int = 1,
         drop_last: bool = False,
     ) -> None:
         super().__init__()
         fractions = {"val_fraction": val_fraction}
-        if test_fraction is not None:
+        if not self.official_test:
             fractions["test_fraction"] = test_fraction
         check_at_least(1, batch_size=batch_size, replicates=replicates)
         for name, value in fractions.items():
@@ -189,7 +185,7 @@ class ImageData(LightningDataModule, ABC):
         if not isinstance(batch, Rows):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         number = self.parts[batch.part].table
-        table = self.tables[number] = self.tables[number].to(device)
+        table = self.tables[number] = Table(*(values.to(device) for values in self.tables[number]))
         rows = batch.rows.to(device)
         flat = rows.flatten()  # on a CPU, index_select is 6 times faster than [rows]
         images, labels = table.images.index_select(0, flat), table.labels[rows]
@@ -200,11 +196,7 @@ class ImageData(LightningDataModule, ABC):
 
 
 def check_at_least(least: int, **options: int) -> None:
-    """Refuse options that are too small.
-
-    Raises:
-        ValueError: One is; the message names it.
-    """
+    """Raise ValueError for the first option that is too small."""
     for name, value in options.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
