@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, cast
 import polars as pl
 import polars.selectors as cs
 import torch
+from lightning_fabric.utilities.data import sized_len
 
 from actbench import preflight
 from actbench.cells import WARM_UP, Cell, build_data, device_name, run_cell
-from actbench.data import has_length
 from actbench.records import json_text, to_bytes
 from actbench.specs import one_line
 from actbench.study import StudyError
@@ -83,7 +83,7 @@ def epoch_steps(cell: Cell) -> int | None:
     datamodule.setup("fit")
     trainer, loader = cell.config["trainer"], datamodule.train_dataloader()
     limit = trainer.get("limit_train_batches", 1.0)
-    if not has_length(loader):
+    if sized_len(loader) is None:
         return None
     batches = min(len(loader), limit) if isinstance(limit, int) else int(len(loader) * limit)
     return max(1, math.ceil(batches / (trainer.get("accumulate_grad_batches") or 1)))

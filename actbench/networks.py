@@ -165,12 +165,10 @@ class ResNet20(nn.Module):
             nn.BatchNorm2d(widths[0]),
             activation(),
         )
-        self.blocks = nn.Sequential(
-            *(
-                ResidualBlock(activation, inputs, outputs, stride=outputs // inputs)
-                for inputs, outputs in pairwise(widths)
-            )
-        )
+        blocks = [
+            ResidualBlock(activation, before, after, stride=after // before) for before, after in pairwise(widths)
+        ]
+        self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(widths[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -185,11 +183,7 @@ NETWORKS: dict[str, type[nn.Module]] = {network.__name__: network for network in
 
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Channels, height and width.
-
-    Raises:
-        ValueError: The inputs are no images.
-    """
+    """Channels, height and width; ValueError for inputs that are no images."""
     if len(input_shape) != 3:
         raise ValueError(f"inputs must be images (channels, height, width), got {tuple(input_shape)}")
     channels, height, width = input_shape

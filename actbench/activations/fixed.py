@@ -8,11 +8,7 @@ from torch.nn.functional import gelu, relu, softplus
 
 
 def check_positive(**arguments: float) -> None:
-    """Refuse arguments that are not positive and finite.
-
-    Raises:
-        ValueError: One is not; the message names it.
-    """
+    """Raise ValueError for the first argument that is not positive and finite."""
     for name, value in arguments.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
@@ -102,10 +98,7 @@ class Squareplus(nn.Module):
     """Squareplus: (x + √(x² + b)) / 2.
 
     Args:
-        b: Width b of the bend; 4 gives softplus's curvature at 0, and the value 1 there.
-
-    Raises:
-        ValueError: ``b`` is not positive.
+        b: Width b of the bend, positive; 4 gives softplus's curvature at 0, and the value 1 there.
 
     Source:
         Barron (2021), Squareplus: a softplus-like algebraic rectifier, arXiv:2112.11687.
@@ -126,10 +119,7 @@ class SmeLU(nn.Module):
     """SmeLU: 0 for x ≤ -β, (x + β)² / 4β for |x| < β, x for x ≥ β.
 
     Args:
-        beta: Half the width β of the bend.
-
-    Raises:
-        ValueError: ``beta`` is not positive.
+        beta: Half the width β of the bend, positive.
 
     Source:
         Shamir, Lin and Coviello (2020), Smooth activations and reproducibility in deep networks, arXiv:2010.09931.
@@ -160,10 +150,7 @@ class ISRU(nn.Module):
     """ISRU: x / √(1 + αx²).
 
     Args:
-        alpha: Sets the bound, 1/√α.
-
-    Raises:
-        ValueError: ``alpha`` is not positive.
+        alpha: Positive; sets the bound, 1/√α.
 
     Source:
         Carlile, Delamarter, Kinney, Marti and Whitney (2017), Improving deep learning by inverse square root linear
@@ -183,10 +170,7 @@ class ISRLU(nn.Module):
     """ISRLU: x for x ≥ 0, x / √(1 + αx²) for x < 0.
 
     Args:
-        alpha: Sets the lower bound, -1/√α.
-
-    Raises:
-        ValueError: ``alpha`` is not positive.
+        alpha: Positive; sets the lower bound, -1/√α.
 
     Source:
         Carlile, Delamarter, Kinney, Marti and Whitney (2017), Improving deep learning by inverse square root linear
@@ -297,14 +281,9 @@ class Sine(nn.Module):
 class RReLU(nn.Module):
     """RReLU: x for x > 0, ax for x ≤ 0, a drawn in training, else the middle of its range.
 
-    torch's own cannot be stacked: it has no rule for vmap.
-
     Args:
-        lower: The least a, 1/8 unless said.
-        upper: The largest a, 1/3 unless said.
-
-    Raises:
-        ValueError: ``lower`` is above ``upper``.
+        lower: The least a, not above ``upper``.
+        upper: The largest a.
 
     Source:
         Xu, Wang, Chen and Li (2015), Empirical evaluation of rectified activations in convolutional network,
@@ -351,10 +330,7 @@ class NLReLU(nn.Module):
     """NLReLU: ln(1 + β·max(0, x)).
 
     Args:
-        beta: Factor β.
-
-    Raises:
-        ValueError: ``beta`` is not positive.
+        beta: Positive factor β.
 
     Source:
         Liu et al. (2019), Natural-logarithm-rectified activation function in convolutional neural

@@ -94,11 +94,8 @@ class Snake(nn.Module):
     """Snake: x + sin²(ax) / a.
 
     Args:
-        a: Frequency a, where it starts if it is trained.
+        a: Frequency a, positive, where it starts if it is trained.
         trainable: Whether a is trained.
-
-    Raises:
-        ValueError: ``a`` is not positive.
 
     Source:
         Ziyin, Hartwig and Ueda (2020), Neural networks fail to learn periodic functions and how to fix it,
@@ -120,11 +117,8 @@ class PELU(nn.Module):
     a and b are trained. Where training takes one below 0.1, 0.1 is used, and its gradient is 0.
 
     Args:
-        a: Scale a, at the start.
-        b: Width b, at the start.
-
-    Raises:
-        ValueError: ``a`` or ``b`` is not above 0.1.
+        a: Scale a, at the start; above 0.1.
+        b: Width b, at the start; above 0.1.
 
     Source:
         Trottier, Giguère and Chaib-draa (2017), Parametric exponential linear unit for deep convolutional neural
@@ -150,13 +144,10 @@ class SReLU(nn.Module):
     the network; in the source, one of each for a channel.
 
     Args:
-        left: Threshold tₗ, at the start.
+        left: Threshold tₗ, at the start; not above ``right``.
         left_slope: Slope aₗ, at the start.
         right: Threshold tᵣ, at the start.
         right_slope: Slope aᵣ, at the start.
-
-    Raises:
-        ValueError: ``left`` is above ``right``.
 
     Source:
         Jin et al. (2016), Deep learning with S-shaped rectified linear activation units, AAAI, arXiv:1512.07030.
@@ -206,11 +197,8 @@ class XIELU(nn.Module):
     αₚ and αₙ are trained: αₚ and αₙ - 1/2 are the softplus of what is stored, so they stay positive.
 
     Args:
-        alpha_p: αₚ at the start.
-        alpha_n: αₙ at the start.
-
-    Raises:
-        ValueError: ``alpha_p`` is not positive, or ``alpha_n`` not above 0.5.
+        alpha_p: αₚ at the start; positive.
+        alpha_n: αₙ at the start; above 0.5.
 
     Source:
         Huang and Schlag (2024), Deriving activation functions using integration, arXiv:2411.13010.

@@ -1,6 +1,6 @@
 """Datasets, their split, and the batches that a network is trained on."""
 
-from actbench.data.batches import SEED, has_length, read_batch
+from actbench.data.batches import SEED, read_batch
 from actbench.data.datasets import (
     CIFAR10,
     CIFAR100,
@@ -34,7 +34,6 @@ __all__ = [
     "RowBatches",
     "Rows",
     "adopt",
-    "has_length",
     "read_batch",
     "stratified_split",
 ]

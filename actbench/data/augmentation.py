@@ -9,13 +9,7 @@ PADDING = 4  # pixels
 
 
 def draw_crops(rows: int, generator: torch.Generator, *, flip: bool) -> Int64[Tensor, "{rows} 3"]:
-    """How each row is cropped: the crop's top and left edge in the padded image, and whether it is mirrored.
-
-    Args:
-        rows: How many rows.
-        generator: Edges and flips are drawn from it, each value equally likely.
-        flip: Whether images are mirrored at all.
-    """
+    """Top and left edge of each row's crop in the padded image, and whether the row is mirrored: all equally likely."""
     edges = torch.randint(2 * PADDING + 1, (rows, 2), generator=generator)
     mirrored = torch.randint(2, (rows, 1), generator=generator)
     return torch.cat([edges, mirrored * flip], dim=1)

@@ -24,17 +24,12 @@ NAME_THEM = "name the keys of inputs and labels with --model.batch_keys '[IMAGE,
 
 
 def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
-    """Inputs and labels of a batch: ``(x, y, ...)``, x alone, or a mapping; one of our own as it is.
+    """Inputs and int64 labels of a batch that all replicates share: ``(x, y, ...)``, x alone, or a mapping.
 
-    Args:
-        batch: What a loader yields, the same for all replicates, or a `Batch`.
-        keys: Keys of inputs and labels where a batch is a mapping with unusual names.
-
-    Returns:
-        Labels are int64 (batch), or None where there are none.
+    A `Batch` is returned as it is. ``keys`` name the inputs and labels of a mapping that has unusual names.
 
     Raises:
-        DataError: It is something else; one line.
+        DataError: The batch is something else; one line.
     """
     if isinstance(batch, Batch):
         return batch
@@ -60,7 +55,7 @@ def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
 
 def is_mapping(batch: Any) -> bool:
     """Whether a batch is a mapping, of whatever kind."""
-    return isinstance(batch, Mapping) or (hasattr(batch, "keys") and hasattr(batch, "__getitem__"))
+    return hasattr(batch, "keys") and hasattr(batch, "__getitem__")
 
 
 def kind(batch: Any) -> str:
@@ -75,10 +70,8 @@ def kind(batch: Any) -> str:
 
 
 def as_bytes(values: Tensor | None) -> bytes:
-    """Bytes of a tensor."""
-    if values is None:
-        return b""
-    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    """Bytes of a tensor; none of None."""
+    return b"" if values is None else values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def seed_globally(purpose: Purpose, *index: int) -> None:
@@ -92,16 +85,16 @@ def seed_globally(purpose: Purpose, *index: int) -> None:
 class KeyedBatches:
     """A loader whose batches depend on the epoch only, and that can be resumed inside one.
 
-    What it draws from the global generators is keyed by epoch and batch, and
-    what it draws from generators of its own by their seed and the epoch. Only
+    The global generators are seeded with epoch and batch, a generator of the
+    loader's own with the epoch and the seed that its owner gave it. Only
     training has epochs: other parts are the same each time.
 
     Args:
-        loader: What is shared.
+        loader: The loader that replicates share.
         part: ``train``, ``val``, ``test`` or ``predict``.
-        trainer: Says which epoch it is; without one, it is the first.
+        trainer: Knows the epoch; None stands for the first.
         keys: See `read_batch`.
-        generators: Those of loaders that were met before, each with the seed that its owner gave it.
+        generators: Seeds of the generators of loaders that were met before; those of this one are added.
     """
 
     def __init__(
@@ -177,22 +170,13 @@ class KeyedBatches:
         self.order = state.get("order", "")
 
 
-def has_length(loader: Any) -> bool:
-    """Whether a loader knows how many batches it has."""
-    try:
-        len(loader)
-    except TypeError:  # an IterableDataset, which may never end
-        return False
-    return True
-
-
-def parts_of(loaders: Any) -> list[Any]:
-    """Loaders of a list or a mapping."""
-    return list(loaders.values() if isinstance(loaders, Mapping) else loaders)
+def members(loader: Any) -> list[Any]:
+    """What a list or mapping with a DataLoader holds; nothing for anything else."""
+    held = list(loader.values()) if isinstance(loader, Mapping) else loader
+    return [*held] if isinstance(held, list | tuple) and any(isinstance(one, DataLoader) for one in held) else []
 
 
 def only(loader: Any) -> Any:
     """The loader of a list or a mapping of one; anything else as it is."""
-    if isinstance(loader, list | tuple | Mapping) and len(loader) == 1 and isinstance(parts_of(loader)[0], DataLoader):
-        return parts_of(loader)[0]
-    return loader
+    held = members(loader)
+    return held[0] if len(held) == 1 else loader

@@ -1,6 +1,6 @@
 """What a dataset holds, known without reading it image by image: its labels, and a hash of its tensors or files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,31 +61,26 @@ def has_plain_targets(dataset: Any) -> bool:
     return hasattr(dataset, "targets") and holds and not changed
 
 
-def sources_hash(sources: Sequence[Tensor | tuple[Path, ...]], known: dict[tuple[Path, ...], bytes]) -> bytes:
-    """Hash of what images are made from.
-
-    Args:
-        sources: See `Contents`.
-        known: Hashes of files, to which those of these are added: several parts may be made from the same.
-    """
-    parts = []
-    for source in sources:
-        if isinstance(source, Tensor):
-            parts.append(f"{source.dtype}{tuple(source.shape)}".encode() + as_bytes(source))
-            continue
-        if source not in known:
-            known[source] = files_hash(source)
-        parts.append(known[source])
-    return hashed(*parts)
+def sources_hash(
+    sources: Sequence[Tensor | tuple[Path, ...]], files_hash: Callable[[tuple[Path, ...]], bytes]
+) -> bytes:
+    """Hash of what images are made from, see `Contents`; ``files_hash`` is that of files."""
+    return hashed(
+        *(
+            f"{source.dtype}{tuple(source.shape)}".encode() + as_bytes(source)
+            if isinstance(source, Tensor)
+            else files_hash(source)
+            for source in sources
+        )
+    )
 
 
 def files_hash(files: Sequence[Path]) -> bytes:
     """Hash of files: of what they hold, or, if that is too much to read, of what the disk says of them."""
     stats = [file.stat() for file in files]
     if sum(stat.st_size for stat in stats) > WHOLE:
-        return hashed(
-            *(f"{file} {of.st_size} {of.st_mtime_ns}".encode() for file, of in zip(files, stats, strict=True))
-        )
+        known = (f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in zip(files, stats, strict=True))
+        return hashed(*map(str.encode, known))
     return hashed(*(hashed(file.read_bytes()) for file in files))
 
 

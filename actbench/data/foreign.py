@@ -33,9 +33,6 @@ class ForeignData(LightningDataModule):
         inner: The user's.
         keys: Keys of inputs and labels, where batches are mappings with unusual names.
         again: Makes another like it, which is looked at in its stead: reading may change what is read later.
-
-    Raises:
-        DataError: It is no LightningDataModule.
     """
 
     def __init__(

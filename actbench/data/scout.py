@@ -1,35 +1,26 @@
 """What other people's DataModules yield, looked at before anything is trained."""
 
-import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import torch
+from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from actbench.data.batches import (
-    NAME_THEM,
-    PARTS,
-    KeyedBatches,
-    as_bytes,
-    has_length,
-    is_mapping,
-    kind,
-    only,
-    parts_of,
-    read_batch,
-)
-from actbench.data.contents import contents, hashed, sources_hash
+from actbench.data.batches import NAME_THEM, PARTS, KeyedBatches, as_bytes, is_mapping, kind, members, only, read_batch
+from actbench.data.contents import contents, files_hash, hashed, sources_hash
 from actbench.data.images import DataError
 from actbench.data.rows import Batch
 from actbench.streams import unchanged_generators
@@ -40,33 +31,31 @@ PATIENCE = 5  # seconds of reading before it is said
 
 
 class Look(NamedTuple):
-    """What a part's batches hold: shapes of their inputs, least and largest label, and a hash of what was read.
+    """What a part's batches hold."""
 
-    If not all was read, there is what the rest is made from.
-    """
-
-    shapes: Sequence[tuple[int, ...]]
-    labels: tuple[int, int]
-    read: bytes
-    rest: Sequence[Tensor | tuple[Path, ...]]
+    shapes: Sequence[tuple[int, ...]]  # of inputs
+    labels: tuple[int, int]  # the least and the largest
+    read: bytes  # hash of the batches that were read
+    rest: Sequence[Tensor | tuple[Path, ...]]  # what the others are made from, if not all were read
 
 
 class Scout:
-    """Looks at what a DataModule yields. It is looked at once.
+    """Looks, once, at what a DataModule yields.
 
     Args:
-        data: A `ForeignData`, which is set up for it, and read from.
+        data: A `ForeignData`, which the scout sets up and reads.
         again: Makes another like it, to see whether it yields the same.
     """
 
     def __init__(self, data: Any, again: Callable[[], Any] | None = None) -> None:
         self.data = data
+        self.name = type(data.inner).__name__
         self.again = again
         self.looks: dict[str, Look] = {}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input: the inner's attribute ``input_shape``, or that of the first training batch."""
+        """Shape of one input: the user's attribute ``input_shape``, or else that of the first training batch."""
         said = getattr(self.data.inner, "input_shape", None)
         return tuple(self.look("train").shapes[0] if said is None else said)
 
@@ -90,10 +79,7 @@ class Scout:
             return False
 
     def check(self, parts: Sequence[str] = PARTS) -> None:
-        """Refuse what would fail in a fit or a test.
-
-        Args:
-            parts: Those that are needed.
+        """Refuse what would fail in a fit or a test on these parts.
 
         Raises:
             DataError: A part has no loader, several, no labels, labels out of range or other shapes; one line.
@@ -112,26 +98,20 @@ class Scout:
 
     def digest(self) -> str:
         """Hash of what the loaders yield in the first epoch, the same in every process."""
-        looks, files = [self.look(part) for part in PARTS], dict[tuple[Path, ...], bytes]()
-        return hashed(*(hashed(look.read, sources_hash(look.rest, files)) for look in looks)).hex()[:32]
+        looks, read_once = [self.look(part) for part in PARTS], cache(files_hash)  # parts may share files
+        return hashed(*(hashed(look.read, sources_hash(look.rest, read_once)) for look in looks)).hex()[:32]
 
     def loader(self, part: str) -> Any:
-        """A part's only loader.
-
-        Raises:
-            DataError: There is none, or there are several.
-        """
+        """The loader of a part that has one, and not several."""
         name = f"{part}_dataloader"
         with unchanged_generators(), attended(self.data, part):
             self.data.prepare_data()
             if name not in vars(self.data):
-                raise DataError(f"{type(self.data.inner).__name__} has no {name}, which is needed")
+                raise DataError(f"{self.name} has no {name}, which is needed")
             self.data.setup("test" if part == "test" else "fit")
             loader = only(getattr(self.data.inner, name)())
-        if isinstance(loader, list | tuple | Mapping) and any(isinstance(of, DataLoader) for of in parts_of(loader)):
-            raise DataError(
-                f"{name} of {type(self.data.inner).__name__} gives {len(loader)} loaders, and one is needed"
-            )
+        if members(loader):
+            raise DataError(f"{name} of {self.name} gives {len(loader)} loaders, and one is needed")
         return loader
 
     def look(self, part: str) -> Look:
@@ -143,32 +123,32 @@ class Scout:
         return self.looks[part]
 
     def _look_through(self, part: str, loader: Any) -> Look:
-        known = contents(loader)
+        known, what = contents(loader), f"the {part} part of {self.name}"
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
         digests = list[bytes]()
-        limit = FEW if known else None if has_length(loader) else UNSIZED + 1
+        limit = FEW if known else UNSIZED + 1 if sized_len(loader) is None else None
         patience = time.monotonic() + PATIENCE
-        for batch in itertools.islice(self._read(part, loader), limit):
+        for batch in islice(self._read(part, loader), limit):
             labels.append(cast(Tensor, batch.labels))
             shapes[tuple(batch.inputs.shape[1:])] = None
             digests.append(batch_digest(batch))
             if time.monotonic() > patience:
                 patience = math.inf
-                rank_zero_info(f"reading the {part} part of {type(self.data.inner).__name__} through, to check it")
-        if not known and not has_length(loader) and len(digests) > UNSIZED:
+                rank_zero_info(f"reading {what} through, to check it")
+        if not known and len(digests) == limit:
             digests.append(uuid4().bytes)  # what comes later may be anything
             rank_zero_warn(
-                f"the {part} part of {type(self.data.inner).__name__} has more than {UNSIZED:,} batches and no length: "
-                "what it holds is not known, so that finished replicates are not found again"
+                f"{what} has more than {UNSIZED:,} batches and no length: what it holds is not known, so that finished "
+                "replicates are not found again"
             )
-        if not shapes:
-            raise DataError(f"the {part} part of {type(self.data.inner).__name__} has no batch")
+        if not digests:
+            raise DataError(f"{what} has no batch")
         if isinstance(loader, DataLoader) and self.first(part, loader) != digests[0]:
             fresh = Scout(self.again()) if self.again else None
             if fresh is None or fresh.first(part, fresh.loader(part)) != digests[0]:
                 rank_zero_warn(
-                    f"the {part} part of {type(self.data.inner).__name__} differs each time it is read, because it "
-                    "draws from a generator of its own: finished replicates are not found again, and arms are no pairs"
+                    f"{what} differs each time it is read, because it draws from a generator of its own: finished "
+                    "replicates are not found again, and arms are no pairs"
                 )
         every = torch.cat(labels)
         bounds = int(every.min()), int(every.max())
@@ -199,7 +179,7 @@ def batch_digest(batch: Batch) -> bytes:
 
 @contextmanager
 def attended(datamodule: Any, part: str) -> Iterator[None]:
-    """Let a DataModule have a Trainer that is at work on a part, as its hooks may ask."""
+    """Give a DataModule that has no Trainer one that is at work on a part, as its hooks may ask."""
     if datamodule.trainer is not None:
         yield
         return
