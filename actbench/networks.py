@@ -58,10 +58,7 @@ class MLP(nn.Module):
     """Fully connected layers on the flattened input, of any shape.
 
     Args:
-        hidden: Width of each hidden layer.
-
-    Raises:
-        ValueError: ``hidden`` is empty or holds a width below one.
+        hidden: Width of each hidden layer; at least one layer.
     """
 
     def __init__(
@@ -88,10 +85,7 @@ class ConvNet(nn.Module):
     """Three stages of 3x3 convolution, BatchNorm, activation and 2x2 pooling, then one linear layer.
 
     32, 64 and 128 channels and the mean over what is left of the image: about
-    94,000 parameters for ten classes.
-
-    Raises:
-        ValueError: The image is smaller than 8x8.
+    94,000 parameters for ten classes. Images have 8x8 pixels or more.
     """
 
     def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:

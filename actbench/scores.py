@@ -86,9 +86,7 @@ class Ensemble:
 
     Where each replicate has a split of its own, an image is in the test part of
     some only: the mean is over those. A replicate that has diverged to NaN takes no part.
-
-    Args:
-        device: Number of the device, among several.
+    ``device`` is the number of this device, among several.
     """
 
     def __init__(self, device: int = 0) -> None:

@@ -26,10 +26,8 @@ NAME_THEM = "name the keys of inputs and labels with --model.batch_keys '[IMAGE,
 def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
     """Inputs and int64 labels of a batch that all replicates share: ``(x, y, ...)``, x alone, or a mapping.
 
-    A `Batch` is returned as it is. ``keys`` name the inputs and labels of a mapping that has unusual names.
-
-    Raises:
-        DataError: The batch is something else; one line.
+    A `Batch` is returned as it is. ``keys`` name the inputs and labels of a mapping that has unusual names. Any other
+    batch raises DataError, in one line.
     """
     if isinstance(batch, Batch):
         return batch
@@ -92,25 +90,15 @@ class KeyedBatches:
     Args:
         loader: The loader that replicates share.
         part: ``train``, ``val``, ``test`` or ``predict``.
+        data: The `ForeignData` that the loader is from.
         trainer: Knows the epoch; None stands for the first.
-        keys: See `read_batch`.
-        generators: Seeds of the generators of loaders that were met before; those of this one are added.
     """
 
-    def __init__(
-        self,
-        loader: Any,
-        part: str,
-        *,
-        trainer: Any,
-        keys: Sequence[str] | None,
-        generators: dict[torch.Generator, int],
-    ) -> None:
+    def __init__(self, loader: Any, part: str, data: Any, trainer: Any) -> None:
         self.loader = loader
         self.index = () if part == "train" else ((*PARTS, "predict").index(part),)
+        self.data = data
         self.trainer = trainer
-        self.keys = keys
-        self.generators = generators
         self.epoch = 0
         self.batches = 0  # handed out in this epoch
         self.resumed = False
@@ -145,7 +133,7 @@ class KeyedBatches:
 
     def _chain(self, batch: Any) -> None:
         """Add a batch to the fingerprint of the order: its labels, and a sample of its inputs."""
-        read = read_batch(batch, self.keys)
+        read = read_batch(batch, self.data.keys)
         sample = read.inputs.flatten()[:: max(1, read.inputs.numel() // 1024)]
         self.order = sha256(self.order.encode() + as_bytes(read.labels) + as_bytes(sample)).hexdigest()[:32]
 
@@ -157,7 +145,7 @@ class KeyedBatches:
         for holder in (self.loader, *samplers):
             generator = getattr(holder, "generator", None)
             if isinstance(generator, torch.Generator):
-                seed = self.generators.setdefault(generator, generator.initial_seed())
+                seed = self.data.generators.setdefault(generator, generator.initial_seed())
                 generator.manual_seed(stream_seed(seed, "order", epoch, *self.index))
 
     def state_dict(self) -> dict[str, Any]:

@@ -62,14 +62,14 @@ def has_plain_targets(dataset: Any) -> bool:
 
 
 def sources_hash(
-    sources: Sequence[Tensor | tuple[Path, ...]], files_hash: Callable[[tuple[Path, ...]], bytes]
+    sources: Sequence[Tensor | tuple[Path, ...]], hash_files: Callable[[tuple[Path, ...]], bytes]
 ) -> bytes:
-    """Hash of what images are made from, see `Contents`; ``files_hash`` is that of files."""
+    """Hash of what images are made from, see `Contents`."""
     return hashed(
         *(
             f"{source.dtype}{tuple(source.shape)}".encode() + as_bytes(source)
             if isinstance(source, Tensor)
-            else files_hash(source)
+            else hash_files(source)
             for source in sources
         )
     )

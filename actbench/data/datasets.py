@@ -98,8 +98,9 @@ class IdxData(FileData):
     def read(self) -> list[Table]:
         for name in self.files():
             path = Path(self.root, name).expanduser()
-            if not path.exists():
-                unpack(path.with_name(f"{path.name}.gz"), path)
+            archive = path.with_name(f"{path.name}.gz")
+            if archive.is_file() and not path.exists():
+                unpack(archive, path)
         return super().read()
 
     @override
@@ -120,9 +121,7 @@ class IdxData(FileData):
 
 
 def unpack(archive: Path, path: Path) -> None:
-    """Unpack the archive of a missing file, if there is one, whole or not at all."""
-    if not archive.is_file():
-        return
+    """Unpack an archive whole or not at all; DataError if it is damaged or the file cannot be written."""
     try:
         with whole(path) as unfinished, gzip.open(archive) as packed, unfinished.open("wb") as file:
             shutil.copyfileobj(packed, file)

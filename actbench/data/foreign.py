@@ -30,7 +30,7 @@ class ForeignData(LightningDataModule):
     are trained on again and again, Lightning has to see the loaders themselves.
 
     Args:
-        inner: The user's.
+        inner: The user's; DataError is raised for anything but a LightningDataModule.
         keys: Keys of inputs and labels, where batches are mappings with unusual names.
         again: Makes another like it, which is looked at in its stead: reading may change what is read later.
     """
@@ -44,7 +44,7 @@ class ForeignData(LightningDataModule):
         self.again = again
         self.prepared: set[str | None] = set()
         self.trained: KeyedBatches | None = None
-        self.generators: dict[torch.Generator, int] = {}
+        self.generators: dict[torch.Generator, int] = {}  # of loaders, with the seeds that their owners gave them
         theirs = next((cls for cls in type(inner).__mro__ if cls.__name__ == "LightningDataModule"), None)
         if theirs is None:
             raise DataError(f"{type(inner).__name__} is no LightningDataModule")
@@ -118,7 +118,7 @@ class ForeignData(LightningDataModule):
         shared = not trainer or trainer.world_size > 1 or trainer.overfit_batches  # type: ignore[attr-defined]
         if shared or not isinstance(loader, DataLoader):
             return loader
-        keyed = KeyedBatches(loader, part, trainer=trainer, keys=self.keys, generators=self.generators)
+        keyed = KeyedBatches(loader, part, self, trainer)
         self.trained = keyed if part == "train" else self.trained
         return keyed
 

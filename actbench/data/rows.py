@@ -101,14 +101,11 @@ def stratified_split(
 
     Args:
         labels: Class of each row.
-        fractions: Share of each part: positive, of sum 1.
-        generator: Which rows go where is drawn from it.
+        fractions: Share of each part: positive, of sum 1; else ValueError is raised.
+        generator: Draws which rows go where.
 
     Returns:
         Row numbers of each part, in ascending order.
-
-    Raises:
-        ValueError: The fractions are not positive or do not sum to 1.
     """
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions must be positive and sum to 1, got {tuple(fractions)}")

@@ -79,11 +79,7 @@ class Scout:
             return False
 
     def check(self, parts: Sequence[str] = PARTS) -> None:
-        """Refuse what would fail in a fit or a test on these parts.
-
-        Raises:
-            DataError: A part has no loader, several, no labels, labels out of range or other shapes; one line.
-        """
+        """Raise DataError if a part has no loader, several, no labels, wrong labels, or inputs of another shape."""
         for part in parts:
             self.loader(part)
         for part in parts:
@@ -161,8 +157,7 @@ class Scout:
 
     def _read(self, part: str, loader: Any) -> Iterator[Batch]:
         """Batches of a part as they are in the first epoch and in every process, on the CPU."""
-        batches = KeyedBatches(loader, part, trainer=None, keys=self.data.keys, generators=self.data.generators)
-        for given in batches:
+        for given in KeyedBatches(loader, part, self.data, None):
             batch = self.data.on_before_batch_transfer(given, 0)
             batch = self.data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
             read = read_batch(self.data.on_after_batch_transfer(batch, 0), self.data.keys)
