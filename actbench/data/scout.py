@@ -184,8 +184,7 @@ def attended(datamodule: Any, part: str) -> Iterator[None]:
         trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     finally:
         logger.disabled = before
-    stages = {"train": RunningStage.TRAINING, "val": RunningStage.VALIDATING, "test": RunningStage.TESTING}
-    trainer.state.stage = stages[part]
+    trainer.state.stage = RunningStage("validate" if part == "val" else part)
     datamodule.trainer = datamodule.inner.trainer = trainer
     try:
         yield
