@@ -19,9 +19,6 @@ NAMES = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lightnin
 class Alias(MetaPathFinder, Loader):
     """Finds modules of `lightning` in the packages that have the same code."""
 
-    def __init__(self) -> None:
-        self.specs: dict[str, ModuleSpec | None] = {}
-
     @override
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -33,13 +30,13 @@ class Alias(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         name = next(name for name in NAMES if f"{spec.name}.".startswith(f"{name}."))
         module = importlib.import_module(NAMES[name] + spec.name.removeprefix(name))
-        self.specs[spec.name] = module.__spec__  # which the import system replaces
+        spec.loader_state = module.__spec__  # which the import system replaces
         return module
 
     @override
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__spec__ = self.specs.pop(module.__spec__.name)
+        module.__spec__ = module.__spec__.loader_state
 
 
 def use_one_lightning() -> None:

@@ -11,9 +11,10 @@ What built a checkpoint stands under its key ``actbench``::
     data: {class_path: ..., init_args: {...}}
     trainer: {max_epochs: ..., precision: ..., ...}
 
-It holds no absolute path, and reading it imports nothing.
+It holds no absolute path, and nothing is imported before every class path in it is known to be trusted.
 """
 
+import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from actbench import __version__
-from actbench.specs import ActivationSpec, NetworkSpec, is_plain, one_line, public_path, written
+from actbench.specs import ActivationSpec, NetworkSpec, class_paths, is_plain, one_line, public_path, written
 from actbench.streams import SOURCES
 
 KEY = "actbench"
@@ -37,8 +38,8 @@ DESCRIBED = 10_000  # values of what it was made of
 SCHEMA = 3
 TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
 
-# What a Trainer may be told that changes what is trained or scored, and what it does unless told. Devices, loggers and
-# folders are not among them.
+# The Trainer's settings that change what is trained or scored, with the defaults. Devices, loggers and folders are not
+# among them.
 TRAINER_SETTINGS = {
     "max_epochs": None,
     "min_epochs": 0,
@@ -64,7 +65,7 @@ class CheckpointError(ValueError):
 def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | None:
     """Class path and arguments of a DataModule in plain values, without absolute paths; ``local`` names those left out.
 
-    They are the ones of its config, or, without one, those that it recorded with ``save_hyperparameters``.
+    The arguments are those of its config, or, without one, those that it recorded with ``save_hyperparameters``.
     """
     if datamodule is None:
         return None
@@ -79,7 +80,7 @@ def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | No
 
 
 def describe_trainer(trainer: Trainer) -> dict[str, Any]:
-    """Those of a Trainer's settings that change what is trained or scored."""
+    """The settings of a Trainer that change what is trained or scored, and are not the defaults."""
     settings = {name: getattr(trainer, name) for name in TRAINER_SETTINGS}
     values = {name: value.value if isinstance(value, Enum) else value for name, value in settings.items()}
     return {name: written(value) for name, value in values.items() if is_plain(value) and not is_default(name, value)}
@@ -97,7 +98,7 @@ def portable(value: Any, local: list[str], name: str = "") -> Any:
     Args:
         value: The class, or an argument at any depth.
         local: Gets the dotted names of arguments that lie elsewhere, which are left out.
-        name: The value's own.
+        name: Dotted name of the value.
 
     Raises:
         LookupError: A value that is no class holds a path that lies elsewhere.
@@ -130,8 +131,16 @@ def replace_folder(state: Any, old: str, new: str) -> Any:
     return state
 
 
+def trusted_names(option: str | None) -> list[str]:
+    """Modules whose classes a checkpoint may name: those of ``--trust``, and of ACTBENCH_TRUST."""
+    names = f"{option or ''},{os.environ.get('ACTBENCH_TRUST', '')}".split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
 def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str | None = None) -> dict[str, Any]:
-    """What a checkpoint says it was made of. Nothing in it is imported or run.
+    """What a checkpoint says it was made of. Its weights are those of the network described, which is not yet built.
+
+    Nothing is imported before every class path is known to be trusted.
 
     Args:
         path: The checkpoint's file.
@@ -140,8 +149,8 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
             is left out, and need not be trusted.
 
     Raises:
-        CheckpointError: The file is missing, no checkpoint of actbench, damaged, would run code, or names a
-            class that is not trusted.
+        CheckpointError: The file is missing, no checkpoint of actbench, damaged, would run code, names a class that is
+            not trusted, or describes what cannot be built.
     """
     checkpoint = load(path)
     description = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
@@ -156,20 +165,24 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
         check_extent(description, DESCRIBED)
     except CheckpointError as error:
         raise CheckpointError(f"{path} is damaged: its entry '{KEY}': {error}") from error
-    check_form(description, path)
+    if not is_description(description):
+        raise CheckpointError(f"{path} is damaged: its entry '{KEY}' is not what actbench {__version__} writes")
     if data and description["data"] and data.split(".")[-1] != description["data"]["class_path"].split(".")[-1]:
         description = {**description, "data": None}
-    check_trust(description, (*TRUSTED, *trust), path)
+    trusted = (*TRUSTED, *trust)
+    for class_path in class_paths(description):
+        if not any(f"{class_path}.".startswith(f"{name}.") for name in trusted):
+            raise CheckpointError(
+                f"checkpoint {path} names the class {class_path!r}, which would be imported and run: "
+                f"if you trust it, add --trust {str(class_path).split('.')[0]}"
+            )
+    check_weights(description["model"], checkpoint["state_dict"], path)
     return description
 
 
-def check_form(description: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse a description whose entries are not what `Classifier` writes, such as a class path as bare text.
-
-    Raises:
-        CheckpointError: An entry has another form.
-    """
-    match description:
+def is_description(value: Mapping[str, Any]) -> bool:
+    """Whether every entry has the form that `Classifier` writes; a class path as bare text has not."""
+    match value:
         case {
             "seed": int(),
             "vary": [*sources],
@@ -184,14 +197,10 @@ def check_form(description: Mapping[str, Any], path: str | Path) -> None:
             },
             "data": None | {"class_path": str(), "init_args": dict()},
             "trainer": {**settings},
-        } if (
-            all(source in SOURCES for source in sources)
-            and all(isinstance(size, int) for size in sizes)
-            and set(settings) <= set(TRAINER_SETTINGS)
-            and is_plain(settings)
-        ):
-            return
-    raise CheckpointError(f"{path} is damaged: its entry '{KEY}' is not what actbench {__version__} writes")
+        }:
+            known = all(source in SOURCES for source in sources) and set(settings) <= set(TRAINER_SETTINGS)
+            return known and all(isinstance(size, int) for size in sizes) and is_plain(settings)
+    return False
 
 
 def load(path: str | Path) -> Any:
@@ -208,10 +217,8 @@ def load(path: str | Path) -> Any:
     check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        check_extent(content)
+        check_extent(content, VALUES)
         return content
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class) (\S+)", str(error))
         if code:
@@ -222,16 +229,13 @@ def load(path: str | Path) -> Any:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {one_line(error)[:200]}") from error
 
 
-def check_weights(description: Mapping[str, Any], state: Any, path: str | Path) -> None:
-    """Refuse weights that are not those of the network described, before memory is taken for it.
+def check_weights(model: Mapping[str, Any], state: Any, path: str | Path) -> None:
+    """Refuse weights that are not those of the network described, before memory is taken for the network.
 
     What is described is imported and built, without values, so it has to be trusted.
-
-    Raises:
-        CheckpointError: The weights are others, or nothing can be built so.
     """
-    model = description["model"]
-    weights = {name: of for name, of in state.items() if str(name).startswith(WEIGHTS)} if is_state(state) else {}
+    tensors = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
+    weights = {name: of for name, of in state.items() if str(name).startswith(WEIGHTS)} if tensors else {}
     if not weights or any(not of.ndim or len(of) != model["replicates"] for of in weights.values()):
         raise CheckpointError(f"{path} is damaged: it has no weights of {model['replicates']:,} replicates")
     try:
@@ -248,17 +252,8 @@ def check_weights(description: Mapping[str, Any], state: Any, path: str | Path) 
         raise CheckpointError(f"{path} is damaged: its weights are not those of the network that it describes")
 
 
-def is_state(state: Any) -> bool:
-    """Whether it is a mapping of names to tensors."""
-    return isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
-
-
 def check_archive(path: Path) -> None:
-    """Refuse an archive that is larger inside than out, which would fill the memory: torch packs nothing.
-
-    Raises:
-        CheckpointError: An entry is packed.
-    """
+    """Refuse an archive that is larger inside than out, which would fill the memory: torch packs nothing."""
     try:
         with ZipFile(path) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != ZIP_STORED]
@@ -268,12 +263,8 @@ def check_archive(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged or no checkpoint: its entry {packed[0]} is packed")
 
 
-def check_extent(content: Any, most: int = VALUES) -> None:
-    """Refuse plain values that are too many or too deep to be gone through: parts may be shared or hold themselves.
-
-    Raises:
-        CheckpointError: They are.
-    """
+def check_extent(content: Any, most: int) -> None:
+    """Refuse plain values that are too many or too deep to be gone through: parts may be shared or hold themselves."""
     waiting, count = [(content, 0)], 0
     while waiting:
         value, depth = waiting.pop()
@@ -284,24 +275,3 @@ def check_extent(content: Any, most: int = VALUES) -> None:
             waiting += [(item, depth + 1) for pair in value.items() for item in pair]
         elif isinstance(value, list | tuple | set | frozenset):
             waiting += [(item, depth + 1) for item in value]
-
-
-def check_trust(value: Any, trusted: Iterable[str], path: str | Path) -> None:
-    """Refuse class paths, at any depth, that lie outside the trusted packages.
-
-    Raises:
-        CheckpointError: A class path is not trusted.
-    """
-    trusted = tuple(trusted)
-    if isinstance(value, Mapping):
-        class_path = value.get("class_path")
-        if class_path is not None and not any(f"{class_path}.".startswith(f"{name}.") for name in trusted):
-            raise CheckpointError(
-                f"checkpoint {path} names the class {class_path!r}, which would be imported and run: "
-                f"if you trust it, add --trust {str(class_path).split('.')[0]}"
-            )
-        for item in value.values():
-            check_trust(item, trusted, path)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            check_trust(item, trusted, path)

@@ -378,10 +378,8 @@ class Classifier(LightningModule):
             actbench.checkpoints.CheckpointError: It is no checkpoint of actbench, damaged, or not to be trusted.
         """
         description = checkpoints.read_description(checkpoint_path, trust=trust)
-        state = checkpoints.load(checkpoint_path)["state_dict"]
-        checkpoints.check_weights(description, state, checkpoint_path)
         classifier = cls(**description["model"], seed=description["seed"])
-        classifier.load_state_dict(state)
+        classifier.load_state_dict(checkpoints.load(checkpoint_path)["state_dict"])
         return classifier.to(map_location)
 
 

@@ -9,7 +9,6 @@ import copy
 import difflib
 import re
 from collections.abc import Mapping
-from functools import cache
 from importlib.metadata import version
 from typing import Any, ClassVar, NoReturn
 
@@ -17,7 +16,7 @@ import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, register_type
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, _get_short_description
 from typing_extensions import override
 
 from actbench import __version__, data
@@ -25,13 +24,15 @@ from actbench.aliases import use_one_lightning
 from actbench.classifier import Classifier
 from actbench.data import ForeignData, ImageData, adopt
 from actbench.specs import UsageError, import_object, readable, settle, without, written
-from actbench.specs.compose import SPECS
-from actbench.specs.values import ABSENT, parameters_of, settle_arguments
+from actbench.specs.compose import SPEC_NAMES, SPECS
+from actbench.specs.values import ABSENT, defaults_of, settle_arguments
 from actbench.streams import SOURCES, Source
 
-DEFAULTS = {"model.activation": "relu", "model.network": "TutorialCNN", "model.optimizer": "torch.optim.Adam"}
-DATA = "actbench.data.Digits"
-LINKED = ("seed", "replicates")  # arguments of our datasets that follow from the run
+DEFAULTS = {"activation": "relu", "network": "TutorialCNN", "optimizer": "torch.optim.Adam"}
+LINKED = {  # arguments of our datasets that follow from the run, and where the run has them
+    "seed": "the seed of a run is one, that of --seed_everything",
+    "replicates": "as many as --model.replicates",
+}
 FOLLOWS = ("seed", "input_shape", "num_classes")  # arguments of the model that follow from the run and its data
 TRAINER_DEFAULTS = {
     "max_epochs": 100,
@@ -39,7 +40,7 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "deterministic": "warn",  # as far as torch can: on a processor it cost nothing measurable
 }
-LIGHTNINGS = {name: parameter.default for name, parameter in parameters_of(Trainer).items()}
+LIGHTNINGS = defaults_of(Trainer)
 
 use_one_lightning()
 for spec_class in SPECS.values():
@@ -56,24 +57,23 @@ class OneLineParser(LightningArgumentParser):
         if unknown:
             name = f"{unknown['group']}.{unknown['name']}" if unknown["group"] else unknown["name"]
             near = difflib.get_close_matches(name, [action.dest for action in self._actions], n=3, cutoff=0.7)
-            text = f"unknown option --{name}" + (
-                f"; did you mean {' or '.join(f'--{of}' for of in near)}?" if near else ""
-            )
+            hint = f"; did you mean {' or '.join(f'--{option}' for option in near)}?" if near else ""
+            text = f"unknown option --{name}{hint}"
         raise UsageError(text) from ex
 
 
 class BenchCLI(LightningCLI):
     """LightningCLI for one command, from a composed config.
 
-    The parser is built once a process, because a study parses each of its arms.
+    A parser is built once a process, because a study parses each of its arms.
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        config: What is given; see `compose`. Without one, only the parser is there.
+        config: The composed config; see `compose`. Without one, only the parser is built.
         build: Whether DataModule, model and Trainer are built.
     """
 
-    built: ClassVar[tuple[Any, ...] | None] = None
+    parsers: ClassVar[dict[str, LightningArgumentParser]] = {}
 
     def __init__(self, command: str, config: Mapping[str, Any] | None = None, *, build: bool = True) -> None:
         self.command = command
@@ -82,11 +82,9 @@ class BenchCLI(LightningCLI):
         super().__init__(
             Classifier,
             LightningDataModule,
-            args={},
+            run=False,
             save_config_callback=None,
-            trainer_defaults=TRAINER_DEFAULTS,
             parser_class=OneLineParser,
-            parser_kwargs={"allow_abbrev": False},
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -94,34 +92,27 @@ class BenchCLI(LightningCLI):
 
     # --- options ---
 
-    @staticmethod
-    @override
-    def subcommands() -> dict[str, set[str]]:
-        # Checkpoints are always read without running code, predictions always kept, and scores always shown.
-        skipped = {"weights_only", "return_predictions", "verbose"}
-        return {name: skip | skipped for name, skip in LightningCLI.subcommands().items()}
-
     @override
     def setup_parser(self, *args: Any) -> None:
-        if BenchCLI.built is None:
-            super().setup_parser(*args)
-            BenchCLI.built = self.parser, self._subcommand_parsers, self._subcommand_method_arguments
-        self.parser, self._subcommand_parsers, self._subcommand_method_arguments = BenchCLI.built
+        if self.command not in BenchCLI.parsers:
+            method = getattr(Trainer, self.command)
+            self.parser = self.init_parser(description=_get_short_description(method))
+            self._add_arguments(self.parser)
+            # Checkpoints are always read without running code, predictions always kept, and scores always shown.
+            skipped = self.subcommands()[self.command] | {"weights_only", "return_predictions", "verbose"}
+            self.parser.add_method_arguments(Trainer, self.command, skip=skipped)
+            if self.command == "predict":
+                self.parser.add_argument(
+                    "--output",
+                    type=str | None,
+                    help="The table's file, .csv or .parquet (default: predictions.csv beside the checkpoint).",
+                )
+            BenchCLI.parsers[self.command] = self.parser
+        self.parser = BenchCLI.parsers[self.command]
 
     @override
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         return super().init_parser(dump_header=[versions()], **kwargs)
-
-    @override
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "predict":
-            parser.add_argument(
-                "--output",
-                type=str | None,
-                help="The table's file, .csv or .parquet (default: predictions.csv beside the checkpoint).",
-            )
-        return parser
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -156,29 +147,25 @@ class BenchCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = Namespace(subcommand=self.command)  # type: ignore[no-untyped-call]
+        self.config = Namespace()  # type: ignore[no-untyped-call]
         if self.given is not None:
-            self.config[self.command] = parse(self._parser(self.command), self.given)
-            self.canonical = canonical(self.config[self.command], self.given)
-
-    @override
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: what a checkpoint says is composed with what is given."""
+            self.config = parse(parser, self.given)
+            self.canonical = canonical(self.config, self.given)
 
     @override
     def _set_seed(self) -> None:
         if self.builds:
-            seed_everything(self.config[self.command].seed_everything, verbose=False)
+            seed_everything(self.config.seed_everything, verbose=False)
 
     def build_data(self) -> Any:
         """The DataModule alone, adopted: its batches are shared by all replicates if it is not ours."""
-        config = self.config[self.command].clone()
+        config = self.config.clone()
         if is_ours(config.data.class_path):
             config.data.init_args.seed = config.seed_everything
             config.data.init_args.replicates = config.model.replicates
 
         def made() -> Any:
-            return self._parser(self.command).instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
+            return self.parser.instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
 
         keys = config.model.batch_keys
         built = adopt(made(), keys=keys, again=lambda: ForeignData(made(), keys=keys))
@@ -190,40 +177,34 @@ class BenchCLI(LightningCLI):
         if not self.builds:
             return
         self.datamodule = self.build_data()
-        rest = self.config[self.command].clone()
+        rest = self.config.clone()
         del rest["data"]
-        self.config_init = Namespace(subcommand=self.command)  # type: ignore[no-untyped-call]
-        self.config_init[self.command] = self._parser(self.command).instantiate_classes(rest)
+        self.config_init = self.parser.instantiate_classes(rest)
         self.model = Classifier(
-            **vars(self._get(self.config_init, "model")),
+            **vars(self.config_init.model),
             input_shape=tuple(self.datamodule.input_shape),
             num_classes=int(self.datamodule.num_classes),
-            seed=self._get(self.config_init, "seed_everything"),
+            seed=self.config.seed_everything,
         )
         self.trainer = self.instantiate_trainer()
 
     def own_callbacks(self) -> list[Callback]:
         """Callbacks of the config."""
-        callbacks = self._get(self.config_init, "trainer").callbacks or []
-        return list(callbacks) if isinstance(callbacks, list) else [callbacks]
-
-    @override
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing: what is wrong with a config is told apart from what goes wrong in a run."""
+        callbacks = self.config_init.trainer.callbacks or []
+        return [*callbacks] if isinstance(callbacks, list) else [callbacks]
 
 
-@cache
 def parser_of(command: str) -> LightningArgumentParser:
     """The parser of a command's config."""
-    return BenchCLI(command)._parser(command)
+    return BenchCLI(command).parser
 
 
 def parse(parser: LightningArgumentParser, config: Mapping[str, Any]) -> Namespace:
     """A composed config with the types that its classes ask for.
 
     Raises:
-        UsageError: An option is unknown, or a value is of another type; one line.
-        ValueError: A class was not found, or its arguments do not fit.
+        ValueError: An option is unknown, a value is of another type, a class was not found, or its arguments do not
+            fit. One line.
     """
     config = with_defaults(config)
     parsed: Namespace = parser.parse_object(copy.deepcopy(config))  # which it changes
@@ -237,22 +218,24 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """A composed config in which arguments that were given without a class have the default one.
 
     Raises:
-        UsageError: There is no default, or an argument follows from the run.
+        UsageError: There is no default class, or an argument follows from the run.
     """
     if "study" in config:
         raise UsageError("--config has a section 'study', which `compare` runs")
     for name in {"optimizer", "lr_scheduler"} & set(config):
         raise UsageError(f"--{name}: the {name} belongs to the model, so that it is saved with it: use --model.{name}")
-    model, chosen = dict(config.get("model") or {}), {"class_path": DATA, **(config.get("data") or {})}
-    for key in SPECS:
-        name = key.removeprefix("model.")
+    model, chosen = (
+        dict(config.get("model") or {}),
+        {"class_path": "actbench.data.Digits", **(config.get("data") or {})},
+    )
+    for name in SPEC_NAMES:
         value = model.get(name)
         if isinstance(value, Mapping) and "class_path" not in value:
-            if key not in DEFAULTS:
+            if name not in DEFAULTS:
                 argument = next(iter(value.get("init_args", {})), "class_path")
-                raise UsageError(f"--{key}.{argument}: give --{key} too, the class that takes it")
-            model[name] = {"class_path": DEFAULTS[key], **value}
-        elif value is None and key in DEFAULTS:
+                raise UsageError(f"--model.{name}.{argument}: give --model.{name} too, the class that takes it")
+            model[name] = {"class_path": DEFAULTS[name], **value}
+        elif value is None and name in DEFAULTS:
             model.pop(name, None)
     check_dataset(chosen)
     trainer = dict(config.get("trainer") or {})
@@ -263,24 +246,16 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_dataset(chosen: Mapping[str, Any]) -> None:
-    """Refuse what jsonargparse would say at length of a dataset, or nothing about.
-
-    Raises:
-        UsageError: It has no known name, or is given what follows from the run.
-    """
+    """Refuse, with a UsageError, a dataset without a known name, or with arguments that follow from the run."""
     path = str(chosen["class_path"])
     if "." not in path:
         known = [cls.__name__ for cls in data.DATASETS]
         near = difflib.get_close_matches(path.lower(), map(str.lower, known), n=3, cutoff=0.5)
         hint = [name for name in known if name.lower() in near] or known
         raise UsageError(f"--data: unknown dataset '{path}'; give a class path or one of {', '.join(hint)}")
-    linked = {
-        "seed": "the seed of a run is one, that of --seed_everything",
-        "replicates": "as many as --model.replicates",
-    }
-    for name in LINKED if is_ours(path) else ():
+    for name, source in LINKED.items() if is_ours(path) else ():
         if name in (chosen.get("init_args") or {}):
-            raise UsageError(f"--data.{name}: {linked[name]}")
+            raise UsageError(f"--data.{name}: {source}")
 
 
 def is_ours(class_path: str) -> bool:
@@ -298,24 +273,21 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     of the Trainer that are not Lightning's defaults. Parsing it gives it again.
 
     Args:
-        parsed: See `parse`.
-        given: What it was parsed from.
+        parsed: The config as `parse` returns it.
+        given: The composed config that was parsed.
 
     Raises:
         ValueError: A value cannot be written down.
     """
     given = with_defaults(given)
-    model = {key.removeprefix("model."): None for key in SPECS}
-    for name in model:
-        model[name] = parsed.model[name] and parsed.model[name].to_dict()
+    model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}
     others = {name: written(parsed.model[name]) for name in ("replicates", "stack_width", "batch_keys")}
     model |= {name: value for name, value in others.items() if value is not None}
     chosen = written(parsed.data, given["data"])
     if is_ours(chosen["class_path"]):
         chosen["init_args"] = without(chosen.get("init_args", {}), *LINKED)
-    before = given.get("trainer") or {}
     trainer = {
-        name: written(value, before.get(name, ABSENT))
+        name: written(value, given["trainer"].get(name, ABSENT))
         for name, value in vars(parsed.trainer).items()
         if value != LIGHTNINGS[name] or type(value) is not type(LIGHTNINGS[name])
     }
@@ -328,5 +300,5 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> str:
-    """Of what a run's results rest on."""
+    """Versions of what a run's results rest on."""
     return f"actbench {__version__}, torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')}"

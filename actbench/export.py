@@ -5,14 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from actbench.classifier import Classifier
 from actbench.records import whole
 
 Run = Callable[[Tensor], Tensor]
-IMAGES = 3  # in the batch that an exported network is checked on
 
 
 class ExportError(ValueError):
@@ -43,7 +41,7 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
         raise ExportError("ONNX is not installed: pip install 'actbench[onnx]'")
     generator = torch.Generator().manual_seed(0)
     network = classifier.stack.replicate(replicate).eval()
-    images = torch.rand(IMAGES, *classifier.input_shape, generator=generator).to(next(network.parameters()).dtype)
+    images = torch.rand(3, *classifier.input_shape, generator=generator).to(next(network.parameters()).dtype)
 
     try:
         with whole(path) as unfinished:
@@ -51,7 +49,10 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
             classifier.eval()
             # Another number of images than it was exported with, because the size of a batch must not be fixed.
             for batch in (images, images[:1]):
-                check(run(batch), classifier.stack(batch)[replicate])
+                exported, expected = run(batch), classifier.stack(batch)[replicate]
+                if not torch.allclose(exported, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
+                    difference = (exported - expected).abs().max().item()
+                    raise ExportError(f"the exported network differs from the stack by up to {difference:.2g}")
     except ExportError:
         raise
     except Exception as error:  # the exporters raise errors of many kinds
@@ -60,19 +61,8 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
         ) from error
 
 
-def check(exported: Float[Tensor, "batch classes"], expected: Float[Tensor, "batch classes"]) -> None:
-    """Refuse outputs that are not the stack's, but for rounding.
-
-    Raises:
-        ExportError: They differ.
-    """
-    if not torch.allclose(exported, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
-        difference = (exported - expected).abs().max().item()
-        raise ExportError(f"the exported network differs from the stack by up to {difference:.2g}")
-
-
 def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:
-    """Write it as a program of torch's own operators; returns what the file runs."""
+    """Write a network as a program of torch's own operators; returns what the file runs."""
     program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     torch.export.save(program, path)
     loaded: Run = torch.export.load(path).module()
@@ -80,7 +70,7 @@ def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:
 
 
 def write_onnx(network: nn.Module, images: Tensor, path: Path) -> Run:
-    """Write it as an ONNX graph with input ``images`` and output ``logits``; returns what the file runs."""
+    """Write a network as an ONNX graph with input ``images`` and output ``logits``; returns what the file runs."""
     import onnxruntime  # here: it belongs to the extra actbench[onnx]
 
     torch.onnx.export(

@@ -1,13 +1,12 @@
 """``export``: one replicate of a checkpoint as a plain network."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from actbench.checkpoints import CheckpointError
+from actbench.checkpoints import trusted_names
 from actbench.classifier import Classifier
 from actbench.cli.main import COMMANDS, OneLine, fail, shown_path
-from actbench.export import ExportError, export_replicate
+from actbench.export import export_replicate
 from actbench.specs import one_line
 
 
@@ -19,17 +18,13 @@ def export(options: Sequence[str]) -> int:
     parser.add_argument(
         "--output", type=Path, required=True, help="The file: net.pt2, or net.onnx with actbench[onnx]."
     )
-    parser.add_argument("--trust", default="", help="Modules, separated by commas, whose classes it may name.")
+    parser.add_argument("--trust", help="Modules, separated by commas, whose classes it may name.")
     chosen = parser.parse_args(options)
-    trust = [
-        name for names in (chosen.trust, os.environ.get("ACTBENCH_TRUST", "")) for name in names.split(",") if name
-    ]
     try:
-        classifier = Classifier.load_from_checkpoint(chosen.ckpt_path, trust=trust)
+        classifier = Classifier.load_from_checkpoint(chosen.ckpt_path, trust=trusted_names(chosen.trust))
         export_replicate(classifier, chosen.replicate, chosen.output)
-    except (CheckpointError, ExportError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         return fail(one_line(error))
-    print(
-        f"exported replicate {chosen.replicate}, seed {classifier.seeds[chosen.replicate]}: {shown_path(chosen.output)}"
-    )
+    seed = classifier.seeds[chosen.replicate]
+    print(f"exported replicate {chosen.replicate}, seed {seed}: {shown_path(chosen.output)}")
     return 0

@@ -4,7 +4,6 @@ What the user typed or wrote comes first, then the checkpoint, then the
 defaults; no argument of one class is kept for another.
 """
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -30,12 +29,12 @@ from actbench.callbacks import (
 )
 from actbench.cli.main import fail, shown_path
 from actbench.cli.messages import quieten, report_fit, report_interruption, report_scores, show_help
-from actbench.config import BenchCLI, canonical, parse, parser_of, versions, with_defaults
+from actbench.config import BenchCLI, canonical, parse, parser_of, versions
 from actbench.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.processor import choose_threads, keep_memory
 from actbench.scores import gather
-from actbench.specs import UsageError, class_paths, compose, given_class, merge, one_line, read_file, readable, without
-from actbench.specs.compose import SPECS
+from actbench.specs import UsageError, class_paths, compose, merge, one_line, read_file, readable, setting, without
+from actbench.specs.compose import SPEC_NAMES, SPECS
 from actbench.stack import StackError
 from actbench.streams import SOURCES, fixed
 
@@ -45,19 +44,19 @@ class CommandCLI(BenchCLI):
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        given: What was typed or stands in config files.
+        given: The composed config of what was typed.
 
     Raises:
-        ValueError: They make no sense, or contradict the checkpoint.
+        ValueError: The options make no sense, or contradict the checkpoint.
     """
 
     def __init__(self, command: str, given: Mapping[str, Any]) -> None:
         self.saved: dict[str, Any] | None = None
-        ckpt_path = given.get("ckpt_path")
-        if ckpt_path not in (None, "null"):
-            self.saved = read_checkpoint(command, str(ckpt_path), given)
+        if given.get("ckpt_path") not in (None, "null"):
+            path = str(given["ckpt_path"])
+            self.saved = read_checkpoint(command, path, given)
             given = merge(as_config(self.saved), given)
-            check_local(self.saved, given, str(ckpt_path))
+            check_local(self.saved, given, path)
         elif command != "fit":
             raise UsageError(f"{command} needs --ckpt_path: without it, it would score an untrained network")
         super().__init__(command, given)
@@ -65,18 +64,17 @@ class CommandCLI(BenchCLI):
     @override
     def parse_arguments(self, parser: Any, args: Any) -> None:
         super().parse_arguments(parser, args)
-        config = self.config[self.command]
         if self.saved:
             refuse_contradictions(self.saved, self.canonical)
-        if config.get("output") and Path(config.output).suffix not in FORMATS:
-            raise UsageError(f"--output: {config.output} must end in {' or '.join(FORMATS)}")
+        output = self.config.get("output")
+        if output and Path(output).suffix not in FORMATS:
+            raise UsageError(f"--output: {output} must end in {' or '.join(FORMATS)}")
 
     # --- building ---
 
     def _streams(self) -> AbstractContextManager[None]:
         """Let the sources of randomness that do not vary be those of the first replicate."""
-        config = self.config[self.command]
-        return fixed([source for source in SOURCES if source not in config.vary], config.seed_everything)
+        return fixed([source for source in SOURCES if source not in self.config.vary], self.config.seed_everything)
 
     @override
     def instantiate_classes(self) -> None:
@@ -89,29 +87,29 @@ class CommandCLI(BenchCLI):
         if self.saved:
             model, shape, classes = self.saved["model"], list(built.input_shape), built.num_classes
             if (shape, classes) != (model["input_shape"], model["num_classes"]):
-                name = given_class({"data": built.description}, "data") or ""
                 raise UsageError(
-                    f"{name.rpartition('.')[2]} does not fit the checkpoint's network: it has images of shape "
-                    f"{tuple(shape)} and {classes} classes, the network takes {tuple(model['input_shape'])} and "
-                    f"{model['num_classes']}"
+                    f"{built.description['class_path'].rpartition('.')[2]} does not fit the checkpoint's network: it "
+                    f"has images of shape {tuple(shape)} and {classes} classes, the network takes "
+                    f"{tuple(model['input_shape'])} and {model['num_classes']}"
                 )
         return built
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init.trainer
         if config.barebones:
             return super().instantiate_trainer(log_every_n_steps=None, **kwargs)
         plain_lines = config.enable_progress_bar is None and not sys.stdout.isatty()
         if plain_lines:
             kwargs["enable_progress_bar"] = False
-        if self.subcommand != "fit":
+        if self.command != "fit":
             return super().instantiate_trainer(logger=config.logger or False, **kwargs)
         callbacks = self.own_callbacks()
         if plain_lines:  # a bar is for a terminal
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         logger = self._run_logger()
-        callbacks += [RunFolder(self._config_text(), logger), Interruption(report_interruption)]
+        text = f"# {versions()}\n{yaml.safe_dump(self.canonical, sort_keys=False)}"  # running it again starts afresh
+        callbacks += [RunFolder(text, logger), Interruption(report_interruption)]
         if config.enable_checkpointing is not False:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
         if plain_lines:
@@ -122,14 +120,9 @@ class CommandCLI(BenchCLI):
             kwargs["logger"] = logger
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
-    def _config_text(self) -> str:
-        """The resolved config; running it again starts afresh."""
-        return f"# {versions()}\n{yaml.safe_dump(self.canonical, sort_keys=False)}"
-
     def _run_logger(self) -> RunLogger:
         """Logger of a new run, or of the run whose checkpoint is resumed."""
-        root = self._get(self.config, "trainer").default_root_dir
-        ckpt_path = self._get(self.config, "ckpt_path")
+        root, ckpt_path = self.config.trainer.default_root_dir, self.config.ckpt_path
         run = Path(ckpt_path).absolute().parent.parent if ckpt_path else None
         if run is None or root is not None or not (run / "config.yaml").exists():
             return RunLogger(root or ".")
@@ -141,42 +134,44 @@ class CommandCLI(BenchCLI):
     def execute(self) -> int:
         """Run the command; returns the exit status."""
         with self._streams():
-            return self._execute()
+            self._check_data()
+            keep_memory()
+            choose_threads(self.trainer, self.model, self.datamodule)
+            # The table that is printed afterwards says more than Lightning's.
+            options = {"verbose": False} if self.command in ("validate", "test") else {}
+            run = getattr(self.trainer, self.command)
+            path = self.config.ckpt_path
+            result = run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
+            if self.trainer.received_sigterm:
+                return 143
+            self._report(result)
+            return 0
 
-    def _execute(self) -> int:
-        command = str(self.subcommand)
-        arguments = {**self._prepare_subcommand_kwargs(command), "weights_only": True}
+    def _check_data(self) -> None:
+        """Before anything is written, refuse files that are missing or damaged, and images that are too few."""
         if isinstance(self.datamodule, data.ImageData) and self.trainer.is_global_zero:
-            # Before anything is written: files may be missing or damaged, images too few.
             self.datamodule.prepare_data()
-            self.datamodule.setup(command)
-        elif isinstance(self.datamodule, data.ForeignData) and command != "predict":
-            theirs = self.datamodule
-            scored = [
-                part for part in theirs.parts if part == "val" or (part == "test" and theirs.scout.has_labels(part))
-            ]
-            theirs.scout.check({"fit": ["train", *scored], "validate": ["val"], "test": ["test"]}[command])
-        keep_memory()
-        choose_threads(self.trainer, self.model, self.datamodule)
-        if command in ("validate", "test"):
-            arguments["verbose"] = False  # the table below says more
-        result = getattr(self.trainer, command)(**arguments)
-        if self.trainer.received_sigterm:
-            return 143
-        if command == "fit":
+            self.datamodule.setup(self.command)
+        elif isinstance(self.datamodule, data.ForeignData) and self.command != "predict":
+            parts, scout = self.datamodule.parts, self.datamodule.scout
+            scored = [part for part in parts if part == "val" or (part == "test" and scout.has_labels(part))]
+            scout.check({"fit": ["train", *scored], "validate": ["val"], "test": ["test"]}[self.command])
+
+    def _report(self, result: Any) -> None:
+        """Say where the results are, and show scores; write predictions."""
+        if self.command == "fit":
             report_fit(self.trainer)
-        elif command != "predict":
-            part = "val" if command == "validate" else "test"
+        elif self.command == "predict":
+            self._keep_predictions(result)
+        else:
+            part = "val" if self.command == "validate" else "test"
             scores = {name: values for name, values in self.model.evaluated.items() if name.startswith(f"{part}/")}
             logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             report_scores(scores, self.model.seeds, logged)
-        elif command == "predict":
-            self._keep_predictions(result, Path(arguments["ckpt_path"]))
-        return 0
 
-    def _keep_predictions(self, result: Any, ckpt_path: Path) -> None:
+    def _keep_predictions(self, result: Any) -> None:
         """Show what predictions of known labels score, and write them."""
-        output = Path(self._get(self.config, "output") or ckpt_path.with_name("predictions.csv"))
+        output = Path(self.config.output or Path(self.config.ckpt_path).with_name("predictions.csv"))
         predictions = [batch for device in gather(result, self.trainer) for batch in device]
         scores, ensemble = predicted_scores(predictions)
         if scores:
@@ -190,22 +185,21 @@ class CommandCLI(BenchCLI):
 
 
 def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says it was made of.
+    """What a checkpoint says it was made of; see `checkpoints.read_description`.
 
-    Raises:
-        CheckpointError: It is missing, damaged, or names a class that is not trusted.
-        UsageError: No fit can go on from it.
+    Paths of the DataModule that the checkpoint does not hold come from the run's config beside it.
     """
-    lists = (given.get("trust"), os.environ.get("ACTBENCH_TRUST"))
-    trusted = [name.strip() for names in lists for name in str(names or "").split(",") if name.strip()]
-    trusted += [path.partition(".")[0] for path in class_paths(without(given, "trainer")) if "." in path]
-    saved = checkpoints.read_description(ckpt_path, trust=trusted, data=given_class(given, "data"))
-    content = checkpoints.load(ckpt_path)
-    checkpoints.check_weights(saved, content["state_dict"], ckpt_path)
-    if command == "fit" and "optimizer_states" not in content:
+    trusted = checkpoints.trusted_names(given.get("trust"))
+    trusted += [str(path).partition(".")[0] for path in class_paths(without(given, "trainer")) if "." in str(path)]
+    saved = checkpoints.read_description(ckpt_path, trust=trusted, data=setting(given, "data.class_path"))
+    if command == "fit" and "optimizer_states" not in checkpoints.load(ckpt_path):
         raise UsageError(f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt")
-    if saved["data"]:
-        saved["data"] = with_local_paths(saved["data"], Path(ckpt_path))
+    described, folder = saved["data"], Path(ckpt_path).absolute().parent
+    config = next((of for of in (folder.parent / "config.yaml", folder / "config.yaml") if of.exists()), None)
+    if config and described and described.get("local"):
+        local = read_file(str(config), "config").get("data")
+        if isinstance(local, dict) and local.get("class_path") == described["class_path"]:
+            saved["data"] = {**described, "init_args": local.get("init_args", {})}
     return saved
 
 
@@ -217,29 +211,18 @@ def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_local(saved: Mapping[str, Any], given: Mapping[str, Any], ckpt_path: str) -> None:
-    """Refuse to score other data than the fit's because a path of theirs is not in the checkpoint.
-
-    Raises:
-        UsageError: Such a path is not given, and the run's config is not beside the checkpoint.
-    """
-    if not saved["data"] or given_class(given, "data") != saved["data"]["class_path"]:
-        return
-    for name in saved["data"].get("local", []):
-        value: Any = given["data"]
-        for part in name.split("."):
-            value = (value.get("init_args") or {}).get(part) if isinstance(value, Mapping) else None
-        if value is None:
-            raise UsageError(f"{ckpt_path} holds no paths of the machine it was made on: give --data.{name}")
+    """Refuse to score other data than the fit's because a path of theirs is neither in the checkpoint nor given."""
+    described = saved["data"]
+    if described and setting(given, "data.class_path") == described["class_path"]:
+        for name in described.get("local", []):
+            if setting(given, f"data.init_args.{name.replace('.', '.init_args.')}") is None:
+                raise UsageError(f"{ckpt_path} holds no paths of the machine it was made on: give --data.{name}")
 
 
 def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse options of the model that are not the checkpoint's: the weights would be scored in another network.
-
-    Raises:
-        UsageError: There is one.
-    """
+    """Refuse options of the model that are not the checkpoint's: the weights would be scored in another network."""
     model = config["model"]
-    for name in (key.removeprefix("model.") for key in SPECS):
+    for name in SPEC_NAMES:
         # Made anew, as what was given is: another version of torch may have arguments more.
         known, chosen = (value and SPECS[f"model.{name}"](value) for value in (saved["model"][name], model[name]))
         if known != chosen:
@@ -273,7 +256,7 @@ def run(command: str, options: Sequence[str]) -> int:
             return 0
         given = compose(options, ["print_config"])
         if "print_config" in given:
-            given = with_defaults(without(given, "print_config"))
+            given = without(given, "print_config")
             print(yaml.safe_dump(canonical(parse(parser_of(command), given), given), sort_keys=False), end="")
             return 0
         cli = CommandCLI(command, given)
@@ -287,18 +270,3 @@ def run(command: str, options: Sequence[str]) -> int:
         if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning exits with 1
             raise exit.__context__ from None
         raise
-
-
-def run_folder(ckpt_path: Path) -> Path:
-    """Folder of the run that a checkpoint is from; where it lies, if it was moved."""
-    folder = ckpt_path.absolute().parent
-    return folder.parent if (folder.parent / "config.yaml").exists() else folder
-
-
-def with_local_paths(described: dict[str, Any], ckpt_path: Path) -> dict[str, Any]:
-    """A DataModule's description with the paths that are not in the checkpoint, from the run's config beside it."""
-    config = run_folder(ckpt_path) / "config.yaml"
-    local = read_file(str(config), "config").get("data") if config.exists() and described.get("local") else None
-    if not isinstance(local, dict) or local.get("class_path") != described["class_path"]:
-        return described
-    return {**described, "init_args": local.get("init_args", {})}

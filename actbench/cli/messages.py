@@ -24,16 +24,12 @@ from actbench.scores import spread
 
 def show_help(parser: LightningArgumentParser, command: str, words: Sequence[str]) -> bool:
     """Print a command's help, or that of a class (``--data.help NAME``), if it is asked for; returns whether it is."""
-    asked = [
-        place
-        for place, word in enumerate(words)
-        if word.partition("=")[0].endswith((".help", "--help")) or word == "-h"
-    ]
-    if not asked:
+    asked = [word.partition("=")[0].endswith((".help", "--help")) or word == "-h" for word in words]
+    if True not in asked:
         return False
     parser.prog = f"main.py {command}"
-    first = asked[0]
-    takes_value = "=" not in words[first] and words[first].endswith(".help")
+    first = asked.index(True)
+    takes_value = words[first].endswith(".help")
     with suppress(SystemExit):  # after it has printed
         parser.parse_args(list(words[first : first + 1 + takes_value]))
     return True

@@ -1,14 +1,7 @@
 """How a config names what is to be built, and how the parts of a config are composed."""
 
-from actbench.specs.compose import UsageError, class_paths, compose, given_class, merge, nest, read_file, without
-from actbench.specs.spec import (
-    ActivationSpec,
-    NetworkSpec,
-    OptimizerSpec,
-    SchedulerSpec,
-    Spec,
-    SpecLike,
-)
+from actbench.specs.compose import UsageError, class_paths, compose, merge, nest, read_file, setting, without
+from actbench.specs.spec import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec
 from actbench.specs.values import import_object, is_plain, one_line, public_path, readable, settle, written
 
 __all__ = [
@@ -17,11 +10,9 @@ __all__ = [
     "OptimizerSpec",
     "SchedulerSpec",
     "Spec",
-    "SpecLike",
     "UsageError",
     "class_paths",
     "compose",
-    "given_class",
     "import_object",
     "is_plain",
     "merge",
@@ -30,6 +21,7 @@ __all__ = [
     "public_path",
     "read_file",
     "readable",
+    "setting",
     "settle",
     "without",
     "written",

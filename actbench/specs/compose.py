@@ -10,7 +10,7 @@ left to the parser, which knows the types.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import get_loader
 from pytorch_lightning import callbacks, loggers
@@ -24,6 +24,7 @@ SPECS: dict[str, type[Spec]] = {
     "model.optimizer": OptimizerSpec,
     "model.lr_scheduler": SchedulerSpec,
 }
+SPEC_NAMES = [key.removeprefix("model.") for key in SPECS]
 GROUPS = ("", "model", "trainer", "study")  # mappings of settings, which always add up
 CLASSES = (*SPECS, "data", "study.executor", "trainer.logger", "trainer.callbacks")  # settings that are classes
 BARE = {"trainer.logger": loggers, "trainer.callbacks": callbacks}  # where bare names of classes are looked up
@@ -38,23 +39,8 @@ class Items(dict[str, Any]):
     """Items of a mapping or arguments of a class that were given one by one: they add up with those that are there."""
 
 
-class Option(NamedTuple):
-    """An option as it stands on the command line: its name without dashes, and its value, None without one."""
-
-    name: str
-    value: str | None
-
-
-def options(words: Sequence[str], flags: Sequence[str] = ()) -> Iterator[Option]:
-    """Every option with its value, in order.
-
-    Args:
-        words: The command line after the command.
-        flags: Options that have no value.
-
-    Raises:
-        UsageError: A word is no option, or an option lacks its value.
-    """
+def options(words: Sequence[str], flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Every option of a command line, in order: the name without dashes, and the value, which is True for a flag."""
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -64,11 +50,11 @@ def options(words: Sequence[str], flags: Sequence[str] = ()) -> Iterator[Option]
         elif not word.startswith("--") or not name:
             raise UsageError(f"what is {word}? Options are --config FILE and --NAME VALUE")
         if equals:
-            yield Option(name, value)
+            yield name, value
         elif name in flags:
-            yield Option(name, None)
+            yield name, True
         elif rest and not rest[0].startswith("--"):
-            yield Option(name, rest.pop(0))
+            yield name, rest.pop(0)
         else:
             raise UsageError(f"--{name}: a value is missing")
 
@@ -76,8 +62,12 @@ def options(words: Sequence[str], flags: Sequence[str] = ()) -> Iterator[Option]
 def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
     """What config files and options say, as one mapping; the later of two wins, also when the later is a file.
 
+    Args:
+        words: The command line after the command.
+        flags: Options that have no value.
+
     Raises:
-        UsageError: A word is no option, or a file is missing or not a YAML mapping.
+        UsageError: A word is no option, an option lacks its value, or a file is missing or not a YAML mapping.
     """
     config: dict[str, Any] = {}
     layer: dict[str, Any] = {}  # options that stand together
@@ -85,16 +75,12 @@ def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
         if name == "config":
             config, layer = merge(merge(config, layer), read_file(str(value), "--config")), {}
         else:
-            layer = merge(layer, nest(name, True if value is None else value))
+            layer = merge(layer, nest(name, value))
     return merge(config, layer)
 
 
 def read_file(path: str, option: str) -> dict[str, Any]:
-    """Contents of a config file.
-
-    Raises:
-        UsageError: It is missing, or not a YAML mapping.
-    """
+    """Contents of a config file; a UsageError if there is no such file, or its content is not a YAML mapping."""
     if not Path(path).is_file():
         raise UsageError(f"{option}: file {path} not found")
     try:
@@ -113,13 +99,15 @@ def nest(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def merge(config: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with another over it; neither is changed."""
-    return merged_group("", config, layer)
+def merge(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
+    """A config, or one group of its settings, with another over it; neither is changed.
 
+    Null says nothing, and a text is YAML or names a file.
 
-def merged_group(key: str, old: Any, new: Any) -> dict[str, Any]:
-    """Settings of a group, with others over them; null says nothing, and a text is YAML or names a file.
+    Args:
+        old: The settings so far.
+        new: The settings that count where both have one.
+        key: The group's dotted name.
 
     Raises:
         UsageError: A group is no mapping.
@@ -134,22 +122,15 @@ def merged_group(key: str, old: Any, new: Any) -> dict[str, Any]:
     for name, value in (new or {}).items():
         inner = f"{key}.{name}".lstrip(".")
         if inner in GROUPS:
-            result[name] = merged_group(inner, result.get(name), value)
+            result[name] = merge(result.get(name), value, key=inner)
         elif inner.endswith("+"):
-            before = result.get(name[:-1]) or []
-            added = listed(inner[:-1], value)
-            result[name[:-1]] = [*(before if isinstance(before, list) else [before]), *added]
+            before, added = result.get(name[:-1]) or [], merged_class(inner[:-1], None, value)
+            result[name[:-1]] = [item for of in (before, added) for item in (of if isinstance(of, list) else [of])]
         elif inner in CLASSES:
             result[name] = merged_class(inner, result.get(name), value)
         else:
             result[name] = merged_value(result.get(name), value)
     return result
-
-
-def listed(key: str, value: Any) -> list[Any]:
-    """Classes that are given as a list, or one that is given alone."""
-    value = loaded(value)
-    return [merged_class(key, None, item) for item in (value if isinstance(value, list) else [value])]
 
 
 def loaded(value: Any) -> Any:
@@ -163,28 +144,23 @@ def merged_class(key: str, old: Any, new: Any) -> Any:
     """A class with its arguments, after another was given: the rule of this module.
 
     Args:
-        key: The dotted setting that it is given for.
+        key: The dotted setting that the class is given for.
         old: A mapping with ``class_path`` and ``init_args``, either of which may be missing; or a list of them.
         new: The same, a name, or arguments without a class.
-
-    Raises:
-        UsageError: ``init_args`` is no mapping.
     """
     new = loaded(new)
     if isinstance(new, list):
-        return listed(key, new)
+        return [merged_class(key, None, item) for item in new]
     if isinstance(old, list) and isinstance(new, Items) and old:  # arguments of the last one
         return [*old[:-1], merged_class(key, old[-1], new)]
-    if new is None or not isinstance(new, str | Mapping):
+    if not isinstance(new, str | Mapping):
         return new
     given = as_class(key, new)
     before = as_class(key, old) if isinstance(old, str | Mapping) else {}
     path, known = given.get("class_path"), before.get("class_path")
     if path is not None and known is not None and not same_class(key, known, path):
         before = {}
-    result: dict[str, Any] = {}
-    if path or known:
-        result["class_path"] = path or known
+    result: dict[str, Any] = {"class_path": path or known} if path or known else {}
     for name in ("init_args", "dict_kwargs"):
         arguments = dict(before.get(name) or {})
         for argument, value in (given.get(name) or {}).items():
@@ -217,8 +193,8 @@ def merged_value(old: Any, new: Any, *, adds_up: bool = False) -> Any:
     """A value after another was given; a class among the arguments of a class follows the rule, too.
 
     Args:
-        old: What is there.
-        new: What is given.
+        old: The value so far.
+        new: The value that is given.
         adds_up: Whether mappings without a class add up, as a dataclass's fields do; items given one by one always do.
     """
     before = loaded(old) if isinstance(old, str) and isinstance(new, Items) else old
@@ -239,8 +215,7 @@ def full_path(key: str, name: str) -> str:
     if key == "data":
         from actbench import data  # not above: it imports much
 
-        known = {cls.__name__: f"actbench.data.{cls.__name__}" for cls in data.DATASETS}
-        return known.get(name, name)
+        return f"actbench.data.{name}" if name in [cls.__name__ for cls in data.DATASETS] else name
     module = BARE.get(key)
     return f"{module.__name__}.{name}" if module and hasattr(module, name) else name
 
@@ -267,12 +242,11 @@ def is_group(key: str, class_path: str | None, argument: str) -> bool:
     return any(dataclasses.is_dataclass(kind) for kind in (hint, *get_args(hint)))
 
 
-def given_class(config: Mapping[str, Any], key: str) -> str | None:
-    """The class path that a composed config gives for a dotted setting, None if it gives none."""
-    value: Any = config
+def setting(config: Any, key: str) -> Any:
+    """The value that a config gives for a dotted setting, None without one."""
     for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value.get("class_path") if isinstance(value, Mapping) else None
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
 
 
 def without(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -280,13 +254,11 @@ def without(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in names}
 
 
-def class_paths(value: Any) -> Iterator[str]:
-    """Class paths at any depth of a config."""
+def class_paths(value: Any) -> Iterator[Any]:
+    """Class paths at any depth of a config; one that is wrong may be no text."""
     if isinstance(value, Mapping):
-        if isinstance(value.get("class_path"), str):
+        if value.get("class_path") is not None:
             yield value["class_path"]
-        for item in value.values():
-            yield from class_paths(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from class_paths(item)
+        value = [*value.values()]
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from class_paths(item)

@@ -51,7 +51,7 @@ class Spec:
     kind: ClassVar[str]
     base: ClassVar[type]
     given: ClassVar[tuple[str, ...]] = ()  # constructor arguments that the caller of the spec provides
-    names: ClassVar[Mapping[str, tuple[type, Mapping[str, Any]]]] = MappingProxyType({})
+    names: ClassVar[Mapping[str, tuple[type, Mapping[str, Any]]]]
 
     def __init__(self, value: SpecLike) -> None:
         target, arguments = self._split(value)
@@ -71,18 +71,14 @@ class Spec:
         """Build a fresh object."""
         arguments = dict(self.init_args)
         if any(isinstance(value, Namespace | list) for value in arguments.values()):  # classes among them, perhaps
-            parser = arguments_parser(self.cls, self.given)
-            named = Namespace({name: value for name, value in arguments.items() if name in parser_names(parser)})  # type: ignore[no-untyped-call]
+            parser, known = arguments_parser(self.cls, self.given)
+            named = Namespace({name: value for name, value in arguments.items() if name in known})  # type: ignore[no-untyped-call]
             arguments |= vars(parser.instantiate_classes(named))
         return self.cls(*args, **kwargs, **arguments)
 
     @classmethod
     def find(cls, value: SpecLike) -> type:
-        """The class that a spec names, whatever its arguments.
-
-        Raises:
-            ValueError: There is no such class, or it is of another kind.
-        """
+        """The class that a spec names, whatever its arguments."""
         return cls.find_with_arguments(cls._split(value)[0])[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,29 +128,20 @@ class Spec:
             ValueError: There is no such class, or it is of another kind.
         """
         if isinstance(target, str):
-            if normal(target) in cls._normal_names():
-                return cls._normal_names()[normal(target)]
-            target = cls._import(target)
+            known = {normal(name): name for name in cls.names}
+            if normal(target) in known:
+                return cls.names[known[normal(target)]]
+            if "." not in target:
+                close = difflib.get_close_matches(normal(target), known, n=3, cutoff=0.5)
+                near = ", ".join([known[name] for name in known if name in close] or list(cls.names)[:5])
+                raise ValueError(f"unknown {cls.kind} '{target}': give a name or a class path; near it are {near}")
+            try:
+                target = import_object(target)
+            except Exception as error:
+                raise ValueError(f"cannot import {cls.kind} '{target}': {one_line(error)}") from error
         if not isinstance(target, type) or not issubclass(target, cls.base):
             raise ValueError(f"{target!r} is no {cls.kind}: it is not a subclass of {public_path(cls.base)}")
         return target, {}
-
-    @classmethod
-    @cache
-    def _normal_names(cls) -> Mapping[str, tuple[type, Mapping[str, Any]]]:
-        return {normal(name): entry for name, entry in cls.names.items()}
-
-    @classmethod
-    def _import(cls, path: str) -> Any:
-        if "." not in path:
-            close = difflib.get_close_matches(normal(path), map(normal, cls.names), n=3, cutoff=0.5)
-            near = [name for name in cls.names if normal(name) in close] or list(cls.names)[:5]
-            hint = f"; near it are {', '.join(near)}" if cls.names else ""
-            raise ValueError(f"unknown {cls.kind} '{path}': give a name or a class path{hint}")
-        try:
-            return import_object(path)
-        except Exception as error:
-            raise ValueError(f"cannot import {cls.kind} '{path}': {one_line(error)}") from error
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Check arguments against the constructor's signature; write out plain defaults."""
@@ -170,8 +157,8 @@ class Spec:
             problem = f"unexpected {', '.join(map(str, unknown))}" if unknown else f"missing {', '.join(missing)}"
             accepted = ", ".join(named) or "none"
             raise ValueError(f"{self.kind} {self.class_path}: {problem} in init_args; accepted: {accepted}")
-        parser = arguments_parser(self.cls, self.given)
-        known = {name: value for name, value in arguments.items() if name in parser_names(parser)}
+        parser, names = arguments_parser(self.cls, self.given)
+        known = {name: value for name, value in arguments.items() if name in names}
         try:
             bound = vars(parser.parse_object(known))
         except ArgumentError as error:
@@ -191,16 +178,11 @@ class Spec:
 
 
 @cache
-def arguments_parser(cls: type, given: tuple[str, ...]) -> ArgumentParser:
-    """Parser of a class's arguments but for those that are given to it elsewhere."""
+def arguments_parser(cls: type, given: tuple[str, ...]) -> tuple[ArgumentParser, frozenset[str]]:
+    """Parser of a class's arguments but for those that are given elsewhere, and the names that the parser knows."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, skip=set(given), fail_untyped=False)
-    return parser
-
-
-def parser_names(parser: ArgumentParser) -> set[str]:
-    """Names of the arguments that a parser knows."""
-    return {action.dest for action in parser._actions}
+    return parser, frozenset(action.dest for action in parser._actions)
 
 
 class ActivationSpec(Spec):
@@ -238,7 +220,7 @@ class OptimizerSpec(Spec):
         {
             name: (getattr(torch.optim, name), {})
             for name in torch.optim.__all__
-            if name != "lr_scheduler" and isinstance(getattr(torch.optim, name), type)
+            if isinstance(getattr(torch.optim, name), type)
         }
     )
 
@@ -248,12 +230,9 @@ class OptimizerSpec(Spec):
 
 
 def check_elementwise(make: Callable[..., Optimizer]) -> None:
-    """Refuse an optimiser whose step for one replicate is another in a stack than alone.
+    """Refuse an optimiser that moves a replicate otherwise in a stack than alone, or takes only some shapes.
 
     A few steps are made with both, with gradients of very different size.
-
-    Raises:
-        ValueError: They differ, or it takes only some shapes.
     """
     generator = torch.Generator().manual_seed(0)
     for shape in ((3, 4), (3, 4, 5)):

@@ -42,12 +42,7 @@ def load_yaml(text: str) -> Any:
 
 
 def import_object(path: str) -> Any:
-    """What a dotted path names.
-
-    Raises:
-        ImportError: There is no such module.
-        AttributeError: The module has no such name.
-    """
+    """What a dotted path names; an ImportError without such a module, an AttributeError without such a name in it."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
@@ -68,8 +63,14 @@ def public_path(cls: type) -> str:
 
 @cache
 def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
-    """What a class takes."""
+    """Parameters of a class's constructor."""
     return inspect.signature(cls).parameters
+
+
+@cache
+def defaults_of(cls: type) -> Mapping[str, Any]:
+    """Defaults of a class's parameters, `inspect.Parameter.empty` for one that has to be given."""
+    return {name: parameter.default for name, parameter in parameters_of(cls).items()}
 
 
 @cache
@@ -95,32 +96,29 @@ def settle(node: Any, given: Any = ABSENT) -> None:
         given: The value before it was parsed.
     """
     if isinstance(node, list):
-        for place, item in enumerate(node):
-            same_length = isinstance(given, list) and len(given) == len(node)
-            settle(item, given[place] if same_length else given)
-        return
-    if not isinstance(node, Namespace):
-        return
-    given = given if isinstance(given, Mapping) else {}
-    arguments = vars(node).get("init_args")
-    if isinstance(vars(node).get("class_path"), str) and isinstance(arguments, Namespace):
-        settle_arguments(import_object(node.class_path), vars(arguments), given.get("init_args") or {})
-        return
-    for name, value in vars(node).items():
-        settle(value, given.get(name, ABSENT))
+        same_length = isinstance(given, list) and len(given) == len(node)
+        for item, before in zip(node, given if same_length else [given] * len(node), strict=True):
+            settle(item, before)
+    elif isinstance(node, Namespace):
+        given = given if isinstance(given, Mapping) else {}
+        path, arguments = vars(node).get("class_path"), vars(node).get("init_args")
+        if isinstance(path, str) and isinstance(arguments, Namespace):
+            settle_arguments(import_object(path), vars(arguments), given.get("init_args") or {})
+        else:
+            for name, value in vars(node).items():
+                settle(value, given.get(name, ABSENT))
 
 
 def settle_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
     """`settle` for the arguments of one class."""
-    numbers, parameters = numbers_of(cls), parameters_of(cls)
     for name, value in list(arguments.items()):
-        default = parameters[name].default if name in parameters else inspect.Parameter.empty
+        default = defaults_of(cls).get(name)
         if name not in given and default is not inspect.Parameter.empty and not is_plain(default):
             del arguments[name]
             continue
         raw = given.get(name, value)
         raw = load_yaml(raw) if isinstance(raw, str) and not isinstance(value, str) else raw
-        allowed = numbers.get(name, frozenset())
+        allowed = numbers_of(cls).get(name)
         if allowed and type(raw) is int and type(value) in (int, float):
             arguments[name] = raw if int in allowed else float(raw)
         settle(value, given.get(name, ABSENT))
@@ -141,15 +139,15 @@ def written(value: Any, given: Any = ABSENT) -> Any:
     Of a class, arguments that are None by default and still None are left out.
 
     Args:
-        value: What was parsed, or given in Python.
-        given: What it was parsed from: what it is written as where it is of another type, such as `torch.dtype`.
+        value: The value, parsed or given in Python.
+        given: The value before it was parsed. It is written where the value itself is of another type, such as
+            `torch.dtype`.
 
     Raises:
         ValueError: No config can hold the value.
     """
     if isinstance(value, Namespace | Mapping):
-        items = vars(value) if isinstance(value, Namespace) else value
-        before = given if isinstance(given, Mapping) else {}
+        items, before = as_mapping(value), given if isinstance(given, Mapping) else {}
         if isinstance(items.get("class_path"), str):
             return written_class(items, before)
         return {name: written(item, before.get(name, ABSENT)) for name, item in items.items()}
@@ -171,20 +169,22 @@ def written(value: Any, given: Any = ABSENT) -> Any:
     raise ValueError(f"{value!r} cannot be written to a config")
 
 
+def as_mapping(value: Namespace | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The items of a parsed mapping."""
+    return vars(value) if isinstance(value, Namespace) else value
+
+
 def written_class(items: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A class with its arguments as YAML holds them."""
     try:
         cls = import_object(items["class_path"])
         form: dict[str, Any] = {"class_path": public_path(cls)}
-        defaults = {name: parameter.default for name, parameter in parameters_of(cls).items()}
+        defaults = defaults_of(cls)
     except (ImportError, AttributeError, TypeError, ValueError):  # a name that is resolved elsewhere
         form, defaults = {"class_path": items["class_path"]}, {}
     for key in ("init_args", "dict_kwargs"):
-        arguments = items.get(key) or {}
-        arguments = vars(arguments) if isinstance(arguments, Namespace) else arguments
-        before = given.get(key) or {}
-        kept = {}
-        for name, value in arguments.items():
+        before, kept = given.get(key) or {}, {}
+        for name, value in as_mapping(items.get(key) or {}).items():
             if value is None and defaults.get(name, ABSENT) is None:
                 continue
             try:
