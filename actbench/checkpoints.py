@@ -138,7 +138,7 @@ def trusted_names(option: str | None) -> list[str]:
 
 
 def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str | None = None) -> dict[str, Any]:
-    """What a checkpoint says it was made of. Its weights are those of the network described, which is not yet built.
+    """What a checkpoint says it was made of, after its weights were compared with the network described.
 
     Nothing is imported before every class path is known to be trusted.
 

@@ -33,7 +33,6 @@ LINKED = {  # arguments of our datasets that follow from the run, and where the 
     "seed": "the seed of a run is one, that of --seed_everything",
     "replicates": "as many as --model.replicates",
 }
-FOLLOWS = ("seed", "input_shape", "num_classes")  # arguments of the model that follow from the run and its data
 TRAINER_DEFAULTS = {
     "max_epochs": 100,
     "log_every_n_steps": 1,
@@ -137,8 +136,8 @@ class BenchCLI(LightningCLI):
 
     @override
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # What follows from seed and data is given to the model when it is built.
-        parser.add_class_arguments(Classifier, "model", skip=set(FOLLOWS), sub_configs=True, instantiate=False)
+        follows = {"seed", "input_shape", "num_classes"}  # from the run and its data, when the model is built
+        parser.add_class_arguments(Classifier, "model", skip=follows, sub_configs=True, instantiate=False)
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
@@ -200,12 +199,7 @@ def parser_of(command: str) -> LightningArgumentParser:
 
 
 def parse(parser: LightningArgumentParser, config: Mapping[str, Any]) -> Namespace:
-    """A composed config with the types that its classes ask for.
-
-    Raises:
-        ValueError: An option is unknown, a value is of another type, a class was not found, or its arguments do not
-            fit. One line.
-    """
+    """A composed config with the types that its classes ask for; a ValueError says in one line what does not fit."""
     config = with_defaults(config)
     parsed: Namespace = parser.parse_object(copy.deepcopy(config))  # which it changes
     settle(parsed, config)
@@ -215,19 +209,13 @@ def parse(parser: LightningArgumentParser, config: Mapping[str, Any]) -> Namespa
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A composed config in which arguments that were given without a class have the default one.
-
-    Raises:
-        UsageError: There is no default class, or an argument follows from the run.
-    """
+    """A composed config in which arguments that were given without a class have the default class, if there is one."""
     if "study" in config:
         raise UsageError("--config has a section 'study', which `compare` runs")
     for name in {"optimizer", "lr_scheduler"} & set(config):
         raise UsageError(f"--{name}: the {name} belongs to the model, so that it is saved with it: use --model.{name}")
-    model, chosen = (
-        dict(config.get("model") or {}),
-        {"class_path": "actbench.data.Digits", **(config.get("data") or {})},
-    )
+    model, trainer = dict(config.get("model") or {}), dict(config.get("trainer") or {})
+    chosen = {"class_path": "actbench.data.Digits", **(config.get("data") or {})}
     for name in SPEC_NAMES:
         value = model.get(name)
         if isinstance(value, Mapping) and "class_path" not in value:
@@ -238,7 +226,6 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         elif value is None and name in DEFAULTS:
             model.pop(name, None)
     check_dataset(chosen)
-    trainer = dict(config.get("trainer") or {})
     ended = [name for name in ("max_steps", "max_time") if str(trainer.get(name)) not in ("None", "null", "-1")]
     if ended and trainer.get("max_epochs") is None:
         trainer["max_epochs"] = -1  # as in Lightning: epochs do not end it
@@ -273,11 +260,8 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     of the Trainer that are not Lightning's defaults. Parsing it gives it again.
 
     Args:
-        parsed: The config as `parse` returns it.
-        given: The composed config that was parsed.
-
-    Raises:
-        ValueError: A value cannot be written down.
+        parsed: The composed config as `parse` returns it.
+        given: The composed config.
     """
     given = with_defaults(given)
     model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from actbench.classifier import Classifier
 from actbench.records import whole
+from actbench.specs import one_line
 
 Run = Callable[[Tensor], Tensor]
 
@@ -56,9 +57,7 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
     except ExportError:
         raise
     except Exception as error:  # the exporters raise errors of many kinds
-        raise ExportError(
-            f"{type(network).__name__} cannot be exported: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise ExportError(f"{type(network).__name__} cannot be exported: {one_line(error)[:300]}") from error
 
 
 def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:

@@ -21,7 +21,7 @@ from uuid import uuid4
 from actbench import __version__
 from actbench.checkpoints import is_default
 from actbench.config import LIGHTNINGS, is_ours
-from actbench.specs.compose import SPECS
+from actbench.specs.compose import SPEC_NAMES
 
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short forms
 
@@ -125,7 +125,7 @@ def factors(
     }
     built = {
         "data": without_paths(config["data"]),
-        **{name: model[name] for name in (key.removeprefix("model.") for key in SPECS)},
+        **{name: model[name] for name in SPEC_NAMES},
         "callbacks": callbacks,
         **({"batch_keys": model["batch_keys"]} if "batch_keys" in model else {}),
     }

@@ -57,10 +57,7 @@ examples:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        args: The command and its options; by default, those of this process.
+    """Run one command with its options, by default those of this process.
 
     Returns:
         Exit status: 0, or 2 for a command that cannot be run as it was given.
@@ -132,11 +129,7 @@ def fail(message: str) -> int:
 
 
 def end_if_unread() -> None:
-    """After a broken pipe: end quietly, with the status that shells give, if it is the output that nobody reads.
-
-    Raises:
-        SystemExit: Who read the output has gone.
-    """
+    """After a broken pipe: end quietly, with the status that shells give, if it is the output that nobody reads."""
     try:
         os.write(sys.stdout.fileno(), b"\n")
     except BrokenPipeError:

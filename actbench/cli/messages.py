@@ -14,7 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_only
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from actbench.callbacks import RunFolder
@@ -50,16 +50,8 @@ def report_fit(trainer: Trainer) -> None:
 
 @rank_zero_only
 def report_scores(scores: Mapping[str, Tensor], seeds: Sequence[int], metrics: Mapping[str, float]) -> None:
-    """Print a table of every replicate's scores, their spread, and those of the ensemble.
-
-    Args:
-        scores: Each replicate's, by name.
-        seeds: The replicates'.
-        metrics: All that was logged; the ensemble's scores are among them.
-    """
-    table = Table(box=box.SIMPLE)
-    for heading in ("seed", *scores):
-        table.add_column(heading, justify="right")
+    """Print a table of every replicate's scores by name, their spread, and the ensemble's scores, among the metrics."""
+    table = Table(*(Column(heading, justify="right") for heading in ("seed", *scores)), box=box.SIMPLE)
     for place, seed in enumerate(seeds):
         table.add_row(str(seed), *(f"{values[place]:z.6f}" for values in scores.values()))
     if len(seeds) > 1:

@@ -40,7 +40,7 @@ class Items(dict[str, Any]):
 
 
 def options(words: Sequence[str], flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Every option of a command line, in order: the name without dashes, and the value, which is True for a flag."""
+    """Every option of a command line: its name without dashes, and its value, which is True for one of the flags."""
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -62,15 +62,10 @@ def options(words: Sequence[str], flags: Sequence[str]) -> Iterator[tuple[str, A
 def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
     """What config files and options say, as one mapping; the later of two wins, also when the later is a file.
 
-    Args:
-        words: The command line after the command.
-        flags: Options that have no value.
-
     Raises:
         UsageError: A word is no option, an option lacks its value, or a file is missing or not a YAML mapping.
     """
-    config: dict[str, Any] = {}
-    layer: dict[str, Any] = {}  # options that stand together
+    config, layer = dict[str, Any](), dict[str, Any]()  # a layer are options that stand together
     for name, value in options(words, flags):
         if name == "config":
             config, layer = merge(merge(config, layer), read_file(str(value), "--config")), {}
@@ -100,17 +95,9 @@ def nest(name: str, value: Any) -> dict[str, Any]:
 
 
 def merge(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
-    """A config, or one group of its settings, with another over it; neither is changed.
+    """A config, or the group of its settings that the key names, with another over it; neither is changed.
 
-    Null says nothing, and a text is YAML or names a file.
-
-    Args:
-        old: The settings so far.
-        new: The settings that count where both have one.
-        key: The group's dotted name.
-
-    Raises:
-        UsageError: A group is no mapping.
+    Null says nothing, and a text is YAML or names a file. A UsageError says which group is no mapping.
     """
     if isinstance(new, str):
         content = load_yaml(new)
@@ -141,12 +128,9 @@ def loaded(value: Any) -> Any:
 
 
 def merged_class(key: str, old: Any, new: Any) -> Any:
-    """A class with its arguments, after another was given: the rule of this module.
+    """A class with its arguments, after another was given for the same dotted setting: the rule of this module.
 
-    Args:
-        key: The dotted setting that the class is given for.
-        old: A mapping with ``class_path`` and ``init_args``, either of which may be missing; or a list of them.
-        new: The same, a name, or arguments without a class.
+    Either may be a name, a mapping in which ``class_path`` or ``init_args`` may be missing, or a list of these.
     """
     new = loaded(new)
     if isinstance(new, list):
@@ -192,19 +176,15 @@ def as_class(key: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
 def merged_value(old: Any, new: Any, *, adds_up: bool = False) -> Any:
     """A value after another was given; a class among the arguments of a class follows the rule, too.
 
-    Args:
-        old: The value so far.
-        new: The value that is given.
-        adds_up: Whether mappings without a class add up, as a dataclass's fields do; items given one by one always do.
+    Items given one by one add up with those before; a whole mapping does so only where the fields of a dataclass do.
     """
     before = loaded(old) if isinstance(old, str) and isinstance(new, Items) else old
     is_class = any(isinstance(value, Mapping) and "class_path" in value for value in (before, new))
     if is_class or (isinstance(before, str) and isinstance(new, Items)):
         return merged_class("", before, new)
-    if isinstance(new, Mapping) and isinstance(before, Mapping) and (adds_up or isinstance(new, Items)):
+    if isinstance(new, Items) or (adds_up and isinstance(new, Mapping) and isinstance(before, Mapping)):
+        before = before if isinstance(before, Mapping) else {}
         return {**before, **{name: merged_value(before.get(name), value) for name, value in new.items()}}
-    if isinstance(new, Items):
-        return {name: merged_value(None, value) for name, value in new.items()}
     return new
 
 

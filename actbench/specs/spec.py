@@ -196,8 +196,8 @@ class ActivationSpec(Spec):
         images = torch.linspace(-2, 2, 48).reshape(2, 4, 2, 3)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             result = self()(images)
-        if not isinstance(result, torch.Tensor) or result.shape != images.shape:
-            got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+        got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+        if got != images.shape:
             raise ValueError(f"not an activation, it maps an input of shape {tuple(images.shape)} to {got}")
 
 
@@ -234,7 +234,7 @@ def check_elementwise(make: Callable[..., Optimizer]) -> None:
 
     A few steps are made with both, with gradients of very different size.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator, scale = torch.Generator().manual_seed(0), torch.tensor([1e-3, 1, 1e3])
     for shape in ((3, 4), (3, 4, 5)):
         values = torch.randn(shape, generator=generator)
         together = nn.Parameter(values.clone())
@@ -242,9 +242,7 @@ def check_elementwise(make: Callable[..., Optimizer]) -> None:
         try:
             optimizers = [make([together]), *(make([parameter]) for parameter in alone)]
             for _ in range(3):
-                gradients = torch.randn(shape, generator=generator) * torch.tensor([1e-3, 1, 1e3]).view(
-                    -1, *[1] * (len(shape) - 1)
-                )
+                gradients = torch.randn(shape, generator=generator) * scale.view(-1, *[1] * (len(shape) - 1))
                 for parameter, gradient in zip((together, *alone), (gradients, *gradients), strict=True):
                     parameter.grad = gradient.clone()
                 for optimizer in optimizers:

@@ -85,15 +85,11 @@ def numbers_of(cls: type) -> Mapping[str, frozenset[type]]:
 
 
 def settle(node: Any, given: Any = ABSENT) -> None:
-    """Mend what jsonargparse makes of the arguments of each class in a parsed config, in place.
+    """Mend what jsonargparse makes of the arguments of each class, at any depth of a parsed value, in place.
 
-    A whole number stays one where ``float | int`` allows it, a default of 1 for
-    a float is 1.0, as it will be when it is read again, and defaults that no
-    config can hold, such as objects, are left to the class.
-
-    Args:
-        node: A parsed value, at any depth of which classes stand with their arguments.
-        given: The value before it was parsed.
+    A whole number that was given stays one where ``float | int`` allows it, a
+    default of 1 for a float is 1.0, as it will be when it is read again, and
+    defaults that no config can hold, such as objects, are left to the class.
     """
     if isinstance(node, list):
         same_length = isinstance(given, list) and len(given) == len(node)
@@ -110,7 +106,7 @@ def settle(node: Any, given: Any = ABSENT) -> None:
 
 
 def settle_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """`settle` for the arguments of one class."""
+    """Mend the parsed arguments of one class as `settle` says, in place."""
     for name, value in list(arguments.items()):
         default = defaults_of(cls).get(name)
         if name not in given and default is not inspect.Parameter.empty and not is_plain(default):
@@ -146,11 +142,12 @@ def written(value: Any, given: Any = ABSENT) -> Any:
     Raises:
         ValueError: No config can hold the value.
     """
-    if isinstance(value, Namespace | Mapping):
-        items, before = as_mapping(value), given if isinstance(given, Mapping) else {}
-        if isinstance(items.get("class_path"), str):
-            return written_class(items, before)
-        return {name: written(item, before.get(name, ABSENT)) for name, item in items.items()}
+    value = vars(value) if isinstance(value, Namespace) else value
+    if isinstance(value, Mapping):
+        before = given if isinstance(given, Mapping) else {}
+        if isinstance(value.get("class_path"), str):
+            return written_class(value, before)
+        return {name: written(item, before.get(name, ABSENT)) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         members = sorted(value) if isinstance(value, set | frozenset) else list(value)
         givens = given if isinstance(given, list) and len(given) == len(members) else [ABSENT] * len(members)
@@ -159,19 +156,14 @@ def written(value: Any, given: Any = ABSENT) -> Any:
         return value.name
     if isinstance(value, PurePath):
         return str(value)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
     if value is None:
         return None
-    kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
-    if kind:
-        return kind(value)
     if given is not ABSENT and given is not value:
         return written(given)
     raise ValueError(f"{value!r} cannot be written to a config")
-
-
-def as_mapping(value: Namespace | Mapping[str, Any]) -> Mapping[str, Any]:
-    """The items of a parsed mapping."""
-    return vars(value) if isinstance(value, Namespace) else value
 
 
 def written_class(items: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,8 +175,8 @@ def written_class(items: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     except (ImportError, AttributeError, TypeError, ValueError):  # a name that is resolved elsewhere
         form, defaults = {"class_path": items["class_path"]}, {}
     for key in ("init_args", "dict_kwargs"):
-        before, kept = given.get(key) or {}, {}
-        for name, value in as_mapping(items.get(key) or {}).items():
+        arguments, before, kept = items.get(key) or {}, given.get(key) or {}, {}
+        for name, value in (vars(arguments) if isinstance(arguments, Namespace) else arguments).items():
             if value is None and defaults.get(name, ABSENT) is None:
                 continue
             try:
