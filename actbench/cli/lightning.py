@@ -207,7 +207,7 @@ def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's description as a config, to which what is given is added."""
     model = without(saved["model"], "input_shape", "num_classes")
     config = {"seed_everything": saved["seed"], "vary": saved["vary"], "trainer": saved["trainer"], "model": model}
-    return merge({}, {**config, **({"data": without(saved["data"], "local")} if saved["data"] else {})})
+    return merge({}, {**config, "data": saved["data"] and without(saved["data"], "local")})
 
 
 def check_local(saved: Mapping[str, Any], given: Mapping[str, Any], ckpt_path: str) -> None:

@@ -65,7 +65,7 @@ def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UsageError: A word is no option, an option lacks its value, or a file is missing or not a YAML mapping.
     """
-    config, layer = dict[str, Any](), dict[str, Any]()  # a layer are options that stand together
+    config, layer = dict[str, Any](), dict[str, Any]()  # a layer: options that stand together
     for name, value in options(words, flags):
         if name == "config":
             config, layer = merge(merge(config, layer), read_file(str(value), "--config")), {}
@@ -206,7 +206,7 @@ def same_class(key: str, one: str, other: str) -> bool:
         return True
     try:
         if key in SPECS:
-            return SPECS[key].find_with_arguments(one) == SPECS[key].find_with_arguments(other)
+            return SPECS[key].find(one) == SPECS[key].find(other)
         return import_object(one) is import_object(other)
     except Exception:  # of any kind, in a module of the user's; the parser will say what is wrong
         return False
@@ -215,7 +215,7 @@ def same_class(key: str, one: str, other: str) -> bool:
 def is_group(key: str, class_path: str | None, argument: str) -> bool:
     """Whether a mapping that is given for a class's argument is a dataclass, whose fields are settings of their own."""
     try:
-        cls = SPECS[key].find(class_path) if key in SPECS else import_object(class_path or "")
+        cls = SPECS[key].find(class_path)[0] if key in SPECS else import_object(class_path or "")
         hint = get_type_hints(cls.__init__)[argument]  # type: ignore[misc]
     except Exception:  # as above, or it takes arguments that its signature does not name
         return False

@@ -30,7 +30,6 @@ from actbench.specs.values import (
     written,
 )
 
-SpecLike = Any  # a name, a class path, {"class_path": ..., "init_args": {...}}, a class, a partial of one, or a Spec
 PROVED: set[tuple[type, type, str]] = set()  # a proof may take as long as a step of training
 
 
@@ -42,7 +41,7 @@ class Spec:
 
     Args:
         value: A name, a class path, a mapping with ``class_path`` and ``init_args``, a class,
-            or a `functools.partial` of a class with keyword arguments.
+            a `functools.partial` of a class with keyword arguments, or a spec.
 
     Raises:
         ValueError: There is no such class, it is of another kind, or its arguments do not fit.
@@ -53,9 +52,9 @@ class Spec:
     given: ClassVar[tuple[str, ...]] = ()  # constructor arguments that the caller of the spec provides
     names: ClassVar[Mapping[str, tuple[type, Mapping[str, Any]]]]
 
-    def __init__(self, value: SpecLike) -> None:
+    def __init__(self, value: Any) -> None:
         target, arguments = self._split(value)
-        self.cls, preset = self.find_with_arguments(target)
+        self.cls, preset = self.find(target)
         self.class_path = public_path(self.cls)
         self.init_args = self._bind({**preset, **arguments})
         known = (type(self), self.cls, str(self.init_args))
@@ -76,11 +75,6 @@ class Spec:
             arguments |= vars(parser.instantiate_classes(named))
         return self.cls(*args, **kwargs, **arguments)
 
-    @classmethod
-    def find(cls, value: SpecLike) -> type:
-        """The class that a spec names, whatever its arguments."""
-        return cls.find_with_arguments(cls._split(value)[0])[0]
-
     def to_dict(self) -> dict[str, Any]:
         """Canonical form in plain values: the class path, and every argument that a config can hold."""
         form: dict[str, Any] = written({"class_path": self.class_path, "init_args": self.init_args}, self.raw)
@@ -100,7 +94,7 @@ class Spec:
         return f"{self.class_path}({arguments})"
 
     @classmethod
-    def _split(cls, value: SpecLike) -> tuple[Any, dict[str, Any]]:
+    def _split(cls, value: Any) -> tuple[Any, dict[str, Any]]:
         if isinstance(value, Spec):
             return value.cls, dict(value.init_args)
         if isinstance(value, partial) and not value.args:
@@ -121,7 +115,7 @@ class Spec:
         )
 
     @classmethod
-    def find_with_arguments(cls, target: Any) -> tuple[type, Mapping[str, Any]]:
+    def find(cls, target: Any) -> tuple[type, Mapping[str, Any]]:
         """The class that a name or a class path means, and the arguments that the name implies.
 
         Raises:

@@ -128,7 +128,7 @@ def takes(key: str, spec: Mapping[str, Any], argument: str) -> bool:
         ValueError: There is no such class.
     """
     path = spec["class_path"]
-    parameters = parameters_of(NetworkSpec.find(path) if key == "model.network" else import_object(path))
+    parameters = parameters_of(NetworkSpec.find(path)[0] if key == "model.network" else import_object(path))
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
