@@ -95,13 +95,8 @@ def is_default(name: str, value: Any) -> bool:
 def portable(value: Any, local: list[str], name: str = "") -> Any:
     """A class with its arguments, in which absolute paths are relative to the working directory.
 
-    Args:
-        value: The class, or an argument at any depth.
-        local: Gets the dotted names of arguments that lie elsewhere, which are left out.
-        name: Dotted name of the value.
-
-    Raises:
-        LookupError: A value that is no class holds a path that lies elsewhere.
+    Arguments with a path that lies elsewhere are left out, and their dotted names added to ``local``. For a value that
+    is no class, such a path is a LookupError.
     """
     if isinstance(value, str) and Path(value).is_absolute():
         if not Path(value).is_relative_to(Path.cwd()):

@@ -40,10 +40,9 @@ def report_fit(trainer: Trainer) -> None:
     """The last line of a fit: where its checkpoints are."""
     meanings = {"last.ckpt": "last epoch", "best.ckpt": "each replicate's lowest val/loss"}
     folder = next((c.path for c in getattr(trainer, "callbacks", []) if isinstance(c, RunFolder)), None)
-    found = [name for name in meanings if folder and (folder / "checkpoints" / name).exists()]
+    found = [f"{name} ({of})" for name, of in meanings.items() if folder and (folder / "checkpoints" / name).exists()]
     if folder and found:
-        names = ", ".join(f"{name} ({meanings[name]})" for name in found)
-        print(f"checkpoints: {shown_path(folder / 'checkpoints')}: {names}")
+        print(f"checkpoints: {shown_path(folder / 'checkpoints')}: {', '.join(found)}")
     else:
         print("no checkpoints were written")
 

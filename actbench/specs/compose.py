@@ -68,7 +68,7 @@ def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
     config, layer = dict[str, Any](), dict[str, Any]()  # a layer: options that stand together
     for name, value in options(words, flags):
         if name == "config":
-            config, layer = merge(merge(config, layer), read_file(str(value), "--config")), {}
+            config, layer = merge(merge(config, layer), read_file(value, "--config")), {}
         else:
             layer = merge(layer, nest(name, value))
     return merge(config, layer)
@@ -202,12 +202,9 @@ def full_path(key: str, name: str) -> str:
 
 def same_class(key: str, one: str, other: str) -> bool:
     """Whether two names are of one class, with the same arguments implied."""
-    if one == other:
-        return True
+    find = SPECS[key].find if key in SPECS else import_object
     try:
-        if key in SPECS:
-            return SPECS[key].find(one) == SPECS[key].find(other)
-        return import_object(one) is import_object(other)
+        return one == other or find(one) == find(other)
     except Exception:  # of any kind, in a module of the user's; the parser will say what is wrong
         return False
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from functools import cache
+from itertools import accumulate
 from pathlib import PurePath
 from typing import Any, get_args, get_type_hints
 
@@ -50,12 +51,9 @@ def import_object(path: str) -> Any:
 def public_path(cls: type) -> str:
     """Shortest path that a class can be imported by: ``torch.nn.SiLU``, not where torch defines it.
 
-    Raises:
-        ValueError: The class cannot be imported, as one defined inside a function cannot.
+    A ValueError refuses a class that cannot be imported, such as one defined inside a function.
     """
-    parts = cls.__module__.split(".")
-    for end in range(1, len(parts) + 1):
-        module = ".".join(parts[:end])
+    for module in accumulate(cls.__module__.split("."), "{}.{}".format):
         if getattr(sys.modules.get(module), cls.__qualname__, None) is cls:
             return f"{module}.{cls.__qualname__}"
     raise ValueError(f"{cls!r} cannot be imported by name: define it at the top level of a module")
@@ -136,8 +134,7 @@ def written(value: Any, given: Any = ABSENT) -> Any:
 
     Args:
         value: The value, parsed or given in Python.
-        given: The value before it was parsed. It is written where the value itself is of another type, such as
-            `torch.dtype`.
+        given: The value before it was parsed, written in place of one of another type, such as `torch.dtype`.
 
     Raises:
         ValueError: No config can hold the value.
