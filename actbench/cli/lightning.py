@@ -158,7 +158,7 @@ class CommandCLI(BenchCLI):
             scout.check({"fit": ["train", *scored], "validate": ["val"], "test": ["test"]}[self.command])
 
     def _report(self, result: Any) -> None:
-        """Say where the results are, and show scores; write predictions."""
+        """Say where a fit's checkpoints are, show scores, or write predictions."""
         if self.command == "fit":
             report_fit(self.trainer)
         elif self.command == "predict":

@@ -50,7 +50,7 @@ class Spec:
     kind: ClassVar[str]
     base: ClassVar[type]
     given: ClassVar[tuple[str, ...]] = ()  # constructor arguments that the caller of the spec provides
-    names: ClassVar[Mapping[str, tuple[type, Mapping[str, Any]]]]
+    names: ClassVar[Mapping[str, Any]]  # what each name stands for: a class, or a partial of one
 
     def __init__(self, value: Any) -> None:
         target, arguments = self._split(value)
@@ -124,7 +124,7 @@ class Spec:
         if isinstance(target, str):
             known = {normal(name): name for name in cls.names}
             if normal(target) in known:
-                return cls.names[known[normal(target)]]
+                return cls._split(cls.names[known[normal(target)]])
             if "." not in target:
                 close = difflib.get_close_matches(normal(target), known, n=3, cutoff=0.5)
                 near = ", ".join([known[name] for name in known if name in close] or list(cls.names)[:5])
@@ -184,7 +184,7 @@ class ActivationSpec(Spec):
 
     kind = "activation"
     base = nn.Module
-    names = MappingProxyType({name: (entry.cls, entry.init_args) for name, entry in CATALOGUE.items()})
+    names = MappingProxyType({name: partial(entry.cls, **entry.init_args) for name, entry in CATALOGUE.items()})
 
     def _prove(self) -> None:
         images = torch.linspace(-2, 2, 48).reshape(2, 4, 2, 3)
@@ -201,7 +201,7 @@ class NetworkSpec(Spec):
     kind = "network"
     base = nn.Module
     given = ("activation", "input_shape", "num_classes")
-    names = MappingProxyType({name: (network, {}) for name, network in NETWORKS.items()})
+    names = NETWORKS
 
 
 class OptimizerSpec(Spec):
@@ -211,11 +211,7 @@ class OptimizerSpec(Spec):
     base = Optimizer
     given = ("params",)
     names = MappingProxyType(
-        {
-            name: (getattr(torch.optim, name), {})
-            for name in torch.optim.__all__
-            if isinstance(getattr(torch.optim, name), type)
-        }
+        {name: vars(torch.optim)[name] for name in torch.optim.__all__ if isinstance(vars(torch.optim)[name], type)}
     )
 
     def _prove(self) -> None:
@@ -224,7 +220,7 @@ class OptimizerSpec(Spec):
 
 
 def check_elementwise(make: Callable[..., Optimizer]) -> None:
-    """Refuse an optimiser that moves a replicate otherwise in a stack than alone, or takes only some shapes.
+    """Refuse an optimiser that moves a replicate differently in a stack than alone, or takes only some shapes.
 
     A few steps are made with both, with gradients of very different size.
     """
@@ -256,7 +252,7 @@ class SchedulerSpec(Spec):
     kind = "lr_scheduler"
     base = LRScheduler
     given = ("optimizer",)
-    names = MappingProxyType({name: (getattr(lr_scheduler, name), {}) for name in lr_scheduler.__all__})
+    names = MappingProxyType({name: getattr(lr_scheduler, name) for name in lr_scheduler.__all__})
 
     def _prove(self) -> None:
         self(torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9))

@@ -43,7 +43,7 @@ def load_yaml(text: str) -> Any:
 
 
 def import_object(path: str) -> Any:
-    """What a dotted path names; an ImportError without such a module, an AttributeError without such a name in it."""
+    """The object that a dotted path names; an ImportError or AttributeError says which part was not found."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

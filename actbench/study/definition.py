@@ -33,7 +33,7 @@ class ExecutorSpec(Spec):
 
     kind = "executor"
     base = Executor
-    names = MappingProxyType({cls.__name__: (cls, {}) for cls in (InProcess, LocalProcesses, Ray)})
+    names = MappingProxyType({cls.__name__: cls for cls in (InProcess, LocalProcesses, Ray)})
 
 
 register_type(ExecutorSpec, serializer=ExecutorSpec.to_dict, type_check=isinstance)
