@@ -94,9 +94,7 @@ class BenchCLI(LightningCLI):
     @override
     def setup_parser(self, *args: Any) -> None:
         if self.command not in BenchCLI.parsers:
-            method = getattr(Trainer, self.command)
-            self.parser = self.init_parser(description=_get_short_description(method))
-            self._add_arguments(self.parser)
+            super().setup_parser(False, {"description": _get_short_description(getattr(Trainer, self.command))}, {})
             # Checkpoints are always read without running code, predictions always kept, and scores always shown.
             skipped = self.subcommands()[self.command] | {"weights_only", "return_predictions", "verbose"}
             self.parser.add_method_arguments(Trainer, self.command, skip=skipped)
@@ -108,10 +106,6 @@ class BenchCLI(LightningCLI):
                 )
             BenchCLI.parsers[self.command] = self.parser
         self.parser = BenchCLI.parsers[self.command]
-
-    @override
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        return super().init_parser(dump_header=[versions()], **kwargs)
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
