@@ -49,8 +49,7 @@ def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
         cells: What will run.
         known: Finished records of the same study.
     """
-    minutes: float | None = 0.0
-    steps, memory_mb, disk_mb = 0.0, 0.0, 0.0
+    minutes, steps, memory_mb, disk_mb = 0.0, 0.0, 0.0, 0.0
     paces, lengths = paces_of(known), dict[str, int | None]()
     for cell in cells:
         settings = json_text([cell.factors["data"], cell.factors["trainer"]])
@@ -62,13 +61,12 @@ def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
         pace, length = paces[place], lengths[settings]
         epochs = length and preflight.epochs_of(cell.config["trainer"], length)
         runs = (epochs or 0) * len(cell.seeds)
-        known_time = minutes is not None and pace.epoch_time_s is not None and epochs is not None
-        minutes = cast(float, minutes) + cast(float, pace.epoch_time_s) * runs / 60 if known_time else None
+        minutes += math.nan if pace.epoch_time_s is None or epochs is None else pace.epoch_time_s * runs / 60
         steps += (length or 0) * runs
         memory_mb = max(memory_mb, pace.memory_mb)
         # What a record holds for each epoch, four numbers, hardly shrinks.
         disk_mb += pace.record_mb * len(cell.seeds) + 4 * 8 * runs / 2**20
-    return Forecast(minutes, round(steps), memory_mb, disk_mb)
+    return Forecast(None if math.isnan(minutes) else minutes, round(steps), memory_mb, disk_mb)
 
 
 def place_of(factors: Mapping[str, Any]) -> str:

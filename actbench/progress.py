@@ -3,7 +3,6 @@
 import sys
 import time
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -28,9 +27,7 @@ class Progress(AbstractContextManager["Progress"]):
         self.start_s = self.next_line_s = time.monotonic()
 
     @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Put the terminal back."""
 
     def begin(self, cells: int, replicates: int) -> None:
@@ -77,9 +74,7 @@ class Bars(Progress):
         return self
 
     @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.bars.stop()
 
     @override

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actbench.executors import Failure, InProcess, LocalProcesses
-from actbench.executors.local import DEAD, Worker
+from actbench.executors.base import Death
 
 
 def square(number):
@@ -112,7 +112,12 @@ def test_a_worker_that_dies_while_it_sends_has_no_result():
     os.write(there.fileno(), struct.pack("!i", 100) + b"the beginning")
     there.close()
 
-    assert Worker(process, here, task=7).end() == (7, DEAD)
+    executor = LocalProcesses(1)
+    executor.processes[here] = process
+
+    ((_, result),) = executor.ended([here])
+
+    assert isinstance(result, Death)
     assert not process.is_alive()
 
 

@@ -405,7 +405,7 @@ def test_workers_killed_at_random_instants_change_nothing(two_nodes, tmp_path):
 
     def kill():
         while len(kills) < 8 and not ended.wait(instants.uniform(0, 10)):
-            workers = [of for of in descendants(os.getpid()) if b"ray::Worker.do" in command_of(of)]
+            workers = [of for of in descendants(os.getpid()) if b"ray::do_task" in command_of(of)]
             if workers:
                 kills.append(instants.choice(workers))
                 os.kill(kills[-1], signal.SIGKILL)
@@ -627,7 +627,7 @@ def test_nothing_is_lost_or_done_twice_when_the_driver_is_killed(config):
     assert status == -signal.SIGKILL, errors
     assert 1 <= len(finished) < 4
     # Two more, which serve these and run no code of ours, wait a minute for them.
-    able = {of for of, command in below.items() if re.search(rb"raylet/raylet|gcs_server|ray::Worker", command)}
+    able = {of for of, command in below.items() if re.search(rb"raylet/raylet|gcs_server|ray::do_task", command)}
     assert len(able) >= 3
     assert gone(able)
     for process in alive(below):

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from pytorch_lightning import seed_everything
@@ -17,21 +18,19 @@ from actbench.streams import unchanged_generators
 @contextmanager
 def unchanged_process(seed: int) -> Iterator[None]:
     """Let what is set for one cell be set back: seeds, determinism, threads, environment variables, and the like."""
-    environment, threads = dict(os.environ), torch.get_num_threads()
+    threads = torch.get_num_threads()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}  # Lightning's stay
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     try:
-        with unchanged_generators(), silence():
+        with patch.dict(os.environ), unchanged_generators(), silence():
             seed_everything(seed, verbose=False)
             yield
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        os.environ.clear()
-        os.environ.update(environment)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark

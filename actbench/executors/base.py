@@ -1,12 +1,12 @@
 """What every executor does: tasks, each with what came of it."""
 
 import errno
+import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -43,9 +43,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
     """Does tasks. What it keeps from one run for the next ends with the ``with`` block around them, if there is one."""
 
     @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End what is kept between runs."""
 
     def where(self) -> str:
@@ -75,19 +73,88 @@ class Executor(AbstractContextManager["Executor"], ABC):
         """
 
 
+class Death(NamedTuple):
+    """Of a task's worker: how it died, and what to say of the task if it is not tried again."""
+
+    how: str
+    last: str
+
+
+class Try(NamedTuple, Generic[T]):
+    """A task, and how many workers it has had."""
+
+    task: T
+    number: int
+
+
 class Queue(Generic[T]):
-    """Tasks that come one by one."""
+    """Tasks that come one by one, and before them those that are tried again."""
 
     def __init__(self, tasks: Iterable[T | None]) -> None:
         self.tasks = iter(tasks)
+        self.again = list[Try[T]]()
         self.ended = False
 
-    def take(self) -> T | None:
+    def take(self) -> Try[T] | None:
         """The next task; None if none is free now, or after the last."""
+        if self.again:
+            return self.again.pop(0)
         for task in self.tasks:
-            return task
+            return None if task is None else Try(task, 1)
         self.ended = True
         return None
+
+
+class Workers(Executor):
+    """Does tasks in other processes. A task whose process dies is tried again in another one, twice at most.
+
+    No library does so in a way that can be used here. One dead process breaks a whole `ProcessPoolExecutor`, and hangs
+    it if it dies while it sends. Ray's ``max_retries`` does not tell the driver that a task is tried again, and why.
+    """
+
+    @override
+    def run(
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
+    ) -> Iterator[tuple[T, R | Failure]]:
+        queue, running, results = Queue(tasks), dict[Any, Try[T]](), list[tuple[T, R | Failure]]()
+        with self:
+            try:
+                while True:
+                    while len(running) < self.room() and (trial := queue.take()):
+                        running[self.start(work, trial.task)] = trial
+                    if not running and not results:
+                        if queue.ended and not queue.again:
+                            return
+                        time.sleep(PAUSE_S)
+                    yield from results  # after workers have got what is next
+                    results = []
+                    for call, result in self.ended(list(running)) if running else ():
+                        task, number = running.pop(call)
+                        if not isinstance(result, Death):
+                            results.append((task, result))
+                        elif number == TRIES:
+                            results.append((task, Failure(result.last)))
+                        else:
+                            queue.again.append(Try(task, number + 1))
+                            report(task, f"{result.how}; it is tried again")
+            finally:
+                self.stop(list(running))
+
+    @abstractmethod
+    def room(self) -> int:
+        """How many tasks may run now."""
+
+    @abstractmethod
+    def start(self, work: Callable[[Any], Any], task: Any) -> Any:
+        """Start a task; returns a handle by which the other methods know this call."""
+
+    @abstractmethod
+    def ended(self, calls: Sequence[Any]) -> Iterable[tuple[Any, Any | Failure | Death]]:
+        """Calls that have ended, each with what came of it; nothing if none ends within `PAUSE_S`."""
+
+    @abstractmethod
+    def stop(self, calls: Sequence[Any]) -> None:
+        """End these calls, and processes that wait for a task."""
 
 
 def attempt(work: Callable[[T], R], task: T) -> R | Failure:

@@ -4,46 +4,22 @@ import importlib.util
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, NamedTuple
+from typing import Any
 
 from typing_extensions import override
 
-from actbench.executors.base import PAUSE_S, TRIES, Executor, ExecutorError, Failure, Queue, R, Report, T, silent
+from actbench.executors.base import PAUSE_S, TRIES, Death, ExecutorError, Failure, T, Workers
 from actbench.executors.connection import connected
-from actbench.executors.nodes import Place, Worker, versions
+from actbench.executors.nodes import Place, do_task, versions
 
 GB = 10**9
 AWAIT_S = 60  # for nodes, when all are lost
-LOST = "its node was lost"
 
 
-class Try(NamedTuple, Generic[T]):
-    """A task, and how many workers it has had."""
-
-    task: T
-    number: int
-
-
-class Member(Generic[T]):
-    """A worker as the driver knows it.
-
-    Args:
-        actor: The worker.
-        call: A reference to the result of what it does now; None if it waits.
-    """
-
-    def __init__(self, actor: Any, call: Any) -> None:
-        self.actor = actor
-        self.call = call
-        self.current: Try[T] | None = None  # None while it starts, too
-        self.started = False
-
-
-class Ray(Executor):
+class Ray(Workers):
     """Workers on a Ray cluster, each a process that does one cell at a time.
 
     A cell whose worker dies is tried again on another, twice at most. Relative paths, of datasets say, begin on each
@@ -93,10 +69,10 @@ class Ray(Executor):
         self.workers = workers
         self.send = send
         self.needs = {"CPU": cpus, "GPU": gpus, "memory": int((memory or 0) * GB)}
-        self.members: list[Member[Any]] = []
         self.nodes: list[Mapping[str, Any]] = []
         self.looked_s = self.room_s = -math.inf  # when nodes were asked, and when they last had room
-        self.never_started = 0  # workers that could not start, since one could
+        self.calls = set[Any]()
+        self.busiest = 0  # most calls at once
         self.depth = 0
         self.place: Place | None = None
         self.connection = ExitStack()
@@ -109,142 +85,55 @@ class Ray(Executor):
         return self
 
     @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.depth -= 1
-        if not self.depth and self.place:
-            self._stop()
+        if not self.depth:
+            self.place = None
+            self.connection.close()
 
-    def _start(self) -> None:
-        """Connect."""
-        self.looked_s = self.room_s = -math.inf
-        self.never_started = 0
-        with ExitStack() as connection:
-            self.place = connection.enter_context(connected(self.address, self.send, threads=self.cpus))
-            self.connection = connection.pop_all()
-
-    def _stop(self) -> None:
-        self._dismiss(self.members)
-        self.place = None
-        self.connection.close()
-
-    # --- a run ---
+    # --- a task ---
 
     @override
-    def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
-    ) -> Iterator[tuple[T, R | Failure]]:
-        queue, waiting, ended = Queue(tasks), list[Try[T]](), list[tuple[T, R | Failure]]()
-        with self:
-            if not self.place:
-                self._start()
-            import ray
+    def start(self, work: Callable[[T], Any], task: T) -> Any:
+        import ray
 
-            given = [ray.put(work)]
-            for member in self.members:  # of the run before
-                member.call = member.actor.begin.remote(versions(), given)
+        cpus, gpus, memory = self.needs.values()
+        # Ray starts a process for each task that needs GPUs, and else uses one for many.
+        function: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory, max_retries=0)(do_task)
+        call = function.remote(self.place, versions(), [ray.put(work), ray.put(task)])
+        self.calls.add(call)
+        self.busiest = max(self.busiest, len(self.calls))
+        return call
+
+    @override
+    def ended(self, calls: Sequence[Any]) -> Iterator[tuple[Any, Any | Failure | Death]]:
+        import ray
+
+        for call in ray.wait(list(calls), timeout=PAUSE_S)[0]:
+            self.calls.discard(call)
             try:
-                while True:
-                    self._take(queue, waiting)
-                    self._give(waiting, given)
-                    yield from ended  # after workers have got what is next
-                    ended = []
-                    busy = {member.call: member for member in self.members if member.call is not None}
-                    if queue.ended and not waiting and not any(member.current for member in self.members):
-                        return
-                    if not busy:
-                        time.sleep(PAUSE_S)
-                        continue
-                    for call in ray.wait(list(busy), timeout=PAUSE_S)[0]:
-                        ended += self._receive(busy[call], waiting, report)
-            finally:
-                # Those that have not started yet may do so for the next run.
-                self._dismiss([member for member in self.members if member.current is not None])
+                result = ray.get(call)
+                yield call, result if isinstance(result, Failure) else ray.cloudpickle.loads(result)
+            except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, ExecutorError):
+                    raise ExecutorError(str(cause)) from error
+                raise ExecutorError(f"a worker cannot start: {str(error).strip().splitlines()[-1]}") from error
+            except ray.exceptions.RayError as error:
+                how = why_lost(error)
+                yield call, Death(how, f"it was tried {TRIES} times; the last time, {how}")
 
-    def _take(self, queue: Queue[T], waiting: list[Try[T]]) -> None:
-        """Take as many tasks as there will soon be workers for."""
-        room = self.room()
-        while len(waiting) + sum(member.current is not None for member in self.members) < room:
-            task = queue.take()
-            if task is None:
-                return
-            waiting.append(Try(task, 1))
-
-    def _give(self, waiting: list[Try[T]], given: Sequence[Any]) -> None:
-        """Give tasks to workers that wait for one, and start workers for the others."""
-        for member in self.members:
-            if member.call is None and waiting:
-                member.current = waiting.pop(0)
-                member.call = member.actor.do.remote(member.current.task)
-        starting = sum(member.call is not None and member.current is None for member in self.members)
-        for _ in range(min(len(waiting) - starting, self.room() - len(self.members))):
-            actor = self._new_actor()
-            self.members.append(Member(actor, actor.begin.remote(versions(), given)))
-
-    def _new_actor(self) -> Any:
+    @override
+    def stop(self, calls: Sequence[Any]) -> None:
         import ray
 
-        kind = ray.remote(num_cpus=self.needs["CPU"], num_gpus=self.needs["GPU"], memory=self.needs["memory"])(Worker)
-        return kind.remote(self.place)
-
-    def _receive(self, member: Member[T], waiting: list[Try[T]], report: Report[T]) -> list[tuple[T, R | Failure]]:
-        """What has come of a worker's call; nothing if it was to start, or its task is to be tried again."""
-        import ray
-
-        current, member.current = member.current, None
-        try:
-            result = ray.get(member.call)
-            member.call = None
-        except ray.exceptions.RayTaskError as error:  # the task, or its result, could not be sent
-            result, member.call = Failure(last_words(error)), None
-            if current is None:
-                raise ExecutorError(f"a worker cannot start: {result}") from error
-        except ray.exceptions.RayError as error:
-            why = self._bury(member, error)
-            if current is None:
-                self.never_started += not member.started and why != LOST
-                if self.never_started == TRIES:
-                    raise ExecutorError(f"workers cannot start: {why}") from error
-                return []
-            if current.number == TRIES:
-                return [(current.task, Failure(f"it was tried {TRIES} times; the last time, {why}"))]
-            waiting.insert(0, Try(current.task, current.number + 1))
-            report(current.task, f"{why}; it is tried again")
-            return []
-        if current is not None:
-            return [(current.task, result)]
-        if result is not None:
-            raise ExecutorError(result)
-        self.never_started, member.started = 0, True
-        return []
-
-    def _bury(self, member: Member[Any], error: Exception) -> str:
-        """Forget a worker that is gone; returns why it is, in words."""
-        import ray
-
-        self._dismiss([member])
-        if isinstance(error, ray.exceptions.OutOfMemoryError):
-            used = re.search(r"IP: ([^,]+),.*? was (.+?) \(", str(error))
-            return "out of memory" + (f": node {used[1]} had {used[2]}" if used else "")
-        if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in str(error):
-            return LOST
-        if isinstance(error, ray.exceptions.ActorUnavailableError):
-            return "its worker, or its node, was lost"
-        if getattr(error, "actor_init_failed", False) or isinstance(error, ray.exceptions.RuntimeEnvSetupError):
-            return last_words(error)
-        return "its worker died"
-
-    def _dismiss(self, members: Sequence[Member[Any]]) -> None:
-        """End workers, whatever they do."""
-        import ray
-
-        for member in list(members):
-            self.members.remove(member)
-            ray.kill(member.actor)
+        for call in calls:
+            ray.cancel(call, force=True)
+        self.calls.clear()
 
     # --- the cluster ---
 
+    @override
     def room(self) -> int:
         """How many workers there may be now.
 
@@ -253,6 +142,10 @@ class Ray(Executor):
         """
         import ray
 
+        if not self.place:
+            self.looked_s = self.room_s = -math.inf
+            self.busiest = 0
+            self.place = self.connection.enter_context(connected(self.address, self.send, threads=self.cpus))
         if time.monotonic() > self.looked_s + PAUSE_S:
             self.nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             self.looked_s = time.monotonic()
@@ -271,7 +164,7 @@ class Ray(Executor):
 
     @override
     def where(self) -> str:
-        nodes, workers = len(self.nodes), len(self.members)
+        nodes, workers = len(self.nodes), self.busiest
         return f"{nodes} node{'s' * (nodes != 1)}, {workers} worker{'s' * (workers != 1)}" if self.place else ""
 
 
@@ -286,6 +179,13 @@ def fitting(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:
     return min(int(resources.get(name, 0) / amount + 1e-9) for name, amount in needs.items() if amount)
 
 
-def last_words(error: BaseException) -> str:
-    """The last line of an error with a traceback in it."""
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
+def why_lost(error: Exception) -> str:
+    """Why a worker is gone, in words."""
+    import ray
+
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        used = re.search(r"IP: ([^,]+),.*? was (.+?) \(", str(error))
+        return "out of memory" + (f": node {used[1]} had {used[2]}" if used else "")
+    if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in str(error):
+        return "its node was lost"
+    return "its worker died"

@@ -14,6 +14,9 @@ MOST_MB = 50  # of Python files; nobody has written more
 def copy_code(folder: Path, into: Path) -> None:
     """Copy this actbench, and the Python files in and below a folder; no hidden ones, and no virtual environments.
 
+    Ray's own ``working_dir`` would put these files before all installed packages, and could not tell a virtual
+    environment.
+
     Raises:
         ExecutorError: There are too many.
     """
@@ -22,10 +25,13 @@ def copy_code(folder: Path, into: Path) -> None:
     (into / FILES).mkdir()
     size = 0
     for path, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if is_own(Path(path, name))]
-        for name in names:
-            file = Path(path, name)
-            if not name.endswith(".py") or name.startswith(".") or not file.is_file():
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith((".", "__pycache__")) and not Path(path, name, "pyvenv.cfg").exists()
+        ]
+        for file in (Path(path, name) for name in names if name.endswith(".py") and not name.startswith(".")):
+            if not file.is_file():
                 continue
             size += file.stat().st_size
             if size > MOST_MB * 2**20:
@@ -33,8 +39,3 @@ def copy_code(folder: Path, into: Path) -> None:
             copy = into / FILES / file.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
-
-
-def is_own(folder: Path) -> bool:
-    """Whether a folder may hold code of the user's own."""
-    return not folder.name.startswith((".", "__pycache__")) and not (folder / "pyvenv.cfg").exists()
