@@ -23,7 +23,7 @@ TIMED = 20  # steps of a trial that are timed
 
 
 class Forecast(NamedTuple):
-    """Time of all cells one after another, optimiser steps of all replicates, most memory, and what is written."""
+    """Time of all cells one after another, optimiser steps of all replicates, most memory, and disk for the records."""
 
     minutes: float | None
     steps: int
@@ -32,7 +32,7 @@ class Forecast(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """Of a dataset and network: seconds of an epoch of one replicate, MiB of memory (0 if unknown) and of a record."""
+    """Costs on a dataset and network: seconds of a replicate's epoch, MiB of memory (0 if unknown) and of a record."""
 
     epoch_time_s: float | None
     memory_mb: float
@@ -40,14 +40,10 @@ class Pace(NamedTuple):
 
 
 def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
-    """What cells will take, by the records at hand, and else by a trial of one cell for each dataset and network.
+    """What cells will take, by the study's finished records, and else by a trial of a cell on each dataset and network.
 
-    Evaluation, starting up and other activations are not in it: it is within a
-    factor of two, not exact.
-
-    Args:
-        cells: What will run.
-        known: Finished records of the same study.
+    The forecast leaves out evaluation, starting up and other activations, so
+    it is right within a factor of two.
     """
     minutes, steps, memory_mb, disk_mb = 0.0, 0.0, 0.0, 0.0
     paces, lengths = paces_of(known), dict[str, int | None]()
@@ -70,7 +66,7 @@ def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
 
 
 def place_of(factors: Mapping[str, Any]) -> str:
-    """Dataset and network, which a pace belongs to."""
+    """Dataset and network as JSON, the key of a pace."""
     return json_text([factors["data"], factors["network"]])
 
 
@@ -99,18 +95,14 @@ def paces_of(known: pl.DataFrame) -> dict[str, Pace]:
 
 
 def pace_of(table: pl.DataFrame) -> Pace:
-    """Pace of records of one dataset and network."""
+    """Pace of the records of one dataset and network."""
     time_s, memory_mb = table["epoch_time_s"].median(), table["peak_memory_mb"].max()
     record_mb = len(to_bytes(table.drop(cs.starts_with("epoch_")))) / len(table) / 2**20
     return Pace(cast(float | None, time_s), cast(float | None, memory_mb) or 0.0, record_mb)
 
 
 def trial(cell: Cell) -> Pace:
-    """Pace of some steps of a cell.
-
-    Raises:
-        StudyError: They fail.
-    """
+    """Pace of some steps of a cell. Raises a StudyError if they fail."""
     trainer = {"max_epochs": -1, "max_steps": WARM_UP + TIMED, "limit_val_batches": 1, "limit_test_batches": 1}
     config = {
         **cell.config,

@@ -23,7 +23,7 @@ class Progress(AbstractContextManager["Progress"]):
         self.total = 0
         self.done = 0
         self.retried = 0
-        self.now = ""  # what runs, and where; nothing where all is in one place
+        self.now = ""  # where cells run, and how many; empty if the executor does not say where
         self.start_s = self.next_line_s = time.monotonic()
 
     @override
@@ -31,13 +31,13 @@ class Progress(AbstractContextManager["Progress"]):
         """Put the terminal back."""
 
     def begin(self, cells: int, replicates: int) -> None:
-        """So many cells will run, with so many replicates in all."""
+        """Count from zero: ``cells`` cells will run, with ``replicates`` replicates in all."""
         self.total, self.done, self.retried, self.now = cells, 0, 0, ""
         self.start_s = time.monotonic()
         self.next_line_s = self.start_s + self.seconds
 
     def running(self, cells: int, where: str = "") -> None:
-        """So many cells run now; and where, if there is more to say than that it is here."""
+        """Show how many cells run now, and where, if the executor says so."""
         self.now = f"{where}, {cells} running, {self.retried} tried again" if where else ""
 
     def say(self, line: str) -> None:
@@ -45,14 +45,14 @@ class Progress(AbstractContextManager["Progress"]):
         print(line, flush=True)
 
     def end_cell(self, line: str, replicates: int) -> None:
-        """A cell of so many replicates has ended; the line says how."""
+        """Count a cell that has ended, with its replicates; the line says how it ended."""
         self.done += 1
         left_s = (time.monotonic() - self.start_s) / self.done * (self.total - self.done)
         left = f"{left_s:.0f} s left" if self.done < self.total else ""
         self.say("; ".join(part for part in (f"{self.done}/{self.total} {line}", left, self.now) if part))
 
     def epoch(self, cell: str, done: int, total: int | None) -> None:
-        """So many epochs of the running cell are done."""
+        """Show how many epochs of the running cell are done."""
         if time.monotonic() >= self.next_line_s:
             self.next_line_s = time.monotonic() + self.seconds
             self.say(f"{self.done + 1}/{self.total} {cell}: epoch {done}/{total or '?'}")
