@@ -111,14 +111,11 @@ def audit(
     """Compare every row with the baseline, unpaired, and say what cannot be right.
 
     Args:
-        rows: The table's, two at least, with different names.
+        rows: Two at least, with different names.
         baseline: Name of the row that the others are compared with; by default the first.
         level: Coverage of the intervals, those published and those computed.
         alpha: Level of the tests whose power is computed.
         highest: Highest score possible, the lowest being 0; by default 1 or 100 if all means lie in that, else none.
-
-    Returns:
-        One for each row, in the table's order.
 
     Raises:
         TableError: There is one row only, no such baseline, or another value is out of its range.
@@ -139,18 +136,12 @@ def audit(
     implied = {row.name: imply(row, base, level=level, alpha=alpha) for row in rows if row is not base}
     p = {name: one.p for name, one in implied.items() if not math.isnan(one.p)}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
-    return [
-        Audited(
-            row,
-            implied.get(row.name),
-            adjusted.get(row.name, math.nan),
-            (
-                *impossible(row, highest),
-                *(contradictions(row, base, implied[row.name], level=level) if row is not base else ()),
-            ),
-        )
-        for row in rows
-    ]
+    audited = []
+    for row in rows:
+        seen = implied.get(row.name)
+        flags = [*impossible(row, highest), *(contradictions(row, base, seen, level=level) if seen else ())]
+        audited.append(Audited(row, seen, adjusted.get(row.name, math.nan), tuple(flags)))
+    return audited
 
 
 def imply(own: Row, base: Row, *, level: float = 0.95, alpha: float = 0.05) -> Implied:
@@ -179,15 +170,9 @@ def welch_freedom(share: float, n: float, other: float) -> float:
 
 
 def unpaired_power(effect: float, n: float, other: float, *, alpha: float = 0.05) -> float:
-    """Chance that Student's two-sided unpaired test sees a true difference of so many standard deviations.
+    """Power of Student's two-sided unpaired test with ``n`` and ``other`` runs; ``effect`` in standard deviations.
 
     At the effect that was seen it says no more than p does; it is of use for planning.
-
-    Args:
-        effect: True difference in standard deviations.
-        n: Runs on one side, two at least.
-        other: Runs on the other.
-        alpha: Level of the test.
     """
     return student_power(effect * math.sqrt(n * other / (n + other)), n + other - 2, alpha=alpha)
 
@@ -250,12 +235,6 @@ def reachable(own: Row, base: Row, difference: Range, *, level: float) -> tuple[
     computation; p is two-sided or one-sided, to either side. Effects are
     Cohen's d, with variances weighted by runs or not, and Hedges' g, exact or
     approximate.
-
-    Args:
-        own: The row.
-        base: The baseline.
-        difference: Size of the difference.
-        level: Coverage of the interval.
 
     Source:
         Hedges (1981), Distribution theory for Glass's estimator of effect

@@ -94,21 +94,19 @@ def as_table(audited: Sequence[Audited], level: float) -> Table:
     # A difference has the decimals of the means, so far as they are more than noise.
     places = min(4, max(len(one.row.mean.text.partition(".")[2]) for one in audited))
     for row, implied, adjusted, flags in audited:
-        numbers = [row.mean.text, row.sd.text, row.n.text]
-        if implied is None:
-            numbers += ["baseline", *[""] * 6]
-        else:
-            numbers += [f"{implied.difference:z.{places}f}"]
-            if math.isnan(implied.p):
-                numbers += ["-"] * 6
-            else:
-                numbers += [
+        numbers = ["baseline", *[""] * 6]
+        if implied:
+            numbers = [f"{implied.difference:z.{places}f}", *["-"] * 6]
+            if not math.isnan(implied.p):
+                numbers[1:] = [
                     f"{implied.low:z.{places + 1}f} to {implied.high:z.{places + 1}f}",
                     f"{implied.effect:z.2f}",
+                    *(f"{p:.4f}" if p >= 1e-4 else "<0.0001" for p in (implied.p, adjusted)),
+                    f"{implied.power:.2f}",
+                    str(implied.needed or f">{MOST}"),
                 ]
-                numbers += [f"{p:.4f}" if p >= 1e-4 else "<0.0001" for p in (implied.p, adjusted)]
-                numbers += [f"{implied.power:.2f}", str(implied.needed or f">{MOST}")]
-        table.add_row(row.name, *numbers, ", ".join(dict.fromkeys(flag.what for flag in flags)))
+        flagged = ", ".join(dict.fromkeys(flag.what for flag in flags))
+        table.add_row(row.name, row.mean.text, row.sd.text, row.n.text, *numbers, flagged)
     return table
 
 
@@ -153,6 +151,8 @@ def read_row(cells: dict[str, str], line: int) -> Row:
             numbers[column] = read_number(text)
         except ValueError as error:
             raise TableError(f"line {line}, column {column}: {error}") from None
-    if not cells["name"] or ("ci_low" in numbers) != ("ci_high" in numbers):
-        raise TableError(f"line {line} has no name" if not cells["name"] else f"line {line} has half an interval")
+    if not cells["name"]:
+        raise TableError(f"line {line} has no name")
+    if ("ci_low" in numbers) != ("ci_high" in numbers):
+        raise TableError(f"line {line} has half an interval")
     return Row(cells["name"], **numbers)
