@@ -1,6 +1,6 @@
 """The harness tests itself: false alarms and power of the verdict's own code on a study's own scores."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ class Certificate(NamedTuple):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Certificate":
-        """What `plain` has made of one."""
+        """The certificate that `plain` has written."""
         intervals = {name: Interval(**values[name]) for name in ("false_alarms", "power_seen")}
         return cls(**{**values, **intervals})
 
@@ -69,20 +69,12 @@ def alarms(
     margin: float,
     design: Design | None,
     splits: int = SPLITS,
-    report: Callable[[int], None] = lambda done: None,
 ) -> Alarms:
     """False alarms and power of `judge` where the truth is known, on the scores of one arm.
 
     The seeds are split at random into two arms, so that there is no difference;
-    then one is planted in one of them.
-
-    Args:
-        scores: Of the arm, a seed each.
-        alpha: Level of the verdict.
-        margin: Differences up to this do not matter.
-        design: When one looks, if more than once; its last look is at half of the seeds then.
-        splits: How many.
-        report: Is told how many are done.
+    then a difference is planted in one arm. The last look of a design is at half
+    of the seeds.
 
     Raises:
         ValueError: There are fewer than four seeds.
@@ -102,11 +94,10 @@ def alarms(
         return judgement.verdict in ("better", "worse")
 
     false = seen = 0
-    for split in range(splits):
+    for _ in range(splits):
         one, other = rng.permutation(scores)[: 2 * pairs].reshape(2, pairs)
         false += different(one - other)
         seen += different(one - other + planted)
-        report(split + 1)
     return Alarms(splits, pairs, share(false, splits), planted, share(seen, splits))
 
 

@@ -1,7 +1,8 @@
 """Two studies side by side: what differs between them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ from actbench.verdict.folder import Told
 from actbench.verdict.question import Question
 from actbench.verdict.words import count, listed, points
 
-Cell = tuple[str, str, str]  # dataset, network, arm
+Cells = Mapping[tuple[Any, ...], Mapping[str, Any]]  # values by name, of each dataset, network and arm
 
-NOTHING = ["nothing changed"]
 ABSENT = "nothing"
 PLAN = ("baseline", "seed", "replicates", "comparisons", "alpha", "margin", "tune")
 PROVENANCE = (
@@ -28,73 +28,57 @@ def changes(before: Told, after: Told) -> list[str]:
     """What changed from one study to another, a line each.
 
     Arms, datasets and networks; the plan; settings and seeds of the arms that
-    both have; machine, versions and code; verdicts, with estimates and
+    both studies have; machine, versions and code; verdicts, with estimates and
     intervals in points of test accuracy; and mean test accuracies. Differences
     of means are told as they are: nothing is claimed of their significance.
-
-    Args:
-        before: What the records of the first study say.
-        after: Those of the second.
     """
     lines = [
-        *compared(before.question, after.question),
         *planned(before.question, after.question),
-        *by_cell("settings", settings_of(before.table), settings_of(after.table)),
+        *by_cell("settings, ", settings_of(before.table), settings_of(after.table)),
         *by_cell("", seeds_of(before.table), seeds_of(after.table)),
         *made(before.table, after.table),
         *verdicts(before, after),
         *means(before.table, after.table),
     ]
-    return lines or NOTHING
-
-
-def compared(before: Question, after: Question) -> Iterator[str]:
-    """Arms, datasets and networks that came in or are gone."""
-    for what in ("arms", "datasets", "networks"):
-        old, new = getattr(before, what), getattr(after, what)
-        for word, names, others in (("added", new, old), ("gone", old, new)):
-            listed = [name for name in names if name not in others]
-            if listed:
-                yield f"{what} {word}: {', '.join(listed)}"
+    return lines or ["nothing changed"]
 
 
 def planned(before: Question, after: Question) -> Iterator[str]:
-    """The plan, but for what is compared."""
+    """Arms, datasets and networks that came in or are gone, and the rest of the plan."""
+    for what in ("arms", "datasets", "networks"):
+        old, new = getattr(before, what), getattr(after, what)
+        for word, names, others in (("added", new, old), ("gone", old, new)):
+            found = [name for name in names if name not in others]
+            if found:
+                yield f"{what} {word}: {', '.join(found)}"
     for name in PLAN:
-        old, new = (plain(getattr(of, name)) for of in (before, after))
+        old, new = getattr(before, name), getattr(after, name)
         if old != new:
             yield f"plan, {name}: {shown(new)}, was {shown(old)}"
 
 
-def by_cell(what: str, before: Mapping[Cell, Mapping[str, Any]], after: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
-    """Values by name of every arm that both studies have; a change that all of them share is told once."""
+def by_cell(prefix: str, before: Cells, after: Cells) -> Iterator[str]:
+    """Values that changed, of every arm that both studies have; a change that all of them share is told once."""
     shared = [cell for cell in after if cell in before]
-    found: dict[tuple[str, str, str], list[Cell]] = {}
+    found: dict[str, list[tuple[Any, ...]]] = {}
     for cell in shared:
         for name in sorted({*before[cell], *after[cell]}):
             old, new = (shown(of[cell][name]) if name in of[cell] else ABSENT for of in (before, after))
             if old != new:
-                found.setdefault((name, new, old), []).append(cell)
-    lines = []
-    for (name, new, old), cells in found.items():
-        told = f"{what + ', ' if what else ''}{name}: {new}, was {old}"
-        whose = ["all arms"] if cells == shared else [place(cell) for cell in cells]
-        lines += [f"{who}: {told}" for who in whose]
-    return lines
+                found.setdefault(f"{prefix}{name}: {new}, was {old}", []).append(cell)
+    for change, cells in found.items():
+        for who in ["all arms"] if cells == shared else map(place, cells):
+            yield f"{who}: {change}"
 
 
-def settings_of(table: pl.DataFrame) -> dict[Cell, dict[str, Any]]:
+def settings_of(table: pl.DataFrame) -> Cells:
     """All that determines the results of each arm, by dotted name; see `settings`."""
     rows = table.select("dataset_name", "network_name", "arm", "factors").unique(maintain_order=True)
-    return {(dataset, network, arm): settings(factors) for dataset, network, arm, factors in rows.iter_rows()}
+    return {tuple(cell): settings(factors) for *cell, factors in rows.iter_rows()}
 
 
 def settings(factors: str | None) -> dict[str, Any]:
-    """Factors of a record by dotted name, as people write them in a config: ``optimizer`` and ``optimizer.lr``.
-
-    Args:
-        factors: JSON, or None where nothing is known.
-    """
+    """A record's ``factors``, which are JSON, by dotted name as in a config: ``optimizer`` and ``optimizer.lr``."""
     return dict(leaves(json.loads(factors))) if factors else {}
 
 
@@ -107,12 +91,10 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(item, name if key in ("class_path", "init_args") else f"{name}.{key}".lstrip("."))
 
 
-def seeds_of(table: pl.DataFrame) -> dict[Cell, dict[str, str]]:
+def seeds_of(table: pl.DataFrame) -> Cells:
     """Which seeds each arm has, in few words."""
-    return {
-        (str(dataset), str(network), str(arm)): {"seeds": spans(sorted(own["seed"].to_list()))}
-        for (dataset, network, arm), own in table.group_by("dataset_name", "network_name", "arm", maintain_order=True)
-    }
+    cells = table.group_by("dataset_name", "network_name", "arm", maintain_order=True)
+    return {cell: {"seeds": spans(own["seed"].sort().to_list())} for cell, own in cells}
 
 
 def spans(seeds: list[int]) -> str:
@@ -122,12 +104,7 @@ def spans(seeds: list[int]) -> str:
         >>> spans([0, 1, 2, 7])
         '0 to 2 and 7'
     """
-    runs: list[list[int]] = []
-    for seed in seeds:
-        if runs and seed == runs[-1][-1] + 1:
-            runs[-1].append(seed)
-        else:
-            runs.append([seed])
+    runs = [[seed for _, seed in run] for _, run in groupby(enumerate(seeds), lambda item: item[1] - item[0])]
     words = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
     return listed(words, most=len(words))
 
@@ -144,20 +121,19 @@ def verdicts(before: Told, after: Told) -> Iterator[str]:
     """Verdicts that changed, on comparisons that both studies make."""
     known = {finding.comparison: finding for finding in before.conclusion.findings}
     for new in after.conclusion.findings:
-        old = known.get(new.comparison)
+        of, old = new.comparison, known.get(new.comparison)
         if old and old.judgement.verdict != new.judgement.verdict:
-            of = new.comparison
             where = f"on {of.dataset or 'all datasets'} with {of.network}"
             yield f"{of.arm} against {of.baseline} {where}: {verdict(new)}, was {verdict(old)}"
 
 
 def verdict(finding: Finding) -> str:
     """A verdict with its evidence."""
-    of, difference = finding.judgement, finding.judgement.difference
-    if difference is None:
-        return f"{of.verdict} ({count(of.pairs, 'pair')})"
-    interval = f"{points(difference.low)} to {points(difference.high)}"
-    return f"{of.verdict} ({points(difference.estimate)} points, {interval}, {count(of.pairs, 'pair')})"
+    of, difference, evidence = finding.judgement, finding.judgement.difference, ""
+    if difference:
+        interval = f"{points(difference.low)} to {points(difference.high)}"
+        evidence = f"{points(difference.estimate)} points, {interval}, "
+    return f"{of.verdict} ({evidence}{count(of.pairs, 'pair')})"
 
 
 def means(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
@@ -172,15 +148,10 @@ def means(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
                 yield f"{place(cell)}: mean test accuracy {new:.{digits}f} % of {seeds}"
 
 
-def place(cell: Cell) -> str:
+def place(cell: Sequence[str]) -> str:
     """An arm on a dataset and network, as people say it."""
     dataset, network, arm = cell
     return f"{arm} on {dataset} with {network}"
-
-
-def plain(value: Any) -> Any:
-    """As JSON gives it back: a plan that was read and one that was made are the same."""
-    return json.loads(json.dumps(value))
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What cannot be worked out again from a study's records: what was planned, and when it was looked at."""
+"""What a study's records do not hold: what was planned, and when verdicts were looked at."""
 
 import json
 import os
@@ -55,7 +55,7 @@ class History:
         """The history of a study's folder; an empty one if there is none.
 
         Raises:
-            RecordError: It is damaged.
+            RecordError: The file is damaged.
         """
         path = folder / FILE
         if not path.exists():
@@ -76,21 +76,21 @@ class History:
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Keep it, whole or not at all."""
+        """Write it into a study's folder, whole or not at all."""
         write_whole(folder / FILE, (json.dumps(asdict(self), indent=1) + os.linesep).encode())
 
     def troubled(self, troubles: Sequence[str]) -> "History":
-        """With what has just gone wrong."""
+        """The history with what has just gone wrong."""
         return replace(self, troubles=[*self.troubles, *(f"{now()} {trouble}" for trouble in troubles)])
 
     def planned(self, question: Question) -> "History":
-        """With a plan more, if it is another one than the last."""
+        """The history with this plan, if it is another one than the last."""
         if self.plans and self.plans[-1].hash == question.hash:
             return self
         return replace(self, plans=[*self.plans, Plan(question.hash, now(), question.to_dict())])
 
     def looked(self, look: Look) -> "History":
-        """With a look more, if it is another one than those before: a study told anew is not looked at anew."""
+        """The history with this look, unless an equal one is known: a study told anew is not looked at anew."""
         if any((of.plan, of.pairs, of.verdicts) == (look.plan, look.pairs, look.verdicts) for of in self.looks):
             return self
         return replace(self, looks=[*self.looks, look])
@@ -98,18 +98,12 @@ class History:
     def others(self, question: Question, pairs: Mapping[str, int], elsewhere: Sequence["History"] = ()) -> list[Look]:
         """Looks that the plan has not foreseen: by another plan, or on other pairs where all were to come first.
 
-        Args:
-            question: The plan.
-            pairs: Of each comparison now.
-            elsewhere: Other studies' histories. Their looks at the same cells count, if they came first.
+        ``pairs`` are those of each comparison now. Looks of other studies at
+        the same cells count, if they came first.
         """
-
-        def foreseen(look: Look) -> bool:
-            return look.plan == question.hash and bool(question.design or look.pairs == pairs)
-
         first = min((look.when for look in self.looks if look.plan == question.hash), default=now())
         looks = [*self.looks, *(look for of in elsewhere for look in of.looks_at(question) if look.when < first)]
-        return [look for look in looks if not foreseen(look)]
+        return [look for look in looks if look.plan != question.hash or (not question.design and look.pairs != pairs)]
 
     def looks_at(self, question: Question) -> list[Look]:
         """Looks at two arms or more that a question compares too, by whatever names."""
