@@ -1,20 +1,13 @@
 """Verdicts on a family of comparisons: better, worse, equivalent, or undecided."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from actbench.stats.paired import (
-    Interval,
-    effect_size,
-    equivalence,
-    holm,
-    mean_interval,
-    sign_flip,
-    superiority,
-)
+from actbench.stats.paired import Interval, effect_size, equivalence, holm, mean_interval, sign_flip, superiority
 from actbench.stats.power import pairs_needed
 from actbench.stats.sequential import Design, nominal_level, sequential_p
 
@@ -58,57 +51,49 @@ def judge(
         family: Paired differences of each comparison, in the order of their seeds.
         alpha: Level of the whole family.
         margin: Differences up to this do not matter.
-        design: When one looks, if more than once.
+        design: When the study is looked at, if more than once.
 
     Raises:
         ValueError: Alpha or margin is out of range.
     """
     if not 0 < alpha < 1 or margin <= 0:
         raise ValueError(f"alpha lies between 0 and 1 and the margin is above 0, got {alpha} and {margin}")
-    p = [_p(values, design) for values in family]
-    inside = [_equivalence_p(values, margin, design) for values in family]
+    test: Callable[..., float] = partial(sequential_p, design=design) if design else sign_flip
+    p = [test(values) if len(values) else 1.0 for values in family]
+    inside = [equivalence(values, margin=margin, test=test) if len(values) else 1.0 for values in family]
     judgements = []
     rows = zip(family, p, holm(p), inside, holm(inside), strict=True)
     for values, p_value, adjusted_p, equivalence_p, adjusted_equivalence_p in rows:
         pairs, effect = len(values), effect_size(values)
-        equal = adjusted_equivalence_p <= alpha
-        verdict: Verdict = "equivalent" if equal else "undecided"
+        level = 1 - (nominal_level(design, pairs, alpha) if design else alpha)
+        verdict: Verdict = "equivalent" if adjusted_equivalence_p <= alpha else "undecided"
         if adjusted_p <= alpha:
             verdict = "better" if _above(values, design) else "worse"
-        level = 1 - (nominal_level(design, pairs, alpha) if design else alpha)
-        judgement = Judgement(
-            verdict=verdict,
-            inside_margin=equal,
-            pairs=pairs,
-            difference=mean_interval(values, level=level) if pairs > 1 else None,
-            p=p_value,
-            adjusted_p=adjusted_p,
-            equivalence_p=equivalence_p,
-            adjusted_equivalence_p=adjusted_equivalence_p,
-            superiority=superiority(values) if pairs else None,
-            effect=effect,
-            pairs_needed=pairs_needed(effect, alpha=alpha / len(family)),
+        judgements.append(
+            Judgement(
+                verdict=verdict,
+                inside_margin=adjusted_equivalence_p <= alpha,
+                pairs=pairs,
+                difference=mean_interval(values, level=level) if pairs > 1 else None,
+                p=p_value,
+                adjusted_p=adjusted_p,
+                equivalence_p=equivalence_p,
+                adjusted_equivalence_p=adjusted_equivalence_p,
+                superiority=superiority(values) if pairs else None,
+                effect=effect,
+                pairs_needed=pairs_needed(effect, alpha=alpha / len(family)),
+            )
         )
-        judgements.append(judgement)
     return judgements
 
 
 def stops(family: Family, design: Design, *, alpha: float = 0.05, margin: float = 0.005) -> tuple[list[int], list[int]]:
-    """After how many pairs each comparison of a sequential design has stopped, or how far it has come.
+    """Pairs of each comparison of a sequential design that count, and the comparisons that go on; see `judge`.
 
-    The looks are gone through one by one on the pairs at hand, so that a study
+    The looks are repeated one by one on the pairs at hand, so that a study
     that is recomputed stops where it has stopped. A comparison stops when it is
     decided, or when there are no more looks. None goes on before all that go on
     have the pairs for the next look.
-
-    Args:
-        family: Paired differences of each comparison, in the order of their seeds; as many as there are.
-        design: When one looks.
-        alpha: Level of the whole family.
-        margin: Differences up to this do not matter.
-
-    Returns:
-        Pairs of each comparison that count, and the comparisons that go on.
     """
     pairs, running = [0] * len(family), list(range(len(family)))
     for look in design.looks:
@@ -122,26 +107,9 @@ def stops(family: Family, design: Design, *, alpha: float = 0.05, margin: float 
     return pairs, running
 
 
-def _p(difference: Float[np.ndarray, " pairs"], design: Design | None) -> float:
-    """P-value of no difference; 1 without pairs."""
-    if not len(difference):
-        return 1.0
-    return sequential_p(difference, design) if design else sign_flip(difference)
-
-
 def _above(difference: Float[np.ndarray, " pairs"], design: Design | None) -> bool:
     """Whether the mean was above 0 where the test passed: with looks, it may have fallen since."""
     if design is None:
         return bool(np.mean(difference) > 0)
     above, below = (sequential_p(sign * difference, design, alternative="greater") for sign in (1, -1))
     return above < below or (above == below and bool(np.mean(difference) > 0))
-
-
-def _equivalence_p(difference: Float[np.ndarray, " pairs"], margin: float, design: Design | None) -> float:
-    """P-value of a difference beyond the margin; 1 without pairs."""
-    if not len(difference):
-        return 1.0
-    if design is None:
-        return equivalence(difference, margin=margin)
-    shifted = (difference + margin, margin - difference)
-    return max(sequential_p(values, design, alternative="greater") for values in shifted)

@@ -5,7 +5,7 @@ its baseline, both trained from seed ``i``. What is said of them speaks of new
 seeds on the same dataset and network, never of new datasets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
@@ -55,13 +55,20 @@ def mean_interval(difference: Float[np.ndarray, " pairs"], *, level: float = 0.9
     return Interval(mean, mean - half, mean + half)
 
 
+def mean_with_bounds(values: Float[np.ndarray, " values"], *, level: float) -> Interval:
+    """`mean_interval` of two values or more; a single value has NaN for bounds."""
+    if len(values) > 1:
+        return mean_interval(values, level=level)
+    return Interval(float(values[0]), float("nan"), float("nan"))
+
+
 @lru_cache(maxsize=64)
 def signs(place: int, flips: int, *, exact: bool) -> Int8[np.ndarray, " flips"]:
-    """Signs, 1 or -1, that a number of flips give to the pair at a place.
+    """Sign, 1 or -1, that each flip gives to the pair at a place.
 
-    Exact, flip ``f`` is the ``f``-th of all flips of signs; else it is a
-    random one, the same whatever the number of pairs is, so that the flips of
-    a study go on as it grows.
+    If exact, flip ``f`` is the ``f``-th of all flips of signs. Else it is
+    random, and the same for any number of pairs, so that a study that grows
+    keeps its flips.
     """
     if exact:
         return (1 - 2 * ((np.arange(flips) >> place) & 1)).astype(np.int8)
@@ -93,7 +100,7 @@ def flipped_sums(
 
 
 def check_finite(difference: Float[np.ndarray, " pairs"]) -> None:
-    """Refuse what has no place among other differences, and would make every comparison with it false.
+    """Refuse NaN and infinities, with which every comparison is false.
 
     Raises:
         ValueError: A difference is NaN or infinite.
@@ -109,11 +116,7 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
     so that differences are symmetric around 0; where only their mean is 0, it
     is not: ``benchmarks/README.md`` says by how much. All flips for up to
     `EXACT` pairs; beyond, `FLIPS` seeded ones and the observed one, which
-    keeps the test valid.
-
-    Args:
-        difference: Paired differences.
-        alternative: ``two-sided``, or ``greater``: the mean is above 0.
+    keeps the test valid. The alternative ``greater`` is a mean above 0.
 
     Raises:
         ValueError: There is no difference, one is NaN or infinite, or the alternative is another.
@@ -145,28 +148,26 @@ def holm(p: Sequence[float]) -> list[float]:
         Holm (1979), A simple sequentially rejective multiple test procedure,
         Scand. J. Statist. 6(2), 65-70.
     """
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty(len(p))
-    largest = 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - place) * p[index]))
-        adjusted[index] = largest
+    order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
+    steps = np.arange(len(p), 0, -1) * np.asarray(p)[order]
+    adjusted[order] = np.maximum.accumulate(np.minimum(steps, 1))
     return [float(value) for value in adjusted]
 
 
-def equivalence(difference: Float[np.ndarray, " pairs"], *, margin: float) -> float:
-    """P-value of two one-sided sign-flip tests: small if the mean difference lies inside -margin to +margin.
+def equivalence(
+    difference: Float[np.ndarray, " pairs"], *, margin: float, test: Callable[..., float] = sign_flip
+) -> float:
+    """P-value of two one-sided tests: small if the mean difference lies inside -margin to +margin.
 
-    Args:
-        difference: Paired differences.
-        margin: The largest difference that does not matter, above 0, in the unit of ``difference``.
+    The margin, above 0 and in the unit of ``difference``, is the largest
+    difference that does not matter.
 
     Source:
         Schuirmann (1987), A comparison of the two one-sided tests procedure
         and the power approach, J. Pharmacokinet. Biopharm. 15(6), 657-680.
     """
     shifted = (difference + margin, margin - difference)
-    return max(sign_flip(values, alternative="greater") for values in shifted)
+    return max(test(values, alternative="greater") for values in shifted)
 
 
 def superiority(difference: Float[np.ndarray, " pairs"], *, level: float = 0.95) -> Interval:
@@ -208,12 +209,8 @@ def bootstrap(
 
     Seeds are drawn anew within each dataset, the same for all arms; the
     intervals are percentiles, which cover somewhat less than ``level`` for few
-    seeds. The interquartile mean is that of the middle half of scores.
-
-    Args:
-        scores: One table for each dataset.
-        level: Coverage.
-        resamples: How often seeds are drawn.
+    seeds. The interquartile mean is that of the middle half of scores, which
+    are one table for each dataset.
 
     Source:
         Agarwal et al. (2021), Deep reinforcement learning at the edge of the
@@ -235,10 +232,8 @@ def bootstrap(
     low, high = np.percentile(
         statistics([draw(table) for table in scores]), [50 * (1 - level), 50 * (1 + level)], axis=1
     )
-    middles, ranks = (
-        [Interval(*map(float, bounds)) for bounds in zip(*of, strict=True)] for of in zip(seen, low, high, strict=True)
-    )
-    return middles, ranks
+    middles, ranks = np.stack([seen, low, high], axis=-1).tolist()
+    return [Interval(*bounds) for bounds in middles], [Interval(*bounds) for bounds in ranks]
 
 
 def pareto(accuracy: Sequence[float], time_s: Sequence[float]) -> Bool[np.ndarray, " arms"]:

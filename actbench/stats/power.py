@@ -8,12 +8,9 @@ from scipy import optimize, special
 
 
 def student_power(shift: float, freedom: int | float, *, alpha: float = 0.05) -> float:
-    """Chance that a two-sided t test comes out, where its statistic has a noncentral t distribution.
+    """Power of a two-sided t test.
 
-    Args:
-        shift: Noncentrality: the true difference over its standard error.
-        freedom: Degrees of freedom.
-        alpha: Level of the test.
+    ``shift`` is the noncentrality: the true difference over its standard error.
 
     Source:
         Cohen (1988), Statistical Power Analysis for the Behavioral Sciences,
@@ -27,19 +24,14 @@ def student_power(shift: float, freedom: int | float, *, alpha: float = 0.05) ->
 
 def fewest(reaches: Callable[[int], float], goal: float, *, most: int) -> int | None:
     """Fewest runs, two at least, with which a power that rises with them reaches the goal; None if ``most`` do not."""
-    place = 2 + bisect_left(range(2, most + 1), goal, key=reaches)
-    return place if place <= most else None
+    runs = 2 + bisect_left(range(2, most + 1), goal, key=reaches)
+    return runs if runs <= most else None
 
 
 def power(effect: float, pairs: int, *, alpha: float = 0.05) -> float:
-    """Chance that the two-sided paired t test sees a difference of so many standard deviations.
+    """Power of the two-sided paired t test; ``effect`` is in standard deviations of a difference.
 
-    The sign-flip test's is about the same from 10 pairs on; below 6 pairs it can reach no p under .05.
-
-    Args:
-        effect: Mean difference over the standard deviation of a difference.
-        pairs: How many.
-        alpha: Level of the test.
+    That of the sign-flip test is about the same from 10 pairs on; below 6 pairs it can reach no p under .05.
     """
     return student_power(float(effect * np.sqrt(pairs)), pairs - 1, alpha=alpha) if pairs > 1 else 0.0
 
@@ -64,11 +56,7 @@ def detectable(pairs: int, *, alpha: float = 0.05, goal: float = 0.8) -> float:
 def pairs_for_margin(spread: float, margin: float, *, alpha: float = 0.05, goal: float = 0.8) -> int | None:
     """Fewest pairs with which two one-sided t tests find equal arms equivalent; an approximation by one t test.
 
-    Args:
-        spread: Standard deviation of a difference, in the unit of ``margin``.
-        margin: The largest difference that does not matter.
-        alpha: Level of each test.
-        goal: Power asked for.
+    ``spread`` is the standard deviation of a difference, in the unit of ``margin``.
     """
     # With no true difference, both tests have to pass: each may fail in half of the cases that remain.
     return pairs_needed(margin / spread, alpha=2 * alpha, goal=(1 + goal) / 2) if spread else 2

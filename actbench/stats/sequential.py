@@ -78,12 +78,8 @@ def sequential_p(
 
     It is a p-value whenever one stops: under the null, it is at most ``p`` with
     probability ``p`` at most, over all looks. It can only fall as pairs are
-    added.
-
-    Args:
-        difference: Paired differences in the order of their seeds. Pairs after the last whole look do not count.
-        design: When one looks.
-        alternative: ``two-sided``, or ``greater``: the mean is above 0.
+    added. Pairs go in the order of their seeds; those after the last whole look
+    do not count.
 
     Raises:
         ValueError: A difference is NaN or infinite.
@@ -139,10 +135,7 @@ def histories(
 def boundaries(sums: Float[np.ndarray, "looks flips"], spending: Sequence[float], *, level: float) -> list[float]:
     """The least sum at each look that crosses; inf for none.
 
-    Args:
-        sums: At each look, of each flip.
-        spending: Share of the level that each look may spend.
-        level: Chance of crossing at any look.
+    Each look may spend its share of ``level``, the chance of crossing at any look.
     """
     running, limits = np.ones(sums.shape[1], dtype=bool), []
     for row, share in zip(sums, spending, strict=True):

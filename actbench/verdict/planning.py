@@ -44,17 +44,11 @@ def foresee(
     The spread of a difference comes from the records at hand, or from a
     pilot's, or else from the test set's size: that is a rough bound, because
     networks differ by more than chance on a finite test set, and share part of
-    their errors.
-
-    Args:
-        question: What the study asks.
-        known: Records of it that are there.
-        pilot: Records of seeds apart, if a pilot was run.
-        images: Of each dataset's test part.
+    their errors. ``images`` are how many each dataset's test part has.
     """
     alpha = question.alpha / max(1, len(question.family))
     sources = {
-        source: (scores(table, OUTCOME), shifted(question, table))
+        source: (scores(table, OUTCOME), of_all_seeds(question, table))
         for source, table in {"records at hand": known, "the pilot": pilot}.items()
         if len(table)
     }
@@ -68,8 +62,7 @@ def foresee(
                 if (comparison.dataset, comparison.network) == (dataset, network)
             ]
             spreads[source] = [float(np.std(of, ddof=1)) for of in differences if len(of) >= LEAST and np.std(of) > 0]
-        rows = images.get(dataset)
-        if rows:
+        if rows := images.get(dataset):
             rough = f"rough bound from {rows:,} test images, at an accuracy of {TYPICAL:g}"
             spreads[rough] = [noise_of_test_set(TYPICAL, rows)]
         source, found = next(((source, found) for source, found in spreads.items() if found), ("", []))
@@ -81,7 +74,7 @@ def foresee(
     return result
 
 
-def shifted(question: Question, table: pl.DataFrame) -> Question:
-    """The question, asked of another table's seeds."""
+def of_all_seeds(question: Question, table: pl.DataFrame) -> Question:
+    """The question, asked of a table's own seeds."""
     seeds = table["seed"].to_list()
     return replace(question, seed=min(seeds), replicates=max(seeds) - min(seeds) + 1)

@@ -1,11 +1,12 @@
 """Which value of a setting each arm is compared at, chosen on val, and whether the winner follows from it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
-from actbench.stats import Interval, mean_interval
+from actbench.stats import Interval, mean_with_bounds
 from actbench.verdict.evidence import GUESS
 
 EXTENSIONS = 2  # of a grid at most: a best value at its edge may mean that the best one lies beyond
@@ -48,20 +49,16 @@ class Tuning(NamedTuple):
 
 
 def val_scores(table: pl.DataFrame) -> pl.DataFrame:
-    """Mean val accuracy and loss of each arm and value over its seeds; a diverged replicate guesses."""
+    """Val accuracies and mean val loss of each arm and ``value``; a diverged replicate guesses."""
     accuracy = pl.when("diverged").then(GUESS["val_accuracy"]).otherwise("val_accuracy")
-    loss = pl.when("diverged").then(pl.col("classes").log()).otherwise("val_loss")
+    loss = pl.when("diverged").then(GUESS["test_loss"]).otherwise("val_loss")
     return table.group_by("dataset_name", "network_name", "arm", "value", maintain_order=True).agg(
         accuracy.alias("accuracy"), loss.mean().alias("loss")
     )
 
 
 def choose(table: pl.DataFrame) -> dict[Key, float]:
-    """The value of highest mean val accuracy of each arm; of those that tie, the one of lowest val loss.
-
-    Args:
-        table: Records of the tuning, with the column ``value``.
-    """
+    """The value of highest mean val accuracy of each arm; of those that tie, the one of lowest val loss."""
     best = (
         val_scores(table)
         .with_columns(pl.col("accuracy").list.mean())
@@ -77,13 +74,11 @@ def beyond(grid: Sequence[float], chosen: Mapping[Key, float]) -> list[float]:
 
     A step is a factor where all values are above 0, as the last one is, and a difference otherwise.
     """
-    values = sorted(grid)
+    values, found = sorted(grid), []
     if len(values) < 2:
         return []
-    at = set(chosen.values())
-    found = []
     for edge, inner in ((values[0], values[1]), (values[-1], values[-2])):
-        if edge in at:
+        if edge in chosen.values():
             step = edge * edge / inner if values[0] > 0 else 2 * edge - inner
             whole = all(isinstance(value, int) for value in values)
             found.append(round(step) if whole else float(f"{step:.3g}"))
@@ -91,36 +86,21 @@ def beyond(grid: Sequence[float], chosen: Mapping[Key, float]) -> list[float]:
 
 
 def summary(table: pl.DataFrame, setting: str, grid: Sequence[float], *, level: float) -> list[Tuning]:
-    """What tuning has found, for each dataset and network.
-
-    Args:
-        table: Records of the tuning, with the column ``value``.
-        setting: Its name.
-        grid: The values that were asked for.
-        level: Coverage of the intervals.
-    """
+    """What the records of a tuning say, for each dataset and network; ``grid`` are the values that were asked for."""
     chosen, rows = choose(table), val_scores(table)
     result = []
     for (dataset, network), own in rows.group_by("dataset_name", "network_name", maintain_order=True):
-        values = sorted(own["value"].unique().to_list())
-        arms = []
+        values, arms = own["value"].unique().sort().to_list(), []
         for (arm,), of in own.group_by("arm", maintain_order=True):
-            best = chosen[str(dataset), str(network), str(arm)]
-            intervals = {value: interval(scores, level) for value, scores in of.select("value", "accuracy").iter_rows()}
-            edge = len(values) > 1 and best in (values[0], values[-1])
-            seeds = max(len(scores) for scores in of["accuracy"])
-            ordered = dict(sorted(intervals.items()))
-            arms.append(Tuned(str(dataset), str(network), str(arm), best, edge, ordered, seeds))
+            key = (str(dataset), str(network), str(arm))
+            edge = len(values) > 1 and chosen[key] in (values[0], values[-1])
+            intervals = {
+                value: mean_with_bounds(np.array(scores), level=level)
+                for value, scores in of.sort("value").select("value", "accuracy").iter_rows()
+            }
+            arms.append(Tuned(*key, chosen[key], edge, intervals, max(map(len, of["accuracy"]))))
         winners = {value: max(arms, key=lambda arm: arm.val_accuracy[value].estimate).arm for value in values}
         winner = max(arms, key=lambda arm: arm.val_accuracy[arm.chosen].estimate).arm
         extended = [value for value in values if value not in grid]
         result.append(Tuning(str(dataset), str(network), setting, values, extended, arms, winners, winner))
     return result
-
-
-def interval(scores: Sequence[float], level: float) -> Interval:
-    """Mean with Student's interval, or without where there is one score."""
-    if len(scores) > 1:
-        return mean_interval(pl.Series(scores).to_numpy(), level=level)
-    nan: Any = float("nan")
-    return Interval(scores[0], nan, nan)
