@@ -5,7 +5,6 @@ from typing import Any
 import altair as alt
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
 from actbench.plots.figure import (
     PAGE,
@@ -14,14 +13,14 @@ from actbench.plots.figure import (
     Panel,
     arm_channels,
     arm_labels,
-    called,
+    arms_in_words,
     known_scores,
     of_panel,
     panels,
     tooltips,
 )
 from actbench.plots.palette import PAPER, QUIET
-from actbench.stats import Interval, mean_interval, pareto
+from actbench.stats import mean_with_bounds, pareto
 from actbench.verdict import Told
 from actbench.verdict.words import listed
 
@@ -55,7 +54,8 @@ def cost_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
         scores = 100 * np.array(list(known.get((*panel, arm), {}).values()))
         if value and len(scores):
             cost, busy = value
-            accuracy = (min(max(bound, 0), 100) for bound in mean(scores, told.question.alpha))
+            interval = mean_with_bounds(scores, level=1 - told.question.alpha)
+            accuracy = (min(max(bound, 0), 100) for bound in interval)
             rows.append((label, COSTS[column][0] * cost, *accuracy, busy))
     table = pl.DataFrame(rows, schema=["arm", "cost", "accuracy", "low", "high", "busy"], orient="row")
     if not rows:
@@ -75,16 +75,9 @@ def median_cost(own: pl.DataFrame, column: str) -> tuple[float, bool] | None:
     return None if value is None else (value, not len(quiet))
 
 
-def mean(scores: Float[np.ndarray, " seeds"], alpha: float) -> Interval:
-    """Mean with its interval, where there is one."""
-    if len(scores) > 1:
-        return mean_interval(scores, level=1 - alpha)
-    return Interval(float(scores[0]), float("nan"), float("nan"))
-
-
 def describe_front(rows: pl.DataFrame, form: str, told: Told) -> str:
     """The front in words, the cheapest first."""
-    arms = {label: called(arm) for arm, label in arm_labels(told).items()}
+    arms = arms_in_words(told)
     best = rows.filter("front").sort("cost").select("arm", "cost", "accuracy").iter_rows()
     names = [f"{arms[arm]} ({form.format(cost)}, {accuracy:.1f} %)" for arm, cost, accuracy in best]
     busy = [arms[arm] for arm in rows.filter("busy")["arm"]]

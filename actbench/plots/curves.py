@@ -1,4 +1,4 @@
-"""Learning curves: mean over seeds with its interval, by epoch or by seconds of training."""
+"""Curves of each arm: scores by epoch or by seconds of training, and accuracy on val over a tuned setting."""
 
 import math
 from collections.abc import Sequence
@@ -22,14 +22,15 @@ from actbench.plots.figure import (
     arm_channels,
     arm_labels,
     arm_params,
-    called,
+    arms_in_words,
     of_panel,
     panels,
+    rounded,
+    shorten,
     tooltips,
 )
-from actbench.stats import Interval
-from actbench.verdict import Told
-from actbench.verdict.words import count, level
+from actbench.verdict import Told, Tuning
+from actbench.verdict.words import count, level, tuning_sentences
 
 SCORES = {  # columns of the records, with their axes
     "epoch_val_accuracy": "val accuracy, %",
@@ -75,17 +76,14 @@ def curve_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
                 "marked": epochs % step == place % step,
             }
             tables.append(pl.DataFrame(table).with_columns(arm=pl.lit(label), seeds=len(own)))
-    rows = pl.concat(tables, how="diagonal")
-    return rows.with_columns(pl.col(pl.Float64).round_sig_figs(6).fill_nan(None))
+    return rounded(tables)
 
 
 def matrix(rows: Sequence[Sequence[float | None] | None]) -> Float[np.ndarray, "seeds epochs"]:
     """Values by seed and epoch, NaN where there is none or it is infinite."""
-    epochs = max((len(row) for row in rows if row), default=0)
-    values = np.full((len(rows), epochs), np.nan)
-    for place, row in enumerate(rows):
-        if row:
-            values[place, : len(row)] = np.array(row, dtype=float)
+    values = np.full((len(rows), max((len(row) for row in rows if row), default=0)), np.nan)
+    for own, row in zip(values, rows, strict=True):
+        own[: len(row or ())] = np.array(row or (), dtype=float)
     values[~np.isfinite(values)] = np.nan
     return values
 
@@ -94,39 +92,31 @@ def mean_curve(
     values: Float[np.ndarray, "seeds epochs"], *, level: float
 ) -> tuple[Float[np.ndarray, " epochs"], Float[np.ndarray, " epochs"]]:
     """Mean of the seeds that have a value, and half the length of Student's interval; NaN for too few."""
-    there = np.isfinite(values)
-    number = there.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(there, values, 0).sum(axis=0) / number
-        spread = np.sqrt((np.where(there, values - mean, 0) ** 2).sum(axis=0) / (number - 1))
-        half = distributions.t.ppf((1 + level) / 2, np.maximum(number - 1, 1)) * spread / np.sqrt(number)
-    return mean, np.where(number > 1, half, np.nan)
+    known = np.ma.masked_invalid(values)
+    number = known.count(axis=0)
+    quantile = distributions.t.ppf((1 + level) / 2, np.maximum(number - 1, 1))
+    half = quantile * known.std(axis=0, ddof=1) / np.sqrt(number)
+    return known.mean(axis=0).filled(np.nan), half.filled(np.nan)
 
 
 def where_curves_end(rows: pl.DataFrame, title: str, told: Told) -> str:
     """Where the curves end, in words."""
     what, unit = title.split(", ")
     sign, digits, unit, order = (1, 1, " %", "highest") if unit == "%" else (-1, 3, "", "lowest")
-    arms = {label: called(arm) for arm, label in arm_labels(told).items()}
+    arms, base = arms_in_words(told), arm_labels(told)[told.question.baseline]
     ends = {row["arm"]: row for row in rows.drop_nulls("mean").iter_rows(named=True)}  # the last row of each arm
     best = max(ends, key=lambda arm: (sign * ends[arm]["mean"], arm))
 
     def end(arm: str) -> str:
-        bounds = (math.nan if ends[arm][name] is None else ends[arm][name] for name in ("mean", "low", "high"))
-        return with_interval(Interval(*bounds), digits, unit)
+        mean, *bounds = (ends[arm][name] for name in ("mean", "low", "high"))
+        interval = "" if None in bounds else " ({:z.{digits}f} to {:z.{digits}f})".format(*bounds, digits=digits)
+        return f"{mean:z.{digits}f}{unit}{interval}"
 
-    base = arm_labels(told)[told.question.baseline]
     against = f", against {end(base)} of {arms[base]}" if base in ends and base != best else ""
     return (
         f"After {count(len(rows.filter(arm=best)), 'epoch')}, mean {what} is {order} for {arms[best]}: "
         f"{end(best)}, {count(ends[best]['seeds'], 'seed')}{against}."
     )
-
-
-def with_interval(value: Interval, digits: int = 1, unit: str = " %") -> str:
-    """An estimate with its interval, where it has one."""
-    number = f"{value.estimate:z.{digits}f}{unit}"
-    return number if value.low != value.low else f"{number} ({value.low:z.{digits}f} to {value.high:z.{digits}f})"
 
 
 def curves_chart(name: str, rows: pl.DataFrame, column: str, told: Told) -> Layers:
@@ -159,3 +149,44 @@ def loss_limits(rows: pl.DataFrame, told: Told) -> dict[str, Any]:
     most = 2 * math.log(guess) if guess and guess > 1 else math.inf
     lowest, highest = rows["mean"].min(), rows["mean"].max()
     return {"domain": [0, most]} if lowest < most < highest else {"zero": True}  # type: ignore[operator]
+
+
+def tuning_figures(told: Told) -> list[Figure]:
+    """One figure for each dataset and network, the chosen values ringed; none where nothing was tuned."""
+    figures = []
+    for number, of in enumerate(told.tunings):
+        name, panel, finding = f"tuning-{number}", Panel(of.dataset, of.network), " ".join(tuning_sentences(of))
+        rows, chart = tuning_rows(of, told), tuning_chart(name, of, told)
+        figures.append(Figure(name, panel.title, finding, chart, rows, arm_params(told), "tuning", panel=panel))
+    return figures
+
+
+def tuning_rows(of: Tuning, told: Told) -> pl.DataFrame:
+    """A row for each arm and value, accuracies in percent."""
+    names = arm_labels(told)
+    rows = [
+        (names[arm.arm], value, *(min(max(100 * bound, 0), 100) for bound in interval), value == arm.chosen)
+        for arm in of.arms
+        for value, interval in arm.val_accuracy.items()
+    ]
+    table = pl.DataFrame(rows, schema=["arm", "value", "mean", "low", "high", "chosen"], orient="row")
+    return table.with_columns(pl.col("mean", "low", "high").fill_nan(None))
+
+
+def tuning_chart(name: str, of: Tuning, told: Told) -> Layers:
+    """Bands, means, and rings around chosen values."""
+    lines, marks = arm_channels(told, notes=[f"bands: {level(told.question)} interval", "ringed: chosen"])
+    scale: dict[str, Any] = {"type": "log"} if all(value > 0 for value in of.grid) else {"zero": False}
+    axis = alt.Axis(values=list(of.grid), format="~g")
+    x = alt.X("value:Q", title=shorten(of.setting, 60), scale=alt.Scale(**scale, nice=False), axis=axis)
+    y, low = (alt.Y(f"{of}:Q", title="val accuracy, %", scale=alt.Scale(zero=False)) for of in ("mean", "low"))
+    tooltip = tooltips("arm", "value", "chosen", mean=".2f", low=".2f", high=".2f")
+    arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
+    rings = arms.transform_filter("datum.chosen").mark_point(size=200, shape="circle", opacity=1, strokeWidth=2.5)
+    points = arms.mark_point(filled=True, opacity=1, size=40)
+    return alt.layer(
+        arms.mark_area(opacity=BAND).encode(x=x, y=low, y2="high:Q", color=lines["color"]),
+        arms.mark_line(strokeWidth=2).encode(x=x, y=y, **lines).properties(name="means"),
+        rings.encode(x=x, y=y, color=lines["color"]).properties(name="chosen"),
+        points.encode(x=x, y=y, tooltip=tooltip, **marks).properties(name="marks"),
+    )

@@ -111,6 +111,11 @@ def arm_labels(told: Told) -> dict[str, str]:
     return dict(zip(told.question.arms, labels(told.question.arms), strict=True))
 
 
+def arms_in_words(told: Told) -> dict[str, str]:
+    """The name of each arm in a sentence, by its label."""
+    return {label: called(arm) for arm, label in arm_labels(told).items()}
+
+
 def file_name(*parts: str) -> str:
     """Names as a part of a file's name: letters of any language, digits, dots, hyphens and underscores."""
     words = [re.sub(r"[^\w.+=-]+", "_", part).strip("._") for part in parts]
@@ -133,10 +138,7 @@ def shown_first(told: Told) -> list[str]:
 def arm_channels(told: Told, *, legend: Any = None, notes: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
     """Channels of lines and those of marks: colour of each arm, with its dash or its shape.
 
-    Args:
-        told: What the study's records say.
-        legend: Labels of the arms in the legend; those that are shown if None.
-        notes: Lines of the legend's title, below the one on the choice of arms.
+    The legend has the arms with these labels, or those that are shown; ``notes`` are lines of its title.
     """
     styles, label = arm_styles(told.question.arms, told.question.baseline), arm_labels(told)
     names = [label[arm] for arm in styles]
@@ -174,6 +176,17 @@ SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
 MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
 
 
+def rounded(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Rows of all arms, rounded to what a figure shows; null where a number is not known."""
+    return pl.concat(tables, how="diagonal").with_columns(pl.col(pl.Float64).round_sig_figs(6).fill_nan(None))
+
+
+def with_room(low: float, high: float) -> list[float]:
+    """A range with room at its ends."""
+    room = 0.05 * (high - low) or 1
+    return [low - room, high + room]
+
+
 def tooltips(*names: str, **formats: str) -> list[alt.Tooltip]:
     """What a mark says when it is pointed at: fields as they are, and numbers in a format of D3."""
     return [alt.Tooltip(f"{name}:N") for name in names] + [
@@ -182,9 +195,9 @@ def tooltips(*names: str, **formats: str) -> list[alt.Tooltip]:
 
 
 def rows_axis(
-    count: int, field: str = "row:Q", *, names: str | None = "names", orient: Literal["left", "right"] = "left"
+    count: int, field: str = "row:Q", *, names: str = "names", orient: Literal["left", "right"] = "left"
 ) -> alt.Y:
-    """Rows from top to bottom, with an axis whose labels are the param ``names``, or with none."""
+    """Rows from top to bottom, with an axis whose labels are the param that ``names`` says."""
     axis = alt.Axis(
         values=list(range(count)),
         tickCount=count,
@@ -196,7 +209,7 @@ def rows_axis(
         grid=False,
         domain=False,
     )
-    return alt.Y(field, scale=alt.Scale(domain=[count - 0.5, -0.5], nice=False), axis=axis if names else None)
+    return alt.Y(field, scale=alt.Scale(domain=[count - 0.5, -0.5], nice=False), axis=axis)
 
 
 # --- files ---
@@ -250,13 +263,7 @@ def style(font: str) -> dict[str, Any]:
 
 
 def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int = 300) -> bytes:
-    """Figures side by side as a file's content.
-
-    Args:
-        figures: What to draw; all are of one kind and panel.
-        form: PNG, or SVG with text as text.
-        dpi: Dots per inch of a PNG.
-    """
+    """Figures of one kind and panel, side by side, as a file's content; an SVG's text is text."""
     width = figures[0].inches * INCH
     spec = specification(figures, room=width)
     if len(figures) == 1:

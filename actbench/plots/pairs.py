@@ -1,7 +1,6 @@
 """Every replicate: dots of an arm and of its baseline, with a line between those of the same seed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 import numpy as np
@@ -21,6 +20,7 @@ from actbench.plots.figure import (
     rows_axis,
     shorten,
     tooltips,
+    with_room,
 )
 from actbench.plots.forest import arm_and_baseline, best_first
 from actbench.plots.palette import ARMS, CROSS, INK, PAPER, QUIET, VERDICTS
@@ -43,15 +43,11 @@ def pair_figures(told: Told) -> list[Figure]:
         if len(rows):
             arms = rows["arm"].unique(maintain_order=True).to_list()
             scores = pl.concat([rows["score"], rows["baseline"].drop_nulls()]).to_numpy()
-            params: dict[str, Any] = {
-                "names": labels(arms),
-                "whole": with_room(float(scores.min()), float(scores.max())),
-                "close": close_range(scores),
-                "range": "whole",
-                "sides": [f"{shorten(told.question.baseline)}, above", "arm, below"],
-            }
+            whole, close = with_room(float(scores.min()), float(scores.max())), close_range(scores)
+            sides = [f"{shorten(told.question.baseline)}, above", "arm, below"]
+            params = {"names": labels(arms), "whole": whole, "close": close, "range": "whole", "sides": sides}
             name, finding = f"pairs-{number}", count_higher(rows, told.question.baseline)
-            chart = pairs_chart(name, rows, params["sides"])
+            chart = pairs_chart(name, rows, sides)
             shown = rows.with_columns(arm=pl.col("arm").replace_strict(arms, labels(arms)))
             figures.append(Figure(name, panel.title, finding, chart, shown, params, "pairs", panel=panel))
     return figures
@@ -103,16 +99,17 @@ def pairs_chart(name: str, rows: pl.DataFrame, sides: Sequence[str]) -> Layers:
     count, alone = rows["row"].n_unique(), bool(rows["baseline"].null_count())
     fine = rows["row"].value_counts()["count"].max() >= MANY  # type: ignore[operator]
     lost = STATES[1] in {*rows["state"], *rows["baseline_state"]}
-    scale = alt.Scale(domainMin=edge(0), domainMax=edge(1), zero=False, nice=False)
+    ends = [alt.ExprRef(f"range === 'close' && close ? close[{place}] : whole[{place}]") for place in (0, 1)]
+    scale = alt.Scale(domainMin=ends[0], domainMax=ends[1], zero=False, nice=False)
     order = ["arm higher", "arm not higher"]
-    states_scale = alt.Scale(domain=list(STATES), range=["circle", CROSS])
-    shape_legend = alt.Legend(values=[STATES[1]], symbolFillColor=INK.light) if lost else None
     tones = [VERDICTS["better"].light, VERDICTS["worse"].light]
     outcome = alt.Color("outcome:N", title=None, scale=alt.Scale(domain=order, range=tones))
     dash = alt.StrokeDash("outcome:N", title=None, scale=alt.Scale(domain=order, range=[[1, 0], [3, 2]]))
     stroke = alt.Scale(domain=sides, range=[QUIET.light, ARMS[0].light])
     fill = alt.Scale(domain=sides, range=[PAPER.light, ARMS[0].light])
+    states = alt.Scale(domain=list(STATES), range=["circle", CROSS])
     legend = None if alone else alt.Legend(symbolType="circle", columns=columns(sides))
+    shape_legend = alt.Legend(values=[STATES[1]], symbolFillColor=INK.light) if lost else None
     chart = alt.Chart(alt.NamedData(name)).transform_calculate(
         above=f"datum.row - {HALF}",
         below=f"datum.row + {0 if alone else HALF}",
@@ -128,27 +125,23 @@ def pairs_chart(name: str, rows: pl.DataFrame, sides: Sequence[str]) -> Layers:
         color=outcome,
         strokeDash=dash,
     )
-    dots = chart.mark_point(clip=True, opacity=1, strokeWidth=1, size=8 if fine else 40)
-
-    def side(field: str, state: str, y: str, label: str) -> alt.Chart:
-        replicates: alt.Chart = dots.encode(
-            x=alt.X(f"{field}:Q", title="test accuracy, %", scale=scale),
+    base, own = (
+        chart.mark_point(clip=True, opacity=1, strokeWidth=1, size=8 if fine else 40)
+        .encode(
+            x=alt.X(f"{score}:Q", title="test accuracy, %", scale=scale),
             y=rows_axis(count, y),
-            stroke=alt.Stroke(f"{label}:N", title=None, scale=stroke, legend=legend),
-            fill=alt.Fill(f"{label}:N", title=None, scale=fill, legend=legend),
-            shape=alt.Shape(f"{state}:N", title=None, scale=states_scale, legend=shape_legend),
+            stroke=alt.Stroke(f"{side}:N", title=None, scale=stroke, legend=legend),
+            fill=alt.Fill(f"{side}:N", title=None, scale=fill, legend=legend),
+            shape=alt.Shape(f"{state}:N", title=None, scale=states, legend=shape_legend),
             tooltip=tooltips("arm", "seed", score=".2f", baseline=".2f"),
         )
-        return replicates
-
-    own = side("score", "state", "below:Q", "own_side").properties(name="own")
-    base = side("baseline", "baseline_state", "above:Q", "base_side").properties(name="baseline")
+        .properties(name=layer)
+        for layer, score, state, y, side in (
+            ("baseline", "baseline", "baseline_state", "above:Q", "base_side"),
+            ("own", "score", "state", "below:Q", "own_side"),
+        )
+    )
     return alt.layer(*([own] if alone else [lines, base, own])).properties(height=PAIR_ROW * count)
-
-
-def edge(place: int) -> alt.ExprRef:
-    """An end of the range that is asked for."""
-    return alt.ExprRef(f"range === 'close' && close ? close[{place}] : whole[{place}]")
 
 
 def close_range(scores: Float[np.ndarray, " scores"]) -> list[float] | None:
@@ -157,9 +150,3 @@ def close_range(scores: Float[np.ndarray, " scores"]) -> list[float] | None:
     kept = scores[(scores >= first - FAR * (third - first)) & (scores <= third + FAR * (third - first))]
     low, high = float(kept.min()), float(kept.max())
     return None if high == low or high - low > PRESSED * np.ptp(scores) else with_room(low, high)
-
-
-def with_room(low: float, high: float) -> list[float]:
-    """A range with room at its ends."""
-    room = 0.05 * (high - low) or 1
-    return [low - room, high + room]

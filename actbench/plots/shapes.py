@@ -14,8 +14,9 @@ from actbench.plots.figure import (
     arm_channels,
     arm_labels,
     arm_params,
-    called,
+    arms_in_words,
     of_panel,
+    rounded,
     tooltips,
 )
 from actbench.plots.palette import QUIET
@@ -31,7 +32,7 @@ def shape_figures(told: Told) -> list[Figure]:
     rows = shape_rows(told)
     if not len(rows):
         return []
-    arms = {label: called(arm) for arm, label in arm_labels(told).items()}
+    arms = arms_in_words(told)
     learned = [arms[label] for label in rows.filter("learned")["arm"].unique(maintain_order=True)]
     more = f" Learned shapes, up to {MOST} seeds: {listed(learned)}." if learned else ""
     first = rows.filter(pl.col("seed") == pl.col("seed").first().over("arm"))
@@ -65,14 +66,10 @@ def shape_rows(told: Told) -> pl.DataFrame:
             shapes = (own if learned else own.head(1)).select("seed", x="curve_x", y="curve_y", slope="curve_slope")
             step = max(1, len(shapes["x"][0]) // MARKS)
             point = pl.int_range(pl.len()).over("seed")
-            settings = {
-                "arm": pl.lit(label),
-                "learned": pl.lit(learned),
-                "marked": point % step == place * step // 5 % step,
-            }
-            tables.append(shapes.explode("x", "y", "slope").with_columns(**settings))
-    rows = pl.concat(tables, how="diagonal")
-    return rows.with_columns(pl.col(pl.Float64).round_sig_figs(6).fill_nan(None))
+            marked = point % step == place * step // 5 % step
+            shapes = shapes.explode("x", "y", "slope")
+            tables.append(shapes.with_columns(arm=pl.lit(label), learned=pl.lit(learned), marked=marked))
+    return rounded(tables)
 
 
 def shapes_chart(name: str, title: str, learned: bool, told: Told) -> Layers:
