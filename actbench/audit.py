@@ -210,15 +210,14 @@ def impossible(row: Row, highest: float) -> Iterator[Flag]:
 def contradictions(own: Row, base: Row, seen: Implied, *, level: float) -> Iterator[Flag]:
     """What is published of a comparison and cannot come from the rows' means, sds and n."""
     difference = sizes(own.mean.low - base.mean.high, own.mean.high - base.mean.low)
-    if own.ci_low and own.ci_high:
-        low, high = own.ci_low, own.ci_high
-        if not meet(sizes((low.low + high.low) / 2, (low.high + high.high) / 2), difference):
-            centre = (low.value + high.value) / 2
-            yield Flag("interval", f"interval centred on {centre:z.4g}, difference {seen.difference:z.4g}")
+    low, high = own.ci_low, own.ci_high
+    if low and high and not meet(sizes((low.low + high.low) / 2, (low.high + high.high) / 2), difference):
+        centre = (low.value + high.value) / 2
+        yield Flag("interval", f"interval centred on {centre:z.4g}, difference {seen.difference:z.4g}")
     if math.isnan(seen.p):
         return
     halves, p, effects = reachable(own, base, difference, level=level)
-    if own.ci_low and own.ci_high:
+    if low and high:
         half, implied = (high.value - low.value) / 2, (seen.high - seen.low) / 2
         if not any(meet(((high.low - low.high) / 2, (high.high - low.low) / 2), one) for one in halves):
             yield Flag("interval", f"interval's half-width {half:.4g}, sd and n imply {implied:.4g}")

@@ -119,11 +119,11 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+            stripped = ((reader.line_num, [cell.strip() for cell in line]) for line in reader)
+            lines = [(number, cells) for number, cells in stripped if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise TableError(f"{path}: {why}") from None
-    lines = [(number, cells) for number, cells in lines if any(cells)]
     header = [name.lower() for name in lines[0][1]] if lines else []
     for name in COLUMNS:
         if header.count(name) != 1 and (name in NEEDED or name in header):

@@ -10,11 +10,11 @@ import polars as pl
 
 from actbench import plots
 from actbench.plots import Figure, files, rendered
-from actbench.plots.cost import median_cost
+from actbench.plots.cost import mean, median_cost
 from actbench.plots.figure import known_scores, of_panel, panels
 from actbench.records import write_whole
 from actbench.report.tables import latex, markdown, tables
-from actbench.stats import Interval, mean_with_bounds
+from actbench.stats import Interval
 from actbench.verdict import VERDICT, Finding, Ratio, Secondary, Told
 
 FOLDER = "exports"
@@ -123,7 +123,7 @@ def measured(own: pl.DataFrame, scores: Sequence[float], alpha: float) -> dict[s
     time, memory = median_cost(own, "epoch_time_s"), median_cost(own, "peak_memory_mb")
     return {
         "seeds": len(own),
-        **spread("test_accuracy", mean_with_bounds(np.array(scores), level=1 - alpha)),
+        **spread("test_accuracy", mean(np.array(scores), alpha)),
         "test_accuracy_sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "test_accuracy_min": min(scores),
         "test_accuracy_max": max(scores),

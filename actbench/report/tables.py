@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from actbench.plots.cost import median_cost
+from actbench.plots.cost import mean, median_cost
 from actbench.plots.figure import known_scores, of_panel, panels
 from actbench.plots.palette import SIGNS
-from actbench.stats import Interval, mean_with_bounds
+from actbench.stats import Interval
 from actbench.verdict import Finding, Told, p_value, points
 from actbench.verdict.words import OUTCOMES, count
 
@@ -234,7 +234,7 @@ def arm_table(told: Told) -> Table:
 
 def arm_row(own: pl.DataFrame, scores: np.ndarray, alpha: float) -> list[Cell]:
     """Its cells, in the order of `ARMS`, without names."""
-    accuracy = mean_with_bounds(scores, level=1 - alpha) if len(scores) else None
+    accuracy = mean(scores, alpha) if len(scores) else None
     whole = own.filter(~pl.col("diverged"))
     averages: dict[str, Any] = {name: whole[name].mean() for name in ("test_loss", "test_ece", "val_accuracy")}
     time, memory = median_cost(own, "epoch_time_s"), median_cost(own, "peak_memory_mb")

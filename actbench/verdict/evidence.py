@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from actbench.stats import Interval, effect_size, mean_with_bounds, sign_flip
+from actbench.stats import Interval, effect_size, mean_interval, sign_flip
 from actbench.verdict.question import Comparison, Question
 
 # What a replicate that has diverged counts as: it guesses. No calibration error follows from that.
@@ -141,7 +141,8 @@ def ratio(ratios: Float[np.ndarray, " fits"], *, alpha: float) -> Ratio | None:
     if not len(ratios):
         return None
     logs = np.log(ratios)
-    return Ratio(Interval(*map(math.exp, mean_with_bounds(logs, level=1 - alpha))), sign_flip(logs), effect_size(logs))
+    interval = mean_interval(logs, level=1 - alpha) if len(logs) > 1 else Interval(float(logs[0]), math.nan, math.nan)
+    return Ratio(Interval(*map(math.exp, interval)), sign_flip(logs), effect_size(logs))
 
 
 def minutes_of_a_pair(own: pl.DataFrame, comparison: Comparison, question: Question) -> float | None:
