@@ -1,6 +1,6 @@
 """Intervals, exact tests, corrections and verdicts. Pure functions of arrays; nothing here knows of networks."""
 
-from actbench.stats.judgement import Family, Judgement, Verdict, judge, stops
+from actbench.stats.judgement import Judgement, Verdict, judge, stops
 from actbench.stats.paired import (
     Interval,
     bootstrap,
@@ -18,7 +18,6 @@ from actbench.stats.sequential import Design, boundaries, crosses, histories, no
 
 __all__ = [
     "Design",
-    "Family",
     "Interval",
     "Judgement",
     "Verdict",

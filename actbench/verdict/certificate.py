@@ -9,7 +9,6 @@ from scipy import stats as distributions
 
 from actbench.stats import Design, Interval, detectable, judge
 
-SPLITS = 2_000
 POWER = 0.8  # planned
 
 
@@ -68,7 +67,7 @@ def alarms(
     alpha: float,
     margin: float,
     design: Design | None,
-    splits: int = SPLITS,
+    splits: int = 2_000,
 ) -> Alarms:
     """False alarms and power of `judge` where the truth is known, on the scores of one arm.
 

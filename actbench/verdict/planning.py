@@ -47,34 +47,28 @@ def foresee(
     their errors. ``images`` are how many each dataset's test part has.
     """
     alpha = question.alpha / max(1, len(question.family))
-    sources = {
-        source: (scores(table, OUTCOME), of_all_seeds(question, table))
-        for source, table in {"records at hand": known, "the pilot": pilot}.items()
-        if len(table)
-    }
     result = []
     for dataset, network in product(question.datasets, question.networks):
-        spreads = dict[str, list[float]]()
-        for source, (of, own) in sources.items():
-            differences = [
-                paired(of, comparison, own).difference
-                for comparison in question.family
-                if (comparison.dataset, comparison.network) == (dataset, network)
-            ]
-            spreads[source] = [float(np.std(of, ddof=1)) for of in differences if len(of) >= LEAST and np.std(of) > 0]
+        tables = {"records at hand": known, "the pilot": pilot}
+        found = {source: spreads(question, table, dataset, network) for source, table in tables.items()}
         if rows := images.get(dataset):
             rough = f"rough bound from {rows:,} test images, at an accuracy of {TYPICAL:g}"
-            spreads[rough] = [noise_of_test_set(TYPICAL, rows)]
-        source, found = next(((source, found) for source, found in spreads.items() if found), ("", []))
-        if found:
-            least, most = min(found), max(found)
+            found[rough] = [noise_of_test_set(TYPICAL, rows)]
+        source = next((source for source, sds in found.items() if sds), None)
+        if source:
+            least, most = min(found[source]), max(found[source])
             unit = detectable(question.most, alpha=alpha)
             needed = pairs_for_margin(most, question.margin, alpha=alpha)
             result.append(Foreseen(dataset, network, source, (least, most), (least * unit, most * unit), needed))
     return result
 
 
-def of_all_seeds(question: Question, table: pl.DataFrame) -> Question:
-    """The question, asked of a table's own seeds."""
-    seeds = table["seed"].to_list()
-    return replace(question, seed=min(seeds), replicates=max(seeds) - min(seeds) + 1)
+def spreads(question: Question, table: pl.DataFrame, dataset: str, network: str) -> list[float]:
+    """Standard deviations of the comparisons' differences, over all seeds of a table; none of too few pairs."""
+    if not len(table):
+        return []
+    seeds, known = table["seed"].to_list(), scores(table, OUTCOME)
+    own = replace(question, seed=min(seeds), replicates=max(seeds) - min(seeds) + 1)
+    family = [of for of in question.family if (of.dataset, of.network) == (dataset, network)]
+    differences = [paired(known, comparison, own).difference for comparison in family]
+    return [float(np.std(of, ddof=1)) for of in differences if len(of) >= LEAST and np.std(of) > 0]
