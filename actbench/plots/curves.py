@@ -1,4 +1,4 @@
-"""Curves of each arm: scores by epoch or by seconds of training, and accuracy on val over a tuned setting."""
+"""A curve for each arm: scores over training, accuracy on val over a tuned setting, and the activation itself."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,7 @@ from jaxtyping import Float
 from scipy import stats as distributions
 
 from actbench.plots.figure import (
-    BAND,
-    MARKED,
-    MARKS,
     PAGE,
-    SHOWN,
     Figure,
     Layers,
     Panel,
@@ -25,18 +21,24 @@ from actbench.plots.figure import (
     arms_in_words,
     of_panel,
     panels,
-    rounded,
     shorten,
     tooltips,
 )
+from actbench.plots.palette import QUIET
 from actbench.verdict import Told, Tuning
-from actbench.verdict.words import count, level, tuning_sentences
+from actbench.verdict.words import count, level, listed, tuning_sentences
 
 SCORES = {  # columns of the records, with their axes
     "epoch_val_accuracy": "val accuracy, %",
     "epoch_val_loss": "val loss, nats",
     "epoch_train_loss": "train loss, nats",
 }
+SHAPES = ("curve_x", "curve_y", "curve_slope")  # columns of the records
+LEARNED = 5  # shapes that are shown of an arm
+SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
+BAND = 0.16  # how opaque
+MARKS = 6  # on a curve, so that arms are told apart without colour
+MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
 WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
 
 
@@ -79,6 +81,11 @@ def curve_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
     return rounded(tables)
 
 
+def rounded(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Rows of all arms, rounded to what a figure shows; null where a number is not known."""
+    return pl.concat(tables, how="diagonal").with_columns(pl.col(pl.Float64).round_sig_figs(6).fill_nan(None))
+
+
 def matrix(rows: Sequence[Sequence[float | None] | None]) -> Float[np.ndarray, "seeds epochs"]:
     """Values by seed and epoch, NaN where there is none or it is infinite."""
     values = np.full((len(rows), max((len(row) for row in rows if row), default=0)), np.nan)
@@ -108,8 +115,8 @@ def where_curves_end(rows: pl.DataFrame, title: str, told: Told) -> str:
     best = max(ends, key=lambda arm: (sign * ends[arm]["mean"], arm))
 
     def end(arm: str) -> str:
-        mean, *bounds = (ends[arm][name] for name in ("mean", "low", "high"))
-        interval = "" if None in bounds else " ({:z.{digits}f} to {:z.{digits}f})".format(*bounds, digits=digits)
+        mean, low, high = (ends[arm][name] for name in ("mean", "low", "high"))
+        interval = "" if low is None else f" ({low:z.{digits}f} to {high:z.{digits}f})"
         return f"{mean:z.{digits}f}{unit}{interval}"
 
     against = f", against {end(base)} of {arms[base]}" if base in ends and base != best else ""
@@ -189,4 +196,69 @@ def tuning_chart(name: str, of: Tuning, told: Told) -> Layers:
         arms.mark_line(strokeWidth=2).encode(x=x, y=y, **lines).properties(name="means"),
         rings.encode(x=x, y=y, color=lines["color"]).properties(name="chosen"),
         points.encode(x=x, y=y, tooltip=tooltip, **marks).properties(name="marks"),
+    )
+
+
+def shape_figures(told: Told) -> list[Figure]:
+    """The functions and their derivatives; none where the records do not hold them."""
+    rows = shape_rows(told)
+    if not len(rows):
+        return []
+    arms = arms_in_words(told)
+    learned = [arms[label] for label in rows.filter("learned")["arm"].unique(maintain_order=True)]
+    more = f" Learned shapes, up to {LEARNED} seeds: {listed(learned)}." if learned else ""
+    first = rows.filter(pl.col("seed") == pl.col("seed").first().over("arm"))
+    ends = first.group_by("arm", maintain_order=True).agg(pl.col("y").min(), pl.col("slope").max()).rows()
+    figures = []
+    for what, title, axis, finding in (
+        ("function", "Function", "f(x)", f"Least value: {listed([f'{arms[of]} {y:z.3g}' for of, y, _ in ends])}."),
+        ("slope", "Derivative", "f′(x)", f"Steepest slope: {listed([f'{arms[of]} {up:z.3g}' for of, _, up in ends])}."),
+    ):
+        name = f"shapes-{what}"
+        own = rows.drop("y").rename({"slope": "y"}) if what == "slope" else rows.drop("slope")
+        own = own.with_columns(seed=pl.when("learned").then("seed"))
+        chart = shapes_chart(name, axis, bool(learned), told)
+        figures.append(Figure(name, title, finding + more, chart, own, arm_params(told), "activations", inches=PAGE))
+    return figures
+
+
+def shape_rows(told: Told) -> pl.DataFrame:
+    """A row for each point of each shape, which are one for an arm, or a few seeds' if these have learned their own.
+
+    They are of the first dataset and network that has some. ``marked`` are a
+    few points, others for each arm.
+    """
+    tables = [pl.DataFrame()]
+    known = told.table.drop_nulls(SHAPES)
+    for place, (arm, label) in enumerate(arm_labels(told).items()):
+        own = known.filter(arm=arm)
+        if len(own):
+            own = of_panel(own, Panel(own["dataset_name"][0], own["network_name"][0])).sort("seed").head(LEARNED)
+            learned = len(set(map(str, own.select(SHAPES).iter_rows()))) > 1
+            shapes = (own if learned else own.head(1)).select("seed", x="curve_x", y="curve_y", slope="curve_slope")
+            step = max(1, len(shapes["x"][0]) // MARKS)
+            point = pl.int_range(pl.len()).over("seed")
+            marked = point % step == place * step // 5 % step
+            shapes = shapes.explode("x", "y", "slope")
+            tables.append(shapes.with_columns(arm=pl.lit(label), learned=pl.lit(learned), marked=marked))
+    return rounded(tables)
+
+
+def shapes_chart(name: str, title: str, learned: bool, told: Told) -> Layers:
+    """A line for each shape, thin if it was learned, on the axes of a school book."""
+    notes = ["thin: as learned, a seed each"] if learned else []
+    lines, marks = arm_channels(told, notes=notes)
+    arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
+    x, y = alt.X("x:Q", title="x", scale=alt.Scale(nice=False)), alt.Y("y:Q", title=title)
+    width = alt.condition("datum.learned", alt.value(1.2), alt.value(2))
+    tooltip = tooltips("arm", *(["seed"] if learned else []), x=".3g", y=".3g")
+    axes = alt.Chart(alt.InlineData([{}])).mark_rule(color=QUIET.light)
+    return alt.layer(
+        axes.encode(x=alt.X(datum=0, type="quantitative")),
+        axes.encode(y=alt.Y(datum=0, type="quantitative")),
+        arms.mark_line().encode(x=x, y=y, detail="seed:N", strokeWidth=width, **lines).properties(name="shapes"),
+        arms.transform_filter("datum.marked || hover")
+        .mark_point(filled=True, size=30)
+        .encode(x=x, y=y, opacity=MARKED, tooltip=tooltip, **marks)
+        .properties(name="marks"),
     )

@@ -18,8 +18,6 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sa
 PAPER_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first comes with vl-convert
 LONGEST = 24  # letters of a name beside an axis
 FIRST = 6  # arms that are shown at first where there are more
-BAND = 0.16  # how opaque
-MARKS = 6  # on a curve, so that arms are told apart without colour
 INCH = 117  # pixels to an inch of paper: the 13 pixels of a figure's letters are 8 points there
 COLUMN, HALF_MORE, PAGE = 3.4, 5.0, 7.0  # inches: a column of a paper, one and a half, and both
 HEIGHT = 300  # pixels, where the data do not give another
@@ -172,15 +170,6 @@ def arm_params(told: Told) -> dict[str, Any]:
     return {"arms": [arms[arm] for arm in shown], "choice": choice, "hover": False}
 
 
-SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
-MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
-
-
-def rounded(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Rows of all arms, rounded to what a figure shows; null where a number is not known."""
-    return pl.concat(tables, how="diagonal").with_columns(pl.col(pl.Float64).round_sig_figs(6).fill_nan(None))
-
-
 def with_room(low: float, high: float) -> list[float]:
     """A range with room at its ends."""
     room = 0.05 * (high - low) or 1
@@ -263,7 +252,7 @@ def style(font: str) -> dict[str, Any]:
 
 
 def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int = 300) -> bytes:
-    """Figures of one kind and panel, side by side, as a file's content; an SVG's text is text."""
+    """Figures of one kind and panel, side by side, as a file's content: PNG, or SVG whose text is text."""
     width = figures[0].inches * INCH
     spec = specification(figures, room=width)
     if len(figures) == 1:

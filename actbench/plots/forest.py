@@ -37,14 +37,15 @@ def forest_figures(told: Told) -> list[Figure]:
     panels, figures, baseline = sorted(grouped, key=lambda panel: panel[0] is not None), [], told.question.baseline
     for number, (dataset, network) in enumerate(panels):
         findings = grouped[dataset, network]
-        found = sorted(within(findings, baseline), key=lambda of: order[arm_and_baseline(of)])
+        found = [of for of in findings if len(findings) <= MOST or of.comparison.baseline == baseline]
+        found.sort(key=lambda of: order[arm_and_baseline(of)])
         name, panel = f"forest-{number}", Panel(dataset or "all", network)
         title = f"{dataset or f'Mean over {len(told.question.datasets)} datasets'} with {network}"
         several = any(of.comparison.baseline != baseline for of in found)
         names = [" – ".join(arm_and_baseline(of)) if several else of.comparison.arm for of in found]
         params = {"names": labels(names), "numbers": [numbers(of) for of in found]}
         chart = forest_chart(name, found, told, against="" if several else baseline)
-        words, rows = count_verdicts(findings, baseline), forest_rows(found)
+        words, rows = count_verdicts(findings, left_out=len(findings) - len(found)), forest_rows(found)
         figures.append(Figure(name, title, words, chart, rows, params, "forest", panel=panel, inches=HALF_MORE))
     return figures
 
@@ -64,12 +65,7 @@ def best_first(conclusion: Conclusion) -> dict[tuple[str, str], int]:
     return {key: place for place, key in enumerate(ranked)}
 
 
-def within(findings: Sequence[Finding], baseline: str) -> Sequence[Finding]:
-    """The comparisons that a panel has room for."""
-    return findings if len(findings) <= MOST else [of for of in findings if of.comparison.baseline == baseline]
-
-
-def count_verdicts(findings: Sequence[Finding], baseline: str) -> str:
+def count_verdicts(findings: Sequence[Finding], *, left_out: int) -> str:
     """What the panel shows, in words."""
     parts = []
     for verdict in VERDICTS:
@@ -77,7 +73,6 @@ def count_verdicts(findings: Sequence[Finding], baseline: str) -> str:
         if own:
             own.sort(key=lambda of: -abs(of.judgement.difference.estimate) if of.judgement.difference else 0)
             parts.append(f"{len(own)} {verdict} ({listed([short(of) for of in own], 4)})")
-    left_out = len(findings) - len(within(findings, baseline))
     more = f" {left_out} more comparisons stand in the table." if left_out else ""
     return f"Of {len(findings)} comparison{'' if len(findings) == 1 else 's'}: {', '.join(parts)}.{more}"
 

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from actbench.plots import SCORES
-from actbench.plots.shapes import COLUMNS as SHAPES
+from actbench.plots.curves import SCORES, SHAPES
 from actbench.verdict import Told
 
 MOST_VALUES = 100_000  # of all curves: beyond, each arm has the same number of its first seeds
