@@ -103,8 +103,7 @@ def cost_chart(name: str, rows: pl.DataFrame, title: str, told: Told) -> Layers:
     fill = alt.condition("datum.busy", alt.value(PAPER.light), alt.Fill(**marks["color"].to_dict()))
     tooltip = tooltips("arm", "busy", cost=".4g", accuracy=".2f")
     arms = alt.Chart(alt.NamedData(name))
-    named = arms.transform_filter("datum.named")
-    grey = arms.transform_filter("!datum.named")
+    named, grey = arms.transform_filter("datum.named"), arms.transform_filter("!datum.named")
     interval = {"x": x, "y": low, "y2": "high:Q"}
     return alt.layer(
         arms.transform_filter("datum.front")

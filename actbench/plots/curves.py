@@ -52,8 +52,7 @@ def curve_figures(told: Told) -> list[Figure]:
                 name = f"curves-{number}-{column.replace('_', '-')}"
                 chart, finding = curves_chart(name, rows, column, told), where_curves_end(rows, title, told)
                 params = {**arm_params(told), "along": "epochs"}
-                more: Any = {"panel": panel, "inches": PAGE, "score": column}
-                figures.append(Figure(name, panel.title, finding, chart, rows, params, "curves", **more))
+                figures.append(Figure(name, panel.title, finding, chart, rows, params, "curves", panel, PAGE, column))
     return figures
 
 
@@ -246,8 +245,7 @@ def shape_rows(told: Told) -> pl.DataFrame:
 
 def shapes_chart(name: str, title: str, learned: bool, told: Told) -> Layers:
     """A line for each shape, thin if it was learned, on the axes of a school book."""
-    notes = ["thin: as learned, a seed each"] if learned else []
-    lines, marks = arm_channels(told, notes=notes)
+    lines, marks = arm_channels(told, notes=["thin: as learned, a seed each"] if learned else [])
     arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
     x, y = alt.X("x:Q", title="x", scale=alt.Scale(nice=False)), alt.Y("y:Q", title=title)
     width = alt.condition("datum.learned", alt.value(1.2), alt.value(2))

@@ -1,6 +1,7 @@
 """Colours, on light paper and on dark, and the shapes that tell the same without colour."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 from actbench.stats import Verdict
@@ -62,11 +63,8 @@ def arm_styles(arms: Sequence[str], baseline: str) -> dict[str, ArmStyle]:
     """How each arm is drawn: the baseline in solid ink with circles, the others in colours, shapes and dashes."""
     others = [arm for arm in arms if arm != baseline]
     # Eight shapes and five dashes have no common factor: together they tell forty arms apart.
-    found = {
-        arm: ArmStyle(ARMS[place % len(ARMS)], DASHES[place % len(DASHES)], SHAPES[place % len(SHAPES)])
-        for place, arm in enumerate(others)
-    }
-    return {baseline: ArmStyle(INK, SOLID, "circle"), **found}
+    looks = map(ArmStyle, cycle(ARMS), cycle(DASHES), cycle(SHAPES))
+    return {baseline: ArmStyle(INK, SOLID, "circle"), **dict(zip(others, looks, strict=False))}
 
 
 def dark_colours() -> dict[str, str]:

@@ -56,7 +56,8 @@ def detectable(pairs: int, *, alpha: float = 0.05, goal: float = 0.8) -> float:
 def pairs_for_margin(spread: float, margin: float, *, alpha: float = 0.05, goal: float = 0.8) -> int | None:
     """Fewest pairs with which two one-sided t tests find equal arms equivalent; an approximation by one t test.
 
-    ``spread`` is the standard deviation of a difference, in the unit of ``margin``.
+    ``spread`` is the standard deviation of a difference, in the unit of
+    ``margin``, and ``alpha`` the level of each of the two tests.
     """
     # With no true difference, both tests have to pass: each may fail in half of the cases that remain.
     return pairs_needed(margin / spread, alpha=2 * alpha, goal=(1 + goal) / 2) if spread else 2

@@ -1,7 +1,7 @@
 """What a study asks of its records, in plain values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -53,7 +53,7 @@ class Question:
     comparisons: Literal["baseline", "all"] = "baseline"
     alpha: float = 0.05
     margin: float = 0.005
-    tune: Mapping[str, Any] | None = field(default=None)
+    tune: Mapping[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Question":
@@ -61,7 +61,7 @@ class Question:
         return cls(**{**values, "asked": [Asked(*row) for row in values["asked"]]})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them."""
+        """The question in plain values, as JSON holds them."""
         return {**asdict(self), "asked": [list(row) for row in self.asked]}
 
     @cached_property

@@ -95,7 +95,7 @@ def summary(table: pl.DataFrame, setting: str, grid: Sequence[float], *, level: 
             key = (str(dataset), str(network), str(arm))
             edge = len(values) > 1 and chosen[key] in (values[0], values[-1])
             intervals = {
-                value: mean_with_bounds(np.array(scores), level=level)
+                value: mean_with_bounds(np.array(scores, dtype=float), level=level)
                 for value, scores in of.sort("value").select("value", "accuracy").iter_rows()
             }
             arms.append(Tuned(*key, chosen[key], edge, intervals, max(map(len, of["accuracy"]))))
