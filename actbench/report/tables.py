@@ -1,18 +1,14 @@
-"""All numbers of a study in a few tables, for the page, for Markdown and for LaTeX."""
+"""All numbers of a study in a few tables, for the terminal, for the page, for Markdown and for LaTeX."""
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import polars as pl
-
-from actbench.plots.cost import mean, median_cost
-from actbench.plots.figure import known_scores, of_panel, panels
+from actbench.plots.figure import panels
 from actbench.plots.palette import SIGNS
-from actbench.stats import Interval
-from actbench.verdict import Finding, Told, p_value, points
+from actbench.report.frames import arm_frame, comparison_frame, standing_frame
+from actbench.verdict import Told, p_value, points
 from actbench.verdict.words import OUTCOMES, count
 
 NONE = "–"
@@ -50,10 +46,32 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Cell]]
 
 
-def tables(told: Told) -> list[Table]:
-    """Comparisons, what is beside accuracy, arms, and standings over several datasets: those that have rows."""
-    found = [comparison_table(told), secondary_table(told), arm_table(told), standing_table(told)]
-    return [table for table in found if table.rows]
+Row = Mapping[str, Any]  # of a frame, by column
+Show = Callable[[Row], Cell]
+Shown = Sequence[tuple[Column, Show]]  # columns of a table, with how a row of a frame is shown in each
+
+
+def number(name: str, form: Callable[[Any], str], scale: float = 1, *, starred: bool = False) -> Show:
+    """Shows a number, or a dash; with a star where it was measured on a busy machine."""
+
+    def show(row: Row) -> Cell:
+        value = row[name]
+        if value is None or not math.isfinite(value):
+            return Cell(NONE, None)
+        star = "*" if starred and row["busy"] else ""
+        return Cell(form(scale * value) + star, value)
+
+    return show
+
+
+def interval(name: str, form: Callable[[Any], str], scale: float = 1) -> Show:
+    """Shows the bounds of an interval, sorted by the lower one."""
+
+    def show(row: Row) -> Cell:
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return Cell(NONE, None) if low is None else Cell(f"{form(scale * low)} to {form(scale * high)}", low)
+
+    return show
 
 
 def word(text: str) -> Cell:
@@ -61,33 +79,36 @@ def word(text: str) -> Cell:
     return Cell(text, text)
 
 
-def number(value: float | None, form: str = "{:z.3g}", scale: float = 1) -> Cell:
-    """A cell that holds a number, or a dash."""
-    if value is None or not math.isfinite(value):
-        return Cell(NONE, None)
-    return Cell(form.format(scale * value), value)
+def text(name: str, missing: str = NONE) -> Show:
+    """Shows a name or a word, or what stands for a missing one."""
+    return lambda row: word(row[name] or missing)
 
 
-def between(interval: Interval | None, form: str, scale: float = 1) -> Cell:
-    """A cell that holds the bounds of an interval, sorted by the lower one."""
-    if interval is None or not math.isfinite(interval.low):
-        return Cell(NONE, None)
-    return Cell(f"{form.format(scale * interval.low)} to {form.format(scale * interval.high)}", interval.low)
+def p_cell(p: float) -> str:
+    """A p-value without its equals sign."""
+    return p_value(p).removeprefix("= ")
 
 
-COMPARISONS = (
-    Column("verdict", number=False),
-    Column("difference", "points"),
-    Column("interval", "points"),
-    Column("pairs"),
-    Column("p"),
-    Column("adjusted p"),
-    Column("p of equivalence"),
-    Column("P(better)"),
-    Column("effect", "sd"),
-    Column("time", "ratio"),
-    Column("with time", number=False),
-    Column("more pairs"),
+def verdict(row: Row) -> Cell:
+    """Shows a verdict with its sign."""
+    inside = ", inside margin" if row["inside_margin"] and row["verdict"] != "equivalent" else ""
+    return Cell(f"{SIGNS[row['verdict']]} {row['verdict']}{inside}", row["verdict"])
+
+
+WHOLE, THOUSANDS, TWO, SIGNED = "{:d}".format, "{:,d}".format, "{:z.2f}".format, "{:+z.2f}".format
+COMPARISONS: Shown = (
+    (Column("verdict", number=False), verdict),
+    (Column("difference", "points"), number("difference", points)),
+    (Column("interval", "points"), interval("difference", SIGNED, 100)),
+    (Column("pairs"), number("pairs", WHOLE)),
+    (Column("p"), number("p", p_cell)),
+    (Column("adjusted p"), number("adjusted_p", p_cell)),
+    (Column("p of equivalence"), number("adjusted_equivalence_p", p_cell)),
+    (Column("P(better)"), number("probability_better", TWO)),
+    (Column("effect", "sd"), number("effect", SIGNED)),
+    (Column("time", "ratio"), number("time_ratio", TWO, starred=True)),
+    (Column("with time", number=False), text("with_time")),
+    (Column("more pairs"), number("more_pairs", THOUSANDS)),
 )
 SECONDARY = (
     Column("measure", number=False),
@@ -98,185 +119,87 @@ SECONDARY = (
     Column("p"),
     Column("effect", "sd"),
 )
-
-
-def comparison_table(told: Told) -> Table:
-    """Each comparison, arm minus baseline."""
-    labels, minus = compared(told)
-    rows = [[*labelled(of, labels), *comparison_row(of)] for of in told.conclusion.findings]
-    columns = [*(Column(name, number=False) for name in labels), *COMPARISONS]
-    return Table("comparisons", f"Comparisons, {minus}{where(told)}", columns, rows)
-
-
-def secondary_table(told: Told) -> Table:
-    """What is beside accuracy in each comparison: losses and calibration by seed, time and memory by fit."""
-    labels, minus = compared(told)
-    rows = [
-        [*labelled(finding, labels), *cells]
-        for finding in told.conclusion.findings
-        for cells in secondary_rows(finding)
-    ]
-    columns = [*(Column(name, number=False) for name in labels), *SECONDARY]
-    title = f"Beside accuracy, {minus}{where(told)}: outside the family, so p is not corrected; less is better"
-    return Table("secondary", title, columns, rows)
-
-
-def compared(told: Told) -> tuple[list[str], str]:
-    """The columns that name a comparison, and what is subtracted from what."""
-    all_pairs = told.question.comparisons == "all"
-    minus = f"arm minus {'baseline' if all_pairs else told.question.baseline}"
-    return names(told, ["arm", "baseline"] if all_pairs else ["arm"]), minus
-
-
-def labelled(finding: Finding, labels: Sequence[str]) -> list[Cell]:
-    """The cells that name a comparison."""
-    of = finding.comparison._asdict()
-    return [word(of[name] or "mean of all") for name in labels]
-
-
-def names(told: Told, more: Sequence[str]) -> list[str]:
-    """Columns of names, those of datasets and networks only where there are several."""
-    several = {"dataset": len(told.question.datasets) > 1, "network": len(told.question.networks) > 1}
-    return [*(name for name, use in several.items() if use), *more]
-
-
-def where(told: Told) -> str:
-    """The dataset and the network, where there is one of each."""
-    alone = panels(told)
-    return f", on {alone[0].title}" if len(alone) == 1 else ""
-
-
-def comparison_row(finding: Finding) -> list[Cell]:
-    """Its cells, in the order of `COMPARISONS`, without names."""
-    of, costs = finding.judgement, finding.cost
-    inside = ", inside margin" if of.inside_margin and of.verdict != "equivalent" else ""
-    busy = "*" if costs and costs.busy else ""
-    return [
-        Cell(f"{SIGNS[of.verdict]} {of.verdict}{inside}", of.verdict),
-        Cell(points(of.difference.estimate), of.difference.estimate) if of.difference else Cell(NONE, None),
-        between(of.difference, "{:+z.2f}", 100),
-        number(of.pairs, "{:d}"),
-        *(Cell(p_value(p).removeprefix("= "), p) for p in (of.p, of.adjusted_p, of.adjusted_equivalence_p)),
-        number(of.superiority.estimate if of.superiority else None, "{:z.2f}"),
-        number(of.effect, "{:+z.2f}"),
-        number(costs.time.ratio.estimate if costs else None, "{:z.2f}" + busy),
-        word(finding.joint or NONE),
-        number(finding.more_pairs, "{:,d}"),
-    ]
-
-
-def secondary_rows(finding: Finding) -> Iterator[list[Cell]]:
-    """Its rows, in the order of `SECONDARY`, without names."""
-    forms = {"test_loss": ("{:+z.4f}", 1, "nats"), "test_ece": ("{:+z.2f}", 100, "points")}
-    for of in finding.secondary:
-        form, scale, unit = forms[of.outcome]
-        if of.difference:
-            shown = [
-                number(of.difference.estimate, form, scale),
-                between(of.difference, form, scale),
-                word(unit),
-                number(of.pairs, "{:d}"),
-            ]
-            yield [word(OUTCOMES[of.outcome]), *shown, *tested(of.p, of.effect)]
-    costs = finding.cost
-    if costs:
-        busy = ", busy machine" if costs.busy else ""
-        for name, ratio in {f"time of an epoch{busy}": costs.time, "peak memory": costs.memory}.items():
-            if ratio:
-                shown = [
-                    number(ratio.ratio.estimate, "{:z.2f}"),
-                    between(ratio.ratio, "{:z.2f}"),
-                    word("ratio"),
-                    Cell(count(costs.fits, "fit"), costs.fits),
-                ]
-                yield [word(name), *shown, *tested(ratio.p, ratio.effect)]
-
-
-def tested(p: float, effect: float) -> list[Cell]:
-    """A p-value and an effect."""
-    return [Cell(p_value(p).removeprefix("= "), p), number(effect, "{:+z.2f}")]
-
-
-ARMS = (
-    Column("seeds"),
-    Column("test accuracy", "%"),
-    Column("interval", "%"),
-    Column("sd", "points"),
-    Column("test loss", "nats"),
-    Column("calibration error", "%"),
-    Column("val accuracy", "%"),
-    Column("diverged"),
-    Column("epochs"),
-    Column("an epoch", "ms"),
-    Column("memory", "MiB"),
-    Column("parameters"),
+MEASURES = {  # beside accuracy: in words, form, scale and unit
+    "test_loss_difference": (OUTCOMES["test_loss"], "{:+z.4f}".format, 1, "nats"),
+    "test_ece_difference": (OUTCOMES["test_ece"], SIGNED, 100, "points"),
+    "time_ratio": ("time of an epoch", TWO, 1, "ratio"),
+    "memory_ratio": ("peak memory", TWO, 1, "ratio"),
+}
+ARMS: Shown = (
+    (Column("seeds"), number("seeds", WHOLE)),
+    (Column("test accuracy", "%"), number("test_accuracy", TWO, 100)),
+    (Column("interval", "%"), interval("test_accuracy", TWO, 100)),
+    (Column("sd", "points"), number("test_accuracy_sd", TWO, 100)),
+    (Column("test loss", "nats"), number("test_loss", "{:z.4f}".format)),
+    (Column("calibration error", "%"), number("test_ece", TWO, 100)),
+    (Column("val accuracy", "%"), number("val_accuracy", TWO, 100)),
+    (Column("diverged"), number("diverged", WHOLE)),
+    (Column("epochs"), number("epochs_whole", "{:zg}".format)),
+    (Column("an epoch", "ms"), number("epoch_time_s", "{:z.3g}".format, 1000, starred=True)),
+    (Column("memory", "MiB"), number("peak_memory_mb", "{:,.0f}".format)),
+    (Column("parameters"), number("parameters", THOUSANDS)),
+)
+STANDINGS: Shown = (
+    (Column("interquartile mean", "%"), number("interquartile_mean", TWO, 100)),
+    (Column("interval", "%"), interval("interquartile_mean", TWO, 100)),
+    (Column("mean rank"), number("rank", TWO)),
+    (Column("interval of rank"), interval("rank", TWO)),
 )
 
 
-def arm_table(told: Told) -> Table:
-    """Each arm by itself. A replicate that has diverged counts as guessing in test accuracy, and in no other mean."""
-    known = known_scores(told)
-    tuned = {(of.dataset, of.network, of.arm): of.chosen for tuning in told.tunings for of in tuning.arms}
-    setting = [Column(tuning.setting.rpartition(".")[2]) for tuning in told.tunings[:1]]
-    labels = names(told, ["arm"])
-    rows = []
-    for panel in panels(told):
-        for arm in told.question.arms:
-            own = of_panel(told.table, panel, arm)
-            if len(own):
-                scores = np.array(list(known.get((*panel, arm), {}).values()))
-                chosen = [number(tuned.get((*panel, arm)), "{:zg}")] if setting else []
-                of = {**panel._asdict(), "arm": arm}
-                rows.append([*(word(of[name]) for name in labels), *chosen, *arm_row(own, scores, told.question.alpha)])
-    columns = [*(Column(name, number=False) for name in labels), *setting, *ARMS]
-    return Table("arms", f"Arms{where(told)}", columns, rows)
-
-
-def arm_row(own: pl.DataFrame, scores: np.ndarray, alpha: float) -> list[Cell]:
-    """Its cells, in the order of `ARMS`, without names."""
-    accuracy = mean(scores, alpha) if len(scores) else None
-    whole = own.filter(~pl.col("diverged"))
-    averages: dict[str, Any] = {name: whole[name].mean() for name in ("test_loss", "test_ece", "val_accuracy")}
-    time, memory = median_cost(own, "epoch_time_s"), median_cost(own, "peak_memory_mb")
-    epochs, parameters = (whole if len(whole) else own)["epochs"].median(), own["parameters"][0]
-    return [
-        number(len(own), "{:d}"),
-        number(accuracy.estimate if accuracy else None, "{:z.2f}", 100),
-        between(accuracy, "{:z.2f}", 100),
-        number(float(np.std(scores, ddof=1)) if len(scores) > 1 else None, "{:z.2f}", 100),
-        number(averages["test_loss"], "{:z.4f}"),
-        number(averages["test_ece"], "{:z.2f}", 100),
-        number(averages["val_accuracy"], "{:z.2f}", 100),
-        number(int(own["diverged"].sum()), "{:d}"),
-        number(epochs, "{:zg}"),  # type: ignore[arg-type]
-        number(time[0] if time else None, "{:z.3g}" + ("*" if time and time[1] else ""), 1000),
-        number(memory[0] if memory else None, "{:,.0f}"),
-        number(parameters, "{:,d}"),
+def tables(told: Told) -> list[Table]:
+    """Comparisons, what is beside accuracy, arms, and standings over several datasets: those that have rows."""
+    several = {"dataset": len(told.question.datasets) > 1, "network": len(told.question.networks) > 1}
+    where = [name for name, use in several.items() if use]
+    (alone, *others) = panels(told)
+    place = "" if others else f", on {alone.title}"
+    all_pairs = told.question.comparisons == "all"
+    minus = f"arm minus {'baseline' if all_pairs else told.question.baseline}{place}"
+    beside = f"Beside accuracy, {minus}: outside the family, so p is not corrected; less is better"
+    names = named([*where, "arm", "baseline"] if all_pairs else [*where, "arm"])
+    tuned = [tuning.setting for tuning in told.tunings[:1]]
+    settings = [(Column(name.rpartition(".")[2]), number(name, "{:zg}".format)) for name in tuned]
+    compared = comparison_frame(told).rows(named=True)
+    secondary = [[*(show(row) for _, show in names), *cells] for row in compared for cells in measures(row)]
+    found = [
+        filled("comparisons", f"Comparisons, {minus}", [*names, *COMPARISONS], compared),
+        Table("secondary", beside, [*(column for column, _ in names), *SECONDARY], secondary),
+        filled("arms", f"Arms{place}", [*named([*where, "arm"]), *settings, *ARMS], arm_frame(told).rows(named=True)),
+        filled(
+            "standings",
+            "Arms over all datasets",
+            [*named(["network", "arm"]), *STANDINGS],
+            standing_frame(told).rows(named=True),
+        ),
     ]
+    return [table for table in found if table.rows]
 
 
-def standing_table(told: Told) -> Table:
-    """Arms over several datasets."""
-    columns = [
-        Column("network", number=False),
-        Column("arm", number=False),
-        Column("interquartile mean", "%"),
-        Column("interval", "%"),
-        Column("mean rank"),
-        Column("interval of rank"),
-    ]
-    rows = [
-        [
-            word(of.network),
-            word(of.arm),
-            number(of.interquartile_mean.estimate, "{:z.2f}", 100),
-            between(of.interquartile_mean, "{:z.2f}", 100),
-            number(of.rank.estimate, "{:z.2f}"),
-            between(of.rank, "{:z.2f}"),
-        ]
-        for of in told.conclusion.standings
-    ]
-    return Table("standings", "Arms over all datasets", columns, rows)
+def named(names: Sequence[str]) -> Shown:
+    """Columns of names; a comparison without a dataset is that of the mean over all."""
+    return [(Column(name, number=False), text(name, "mean of all")) for name in names]
+
+
+def filled(name: str, title: str, shown: Shown, rows: Sequence[Row]) -> Table:
+    """A table of rows of a frame."""
+    return Table(name, title, [column for column, _ in shown], [[show(row) for _, show in shown] for row in rows])
+
+
+def measures(row: Row) -> Iterator[list[Cell]]:
+    """What is beside accuracy in a comparison, by the columns of `SECONDARY`: losses by seed, costs by fit."""
+    for name, (what, form, scale, unit) in MEASURES.items():
+        if row[name] is not None:
+            yield [
+                word(f"{what}, busy machine" if name == "time_ratio" and row["busy"] else what),
+                number(name, form, scale)(row),
+                interval(name, form, scale)(row),
+                word(unit),
+                Cell(count(row["fits"], "fit"), row["fits"])
+                if unit == "ratio"
+                else number(name.replace("difference", "pairs"), WHOLE)(row),
+                number(f"{name}_p", p_cell)(row),
+                number(f"{name}_effect", SIGNED)(row),
+            ]
 
 
 def markdown(table: Table) -> str:
