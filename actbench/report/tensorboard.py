@@ -6,28 +6,28 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from google.protobuf.struct_pb2 import ListValue, Value
 from jaxtyping import Float
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
-from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
-from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.image import metadata as image
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
 
 from actbench.plots import forest_figures, shape_figures
 from actbench.plots.curves import matrix, mean_curve
-from actbench.plots.figure import Figure, Panel, file_name, files, of_panel, panels, rendered
+from actbench.plots.figure import Figure, file_name, files, of_panel, panels, rendered
 from actbench.records import write_whole
 from actbench.verdict import Told, scores
 from actbench.verdict.changes import settings
@@ -50,7 +50,7 @@ FINAL = {
 COST = {"cost/epoch_time_s": "epoch_time_s", "cost/peak_memory_mb": "peak_memory_mb"}
 DPI = 160
 
-Hparams = Mapping[str, str | float | bool]
+KINDS = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}  # of settings; other ones are numbers
 
 
 class Run(NamedTuple):
@@ -59,8 +59,8 @@ class Run(NamedTuple):
     name: str
     folder: Path
     table: pl.DataFrame
-    hparams: Hparams
-    final: Mapping[str, float]
+    hparams: Mapping[str, str | float | bool]
+    final: Mapping[str, float | None]
 
 
 def write_tensorboard(told: Told, folder: Path) -> None:
@@ -81,8 +81,7 @@ def write_tensorboard(told: Told, folder: Path) -> None:
     old = list(top.rglob(FILE.format("*")))
     name = FILE.format(time.time_ns())  # later than what TensorBoard may be reading, so that it goes on to this one
     runs = list(runs_of(told, top))
-    written = {top: study_values(told, runs)}
-    written |= {run.folder: run_values(run, told.question.alpha) for run in runs}
+    written = {top: study_values(told, runs), **{run.folder: run_values(run, told.question.alpha) for run in runs}}
     for where, values in written.items():
         write_whole(where / name, events(values))
     for path in old:
@@ -103,62 +102,40 @@ def events(values: Iterator[tuple[int, Sequence[Summary.Value]]]) -> bytes:
 
 
 def runs_of(told: Told, top: Path) -> Iterator[Run]:
-    """The arms that have records."""
+    """The arms that have records, with what determines each run: what it is called, and every setting."""
     several = [len(told.question.datasets) > 1, len(told.question.networks) > 1, True]
-    cells = [
-        (panel, arm, table)
-        for panel in panels(told)
-        for arm in told.question.arms
-        if len(table := of_panel(told.table, panel, arm))
-    ]
-    factors = factors_of(told, cells)
     known = {name: scores(told.table, column) for name, column in FINAL.items()}
-    taken: set[Path] = set()
-    for (panel, arm, table), own in zip(cells, factors, strict=True):
-        parts = [part for part, use in zip((*panel, arm), several, strict=True) if use]
-        final = {name: list(of[*panel, arm].values()) for name, of in known.items() if (*panel, arm) in of}
-        averages: dict[str, Any] = {name: np.mean(values) for name, values in final.items()}
-        averages |= {name: table[column].median() for name, column in COST.items()}
-        finite = {name: value for name, value in averages.items() if value is not None and math.isfinite(value)}
-        where = untaken(top.joinpath(*map(folder_name, parts)), taken)
-        yield Run(f"{arm} on {panel.title}", where, table, own, finite)
-
-
-def folder_name(part: str) -> str:
-    """A name that any file system takes."""
-    return file_name(part) or "unnamed"
-
-
-def untaken(path: Path, taken: set[Path]) -> Path:
-    """The path, with a number where there is one that some file systems do not tell from it."""
-    found, count = path, 1
-    while Path(str(found).lower()) in taken:
-        count += 1
-        found = path.with_name(f"{path.name} ({count})")
-    taken.add(Path(str(found).lower()))
-    return found
-
-
-def factors_of(told: Told, cells: Sequence[tuple[Panel, str, pl.DataFrame]]) -> list[Hparams]:
-    """What determines each run: what it is called, and every setting."""
     tuned = {
         (of.dataset, of.network, of.arm): {tuning.setting.removeprefix("model."): of.chosen}
         for tuning in told.tunings
         for of in tuning.arms
     }
-    found = [settings(table["factors"][0]) for *_, table in cells]
-    epochs: list[Any] = [table["epochs"].median() for *_, table in cells]
-    return [
-        {name: plain(value) for name, value in of.items() if value is not None}
-        | {"arm": arm, "dataset": panel.dataset, "network": panel.network, "epochs": length}
-        | tuned.get((*panel, arm), {})
-        for (panel, arm, _), of, length in zip(cells, found, epochs, strict=True)
-    ]
+    taken: set[str] = set()
+    for panel, arm in product(panels(told), told.question.arms):
+        table, cell = of_panel(told.table, panel, arm), (*panel, arm)
+        if not len(table):
+            continue
+        names: dict[str, Any] = {"arm": arm, **panel._asdict(), "epochs": table["epochs"].median()}
+        hparams = {
+            name: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+            for name, value in {**settings(table["factors"][0]), **names, **tuned.get(cell, {})}.items()
+            if value is not None
+        }
+        final: dict[str, Any] = {name: np.mean(list(of[cell].values())) for name, of in known.items() if cell in of}
+        final |= {name: table[column].median() for name, column in COST.items()}
+        parts = [file_name(part) or "unnamed" for part, use in zip(cell, several, strict=True) if use]
+        where = untaken(top.joinpath(*parts), taken)
+        yield Run(f"{arm} on {panel.title}", where, table, hparams, final)
 
 
-def plain(value: Any) -> str | float | bool:
-    """A setting as HParams hold it."""
-    return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+def untaken(path: Path, taken: set[str]) -> Path:
+    """The path, with a number where there is one that some file systems do not tell from it."""
+    found, count = path, 1
+    while str(found).lower() in taken:
+        count += 1
+        found = path.with_name(f"{path.name} ({count})")
+    taken.add(str(found).lower())
+    return found
 
 
 def study_values(told: Told, runs: Sequence[Run]) -> Iterator[tuple[int, list[Summary.Value]]]:
@@ -168,22 +145,14 @@ def study_values(told: Told, runs: Sequence[Run]) -> Iterator[tuple[int, list[Su
 
 
 def run_values(run: Run, alpha: float) -> Iterator[tuple[int, list[Summary.Value]]]:
-    """A run's settings, its scores after so many epochs, and its final ones. What is not finite is left out."""
-    start = plugin_data_pb2.SessionStartInfo(group_name=run.name)
-    for name, value in run.hparams.items():
-        start.hparams[name].CopyFrom(wrapped(value))
-    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
-    session = [
-        about(hparams.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start)),
-        about(hparams.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)),
-    ]
-    yield 0, session
-    scalars = dict(series(run.table, alpha))
-    length = max(map(len, scalars.values()), default=0)
-    for epoch in range(1, length + 1):
-        row = {name: float(of[epoch - 1]) for name, of in scalars.items() if epoch <= len(of)}
-        yield epoch, [scalar(name, value) for name, value in row.items() if math.isfinite(value)]
-    yield length, [scalar(name, value) for name, value in run.final.items()]
+    """A run's settings, its scores after so many epochs, and its final ones."""
+    end = hparams_value(hparams_metadata.SESSION_END_INFO_TAG, session_end_info={"status": api_pb2.STATUS_SUCCESS})
+    yield 0, [*hparams_pb(run.hparams, trial_id=run.name, start_time_secs=0).value, end]
+    curves = dict(series(run.table, alpha))
+    length = max(map(len, curves.values()), default=0)
+    for epoch in range(length):
+        yield epoch + 1, scalars({name: of[epoch] for name, of in curves.items() if epoch < len(of)})
+    yield length, scalars(run.final)
 
 
 def series(table: pl.DataFrame, alpha: float) -> Iterator[tuple[str, Float[np.ndarray, " epochs"]]]:
@@ -200,67 +169,48 @@ def series(table: pl.DataFrame, alpha: float) -> Iterator[tuple[str, Float[np.nd
         yield f"{name}_high", np.minimum(mean + half, most)
 
 
+def scalars(values: Mapping[str, float | None]) -> list[Summary.Value]:
+    """Numbers by name; one that is not finite is left out."""
+    return [
+        Summary.Value(tag=name, simple_value=value)
+        for name, value in values.items()
+        if value is not None and math.isfinite(value)
+    ]
+
+
 def charts(coverage: str) -> Summary.Value:
     """The layout of custom scalars; that of least and largest is a fit's own."""
     bands = {"replicates: mean, least and largest": ("min", "max"), f"mean, {coverage} interval": ("low", "high")}
-    categories = []
+    layout = layout_pb2.Layout()
     for title, (lower, upper) in bands.items():
-        own = []
-        for name in CURVES:
-            line = {"value": name, "lower": f"{name}_{lower}", "upper": f"{name}_{upper}"}
-            content = layout_pb2.MarginChartContent(series=[layout_pb2.MarginChartContent.Series(**line)])
-            own.append(layout_pb2.Chart(title=name, margin=content))
-        categories.append(layout_pb2.Category(title=title, chart=own))
-    layout = layout_pb2.Layout(category=categories)
-    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto())
-    metadata = custom_scalar.create_summary_metadata()
+        lines = {name: {"value": name, "lower": f"{name}_{lower}", "upper": f"{name}_{upper}"} for name in CURVES}
+        layout.category.add(
+            title=title, chart=[{"title": name, "margin": {"series": [line]}} for name, line in lines.items()]
+        )
+    tensor, metadata = make_tensor_proto(layout.SerializeToString()), custom_scalar.create_summary_metadata()
     return Summary.Value(tag=custom_scalar.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=metadata)
 
 
 def experiment(runs: Sequence[Run]) -> Summary.Value:
-    """Which settings and which scores HParams show."""
-    names = list(dict.fromkeys(name for run in runs for name in run.hparams))
-    of = api_pb2.Experiment(
-        hparam_infos=[info(name, [run.hparams[name] for run in runs if name in run.hparams]) for name in names],
-        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=name)) for name in {**FINAL, **COST}],
-    )
-    return about(hparams.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=of))
+    """Which settings, with the values that they take, and which scores HParams show."""
+    content = api_pb2.Experiment(metric_infos=[{"name": {"tag": name}} for name in {**FINAL, **COST}])
+    for name in dict.fromkeys(name for run in runs for name in run.hparams):
+        values = [run.hparams[name] for run in runs if name in run.hparams]
+        (kind, *others) = {type(value) for value in values}
+        data_type = api_pb2.DATA_TYPE_UNSET if others else KINDS.get(kind, api_pb2.DATA_TYPE_FLOAT64)
+        content.hparam_infos.add(name=name, type=data_type).domain_discrete.extend(dict.fromkeys(values))
+    return hparams_value(hparams_metadata.EXPERIMENT_TAG, experiment=content)
 
 
-def info(name: str, values: Sequence[str | float | bool]) -> Any:
-    """A setting with the values that it takes."""
-    kinds = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
-    (kind, *others) = {type(value) for value in values}
-    distinct = ListValue(values=[wrapped(value) for value in dict.fromkeys(values)])
-    data_type = api_pb2.DATA_TYPE_UNSET if others else kinds.get(kind, api_pb2.DATA_TYPE_FLOAT64)
-    return api_pb2.HParamInfo(name=name, type=data_type, domain_discrete=distinct)
-
-
-def wrapped(value: str | float | bool) -> Value:
-    """A setting as the protocol holds it."""
-    if isinstance(value, bool):
-        return Value(bool_value=value)
-    return Value(string_value=value) if isinstance(value, str) else Value(number_value=value)
-
-
-def about(tag: str, content: Any) -> Summary.Value:
+def hparams_value(tag: str, **content: Any) -> Summary.Value:
     """A value for HParams, which is all metadata."""
-    return Summary.Value(tag=tag, metadata=hparams.create_summary_metadata(content), tensor=hparams.NULL_TENSOR)
-
-
-def scalar(name: str, value: float) -> Summary.Value:
-    """A number."""
-    return Summary.Value(tag=name, simple_value=value)
+    metadata = hparams_metadata.create_summary_metadata(HParamsPluginData(**content))
+    return Summary.Value(tag=tag, metadata=metadata, tensor=hparams_metadata.NULL_TENSOR)
 
 
 def picture(name: str, figures: Sequence[Figure]) -> Summary.Value:
     """An image, with its size before it, which a PNG holds from its 17th byte on."""
     content = rendered(figures, "png", dpi=DPI)
     size = [str(number).encode() for number in struct.unpack(">II", content[16:24])]
-    tensor = TensorProto(
-        dtype=DT_STRING,
-        string_val=[*size, content],
-        tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=3)]),
-    )
-    metadata: SummaryMetadata = image.create_summary_metadata(name, figures[0].title)
-    return Summary.Value(tag=name, tensor=tensor, metadata=metadata)
+    metadata = image.create_summary_metadata(name, figures[0].title)
+    return Summary.Value(tag=name, tensor=make_tensor_proto([*size, content]), metadata=metadata)
