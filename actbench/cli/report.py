@@ -13,7 +13,7 @@ from actbench.records import RecordError
 from actbench.report.tables import Column, Table, tables
 from actbench.verdict import RECORDS, VERDICT, Told, tell
 from actbench.verdict.changes import changes
-from actbench.verdict.pairing import other_networks
+from actbench.verdict.pairing import verified
 
 FORMATS = ("html", "md", "tex", "csv", "json", "png", "svg", "tensorboard")
 PAGE = "report.html"
@@ -97,12 +97,9 @@ def print_told(told: Told, folder: Path) -> None:
 
 def pairing(told: Told) -> str:
     """What the fingerprints prove where nothing is wrong with them."""
-    baseline = told.question.baseline
     if told.table["arm"].n_unique() < 2:
         return "no pairs: there is one arm"
-    others = other_networks(told.table, baseline)
-    left_out = f"; weights of their own, in another network: {', '.join(others)}" if others else ""
-    return f"pairs verified: same initial weights, split and batch order as {baseline}{left_out}"
+    return f"pairs {verified(told.table, told.question.baseline)}"
 
 
 def print_table(console: Console, table: Table, *, spare: Sequence[str]) -> None:

@@ -1,11 +1,12 @@
 """The first ten seconds of the page: what was asked, and what came of it."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from actbench.plots.figure import called, known_scores
 from actbench.plots.palette import SIGNS
-from actbench.verdict import Comparison, Finding, Told, points
+from actbench.verdict import Finding, Told, points
 from actbench.verdict.words import count, level, listed
 
 MOST = 3  # names that a heading holds
@@ -43,7 +44,9 @@ def answered(told: Told) -> str:
     if not len(told.table):
         return "Nothing has finished yet."
     if len(told.question.arms) == 1:
-        return alone(told)
+        values = [value for of in known_scores(told).values() for value in of.values()]
+        mean = f"{100 * sum(values) / len(values):.1f} %"
+        return f"{mean} on test, the mean of {count(len(values), 'replicate')}; it is compared with nothing."
     if told.table["diverged"].all():
         return "Every replicate has diverged: there is nothing to compare."
     if all(of.judgement.difference is None for of in findings):
@@ -61,31 +64,22 @@ def best_of(findings: Sequence[Finding]) -> str:
         most = "" if len(better) == 1 else f", the most of {len(better)}"
         where = f" with {called(best.network)}" if len({of.comparison.network for of in findings}) > 1 else ""
         return f"Yes: {called(best.arm)} beats {called(best.baseline)}{where} by {gap(better[0])}{most}."
-    counts = {verdict: sum(of.judgement.verdict == verdict for of in findings) for verdict in SIGNS}
-    told = listed([f"{number} {verdict}" for verdict, number in counts.items() if number])
+    counts = Counter(of.judgement.verdict for of in findings)
+    told = listed([f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict]])
     start = "Not decided" if counts["undecided"] == len(findings) else "None was found better"
     return f"{start}: of {len(findings)} comparisons, {told}."
 
 
 def best_of_all(findings: Sequence[Finding]) -> str:
     """The answer where all arms are compared with one another."""
-    wins: dict[str, int] = {}
-    for of in findings:
-        winner = {"better": of.comparison.arm, "worse": of.comparison.baseline}.get(of.judgement.verdict)
-        if winner:
-            wins[winner] = wins.get(winner, 0) + 1
+    sides = {"better": "arm", "worse": "baseline"}
+    won = [of for of in findings if of.judgement.verdict in sides]
+    wins = Counter(getattr(of.comparison, sides[of.judgement.verdict]) for of in won)
     if not wins:
         return f"Not decided: none of {len(findings)} comparisons found one better than the other."
     most = max(wins.values())
     names = listed([called(arm) for arm, number in wins.items() if number == most])
     return f"{names}: found better in {count(most, 'comparison')} of {len(findings)}, the most."
-
-
-def alone(told: Told) -> str:
-    """What is said of an arm that is compared with none."""
-    scores = [value for of in known_scores(told).values() for value in of.values()]
-    mean = f"{100 * sum(scores) / len(scores):.1f} %"
-    return f"{mean} on test, the mean of {count(len(scores), 'replicate')}; it is compared with nothing."
 
 
 def single(finding: Finding, told: Told) -> str:
@@ -125,19 +119,14 @@ def price(told: Told) -> str | None:
         f"{points(estimate(best))} points of test accuracy, {level(told.question)} interval "
         f"{points(of.difference.low)} to {points(of.difference.high)} over {count(of.pairs, 'pair')}"  # type: ignore[union-attr]
     )
-    times = [part.cost for part in parts(told, best.comparison) if part.cost]
+    parts = told.question.parts(best.comparison)
+    times = [of.cost for of in told.conclusion.findings if of.comparison in parts and of.cost]
     if not times:
         return f"{sure}."
     ratios = [cost.time.ratio.estimate for cost in times]
     ratio = math.exp(sum(map(math.log, ratios)) / len(ratios))
     busy = " (on a busy machine, so that says little)" if any(cost.busy for cost in times) else ""
     return f"{sure}; training takes {ratio:.2f} times as long{busy}."
-
-
-def parts(told: Told, comparison: Comparison) -> list[Finding]:
-    """The findings of each dataset that one is about."""
-    wanted = told.question.parts(comparison)
-    return [of for of in told.conclusion.findings if of.comparison in wanted]
 
 
 def missing(told: Told) -> list[str]:
@@ -148,11 +137,9 @@ def missing(told: Told) -> list[str]:
             f"{of.dataset or 'all datasets'} with {of.network}: {of.arm} against {of.baseline} goes on"
             for of in told.conclusion.running
         ] or ([] if len(told.table) else ["no replicate is there yet"])
-    counts = told.table.group_by("dataset_name", "network_name", "arm").len()
-    there = {(dataset, network, arm): number for dataset, network, arm, number in counts.iter_rows()}
-    lacking = [(row, there.get((row.dataset, row.network, row.arm), 0)) for row in question.asked]
+    there = Counter(told.table.select("dataset_name", "network_name", "arm").iter_rows())
     return [
-        f"{row.arm} on {row.dataset} with {row.network} has {number} of {count(question.most, 'seed')}"
-        for row, number in lacking
-        if number < question.most
+        f"{row.arm} on {row.dataset} with {row.network} has {there[row[:3]]} of {count(question.most, 'seed')}"
+        for row in question.asked
+        if there[row[:3]] < question.most
     ]

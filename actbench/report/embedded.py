@@ -69,7 +69,7 @@ def packed(column: pl.Series) -> dict[str, Any]:
         rounded = column.list.eval(pl.when(pl.element().is_finite()).then(pl.element().round_sig_figs(DIGITS)))
         values = [None if of is None else tuple(of) for of in rounded.to_list()]
     else:
-        values = [plain(value) for value in column]
+        values = [str(of) if isinstance(of, float) and not math.isfinite(of) else of for of in column]
     levels = list(dict.fromkeys(values))
     if len(levels) > LEVELS * len(values):
         return {"values": values}
@@ -77,19 +77,7 @@ def packed(column: pl.Series) -> dict[str, Any]:
     return {"levels": levels, "codes": [place[value] for value in values]}
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON holds it."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def json_in_page(content: Any) -> str:
-    """JSON that may stand in a script element: nothing in it ends the element or starts a comment."""
+    """JSON that may stand in a script element: what HTML or JavaScript could take for something else is escaped."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return guarded(text)
-
-
-def guarded(text: str) -> str:
-    """JSON text with the letters escaped that HTML or JavaScript could take for something else."""
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
+    return text.translate({ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})

@@ -24,15 +24,7 @@ def write_exports(told: Told, folder: Path, format: Format) -> list[Path]:
     Markdown and LaTeX (with booktabs) have a file for each table, in the units
     of the page. CSV has the comparisons, the arms and all replicates, with full
     precision, as fractions, seconds and MiB. JSON is ``verdict.json``. PNG and
-    SVG have a file for each figure.
-
-    Args:
-        told: What the study's records say.
-        folder: The study's.
-        format: What is written.
-
-    Raises:
-        ValueError: There is no such format.
+    SVG have a file for each figure. ValueError refuses any other format.
     """
     if format not in FORMATS:
         raise ValueError(f"{format!r} is no format; there are {', '.join(FORMATS)}")

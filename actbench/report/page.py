@@ -37,24 +37,14 @@ class Swatch(NamedTuple):
 
 
 def write_page(told: Told, folder: Path) -> Path:
-    """Write ``report.html`` into a study's folder, whole or not at all; returns its path.
-
-    Args:
-        told: What the study's records say.
-        folder: The study's; its name is the study's.
-    """
+    """Write ``report.html`` into a study's folder, whole or not at all; returns its path."""
     path = folder / REPORT
     write_whole(path, page(told, name=folder.resolve().name).encode())
     return path
 
 
 def page(told: Told, *, name: str) -> str:
-    """The page as text.
-
-    Args:
-        told: What the study's records say.
-        name: The study's.
-    """
+    """The page of a study as text."""
     environment = Environment(
         loader=PackageLoader("actbench.report"),
         autoescape=True,
@@ -86,8 +76,11 @@ def page(told: Told, *, name: str) -> str:
         held=held,
         tables=found,
         texts={"md": "\n".join(map(markdown, found)), "tex": "\n".join(map(latex, found))},
+        command=told.command,
+        provenance=provenance.facts(told.table),
+        diverged=provenance.diverged(told.table),
+        configs=provenance.configs(told),
         **opening(told),
-        **repeating(told),
     )
 
 
@@ -116,13 +109,3 @@ def swatches(told: Told) -> list[Swatch]:
         Swatch(number, arm, label, styles[arm].tone, " ".join(map(str, styles[arm].dash)), arm in first)
         for number, (arm, label) in enumerate(arm_labels(told).items())
     ]
-
-
-def repeating(told: Told) -> dict[str, Any]:
-    """What the last section says."""
-    return {
-        "command": told.command,
-        "provenance": provenance.facts(told.table),
-        "diverged": provenance.diverged(told.table),
-        "configs": provenance.configs(told),
-    }

@@ -67,13 +67,10 @@ def time_taken(table: pl.DataFrame) -> str:
         return "not measured"
     fits = table.select("dataset_name", "network_name", "arm", "started").unique()
     starts = table["started"].drop_nulls().sort()
-    when = f", started {moment(starts[0])}" if len(starts) else ""
+    start = starts[0] if len(starts) else ""
+    utc = " UTC" if "T" in start else ""
+    when = f", started {start[:16].replace('T', ' ')}{utc}" if len(starts) else ""
     return f"{duration(seconds / 60)} of training in {count(len(fits), 'fit')}{when}"
-
-
-def moment(text: str) -> str:
-    """A time as people read it, UTC."""
-    return text[:16].replace("T", " ") + (" UTC" if "T" in text else "")
 
 
 def diverged(table: pl.DataFrame) -> list[str]:
@@ -81,14 +78,10 @@ def diverged(table: pl.DataFrame) -> list[str]:
     lost = table.filter("diverged").sort("seed")
     lines = []
     for (dataset, network, arm), own in lost.group_by("dataset_name", "network_name", "arm", maintain_order=True):
-        seeds = [f"{seed} (epoch {'?' if epoch is None else epoch + 1})" for seed, epoch in epochs_of(own)]
+        epochs = own.select("seed", "diverged_epoch").iter_rows()
+        seeds = [f"{seed} (epoch {'?' if epoch is None else epoch + 1})" for seed, epoch in epochs]
         lines.append(f"{arm} on {dataset} with {network}: {count(len(own), 'seed')}: {listed(seeds, 12)}")
     return lines
-
-
-def epochs_of(own: pl.DataFrame) -> list[tuple[int, int | None]]:
-    """Seeds with the epoch in which they diverged."""
-    return list(own.select("seed", "diverged_epoch").iter_rows())
 
 
 def configs(told: Told) -> Configs | None:

@@ -11,7 +11,7 @@ from actbench.plots.palette import SIGNS
 from actbench.report import answer, provenance
 from actbench.stats import Verdict
 from actbench.verdict import Told, points
-from actbench.verdict.pairing import other_networks
+from actbench.verdict.pairing import verified
 from actbench.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
 
 
@@ -69,41 +69,31 @@ def verdicts(told: Told) -> list[Said]:
 def facts(told: Told) -> list[tuple[str, str]]:
     """What the answer rests on, in a few lines."""
     of = told.question
-    found = [
-        ("Replicates", replicates(told)),
-        ("Hardware", provenance.hardware(told.table)),
-        ("Time", provenance.time_taken(told.table)),
-        ("Pairs", pairs(told)),
-        ("Self-test", " ".join(map(certificate_sentence, told.certificates)) or "not run"),
-    ]
-    if of.family:
-        found.append(("Level", promise(told)))
-    return found
-
-
-def promise(told: Told) -> str:
-    """What the verdicts promise."""
-    of = told.question
     chance = (
         "it no longer holds, see above"
         if told.conclusion.other_looks
         else f"any false better or worse among {count(len(of.family), 'comparison')} comes with a chance of at most "
         f"{100 * of.alpha:g} %, and so does any false equivalent"
     )
-    return f"{chance}; differences up to {points(of.margin, sign=False)} points do not matter"
+    promise = f"{chance}; differences up to {points(of.margin, sign=False)} points do not matter"
+    return [
+        ("Replicates", replicates(told)),
+        ("Hardware", provenance.hardware(told.table)),
+        ("Time", provenance.time_taken(told.table)),
+        ("Pairs", pairs(told)),
+        ("Self-test", " ".join(map(certificate_sentence, told.certificates)) or "not run"),
+        *([("Level", promise)] if of.family else []),
+    ]
 
 
 def replicates(told: Told) -> str:
     """How many there are, and how many were planned."""
     of = told.question
-    planned = (
-        count(of.most, "seed")
-        if isinstance(of.replicates, int)
-        else f"{of.replicates['min']} to {count(of.most, 'seed')}"
-    )
+    least = "" if isinstance(of.replicates, int) else f"{of.replicates['min']} to "
     lost = int(told.table["diverged"].sum())
     more = f", of which {lost} diverged" if lost else ""
-    return f"{len(told.table):,} in all{more}; {planned} planned for each of {count(len(of.arms), 'arm')}"
+    planned = f"{least}{count(of.most, 'seed')} planned for each of {count(len(of.arms), 'arm')}"
+    return f"{len(told.table):,} in all{more}; {planned}"
 
 
 def pairs(told: Told) -> str:
@@ -114,9 +104,7 @@ def pairs(told: Told) -> str:
         return "none yet"
     if told.table["arm"].n_unique() < 2:
         return "none: there is one arm"
-    others = other_networks(told.table, told.question.baseline)
-    left_out = f"; weights of their own, in another network: {', '.join(others)}" if others else ""
-    return f"verified: same initial weights, split and batch order as {told.question.baseline}{left_out}"
+    return verified(told.table, told.question.baseline)
 
 
 def stories(told: Told) -> list[Story]:

@@ -72,10 +72,6 @@ def write_tensorboard(told: Told, folder: Path) -> None:
     final scores; in those on test and ``final/val/acc`` a replicate that has
     diverged counts as guessing. Images are the paired differences, and the
     activations where the records hold their shapes.
-
-    Args:
-        told: What the study's records say.
-        folder: The study's.
     """
     top = folder / FOLDER
     old = list(top.rglob(FILE.format("*")))

@@ -3,7 +3,7 @@
 from actbench.verdict.certificate import POWER, Alarms, Certificate, alarms
 from actbench.verdict.document import document, plain, schema
 from actbench.verdict.evidence import Cost, Pairs, Ratio, scores
-from actbench.verdict.findings import OUTCOME, Conclusion, Finding, Secondary, conclude, counted, label
+from actbench.verdict.findings import OUTCOME, Conclusion, Finding, Secondary, conclude, counted
 from actbench.verdict.folder import RECORDS, TUNING, VERDICT, Told, tell
 from actbench.verdict.history import History, Look, Plan
 from actbench.verdict.pairing import pairing_faults
@@ -45,7 +45,6 @@ __all__ = [
     "counted",
     "document",
     "foresee",
-    "label",
     "p_value",
     "pairing_faults",
     "plain",

@@ -34,18 +34,8 @@ def document(
     certificates: Sequence[Certificate],
     unpaired: Sequence[str],
 ) -> dict[str, Any]:
-    """All that is said of a study, in plain values; what is not known is None.
-
-    Args:
-        conclusion: What its records say.
-        study: Its name.
-        history: What was planned, and when it was looked at.
-        tunings: What tuning has found.
-        certificates: What the self-test has measured.
-        unpaired: What is wrong with the pairing.
-    """
+    """All that is said of a study, in plain values; what is not known is None. ``unpaired`` are faults of pairing."""
     question = conclusion.question
-    first = history.plans[0].hash if history.plans else question.hash
     content: dict[str, Any] = plain(
         {
             "format": FORMAT,
@@ -53,7 +43,11 @@ def document(
             "study": study,
             "outcome": OUTCOME,
             "question": question.to_dict(),
-            "plan": {"hash": question.hash, "first_hash": first, "as_planned": conclusion.as_planned},
+            "plan": {
+                "hash": question.hash,
+                "first_hash": history.plans[0].hash if history.plans else question.hash,
+                "as_planned": conclusion.as_planned,
+            },
             "pairs_verified": not unpaired,
             "pairing_faults": unpaired,
             "level_holds": not conclusion.other_looks,

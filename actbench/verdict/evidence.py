@@ -65,13 +65,7 @@ def scores(table: pl.DataFrame, outcome: str) -> Scores:
 
 
 def paired(known: Scores, comparison: Comparison, question: Question) -> Pairs:
-    """Differences, seed by seed; over several datasets, their mean for the seeds that all of them have.
-
-    Args:
-        known: See `scores`.
-        comparison: Whose differences.
-        question: What the study asks; its seeds count.
-    """
+    """Differences for each seed of the question; over several datasets, their mean for the seeds that all have."""
     wanted = range(question.seed, question.seed + question.most)
     sides = []
     for part in question.parts(comparison):
@@ -105,13 +99,9 @@ def diverged(own: pl.DataFrame, comparison: Comparison) -> dict[str, list[int]]:
 def cost(own: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:
     """Time and memory of an arm by those of its baseline; None over several datasets, and where there are no times.
 
-    Fits are paired in the order of their seeds. Where both sides have some
-    during which nobody else used the machine, only these count.
-
-    Args:
-        own: The comparison's records.
-        comparison: Whose.
-        alpha: The intervals' level is 1 less this.
+    ``own`` are the comparison's records. Fits are paired in the order of their
+    seeds. Where both sides have some during which nobody else used the machine,
+    only these count. The level of the intervals is 1 less ``alpha``.
     """
     if comparison.dataset is None:
         return None

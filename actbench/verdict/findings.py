@@ -93,11 +93,9 @@ def conclude(
 ) -> Conclusion:
     """Verdicts on a study's records, and all that belongs to them.
 
-    Args:
-        table: Records with the columns ``arm``, ``dataset_name`` and ``network_name``.
-        question: What the study asks.
-        history: When it was looked at.
-        elsewhere: Histories of other studies, which may have looked at the same cells.
+    ``table`` are records with the columns ``arm``, ``dataset_name`` and
+    ``network_name``; the studies of the histories ``elsewhere`` may have looked
+    at the same cells.
     """
     known = {outcome: scores(table, outcome) for outcome in (OUTCOME, *LOWER_IS_BETTER)}
     pairs, running = counted(known[OUTCOME], question)
@@ -125,12 +123,19 @@ def conclude(
                 **more(own, comparison, judgement, question),
             )
         )
+    judged = {
+        f"{of.dataset or 'all datasets'}/{of.network}: {of.arm} - {of.baseline}": judgement
+        for of, judgement in zip(question.family, judgements, strict=True)
+    }
     look = Look(
         plan=question.hash,
         when=now(),
-        pairs={label(finding.comparison): finding.judgement.pairs for finding in findings},
-        verdicts={label(finding.comparison): finding.judgement.verdict for finding in findings},
-        spent={label(finding.comparison): spent(finding.judgement.pairs, question) for finding in findings},
+        pairs={name: of.pairs for name, of in judged.items()},
+        verdicts={name: of.verdict for name, of in judged.items()},
+        spent={
+            name: question.alpha * (sum(question.design.spending(of.pairs)) if question.design else 1)
+            for name, of in judged.items()
+        },
     )
     return Conclusion(
         question=question,
@@ -152,20 +157,14 @@ def counted(known: Scores, question: Question) -> tuple[list[Pairs], list[Compar
     pairs = [paired(known, comparison, question) for comparison in question.family]
     if question.design is None:
         return pairs, []
-    whole = [leading(of, question) for of in pairs]
-    counts, running = stops(
-        [of.difference for of in whole], question.design, alpha=question.alpha, margin=question.margin
-    )
+    # A look needs all of its seeds: those from the first one missing on do not count.
+    whole = [sum(seed == question.seed + place for place, seed in enumerate(of.seeds)) for of in pairs]
+    differences = [of.difference[:number] for of, number in zip(pairs, whole, strict=True)]
+    counts, running = stops(differences, question.design, alpha=question.alpha, margin=question.margin)
     return (
-        [Pairs(of.seeds[:count], of.difference[:count], []) for of, count in zip(whole, counts, strict=True)],
+        [Pairs(of.seeds[:count], of.difference[:count], []) for of, count in zip(pairs, counts, strict=True)],
         [question.family[place] for place in running],
     )
-
-
-def leading(pairs: Pairs, question: Question) -> Pairs:
-    """The pairs up to the first seed that is not there: a look needs all of its seeds."""
-    gap = next((place for place, seed in enumerate(pairs.seeds) if seed != question.seed + place), len(pairs.seeds))
-    return Pairs(pairs.seeds[:gap], pairs.difference[:gap], [])
 
 
 def means(known: Scores, comparison: Comparison, seeds: Sequence[int], question: Question) -> dict[str, float]:
@@ -232,13 +231,6 @@ def more(own: pl.DataFrame, comparison: Comparison, judgement: Judgement, questi
     return {"more_pairs": count, "more_minutes": None if minutes is None else count * minutes}
 
 
-def spent(pairs: int, question: Question) -> float:
-    """Of alpha, by a look at so many pairs."""
-    if question.design is None:
-        return question.alpha
-    return question.alpha * sum(question.design.spending(pairs))
-
-
 def standings(known: Scores, question: Question) -> list[Standing]:
     """Each arm's scores over several datasets, on the seeds that all arms have on a dataset; none for one dataset."""
     if len(question.datasets) < 2:
@@ -254,9 +246,3 @@ def standings(known: Scores, question: Question) -> list[Standing]:
             for arm, middle, rank in zip(question.arms, *bootstrap(tables, level=1 - question.alpha), strict=True):
                 result.append(Standing(network, arm, middle, rank))
     return result
-
-
-def label(comparison: Comparison) -> str:
-    """How a comparison is called in files."""
-    where = comparison.dataset or "all datasets"
-    return f"{where}/{comparison.network}: {comparison.arm} - {comparison.baseline}"

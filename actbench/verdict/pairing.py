@@ -30,6 +30,13 @@ def other_networks(table: pl.DataFrame, baseline: str) -> list[str]:
     return [str(arm) for (arm,), joined in with_baseline(table, baseline) if len(joined.filter(other))]
 
 
+def verified(table: pl.DataFrame, baseline: str) -> str:
+    """What the fingerprints prove where nothing is wrong with them."""
+    others = other_networks(table, baseline)
+    left_out = f"; weights of their own, in another network: {', '.join(others)}" if others else ""
+    return f"verified: same initial weights, split and batch order as {baseline}{left_out}"
+
+
 def with_baseline(table: pl.DataFrame, baseline: str) -> "pl.dataframe.group_by.GroupBy":
     """Every other arm's records beside the baseline's of the same dataset, network and seed, by arm."""
     keys = ["dataset_name", "network_name", "seed"]

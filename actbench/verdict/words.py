@@ -47,7 +47,8 @@ def remarks(finding: Finding, question: Question) -> Iterator[str]:
     if finding.without_diverged:
         yield f"They drive the verdict: without them it is {finding.without_diverged}."
     if finding.unpaired:
-        yield f"{count(finding.unpaired, 'seed')} had no partner in the other arm and {was(finding.unpaired)} left out."
+        was = "was" if finding.unpaired == 1 else "were"
+        yield f"{count(finding.unpaired, 'seed')} had no partner in the other arm and {was} left out."
     if of.verdict == "undecided":
         yield needs(finding, question)
     if comparison.dataset is None:
@@ -156,11 +157,6 @@ def listed(words: Sequence[str], most: int = 6) -> str:
 def count(number: int, what: str) -> str:
     """So many of something, in its plural where it is not one."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def was(number: int) -> str:
-    """The verb for so many."""
-    return "was" if number == 1 else "were"
 
 
 def duration(minutes: float) -> str:
