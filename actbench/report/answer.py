@@ -3,10 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 
 from actbench.plots.figure import called, known_scores
 from actbench.plots.palette import SIGNS
-from actbench.verdict import Finding, Told, points
+from actbench.report.numbers import Row, comparison_rows
+from actbench.verdict import Told, points
 from actbench.verdict.words import count, level, listed
 
 MOST = 3  # names that a heading holds
@@ -32,15 +34,15 @@ def several(names: Sequence[str], what: str) -> str:
     return listed([called(name) for name in names]) if len(names) <= MOST else f"{len(names)} {what}"
 
 
-def decisive(told: Told) -> list[Finding]:
-    """The findings that answer the question: those over all datasets, if there are several."""
-    over_all = [of for of in told.conclusion.findings if of.comparison.dataset is None]
-    return over_all or list(told.conclusion.findings)
+def decisive(told: Told) -> list[Row]:
+    """The comparisons that answer the question: those over all datasets, if there are several."""
+    rows = comparison_rows(told)
+    return [row for row in rows if row["dataset"] is None] or rows
 
 
 def answered(told: Told) -> str:
     """The answer in one sentence or two."""
-    findings = decisive(told)
+    rows = decisive(told)
     if not len(told.table):
         return "Nothing has finished yet."
     if len(told.question.arms) == 1:
@@ -49,83 +51,73 @@ def answered(told: Told) -> str:
         return f"{mean} on test, the mean of {count(len(values), 'replicate')}; it is compared with nothing."
     if told.table["diverged"].all():
         return "Every replicate has diverged: there is nothing to compare."
-    if all(of.judgement.difference is None for of in findings):
+    if all(row["difference"] is None for row in rows):
         return "Nothing can be said yet: a verdict needs two pairs at least."
-    if len(findings) == 1:
-        return single(findings[0], told)
-    return best_of_all(findings) if told.question.comparisons == "all" else best_of(findings)
+    if len(rows) == 1:
+        return single(rows[0], margin=told.question.margin)
+    return best_of_all(rows) if told.question.comparisons == "all" else best_of(rows)
 
 
-def best_of(findings: Sequence[Finding]) -> str:
+def best_of(rows: Sequence[Row]) -> str:
     """The answer where several arms are compared with the baseline."""
-    better = sorted((of for of in findings if of.judgement.verdict == "better"), key=lambda of: -estimate(of))
+    better = [row for row in rows if row["verdict"] == "better"]
     if better:
-        best = better[0].comparison
+        best = max(better, key=lambda row: row["difference"])
         most = "" if len(better) == 1 else f", the most of {len(better)}"
-        where = f" with {called(best.network)}" if len({of.comparison.network for of in findings}) > 1 else ""
-        return f"Yes: {called(best.arm)} beats {called(best.baseline)}{where} by {gap(better[0])}{most}."
-    counts = Counter(of.judgement.verdict for of in findings)
+        where = f" with {called(best['network'])}" if len({row["network"] for row in rows}) > 1 else ""
+        return f"Yes: {called(best['arm'])} beats {called(best['baseline'])}{where} by {gap(best)}{most}."
+    counts = Counter(row["verdict"] for row in rows)
     told = listed([f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict]])
-    start = "Not decided" if counts["undecided"] == len(findings) else "None was found better"
-    return f"{start}: of {len(findings)} comparisons, {told}."
+    start = "Not decided" if counts["undecided"] == len(rows) else "None was found better"
+    return f"{start}: of {len(rows)} comparisons, {told}."
 
 
-def best_of_all(findings: Sequence[Finding]) -> str:
+def best_of_all(rows: Sequence[Row]) -> str:
     """The answer where all arms are compared with one another."""
-    sides = {"better": "arm", "worse": "baseline"}
-    won = [of for of in findings if of.judgement.verdict in sides]
-    wins = Counter(getattr(of.comparison, sides[of.judgement.verdict]) for of in won)
+    winner = {"better": "arm", "worse": "baseline"}
+    wins = Counter(row[winner[row["verdict"]]] for row in rows if row["verdict"] in winner)
     if not wins:
-        return f"Not decided: none of {len(findings)} comparisons found one better than the other."
+        return f"Not decided: none of {len(rows)} comparisons found one better than the other."
     most = max(wins.values())
     names = listed([called(arm) for arm, number in wins.items() if number == most])
-    return f"{names}: found better in {count(most, 'comparison')} of {len(findings)}, the most."
+    return f"{names}: found better in {count(most, 'comparison')} of {len(rows)}, the most."
 
 
-def single(finding: Finding, told: Told) -> str:
+def single(row: Row, *, margin: float) -> str:
     """The answer where there is one comparison."""
-    of, comparison = finding.judgement, finding.comparison
-    arm, base = called(comparison.arm), called(comparison.baseline)
-    by = gap(finding)
-    margin = f"{points(told.question.margin, sign=False)} points"
+    arm, base = called(row["arm"]), called(row["baseline"])
     return {
-        "better": f"Yes: {arm} beats {base} by {by}.",
-        "worse": f"No: {arm} falls short of {base} by {by}.",
-        "equivalent": f"No: the two are equivalent, within {margin}.",
+        "better": f"Yes: {arm} beats {base} by {gap(row)}.",
+        "worse": f"No: {arm} falls short of {base} by {gap(row)}.",
+        "equivalent": f"No: the two are equivalent, within {points(margin, sign=False)} points.",
         "undecided": "Not decided: these replicates cannot tell.",
-    }[of.verdict]
+    }[row["verdict"]]
 
 
-def gap(finding: Finding) -> str:
+def gap(row: Row) -> str:
     """How far two arms are apart, and whether that is inside the margin."""
-    inside = ", less than the margin" if finding.judgement.inside_margin else ""
-    return f"{points(abs(estimate(finding)), sign=False)} points{inside}"
-
-
-def estimate(finding: Finding) -> float:
-    """The mean difference, a fraction."""
-    return finding.judgement.difference.estimate if finding.judgement.difference else math.nan
+    inside = ", less than the margin" if row["inside_margin"] else ""
+    return f"{points(abs(row['difference']), sign=False)} points{inside}"
 
 
 def price(told: Told) -> str | None:
     """How sure the answer is, and what it costs: of the best comparison, in words."""
-    findings = [of for of in decisive(told) if of.judgement.difference]
-    if not findings:
+    known = [row for row in decisive(told) if row["difference"] is not None]
+    if not known:
         return None
-    best = max(findings, key=estimate)
-    of = best.judgement
-    sure: str = (
-        f"{called(best.comparison.arm)} minus {called(best.comparison.baseline)}: "
-        f"{points(estimate(best))} points of test accuracy, {level(told.question)} interval "
-        f"{points(of.difference.low)} to {points(of.difference.high)} over {count(of.pairs, 'pair')}"  # type: ignore[union-attr]
+    best = max(known, key=lambda row: row["difference"])
+    sure = (
+        f"{called(best['arm'])} minus {called(best['baseline'])}: "
+        f"{points(best['difference'])} points of test accuracy, {level(told.question)} interval "
+        f"{points(best['difference_low'])} to {points(best['difference_high'])} over {count(best['pairs'], 'pair')}"
     )
-    parts = told.question.parts(best.comparison)
-    times = [of.cost for of in told.conclusion.findings if of.comparison in parts and of.cost]
+    names = itemgetter("network", "arm", "baseline")
+    same = [row for row in comparison_rows(told) if names(row) == names(best)]
+    times = [row for row in same if row["fits"] and best["dataset"] in (None, row["dataset"])]
     if not times:
         return f"{sure}."
-    ratios = [cost.time.ratio.estimate for cost in times]
-    ratio = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    busy = " (on a busy machine, so that says little)" if any(cost.busy for cost in times) else ""
+    ratio = math.exp(sum(math.log(row["time_ratio"]) for row in times) / len(times))
+    busy = " (on a busy machine, so that says little)" if any(row["busy"] for row in times) else ""
     return f"{sure}; training takes {ratio:.2f} times as long{busy}."
 
 

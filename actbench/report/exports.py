@@ -9,7 +9,7 @@ import polars as pl
 from actbench import plots
 from actbench.plots import Figure, files, rendered
 from actbench.records import write_whole
-from actbench.report.frames import arm_frame, comparison_frame
+from actbench.report.numbers import arm_rows, comparison_rows
 from actbench.report.tables import latex, markdown, tables
 from actbench.verdict import VERDICT, Told
 
@@ -56,10 +56,11 @@ def all_figures(told: Told) -> list[Figure]:
 
 def sheets(told: Told) -> dict[str, pl.DataFrame]:
     """Comparisons, the arms that have scores, and replicates; what is not known is null."""
-    compared, arms = comparison_frame(told), arm_frame(told)
+    compared = pl.DataFrame(comparison_rows(told), infer_schema_length=None)
+    arms = [row for row in arm_rows(told) if row["test_accuracy_min"] is not None]
     flat = [name for name, kind in told.table.schema.items() if not isinstance(kind, pl.List)]
     return {
         "comparisons": compared.drop("test_loss_pairs", "test_ece_pairs", strict=False),
-        "arms": arms.drop_nulls("test_accuracy_min").drop("epochs_whole") if len(arms) else arms,
+        "arms": pl.DataFrame(arms, infer_schema_length=None).drop("epochs_whole", strict=False),
         "replicates": told.table.select(flat),
     }

@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from actbench.plots.figure import panels
 from actbench.plots.palette import SIGNS
-from actbench.report.frames import arm_frame, comparison_frame, standing_frame
+from actbench.report.numbers import Row, arm_rows, comparison_rows, standing_rows
 from actbench.verdict import Told, p_value, points
 from actbench.verdict.words import OUTCOMES, count
 
@@ -46,9 +46,8 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Cell]]
 
 
-Row = Mapping[str, Any]  # of a frame, by column
 Show = Callable[[Row], Cell]
-Shown = Sequence[tuple[Column, Show]]  # columns of a table, with how a row of a frame is shown in each
+Shown = Sequence[tuple[Column, Show]]  # columns of a table, with how a row is shown in each
 
 
 def number(name: str, form: Callable[[Any], str], scale: float = 1, *, starred: bool = False) -> Show:
@@ -159,17 +158,17 @@ def tables(told: Told) -> list[Table]:
     names = named([*where, "arm", "baseline"] if all_pairs else [*where, "arm"])
     tuned = [tuning.setting for tuning in told.tunings[:1]]
     settings = [(Column(name.rpartition(".")[2]), number(name, "{:zg}".format)) for name in tuned]
-    compared = comparison_frame(told).rows(named=True)
+    compared = comparison_rows(told)
     secondary = [[*(show(row) for _, show in names), *cells] for row in compared for cells in measures(row)]
     found = [
         filled("comparisons", f"Comparisons, {minus}", [*names, *COMPARISONS], compared),
         Table("secondary", beside, [*(column for column, _ in names), *SECONDARY], secondary),
-        filled("arms", f"Arms{place}", [*named([*where, "arm"]), *settings, *ARMS], arm_frame(told).rows(named=True)),
+        filled("arms", f"Arms{place}", [*named([*where, "arm"]), *settings, *ARMS], arm_rows(told)),
         filled(
             "standings",
             "Arms over all datasets",
             [*named(["network", "arm"]), *STANDINGS],
-            standing_frame(told).rows(named=True),
+            standing_rows(told),
         ),
     ]
     return [table for table in found if table.rows]
@@ -181,7 +180,7 @@ def named(names: Sequence[str]) -> Shown:
 
 
 def filled(name: str, title: str, shown: Shown, rows: Sequence[Row]) -> Table:
-    """A table of rows of a frame."""
+    """A table of rows."""
     return Table(name, title, [column for column, _ in shown], [[show(row) for _, show in shown] for row in rows])
 
 

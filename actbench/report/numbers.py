@@ -1,6 +1,7 @@
-"""All numbers of a study, worked out once in two frames; tables and CSV files only select and format columns."""
+"""All numbers of a study, worked out once; what is shown of it in any format only selects and formats them."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from jaxtyping import Float
 from actbench.plots.cost import mean, median_cost
 from actbench.plots.figure import known_scores, of_panel, panels
 from actbench.stats import Interval
-from actbench.verdict import Finding, Ratio, Secondary, Told
+from actbench.verdict import Ratio, Secondary, Told
+
+Row = Mapping[str, Any]
 
 
-def comparison_frame(told: Told) -> pl.DataFrame:
-    """A row for each comparison, arm minus baseline; a number that is not known is null.
+def comparison_rows(told: Told) -> list[Row]:
+    """A row for each comparison, arm minus baseline; a number that is not known is None.
 
     Accuracies and their differences are fractions, losses are in nats, and
     ``time_ratio`` and ``memory_ratio`` are the arm's cost by the baseline's,
@@ -22,43 +25,43 @@ def comparison_frame(told: Told) -> pl.DataFrame:
     meanwhile. ``x_low`` and ``x_high`` bound the interval of ``x``; ``x_p`` is
     not corrected, and ``x_effect`` is in standard deviations.
     """
-    return pl.DataFrame([comparison_row(of) for of in told.conclusion.findings], infer_schema_length=None)
+    rows = []
+    for finding in told.conclusion.findings:
+        of, costs, between = finding.judgement, finding.cost, finding.comparison
+        others = {secondary.outcome: secondary for secondary in finding.secondary}
+        rows.append(
+            {
+                **between._asdict(),
+                "verdict": of.verdict,
+                "inside_margin": of.inside_margin,
+                "pairs": of.pairs,
+                "unpaired": finding.unpaired,
+                **spread("difference", of.difference),
+                **{name: getattr(of, name) for name in ("p", "adjusted_p", "equivalence_p", "adjusted_equivalence_p")},
+                **spread("probability_better", of.superiority),
+                "effect": finite(of.effect),
+                "arm_test_accuracy": finite(finding.means[between.arm]),
+                "baseline_test_accuracy": finite(finding.means[between.baseline]),
+                "arm_diverged": finding.diverged[between.arm],
+                "baseline_diverged": finding.diverged[between.baseline],
+                "without_diverged": finding.without_diverged,
+                **tested("test_loss_difference", others["test_loss"]),
+                **tested("test_ece_difference", others["test_ece"]),
+                **tested("time_ratio", costs.time if costs else None),
+                **tested("memory_ratio", costs.memory if costs else None),
+                "fits": costs.fits if costs else None,
+                "busy": costs.busy if costs else None,
+                "with_time": finding.joint,
+                "more_pairs": finding.more_pairs,
+                "test_loss_pairs": others["test_loss"].pairs,
+                "test_ece_pairs": others["test_ece"].pairs,
+            }
+        )
+    return rows
 
 
-def comparison_row(finding: Finding) -> dict[str, Any]:
-    """One comparison, by the columns of `comparison_frame`."""
-    of, costs, between = finding.judgement, finding.cost, finding.comparison
-    others = {secondary.outcome: secondary for secondary in finding.secondary}
-    return {
-        **between._asdict(),
-        "verdict": of.verdict,
-        "inside_margin": of.inside_margin,
-        "pairs": of.pairs,
-        "unpaired": finding.unpaired,
-        **spread("difference", of.difference),
-        **{name: getattr(of, name) for name in ("p", "adjusted_p", "equivalence_p", "adjusted_equivalence_p")},
-        **spread("probability_better", of.superiority),
-        "effect": finite(of.effect),
-        "arm_test_accuracy": finite(finding.means[between.arm]),
-        "baseline_test_accuracy": finite(finding.means[between.baseline]),
-        "arm_diverged": finding.diverged[between.arm],
-        "baseline_diverged": finding.diverged[between.baseline],
-        "without_diverged": finding.without_diverged,
-        **tested("test_loss_difference", others["test_loss"]),
-        **tested("test_ece_difference", others["test_ece"]),
-        **tested("time_ratio", costs.time if costs else None),
-        **tested("memory_ratio", costs.memory if costs else None),
-        "fits": costs.fits if costs else None,
-        "busy": costs.busy if costs else None,
-        "with_time": finding.joint,
-        "more_pairs": finding.more_pairs,
-        "test_loss_pairs": others["test_loss"].pairs,
-        "test_ece_pairs": others["test_ece"].pairs,
-    }
-
-
-def arm_frame(told: Told) -> pl.DataFrame:
-    """A row for each arm on a dataset and network that has records; a number that is not known is null.
+def arm_rows(told: Told) -> list[Row]:
+    """A row for each arm on a dataset and network that has records; a number that is not known is None.
 
     Accuracies are fractions, losses in nats, times in seconds and memory in
     MiB. A diverged replicate guesses in test accuracy, and is in no other mean.
@@ -77,11 +80,11 @@ def arm_frame(told: Told) -> pl.DataFrame:
                 chosen = {told.tunings[0].setting: tuned.get(cell)} if told.tunings else {}
                 scores = np.array(list(known.get(cell, {}).values()))
                 rows.append({**panel._asdict(), "arm": arm, **chosen, **measured(own, scores, told.question.alpha)})
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return rows
 
 
 def measured(own: pl.DataFrame, scores: Float[np.ndarray, " seeds"], alpha: float) -> dict[str, Any]:
-    """The numbers of an arm, by the columns of `arm_frame`."""
+    """The numbers of an arm, as `arm_rows` names them."""
     whole = own.filter(~pl.col("diverged"))
     time, memory = median_cost(own, "epoch_time_s"), median_cost(own, "peak_memory_mb")
     return {
@@ -101,16 +104,14 @@ def measured(own: pl.DataFrame, scores: Float[np.ndarray, " seeds"], alpha: floa
     }
 
 
-def standing_frame(told: Told) -> pl.DataFrame:
+def standing_rows(told: Told) -> list[Row]:
     """A row for each arm over several datasets; the interquartile mean of its scores is a fraction."""
-    return pl.DataFrame(
-        [
-            {"network": of.network, "arm": of.arm}
-            | spread("interquartile_mean", of.interquartile_mean)
-            | spread("rank", of.rank)
-            for of in told.conclusion.standings
-        ]
-    )
+    return [
+        {"network": of.network, "arm": of.arm}
+        | spread("interquartile_mean", of.interquartile_mean)
+        | spread("rank", of.rank)
+        for of in told.conclusion.standings
+    ]
 
 
 def spread(name: str, interval: Interval | None) -> dict[str, float | None]:
