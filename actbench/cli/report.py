@@ -105,12 +105,8 @@ def pairing(told: Told) -> str:
 def print_table(console: Console, table: Table, *, spare: Sequence[str]) -> None:
     """Print a table in which no number is cut.
 
-    Where the console is too narrow, columns are left out, and said; then text is folded.
-
-    Args:
-        console: Where to.
-        table: What is printed.
-        spare: Names of the columns that may be left out, the least important first.
+    Where the console is too narrow, columns named by ``spare`` are left out in
+    their order, which a line below the table says; then text is folded.
     """
     kept, left_out = list(table.columns), []
     for column in [of for name in spare for of in table.columns if of.name == name]:

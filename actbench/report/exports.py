@@ -1,6 +1,5 @@
 """Tables and figures of a study for a paper."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,24 +27,20 @@ def write_exports(told: Told, folder: Path, format: Format) -> list[Path]:
     """
     if format not in FORMATS:
         raise ValueError(f"{format!r} is no format; there are {', '.join(FORMATS)}")
-    paths = []
-    for name, content in contents(told, folder, format):
-        paths.append(folder / FOLDER / f"{name}.{format}")
-        write_whole(paths[-1], content)
-    return paths
-
-
-def contents(told: Told, folder: Path, format: Format) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files."""
-    if format in ("md", "tex"):
-        text = markdown if format == "md" else latex
-        yield from ((table.name, text(table).encode()) for table in tables(told))
+    found: dict[str, bytes]
+    if format == "json":
+        found = {Path(VERDICT).stem: (folder / VERDICT).read_bytes()}
     elif format == "csv":
-        yield from ((name, table.write_csv().encode()) for name, table in sheets(told).items() if len(table))
-    elif format == "json":
-        yield Path(VERDICT).stem, (folder / VERDICT).read_bytes()
+        found = {name: table.write_csv().encode() for name, table in sheets(told).items() if len(table)}
+    elif format in ("png", "svg"):
+        found = {name: rendered(of, format) for name, of in files(all_figures(told)).items()}
     else:
-        yield from ((name, rendered(of, format)) for name, of in files(all_figures(told)).items())  # type: ignore[arg-type]
+        text = markdown if format == "md" else latex
+        found = {table.name: text(table).encode() for table in tables(told)}
+    paths = {folder / FOLDER / f"{name}.{format}": content for name, content in found.items()}
+    for path, content in paths.items():
+        write_whole(path, content)
+    return list(paths)
 
 
 def all_figures(told: Told) -> list[Figure]:

@@ -1,7 +1,6 @@
 """All numbers of a study, worked out once; what is shown of it in any format only selects and formats them."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from actbench.plots.figure import known_scores, of_panel, panels
 from actbench.stats import Interval
 from actbench.verdict import Ratio, Secondary, Told
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 def comparison_rows(told: Told) -> list[Row]:

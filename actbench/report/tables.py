@@ -12,9 +12,12 @@ from actbench.verdict import Told, p_value, points
 from actbench.verdict.words import OUTCOMES, count
 
 NONE = "–"
-LATEX = {**{of: f"\\{of}" for of in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-LATEX |= {"^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "–": "--"}
-LATEX |= {"▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "◆": r"$\blacklozenge$", "○": r"$\circ$"}
+LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--"}
+    | {"▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "◆": r"$\blacklozenge$", "○": r"$\circ$"}
+)
 
 
 class Column(NamedTuple):
@@ -217,24 +220,10 @@ def latex(table: Table) -> str:
     """A table as LaTeX, which needs the packages booktabs and amssymb."""
 
     def line(cells: Sequence[str]) -> str:
-        return rf"{' & '.join(cells)} \\"
-
-    def escaped(text: str) -> str:
-        return "".join(LATEX.get(letter, letter) for letter in text)
+        return rf"{' & '.join(' '.join(cell.split()).translate(LATEX) for cell in cells)} \\"
 
     columns = "".join("r" if column.number else "l" for column in table.columns)
-    head = line([escaped(column.heading) for column in table.columns])
-    rows = [line([escaped(" ".join(of.text.split())) for of in row]) for row in table.rows]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs,amssymb}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
+    head = line([column.heading for column in table.columns])
+    rows = [line([cell.text for cell in row]) for row in table.rows]
+    start = [r"% needs \usepackage{booktabs,amssymb}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    return "\n".join([*start, head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""])

@@ -4,9 +4,8 @@ import json
 import math
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +26,9 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from actbench.plots import forest_figures, shape_figures
 from actbench.plots.curves import matrix, mean_curve
-from actbench.plots.figure import Figure, file_name, files, of_panel, panels, rendered
+from actbench.plots.figure import Figure, Panel, file_name, files, of_panel, rendered
 from actbench.records import write_whole
+from actbench.report.numbers import arm_rows
 from actbench.verdict import Told, scores
 from actbench.verdict.changes import settings
 from actbench.verdict.words import level
@@ -77,16 +77,18 @@ def write_tensorboard(told: Told, folder: Path) -> None:
     old = list(top.rglob(FILE.format("*")))
     name = FILE.format(time.time_ns())  # later than what TensorBoard may be reading, so that it goes on to this one
     runs = list(runs_of(told, top))
-    written = {top: study_values(told, runs), **{run.folder: run_values(run, told.question.alpha) for run in runs}}
-    for where, values in written.items():
-        write_whole(where / name, events(values))
+    images = [picture(name, of) for name, of in files([*forest_figures(told), *shape_figures(told)]).items()]
+    above = [charts(level(told.question)), experiment(runs), *images]
+    written = {top: events([(0, above)])} | {run.folder: events(run_values(run, told.question.alpha)) for run in runs}
+    for where, content in written.items():
+        write_whole(where / name, content)
     for path in old:
         path.unlink()
         if path.parent != top and not any(path.parent.iterdir()):
             path.parent.rmdir()
 
 
-def events(values: Iterator[tuple[int, Sequence[Summary.Value]]]) -> bytes:
+def events(values: Iterable[tuple[int, Sequence[Summary.Value]]]) -> bytes:
     """An event file: values by step, after a start at which what was read before is forgotten."""
     now, buffer = time.time(), BytesIO()
     writer = RecordWriter(buffer)
@@ -101,20 +103,15 @@ def runs_of(told: Told, top: Path) -> Iterator[Run]:
     """The arms that have records, with what determines each run: what it is called, and every setting."""
     several = [len(told.question.datasets) > 1, len(told.question.networks) > 1, True]
     known = {name: scores(told.table, column) for name, column in FINAL.items()}
-    tuned = {
-        (of.dataset, of.network, of.arm): {tuning.setting.removeprefix("model."): of.chosen}
-        for tuning in told.tunings
-        for of in tuning.arms
-    }
     taken: set[str] = set()
-    for panel, arm in product(panels(told), told.question.arms):
+    for row in arm_rows(told):
+        panel, arm = Panel(row["dataset"], row["network"]), row["arm"]
         table, cell = of_panel(told.table, panel, arm), (*panel, arm)
-        if not len(table):
-            continue
-        names: dict[str, Any] = {"arm": arm, **panel._asdict(), "epochs": table["epochs"].median()}
+        chosen = {of.setting.removeprefix("model."): row[of.setting] for of in told.tunings[:1]}
+        names = {"arm": arm, **panel._asdict(), "epochs": row["epochs"], **chosen}
         hparams = {
             name: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
-            for name, value in {**settings(table["factors"][0]), **names, **tuned.get(cell, {})}.items()
+            for name, value in {**settings(table["factors"][0]), **names}.items()
             if value is not None
         }
         final: dict[str, Any] = {name: np.mean(list(of[cell].values())) for name, of in known.items() if cell in of}
@@ -132,12 +129,6 @@ def untaken(path: Path, taken: set[str]) -> Path:
         found = path.with_name(f"{path.name} ({count})")
     taken.add(str(found).lower())
     return found
-
-
-def study_values(told: Told, runs: Sequence[Run]) -> Iterator[tuple[int, list[Summary.Value]]]:
-    """What stands above all runs: the charts, the settings, the pictures."""
-    images = [picture(name, of) for name, of in files([*forest_figures(told), *shape_figures(told)]).items()]
-    yield 0, [charts(level(told.question)), experiment(runs), *images]
 
 
 def run_values(run: Run, alpha: float) -> Iterator[tuple[int, list[Summary.Value]]]:

@@ -68,13 +68,9 @@ def document(
 
 def comparison(finding: Finding, question: Question) -> dict[str, Any]:
     """One comparison, flat where it can be."""
-    rest = {name: value for name, value in finding._asdict().items() if name not in ("comparison", "judgement")}
-    return {
-        **finding.comparison._asdict(),
-        **finding.judgement._asdict(),
-        **rest,
-        "sentence": sentence(finding, question),
-    }
+    values = finding._asdict()
+    names = values.pop("comparison")._asdict() | values.pop("judgement")._asdict()
+    return {**names, **values, "sentence": sentence(finding, question)}
 
 
 def plain(value: Any) -> Any:

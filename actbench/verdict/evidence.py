@@ -137,12 +137,10 @@ def ratio(ratios: Float[np.ndarray, " fits"], *, alpha: float) -> Ratio | None:
 
 def minutes_of_a_pair(own: pl.DataFrame, comparison: Comparison, question: Question) -> float | None:
     """Minutes that one more seed of both arms takes here, by the time of their epochs. ``own`` are its records."""
-    minutes = 0.0
-    for part in question.parts(comparison):
-        for name in (part.arm, part.baseline):
-            of = own.filter(dataset_name=part.dataset, arm=name)
-            seconds: Any = (of["epoch_time_s"] * of["epochs"]).median()
-            if seconds is None:
-                return None
-            minutes += seconds / 60
-    return minutes
+    fits = [
+        own.filter(dataset_name=part.dataset, arm=name)
+        for part in question.parts(comparison)
+        for name in (part.arm, part.baseline)
+    ]
+    seconds: list[Any] = [(of["epoch_time_s"] * of["epochs"]).median() for of in fits]
+    return None if None in seconds else sum(value / 60 for value in seconds)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -105,15 +106,15 @@ def conclude(
     findings = []
     for place, (comparison, judgement) in enumerate(zip(question.family, judgements, strict=True)):
         own = records_of(table, comparison, question, pairs[place].seeds)
-        costs = cost(own, comparison, alpha=question.alpha)
+        lost, costs = diverged(own, comparison), cost(own, comparison, alpha=question.alpha)
         findings.append(
             Finding(
                 comparison=comparison,
                 judgement=judgement,
                 means=means(known[OUTCOME], comparison, pairs[place].seeds, question),
                 unpaired=len(pairs[place].unpaired),
-                diverged={arm: len(seeds) for arm, seeds in diverged(own, comparison).items()},
-                without_diverged=without_diverged(own, pairs, place, question),
+                diverged={arm: len(seeds) for arm, seeds in lost.items()},
+                without_diverged=without_diverged({*chain(*lost.values())}, pairs, place, question),
                 secondary=[
                     secondary(known[outcome], outcome, comparison, pairs[place].seeds, question)
                     for outcome in LOWER_IS_BETTER
@@ -178,9 +179,8 @@ def means(known: Scores, comparison: Comparison, seeds: Sequence[int], question:
     }
 
 
-def without_diverged(own: pl.DataFrame, pairs: Sequence[Pairs], place: int, question: Question) -> Verdict | None:
-    """The verdict without the pairs in which a replicate has diverged, if there are some and it is another."""
-    lost = {seed for seeds in diverged(own, question.family[place]).values() for seed in seeds}
+def without_diverged(lost: set[int], pairs: Sequence[Pairs], place: int, question: Question) -> Verdict | None:
+    """The verdict without the pairs of seeds that are lost to divergence, if there are some and it is another."""
     if not lost:
         return None
     # What would be left of the pairs has no looks; the question is only what the verdict rests on.
