@@ -41,25 +41,18 @@ def embedded(told: Told) -> Embedded:
 
 def thinned(table: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
     """Records with the epochs of so many seeds of each arm as there is room for; None if of all."""
-    if held(table) <= MOST_VALUES:
+    lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
+    lengths = {name: int(table[name].list.len().sum() or 0) for name in lists}
+    if sum(lengths.values()) <= MOST_VALUES:
         return table, None
-    table = table.drop(SHAPES, strict=False)
-    total = max(held(table), MOST_VALUES)
+    curves = [name for name in lists if name not in SHAPES]
+    total = max(sum(lengths[name] for name in curves), MOST_VALUES)
     keys = ["dataset_name", "network_name", "arm"]
     most: Any = table.group_by(keys).len()["len"].max()
     seeds = max(1, int(most * MOST_VALUES / total))
     kept = pl.int_range(pl.len()).over(keys) < seeds
-    return table.with_columns(pl.when(kept).then(pl.col(name)).alias(name) for name in lists(table)), seeds
-
-
-def lists(table: pl.DataFrame) -> list[str]:
-    """Names of the columns that hold lists."""
-    return [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
-
-
-def held(table: pl.DataFrame) -> int:
-    """How many values all lists hold."""
-    return sum(int(table[name].list.len().sum() or 0) for name in lists(table))
+    table = table.drop(SHAPES, strict=False)
+    return table.with_columns(pl.when(kept).then(pl.col(name)).alias(name) for name in curves), seeds
 
 
 def packed(column: pl.Series) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where a study's numbers come from, and how to get them again."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -22,18 +22,11 @@ FACTS = {  # columns of the records, as people call them
 NOTHING = object()
 
 
-class Fit(NamedTuple):
-    """What one arm on one dataset and network sets otherwise than the others, a setting each."""
-
-    name: str
-    settings: Mapping[str, str]
-
-
 class Configs(NamedTuple):
-    """What all fits have in common, as YAML, and what they do not."""
+    """What all fits have in common, as YAML, and by the fit's name its other settings, which have dotted names."""
 
     common: str
-    fits: Sequence[Fit]
+    fits: Mapping[str, Mapping[str, str]]
 
 
 def values_of(table: pl.DataFrame, column: str) -> str:
@@ -96,7 +89,7 @@ def configs(told: Told) -> Configs | None:
         return None
     common = shared(list(found.values()))
     text = yaml.safe_dump(common, sort_keys=False, allow_unicode=True, width=100) if common else ""
-    return Configs(text, [Fit(name, dict(others(config, common))) for name, config in found.items()])
+    return Configs(text, {name: dict(others(config, common)) for name, config in found.items()})
 
 
 def shared(configs: Sequence[Any]) -> dict[str, Any]:
@@ -114,15 +107,12 @@ def shared(configs: Sequence[Any]) -> dict[str, Any]:
     return result
 
 
-def others(config: Mapping[str, Any], common: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def others(config: Mapping[str, Any], common: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """What a nested mapping has besides the common one, with dotted names."""
-    found: list[tuple[str, str]] = []
     for key, value in config.items():
         if key in common and common[key] == value:
             continue
-        name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            found += others(value, common.get(key, {}), f"{name}.")
+            yield from others(value, common.get(key, {}), f"{prefix}{key}.")
         else:
-            found.append((name, json.dumps(value, ensure_ascii=False)))
-    return found
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)

@@ -58,10 +58,8 @@ def scores(table: pl.DataFrame, outcome: str) -> Scores:
     """Score of each seed, by dataset, network and arm; that of guessing where the replicate has diverged."""
     score = pl.when("diverged").then(GUESS[outcome]).otherwise(pl.col(outcome))
     rows = table.select("dataset_name", "network_name", "arm", "seed", score.alias("score")).drop_nulls("score")
-    result: dict[tuple[str, str, str], dict[int, float]] = {}
-    for dataset, network, arm, seed, value in rows.iter_rows():
-        result.setdefault((dataset, network, arm), {})[seed] = value
-    return result
+    by_cell = rows.rows_by_key(["dataset_name", "network_name", "arm"])
+    return {cell: dict(values) for cell, values in by_cell.items()}
 
 
 def paired(known: Scores, comparison: Comparison, question: Question) -> Pairs:
@@ -86,14 +84,6 @@ def records_of(table: pl.DataFrame, comparison: Comparison, question: Question, 
         pl.col("seed").is_in(seeds),
         network_name=comparison.network,
     )
-
-
-def diverged(own: pl.DataFrame, comparison: Comparison) -> dict[str, list[int]]:
-    """Seeds that have diverged, by arm; on any of the datasets. ``own`` are the comparison's records."""
-    return {
-        arm: sorted(set(own.filter("diverged", arm=arm)["seed"].to_list()))
-        for arm in (comparison.arm, comparison.baseline)
-    }
 
 
 def cost(own: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:

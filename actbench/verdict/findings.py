@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +15,6 @@ from actbench.verdict.evidence import (
     Pairs,
     Scores,
     cost,
-    diverged,
     minutes_of_a_pair,
     paired,
     records_of,
@@ -106,7 +104,8 @@ def conclude(
     findings = []
     for place, (comparison, judgement) in enumerate(zip(question.family, judgements, strict=True)):
         own = records_of(table, comparison, question, pairs[place].seeds)
-        lost, costs = diverged(own, comparison), cost(own, comparison, alpha=question.alpha)
+        lost = {arm: set(own.filter("diverged", arm=arm)["seed"]) for arm in (comparison.arm, comparison.baseline)}
+        costs = cost(own, comparison, alpha=question.alpha)
         findings.append(
             Finding(
                 comparison=comparison,
@@ -114,7 +113,7 @@ def conclude(
                 means=means(known[OUTCOME], comparison, pairs[place].seeds, question),
                 unpaired=len(pairs[place].unpaired),
                 diverged={arm: len(seeds) for arm, seeds in lost.items()},
-                without_diverged=without_diverged({*chain(*lost.values())}, pairs, place, question),
+                without_diverged=without_diverged(set.union(*lost.values()), pairs, place, question),
                 secondary=[
                     secondary(known[outcome], outcome, comparison, pairs[place].seeds, question)
                     for outcome in LOWER_IS_BETTER
