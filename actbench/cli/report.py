@@ -33,7 +33,7 @@ SPARE = {  # columns of each table that a narrow terminal does without, the leas
 
 
 def report(words: Sequence[str]) -> int:
-    """Work out a study's verdicts anew, and write its page or what else is asked for; returns the exit status."""
+    """Recompute a study's verdicts, and write its page or another format; returns the exit status."""
     parser = OneLine(prog="main.py report", description=COMMANDS["report"], allow_abbrev=False)
     parser.add_argument("study", type=Path, help="the study's folder, such as studies/digits")
     parser.add_argument("other", type=Path, nargs="?", help="another study's folder: say what changed from the first")

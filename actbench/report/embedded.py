@@ -16,11 +16,11 @@ LEVELS = 0.5  # share of rows up to which a column's distinct values are stored 
 
 
 class Embedded(NamedTuple):
-    """Columns, whether there are records to download, and of how many seeds an arm the page holds each epoch."""
+    """Columns, whether a reader can download the records, and how many seeds of each arm the page has curves of."""
 
     columns: dict[str, Any]
     records: bool
-    seeds: int | None  # None if of all
+    seeds: int | None  # None for all
 
 
 def embedded(told: Told) -> Embedded:
@@ -40,7 +40,7 @@ def embedded(told: Told) -> Embedded:
 
 
 def thinned(table: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
-    """Records with the epochs of so many seeds of each arm as there is room for; None if of all."""
+    """Records with the epochs of as many seeds of each arm as there is room for, and that number; None for all."""
     lists = [name for name, kind in table.schema.items() if isinstance(kind, pl.List)]
     lengths = {name: int(table[name].list.len().sum() or 0) for name in lists}
     if sum(lengths.values()) <= MOST_VALUES:

@@ -44,7 +44,7 @@ def write_exports(told: Told, folder: Path, format: Format) -> list[Path]:
 
 
 def all_figures(told: Told) -> list[Figure]:
-    """Every figure of a study, those that have something to show."""
+    """All figures of a study that have something to show."""
     measured = plots.forest_figures(told) + plots.pair_figures(told) + plots.curve_figures(told)
     return measured + plots.cost_figures(told) + plots.tuning_figures(told) + plots.shape_figures(told)
 

@@ -1,4 +1,4 @@
-"""Where a study's numbers come from, and how to get them again."""
+"""Where a study's numbers come from, and how to reproduce them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ def hardware(table: pl.DataFrame) -> str:
 
 
 def time_taken(table: pl.DataFrame) -> str:
-    """Time of all training, and of when."""
+    """How long all training took, and when it started."""
     seconds: Any = (table["epoch_time_s"] * table["epochs"]).sum()
     if not seconds:
         return "not measured"

@@ -24,7 +24,7 @@ class Said(NamedTuple):
 
 
 class Story(NamedTuple):
-    """A section of figures: ``controls`` names what its figures can be told."""
+    """A section of figures; ``controls`` names what a reader can change in them."""
 
     name: str
     title: str
@@ -87,7 +87,7 @@ def facts(told: Told) -> list[tuple[str, str]]:
 
 
 def replicates(told: Told) -> str:
-    """How many there are, and how many were planned."""
+    """How many replicates there are, and how many were planned."""
     of = told.question
     least = "" if isinstance(of.replicates, int) else f"{of.replicates['min']} to "
     lost = int(told.table["diverged"].sum())
@@ -97,7 +97,7 @@ def replicates(told: Told) -> str:
 
 
 def pairs(told: Told) -> str:
-    """Whether pairs are pairs."""
+    """Whether both sides of every pair started alike."""
     if told.faults:
         return f"NOT verified: {'; '.join(told.faults)}"
     if not len(told.table):
@@ -108,7 +108,7 @@ def pairs(told: Told) -> str:
 
 
 def stories(told: Told) -> list[Story]:
-    """The sections of figures, those that have some."""
+    """The sections that have figures."""
     interval, margin = level(told.question), points(told.question.margin, sign=False)
     baseline = called(told.question.baseline)
     minus = "Arm minus baseline" if told.question.comparisons == "all" else f"Arm minus {baseline}"

@@ -150,7 +150,7 @@ STANDINGS: Shown = (
 
 
 def tables(told: Told) -> list[Table]:
-    """Comparisons, what is beside accuracy, arms, and standings over several datasets: those that have rows."""
+    """Comparisons, measures beside accuracy, arms, and standings over several datasets: the tables that have rows."""
     several = {"dataset": len(told.question.datasets) > 1, "network": len(told.question.networks) > 1}
     where = [name for name, use in several.items() if use]
     (alone, *others) = panels(told)
@@ -167,12 +167,7 @@ def tables(told: Told) -> list[Table]:
         filled("comparisons", f"Comparisons, {minus}", [*names, *COMPARISONS], compared),
         Table("secondary", beside, [*(column for column, _ in names), *SECONDARY], secondary),
         filled("arms", f"Arms{place}", [*named([*where, "arm"]), *settings, *ARMS], arm_rows(told)),
-        filled(
-            "standings",
-            "Arms over all datasets",
-            [*named(["network", "arm"]), *STANDINGS],
-            standing_rows(told),
-        ),
+        filled("standings", "Arms over all datasets", [*named(["network", "arm"]), *STANDINGS], standing_rows(told)),
     ]
     return [table for table in found if table.rows]
 

@@ -64,7 +64,7 @@ class Run(NamedTuple):
 
 
 def write_tensorboard(told: Told, folder: Path) -> None:
-    """Write what TensorBoard shows of a study into ``tensorboard/`` in its folder; what was there from before goes.
+    """Write what TensorBoard shows of a study into ``tensorboard/`` in its folder, and remove what was written before.
 
     There is a run for each arm, and dataset and network if there are several.
     Custom scalars show means over seeds by epoch, in a band from the least to
@@ -100,7 +100,7 @@ def events(values: Iterable[tuple[int, Sequence[Summary.Value]]]) -> bytes:
 
 
 def runs_of(told: Told, top: Path) -> Iterator[Run]:
-    """The arms that have records, with what determines each run: what it is called, and every setting."""
+    """A run for each arm that has records, with its name and every setting as HParams."""
     several = [len(told.question.datasets) > 1, len(told.question.networks) > 1, True]
     known = {name: scores(told.table, column) for name, column in FINAL.items()}
     taken: set[str] = set()

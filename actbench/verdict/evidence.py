@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -123,14 +123,3 @@ def ratio(ratios: Float[np.ndarray, " fits"], *, alpha: float) -> Ratio | None:
     logs = np.log(ratios)
     interval = mean_interval(logs, level=1 - alpha) if len(logs) > 1 else Interval(float(logs[0]), math.nan, math.nan)
     return Ratio(Interval(*map(math.exp, interval)), sign_flip(logs), effect_size(logs))
-
-
-def minutes_of_a_pair(own: pl.DataFrame, comparison: Comparison, question: Question) -> float | None:
-    """Minutes that one more seed of both arms takes here, by the time of their epochs. ``own`` are its records."""
-    fits = [
-        own.filter(dataset_name=part.dataset, arm=name)
-        for part in question.parts(comparison)
-        for name in (part.arm, part.baseline)
-    ]
-    seconds: list[Any] = [(of["epoch_time_s"] * of["epochs"]).median() for of in fits]
-    return None if None in seconds else sum(value / 60 for value in seconds)

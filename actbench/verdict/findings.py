@@ -15,7 +15,6 @@ from actbench.verdict.evidence import (
     Pairs,
     Scores,
     cost,
-    minutes_of_a_pair,
     paired,
     records_of,
     scores,
@@ -179,7 +178,7 @@ def means(known: Scores, comparison: Comparison, seeds: Sequence[int], question:
 
 
 def without_diverged(lost: set[int], pairs: Sequence[Pairs], place: int, question: Question) -> Verdict | None:
-    """The verdict without the pairs of seeds that are lost to divergence, if there are some and it is another."""
+    """The verdict without the pairs of these diverged seeds, if there are some and the verdict changes."""
     if not lost:
         return None
     # What would be left of the pairs has no looks; the question is only what the verdict rests on.
@@ -222,12 +221,18 @@ def joint(judgement: Judgement, costs: Cost | None) -> Joint | None:
 
 
 def more(own: pl.DataFrame, comparison: Comparison, judgement: Judgement, question: Question) -> dict[str, Any]:
-    """How many pairs more an undecided comparison needs, and the minutes that they take."""
+    """How many more pairs an undecided comparison needs, and the minutes that they take by the time of its epochs."""
     if judgement.verdict != "undecided" or judgement.pairs_needed is None:
         return {"more_pairs": None, "more_minutes": None}
     count = max(1, judgement.pairs_needed - judgement.pairs)
-    minutes = minutes_of_a_pair(own, comparison, question)
-    return {"more_pairs": count, "more_minutes": None if minutes is None else count * minutes}
+    fits = [
+        own.filter(dataset_name=part.dataset, arm=name)
+        for part in question.parts(comparison)
+        for name in (part.arm, part.baseline)
+    ]
+    seconds: list[Any] = [(of["epoch_time_s"] * of["epochs"]).median() for of in fits]
+    minutes = None if None in seconds else count * sum(value / 60 for value in seconds)
+    return {"more_pairs": count, "more_minutes": minutes}
 
 
 def standings(known: Scores, question: Question) -> list[Standing]:
