@@ -76,7 +76,6 @@ def page(told: Told, *, name: str) -> str:
         held=held,
         tables=found,
         texts={"md": "\n".join(map(markdown, found)), "tex": "\n".join(map(latex, found))},
-        command=told.command,
         provenance=provenance.facts(told.table),
         diverged=provenance.diverged(told.table),
         configs=provenance.configs(told),

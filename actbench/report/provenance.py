@@ -59,10 +59,8 @@ def time_taken(table: pl.DataFrame) -> str:
     if not seconds:
         return "not measured"
     fits = table.select("dataset_name", "network_name", "arm", "started").unique()
-    starts = table["started"].drop_nulls().sort()
-    start = starts[0] if len(starts) else ""
-    utc = " UTC" if "T" in start else ""
-    when = f", started {start[:16].replace('T', ' ')}{utc}" if len(starts) else ""
+    start: Any = table["started"].min()
+    when = "" if start is None else f", started {start[:16].replace('T', ' ')}{' UTC' if 'T' in start else ''}"
     return f"{duration(seconds / 60)} of training in {count(len(fits), 'fit')}{when}"
 
 

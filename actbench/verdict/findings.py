@@ -122,20 +122,7 @@ def conclude(
                 **more(own, comparison, judgement, question),
             )
         )
-    judged = {
-        f"{of.dataset or 'all datasets'}/{of.network}: {of.arm} - {of.baseline}": judgement
-        for of, judgement in zip(question.family, judgements, strict=True)
-    }
-    look = Look(
-        plan=question.hash,
-        when=now(),
-        pairs={name: of.pairs for name, of in judged.items()},
-        verdicts={name: of.verdict for name, of in judged.items()},
-        spent={
-            name: question.alpha * (sum(question.design.spending(of.pairs)) if question.design else 1)
-            for name, of in judged.items()
-        },
-    )
+    look = look_at(judgements, question)
     return Conclusion(
         question=question,
         findings=findings,
@@ -144,6 +131,20 @@ def conclude(
         look=look,
         running=running,
         as_planned=not history.plans or history.plans[0].hash == question.hash,
+    )
+
+
+def look_at(judgements: Sequence[Judgement], question: Question) -> Look:
+    """The look at these judgements, one for each comparison of the question."""
+    design, judged = question.design, dict[str, Judgement]()
+    for of, judgement in zip(question.family, judgements, strict=True):
+        judged[f"{of.dataset or 'all datasets'}/{of.network}: {of.arm} - {of.baseline}"] = judgement
+    return Look(
+        plan=question.hash,
+        when=now(),
+        pairs={name: of.pairs for name, of in judged.items()},
+        verdicts={name: of.verdict for name, of in judged.items()},
+        spent={name: question.alpha * (sum(design.spending(of.pairs)) if design else 1) for name, of in judged.items()},
     )
 
 
