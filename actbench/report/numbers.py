@@ -1,4 +1,4 @@
-"""All numbers of a study, worked out once; what is shown of it in any format only selects and formats them."""
+"""All numbers of a study, computed in one place: tables, pages and files only select and format them."""
 
 import math
 from typing import Any

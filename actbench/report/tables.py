@@ -86,13 +86,13 @@ def text(name: str, missing: str = NONE) -> Show:
     return lambda row: word(row[name] or missing)
 
 
-def p_cell(p: float) -> str:
+def p_text(p: float) -> str:
     """A p-value without its equals sign."""
     return p_value(p).removeprefix("= ")
 
 
 def verdict(row: Row) -> Cell:
-    """Shows a verdict with its sign."""
+    """Shows a verdict with its sign, and whether the difference is inside the margin."""
     inside = ", inside margin" if row["inside_margin"] and row["verdict"] != "equivalent" else ""
     return Cell(f"{SIGNS[row['verdict']]} {row['verdict']}{inside}", row["verdict"])
 
@@ -103,9 +103,9 @@ COMPARISONS: Shown = (
     (Column("difference", "points"), number("difference", points)),
     (Column("interval", "points"), interval("difference", SIGNED, 100)),
     (Column("pairs"), number("pairs", WHOLE)),
-    (Column("p"), number("p", p_cell)),
-    (Column("adjusted p"), number("adjusted_p", p_cell)),
-    (Column("p of equivalence"), number("adjusted_equivalence_p", p_cell)),
+    (Column("p"), number("p", p_text)),
+    (Column("adjusted p"), number("adjusted_p", p_text)),
+    (Column("p of equivalence"), number("adjusted_equivalence_p", p_text)),
     (Column("P(better)"), number("probability_better", TWO)),
     (Column("effect", "sd"), number("effect", SIGNED)),
     (Column("time", "ratio"), number("time_ratio", TWO, starred=True)),
@@ -178,23 +178,23 @@ def named(names: Sequence[str]) -> Shown:
 
 
 def filled(name: str, title: str, shown: Shown, rows: Sequence[Row]) -> Table:
-    """A table of rows."""
+    """The table that shows these rows."""
     return Table(name, title, [column for column, _ in shown], [[show(row) for _, show in shown] for row in rows])
 
 
 def measures(row: Row) -> Iterator[list[Cell]]:
-    """What is beside accuracy in a comparison, by the columns of `SECONDARY`: losses by seed, costs by fit."""
+    """The measures of a comparison beside accuracy, by the columns of `SECONDARY`: losses by seed, costs by fit."""
+    fits = Cell(count(row["fits"] or 0, "fit"), row["fits"])
     for name, (what, form, scale, unit) in MEASURES.items():
         if row[name] is not None:
+            pairs = number(name.replace("difference", "pairs"), WHOLE)
             yield [
                 word(f"{what}, busy machine" if name == "time_ratio" and row["busy"] else what),
                 number(name, form, scale)(row),
                 interval(name, form, scale)(row),
                 word(unit),
-                Cell(count(row["fits"], "fit"), row["fits"])
-                if unit == "ratio"
-                else number(name.replace("difference", "pairs"), WHOLE)(row),
-                number(f"{name}_p", p_cell)(row),
+                fits if unit == "ratio" else pairs(row),
+                number(f"{name}_p", p_text)(row),
                 number(f"{name}_effect", SIGNED)(row),
             ]
 
