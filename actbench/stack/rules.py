@@ -1,6 +1,7 @@
 """What a network's calls of torch become while it runs as part of a stack."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,8 +19,8 @@ class Rules(TorchFunctionMode):
     """Draws random numbers for each replicate by itself, and convolves by matrix products where told to.
 
     Args:
-        draws: Gives random numbers for the replicates at hand, (replicates, *shape), each from its own generator.
-        anchor: A number for each replicate; under vmap, what tells a draw that it has to be one for each.
+        draws: Gives random numbers, (replicates, *shape), each replicate's from its own generator.
+        anchor: A number for each replicate; under vmap, it makes each draw one for each replicate.
         banded: Whether convolutions of stride 1 become matrix products; see `actbench.stack.convolution`.
     """
 
@@ -34,7 +35,7 @@ class Rules(TorchFunctionMode):
     ) -> Any:
         """Called by torch in place of each of its functions."""
         kwargs = kwargs or {}
-        if func is F.conv2d or func is F.linear:
+        if func in (F.conv2d, F.linear):
             call = conv2d if func is F.conv2d and self.banded else func
             return in_autocast_precision(call, args, kwargs)
         if func is F.batch_norm:
@@ -127,72 +128,47 @@ def pair(value: Any) -> Any:
 # --- random functions; the parameters are those of torch's own ---
 
 
-def dropout(rules: Rules, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Elements are dropped."""
-    return put(dropped(rules, input, p, training, input.shape), input, inplace)
+def dropping(
+    drop: Callable[[Tensor, Tensor, float], Tensor], *, channels: bool = False, trains: bool = True
+) -> Callable[..., Tensor]:
+    """Rule for a kind of dropout of elements or whole channels, with its default of ``training``.
+
+    ``drop`` makes the output from the input, a mask of what stays, and the share that is dropped.
+    """
+
+    def rule(rules: Rules, input: Tensor, p: float = 0.5, training: bool = trains, inplace: bool = False) -> Tensor:
+        if not 0 <= p <= 1:
+            raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+        if not training or p == 0:
+            return input
+        shape = (*input.shape[:2], *[1] * (input.ndim - 2)) if channels else input.shape
+        result = input * 0 if p == 1 else drop(input, rules.draw("uniform", input, shape) >= p, p)
+        return put(result, input, inplace)
+
+    return rule
 
 
-def feature_dropout(
-    rules: Rules, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    """Whole channels are dropped."""
-    return put(dropped(rules, input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2))), input, inplace)
+def zeroed(input: Tensor, kept: Tensor, p: float) -> Tensor:
+    """The input with zeros for what is dropped, and the rest scaled, so that the mean stays."""
+    return input * (kept / (1 - p)).to(input.dtype)
 
 
-def dropped(rules: Rules, input: Tensor, p: float, training: bool, shape: Sequence[int]) -> Tensor:
-    """Input of which a share p is 0 and the rest scaled, so that the mean stays."""
-    check_share(p)
-    if not training or p == 0:
-        return input
-    if p == 1:
-        return input * 0
-    return input * ((rules.draw("uniform", input, shape) >= p) / (1 - p)).to(input.dtype)
-
-
-def alpha_dropout(rules: Rules, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """Elements are dropped, and SELU's moments kept."""
-    return put(alpha_dropped(rules, input, p, training, input.shape), input, inplace)
-
-
-def feature_alpha_dropout(
-    rules: Rules, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
-) -> Tensor:
-    """Whole channels are dropped, and SELU's moments kept."""
-    return put(alpha_dropped(rules, input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2))), input, inplace)
-
-
-def alpha_dropped(rules: Rules, input: Tensor, p: float, training: bool, shape: Sequence[int]) -> Tensor:
-    """Input of which a share p is SELU's floor, scaled and shifted, so that mean 0 and variance 1 stay."""
-    check_share(p)
-    if not training or p == 0:
-        return input
-    if p == 1:
-        return input * 0
-    scale = ((SELU_FLOOR**2 * p + 1) * (1 - p)) ** -0.5
-    kept = rules.draw("uniform", input, shape) >= p
-    result: Tensor = scale * torch.where(kept, input, SELU_FLOOR) - scale * SELU_FLOOR * p
-    return result
-
-
-def check_share(p: float) -> None:
-    """Refuse what is no probability, as torch does."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+def floored(input: Tensor, kept: Tensor, p: float) -> Tensor:
+    """The input with SELU's floor for what is dropped, scaled and shifted, so that mean 0 and variance 1 stay."""
+    scale: float = ((SELU_FLOOR**2 * p + 1) * (1 - p)) ** -0.5
+    return scale * torch.where(kept, input, SELU_FLOOR) - scale * SELU_FLOOR * p
 
 
 def put(result: Tensor, input: Tensor, inplace: bool) -> Tensor:
-    """The result, in the place of what it was made from where that is asked for."""
+    """The result, in the place of the input where that is asked for."""
     return input.copy_(result) if inplace else result
 
 
-def rand_like(rules: Rules, input: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    """Uniform numbers."""
-    return rules.draw("uniform", input if dtype is None else input.to(dtype))
-
-
-def randn_like(rules: Rules, input: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    """Normal numbers."""
-    return rules.draw("normal", input if dtype is None else input.to(dtype))
+def numbers_like(
+    rules: Rules, input: Tensor, *, kind: Literal["uniform", "normal"], dtype: torch.dtype | None = None, **_: Any
+) -> Tensor:
+    """Random numbers of the input's shape."""
+    return rules.draw(kind, input if dtype is None else input.to(dtype))
 
 
 def bernoulli(rules: Rules, input: Tensor, p: float | None = None, **_: Any) -> Tensor:
@@ -210,21 +186,19 @@ def rrelu(
     training: bool = False,
     inplace: bool = False,
 ) -> Tensor:
-    """As torch's, which has no rule for vmap."""
+    """`torch.nn.functional.rrelu`, for which vmap has no rule."""
     share = rules.draw("uniform", input) if training else 0.5
     return put(torch.where(input >= 0, input, input * (lower + (upper - lower) * share)), input, inplace)
 
 
 RANDOM: dict[Any, Callable[..., Tensor]] = {
-    F.dropout: dropout,
-    torch.dropout: dropout,
-    F.dropout1d: feature_dropout,
-    F.dropout2d: feature_dropout,
-    F.dropout3d: feature_dropout,
-    F.alpha_dropout: alpha_dropout,
+    F.dropout: dropping(zeroed),
+    torch.dropout: dropping(zeroed),
+    **dict.fromkeys((F.dropout1d, F.dropout2d, F.dropout3d), dropping(zeroed, channels=True)),
+    F.alpha_dropout: dropping(floored, trains=False),
+    F.feature_alpha_dropout: dropping(floored, channels=True, trains=False),
     F.rrelu: rrelu,
-    F.feature_alpha_dropout: feature_alpha_dropout,
-    torch.rand_like: rand_like,
-    torch.randn_like: randn_like,
+    torch.rand_like: partial(numbers_like, kind="uniform"),
+    torch.randn_like: partial(numbers_like, kind="normal"),
     torch.bernoulli: bernoulli,
 }
