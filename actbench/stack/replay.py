@@ -6,12 +6,13 @@ to. For a small network on a processor, that takes as long as the operations.
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing import assert_close
 
 Draw = Callable[[str, tuple[int, ...], torch.dtype, torch.device], Tensor]
 """Random numbers for each replicate, of a kind ("uniform" or "normal"), shape, type and device."""
@@ -29,21 +30,6 @@ ALIASES = {
 }
 
 
-class Recording(NamedTuple):
-    """The operations of a step, as a function of its tensors and then of what it draws."""
-
-    graph: GraphModule
-    requests: list[Any]  # arguments of each draw
-
-    def __call__(self, draw: Draw, tensors: Sequence[Tensor]) -> Results:
-        """What the step gives."""
-        drawn = [draw(*request) for request in self.requests]
-        # Autocast has had its say while the operations were recorded.
-        with torch.no_grad(), torch.autocast(tensors[0].device.type, enabled=False):
-            results: Results = self.graph(*tensors, *drawn)
-        return results
-
-
 class Replay:
     """Runs a step, and after some calls of a kind its operations in its place.
 
@@ -54,27 +40,21 @@ class Replay:
 
     def __init__(self) -> None:
         self.calls: Counter[Hashable] = Counter()
-        self.recordings: dict[Hashable, Recording] = {}
+        self.recordings: dict[Hashable, tuple[GraphModule, list[Any]]] = {}  # operations, and arguments of each draw
 
     def __call__(self, step: Step, draw: Draw, tensors: Sequence[Tensor], state: Hashable) -> Results:
-        """The step's results.
-
-        Args:
-            step: What to run, always the same but for what tensors and state tell apart.
-            draw: Answers what it draws.
-            tensors: What it works on.
-            state: What else its operations depend on.
-        """
+        """The step's results; ``state`` is all that its operations depend on besides the tensors."""
         kind = (state, *((value.shape, value.stride(), value.dtype, value.device) for value in tensors))
         if torch.is_anomaly_enabled():  # it wants to see the step itself
             return step(draw, tensors)
         if kind in self.recordings:
-            return self.recordings[kind](draw, tensors)
+            graph, requests = self.recordings[kind]
+            return repeat(graph, tensors, [draw(*request) for request in requests])
         self.calls[kind] += 1
         if self.calls[kind] != CALLS:
             return step(draw, tensors)
 
-        before = copies(tensors)
+        before = [value.clone() for value in tensors]
         if any(a.stride() != b.stride() for a, b in zip(tensors, before, strict=True)):
             return step(draw, tensors)  # they overlap or have gaps, and the copies that are recorded have neither
         requests, drawn = [], []
@@ -86,18 +66,25 @@ class Replay:
 
         results = step(listen, tensors)
         try:
-            recording = Recording(record(step, copies(before), drawn), requests)
-            answers = iter(drawn)
-            repeated = recording(lambda *_: next(answers), before)
+            graph = record(step, [value.clone() for value in before], drawn)
+            repeated = repeat(graph, before, drawn)
+            assert_close([*repeated, *before], [*results, *tensors], rtol=0, atol=0, equal_nan=True)
         except Exception:
-            return results  # torch cannot record everything that it can run
-        if same([*results, *tensors], [*repeated, *before]):
-            self.recordings[kind] = recording
+            return results  # torch cannot record everything that it can run, and a recording may give other values
+        self.recordings[kind] = graph, requests
         return results
 
 
+def repeat(graph: GraphModule, tensors: Sequence[Tensor], drawn: Sequence[Tensor]) -> Results:
+    """Results of a step's operations."""
+    # Autocast has had its say while the operations were recorded.
+    with torch.no_grad(), torch.autocast(tensors[0].device.type, enabled=False):
+        results: Results = graph(*tensors, *drawn)
+    return results
+
+
 def record(step: Step, tensors: Sequence[Tensor], drawn: Sequence[Tensor]) -> GraphModule:
-    """The operations of a step on these values."""
+    """The operations of a step on these values, as a function of its tensors and then of what it draws."""
 
     def traced(*values: Tensor) -> Results:
         answers = iter(values[len(tensors) :])
@@ -119,17 +106,3 @@ def layout(node: Node) -> tuple[Any, Any] | None:
     """Shape and strides of what an operation gives; None for a constant."""
     meta = node.meta.get("tensor_meta")
     return None if meta is None else (meta.shape, meta.stride)
-
-
-def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The values, apart from the tensors that hold them."""
-    return [value.clone() for value in tensors]
-
-
-def same(results: Results, others: Results) -> bool:
-    """Whether all values are equal; NaN equals NaN."""
-    return all(
-        (a is None and b is None)
-        or (a is not None and b is not None and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
-        for a, b in zip(results, others, strict=True)
-    )
