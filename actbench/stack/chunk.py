@@ -1,7 +1,7 @@
 """Some replicates of a stack, run together: their logits, losses and gradients."""
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,14 +21,11 @@ Streams = Callable[[int], torch.Generator]  # from a replicate's seed to what it
 
 
 class Chunk:
-    """Replicates that run together: their parameters, and copies of their buffers.
+    """Replicates that run together, by their numbers in the stack: their parameters, and copies of their buffers.
 
-    Args:
-        network: The stack's; its parameters and buffers have a leading axis for the replicates.
-        replicates: Their numbers in the stack.
-        draw: Where their random numbers come from.
-        replay: Runs their steps, and they run under vmap; None for a single one that runs as it is.
-        ndim: Dimensions of a batch that all replicates share; one for each has one more.
+    They run under vmap, with their steps replayed, or, without a ``replay``, a
+    single one as the plain network. A batch that all replicates share has
+    ``ndim`` dimensions; batches of their own have one more.
     """
 
     def __init__(
@@ -42,18 +39,15 @@ class Chunk:
         first = replicates[0]
         in_order = replicates == list(range(first, first + self.size))
         self.place: slice | list[int] = slice(first, first + self.size) if in_order else replicates
-        self.parameters = self._values(network.named_parameters())
-        # A chunk may have to run again, after memory ran out.
-        self.buffers = self._values(network.named_buffers(), copied=network.training)
-
-    def _values(self, named: Iterable[tuple[str, Tensor]], *, copied: bool = False) -> Values:
-        values = {name: value.detach()[self.place] for name, value in named}
-        return {name: value.clone() for name, value in values.items()} if copied else values
+        self.parameters = {name: value.detach()[self.place] for name, value in network.named_parameters()}
+        self.buffers = {name: value.detach()[self.place] for name, value in network.named_buffers()}
+        if network.training:  # a chunk may have to run again, after memory ran out
+            self.buffers = {name: value.clone() for name, value in self.buffers.items()}
 
     def logits(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "chunk batch classes"]:
         """What the network gives for each replicate's own images of the stack, or for those of all."""
         images = images if images.ndim == self.ndim else images[self.place]
-        return self._logits(self.draw, self.parameters, self.buffers, images)
+        return self._logits(self.draw, self.parameters | self.buffers, images)
 
     def losses(
         self,
@@ -68,10 +62,9 @@ class Chunk:
         def step(draw: Draw, tensors: Sequence[Tensor]) -> list[Tensor | None]:
             *values, images, labels = tensors
             named = dict(zip((*self.parameters, *self.buffers), values, strict=True))
-            parameters, buffers = ({name: named[name] for name in of} for of in (self.parameters, self.buffers))
             with torch.enable_grad():
-                leaves = {name: parameters[name].detach().requires_grad_() for name in trained}
-                logits = self._logits(draw, parameters | leaves, buffers, images)
+                leaves = {name: named[name].detach().requires_grad_() for name in trained}
+                logits = self._logits(draw, named | leaves, images)
                 logits = logits.to(torch.promote_types(images.dtype, torch.float32))
                 each = cross_entropy(logits.flatten(0, 1), labels.reshape(-1), reduction="none")
                 each = each.view(labels.shape).mean(1)
@@ -89,29 +82,24 @@ class Chunk:
         assert each is not None
         return each, found
 
-    def _logits(
-        self, draw: Draw, parameters: Values, buffers: Values, images: Tensor
-    ) -> Float[Tensor, "chunk batch classes"]:
+    def _logits(self, draw: Draw, values: Values, images: Tensor) -> Float[Tensor, "chunk batch classes"]:
         anchor = torch.zeros(self.size, device=images.device)
         names = tied_names(self.network)
 
-        def call(parameters: Values, buffers: Values, images: Tensor, anchor: Tensor) -> Tensor:
+        def call(values: Values, images: Tensor, anchor: Tensor) -> Tensor:
             with forgotten(self.network), Rules(draw, anchor, banded=self.replay is not None):
-                values = parameters | buffers
                 everywhere = {name: values[known] for name, known in names.items()}
                 logits: Tensor = functional_call(self.network, everywhere, (images,), tie_weights=False)
             return logits
 
         if self.replay:
-            logits: Tensor = vmap(call, in_dims=(0, 0, None if images.ndim == self.ndim else 0, 0))(
-                parameters, buffers, images, anchor
-            )
+            in_dims = (0, None if images.ndim == self.ndim else 0, 0)
+            logits: Tensor = vmap(call, in_dims)(values, images, anchor)
             return logits
         images = images if images.ndim == self.ndim else images[0]
         if images.ndim == 4:  # a copy, because a view of images with one channel does not count as channels-last
             images = images.clone(memory_format=torch.channels_last)
-        parameters, buffers = ({name: value[0] for name, value in values.items()} for values in (parameters, buffers))
-        return call(parameters, buffers, images, anchor[0])[None]
+        return call({name: value[0] for name, value in values.items()}, images, anchor[0])[None]
 
     def keep_buffers(self) -> None:
         """Let the stack have the buffers as they are now."""
@@ -161,37 +149,32 @@ def tied_names(network: nn.Module) -> dict[str, str]:
     torch's own way of tying leaves such a module with values of vmap.
     """
     known = {id(value): name for name, value in (*network.named_parameters(), *network.named_buffers())}
-    return {
-        f"{path}.{name}".lstrip("."): known[id(value)]
-        for path, module in network.named_modules()
-        for name, value in (*module._parameters.items(), *module._buffers.items())
-        if value is not None
-    }
+    return {f"{path}.{name}".lstrip("."): known[id(value)] for path, _, name, value in places(network)}
 
 
-class Draws:
-    """Random numbers for some replicates, each from its own stream.
+def places(network: nn.Module) -> Iterator[tuple[str, dict[str, Any], str, Tensor]]:
+    """Each parameter and buffer: path of its module, the dictionary that holds it there, name in it, and value."""
+    for path, module in network.named_modules():
+        for held in (module._parameters, module._buffers):
+            for name, value in held.items():
+                if value is not None:
+                    yield path, held, name, value
 
-    Args:
-        streams: From a seed to the generator of its stream; called at the first draw.
-        seeds: Those of the replicates.
+
+def random_numbers(streams: Streams | None, seeds: Sequence[int]) -> Draw:
+    """Random numbers for replicates, each from the stream of its seed, which begins with the first draw.
+
+    Without ``streams``, they are of the seeds' dropout streams.
     """
+    generators: list[torch.Generator] = []
 
-    def __init__(self, streams: Streams, seeds: Sequence[int]) -> None:
-        self.streams = streams
-        self.seeds = seeds
-        self.generators: list[torch.Generator] = []
-
-    def __call__(self, kind: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The numbers, (replicates, *shape), uniform in [0, 1) or standard normal."""
-        self.generators = self.generators or [self.streams(seed) for seed in self.seeds]
+    def draw(kind: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if not generators:
+            generators.extend(streams(seed) if streams else stream(seed, "dropout") for seed in seeds)
         make = torch.rand if kind == "uniform" else torch.randn
-        return torch.stack([make(shape, generator=g, dtype=dtype, device=device) for g in self.generators])
+        return torch.stack([make(shape, generator=g, dtype=dtype, device=device) for g in generators])
 
-
-def dropout_stream(seed: int) -> torch.Generator:
-    """What a replicate draws from outside of training."""
-    return stream(seed, "dropout")
+    return draw
 
 
 def settings(network: nn.Module) -> tuple[Hashable, ...]:

@@ -45,12 +45,14 @@ class BandedConvolution(torch.autograd.Function):
         images: Images, weight: Weight, bias: Float[Tensor, "replicates out_channels"], padding: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         replicates, batch, _, height, width = images.shape
-        out_height, out_width = output_size(images, weight, padding)
+        out_height, out_width = (
+            size + 2 * zeros - kernel + 1
+            for size, zeros, kernel in zip((height, width), padding, weight.shape[-2:], strict=True)
+        )
         bands = to_bands(weight, width, out_width, padding[1])
         rows = by_rows(images)
-        products = torch.bmm(rows, bands).view(
-            replicates, height * batch, weight.shape[3], -1
-        )  # of each row with each of the kernel's
+        # Of each row with each row of the kernel.
+        products = torch.bmm(rows, bands).view(replicates, height * batch, weight.shape[3], -1)
         middle = padding[0]  # the kernel's row that meets every row of the output
         out = products[:, : out_height * batch, middle] + bias.repeat_interleave(out_width, 1)[:, None]
         for row in range(weight.shape[3]):
@@ -82,20 +84,15 @@ class BandedConvolution(torch.autograd.Function):
             spread[:, there, row] = gradient[:, here]
         spread = spread.flatten(2)
 
-        images_gradient = None
+        of_images = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            images_gradient = torch.bmm(spread, bands.mT)
-            images_gradient = from_rows(images_gradient, replicates, height, batch, channels, width)
-
-        weight_gradient = None
+            of_images = from_rows(torch.bmm(spread, bands.mT), replicates, height, batch, channels, width)
         if ctx.needs_input_grad[1]:
-            bands_gradient = torch.bmm(rows.mT, spread)
-            weight_gradient = from_bands(bands_gradient, ctx.weight_shape, width, out_width, ctx.padding[1])
-
-        bias_gradient = None
+            of_bands = torch.bmm(rows.mT, spread)
+            of_weight = from_bands(of_bands, ctx.weight_shape, width, out_width, ctx.padding[1])
         if ctx.needs_input_grad[2]:
-            bias_gradient = gradient.sum(1).view(replicates, out_channels, out_width).sum(2)
-        return images_gradient, weight_gradient, bias_gradient, None
+            of_bias = gradient.sum(1).view(replicates, out_channels, out_width).sum(2)
+        return of_images, of_weight, of_bias, None
 
     @staticmethod
     def vmap(
@@ -108,15 +105,6 @@ class BandedConvolution(torch.autograd.Function):
         ]
         results = BandedConvolution.apply(*flat, padding)
         return tuple(result.view(replicates, -1, *result.shape[1:]) for result in results), (0, 0, 0)
-
-
-def output_size(images: Tensor, weight: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the convolution's result."""
-    height, width = (
-        size + 2 * zeros - kernel + 1
-        for size, zeros, kernel in zip(images.shape[-2:], padding, weight.shape[-2:], strict=True)
-    )
-    return height, width
 
 
 def overlap(shift: int, height: int, out_height: int, batch: int) -> tuple[slice, slice]:
@@ -157,10 +145,10 @@ def from_bands(
     shape: tuple[int, ...],
     width: int,
     out_width: int,
-    padding: int,
+    zeros: int,
 ) -> Weight:
     """The kernel's gradient from that of its bands: sums along diagonals."""
     replicates, out_channels, channels, kernel_height, kernel_width = shape
     split = gradient.view(replicates, channels, width, kernel_height, out_channels, out_width)
-    sums = [split.diagonal(padding - column, 2, 5).sum(-1) for column in range(kernel_width)]
+    sums = [split.diagonal(zeros - column, 2, 5).sum(-1) for column in range(kernel_width)]
     return torch.stack(sums, -1).permute(0, 3, 1, 2, 4)

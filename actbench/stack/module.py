@@ -1,7 +1,7 @@
 """The stack: parameters of many replicates, and how they are run and trained together."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from actbench.stack.chunk import OF_TORCH, Chunk, Draws, Streams, dropout_stream, holds_tensor
+from actbench.stack.chunk import OF_TORCH, Chunk, Streams, holds_tensor, places, random_numbers
 from actbench.stack.replay import Replay
 
 WIDTH = 32  # replicates at once on a processor: more gain nothing, and their values leave the cache
@@ -57,39 +57,24 @@ class Stack(nn.Module):
         self.limit = len(networks)  # halved when memory runs out
         self.multiply_adds = multiply_adds(networks[0], input_shape)
         self.replay = Replay()
-        buffer = replaced_buffer(networks[0], input_shape)
-        if buffer:
-            raise StackError(
-                f"{type(networks[0]).__name__} cannot be stacked: it replaces its buffer {buffer}, "
-                "which has to be changed in place"
-            )
-        if carries_tensors(networks[0], input_shape):
-            raise StackError(
-                f"{type(networks[0]).__name__} cannot be stacked: it computes with a tensor that it has kept of the "
-                "call before, which has to be a buffer that is changed in place"
-            )
+        reason = kept_outside_buffers(networks[0], input_shape)
+        if reason:
+            raise StackError(f"{type(networks[0]).__name__} cannot be stacked: {reason}")
         self.network = stacked(networks)
         self._try(input_shape)
 
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def forward(
-        self, images: Float[Tensor, "*replicates_batch_shape"], streams: Streams | None = None
-    ) -> Float[Tensor, "replicates batch classes"]:
-        """Logits of every replicate, without a gradient.
-
-        Args:
-            images: One batch for each replicate, or one for all.
-            streams: What replicates draw from, if the network draws; by default, the seed's dropout stream.
-        """
+    def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:
+        """Logits of every replicate, without a gradient, on one batch for each replicate, or one for all."""
         logits: list[Tensor] = []
 
         @torch.no_grad()
         def run(chunk: Chunk) -> None:
             logits.append(chunk.logits(images))
 
-        self._by_chunks(run, images, list(range(len(self))), streams)
+        self._by_chunks(run, images, range(len(self)))
         return torch.cat(logits)
 
     def losses(
@@ -112,9 +97,7 @@ class Stack(nn.Module):
             replicates: Which to compute; the others' losses are NaN and their gradients 0.
             streams: What replicates draw from; by default, the seed's dropout stream.
         """
-        chosen = list(range(len(self)) if replicates is None else replicates)
-        parameters = dict(self.network.named_parameters())
-        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         dtype = torch.promote_types(images.dtype, torch.float32)
         losses = torch.full((len(self),), torch.nan, device=images.device, dtype=dtype)
         gradients: dict[str, Tensor | None] = dict.fromkeys(trained)
@@ -123,61 +106,53 @@ class Stack(nn.Module):
             each, found = chunk.losses(images, labels, list(trained))
             losses[chunk.place] = each.to(dtype)
             for name, gradient in zip(trained, found, strict=True):
-                if gradient is None:
-                    continue
                 if chunk.size == len(self):
                     gradients[name] = gradient
-                    continue
-                whole = gradients[name]
-                if whole is None:
-                    whole = gradients[name] = torch.zeros_like(trained[name])
-                whole[chunk.place] = gradient
+                elif gradient is not None:
+                    whole = gradients[name]
+                    if whole is None:
+                        whole = gradients[name] = torch.zeros_like(trained[name])
+                    whole[chunk.place] = gradient
 
-        self._by_chunks(run, images, chosen, streams)
+        self._by_chunks(run, images, range(len(self)) if replicates is None else replicates, streams)
         result: Tensor = KnownGradient.apply(losses, list(gradients.values()), *trained.values())
         return result
 
     def replicate(self, number: int, part: nn.Module | None = None) -> nn.Module:
         """One replicate as a plain network, with values of its own; or of a part of the stack's network."""
         network = copy.deepcopy(part or self.network)
-        single: dict[int, Tensor] = {}
-        for module, name, value in list(places(network)):
-            if id(value) not in single:
-                values = value.detach()[number].clone()
-                trained = isinstance(value, nn.Parameter)
-                single[id(value)] = nn.Parameter(values, value.requires_grad) if trained else values
-            put(module, name, single[id(value)])
-        return network
+        return replaced(network, {id(value): value.detach()[number].clone() for *_, value in places(network)})
 
     # --- chunks ---
 
     def chunk_width(self, batch: int, device: torch.device) -> int:
         """How many replicates run at once on batches of this size."""
-        return min(self.width or natural_width(self, batch, device), self.limit)
+        return min(self.width or self._natural_width(batch, device), self.limit)
+
+    def _natural_width(self, batch: int, device: torch.device) -> int:
+        """Width by device and size; whether it is 1 does not follow from the company, on which no result may depend."""
+        if device.type != "cpu":
+            return max(2, len(self))
+        return WIDTH if self.multiply_adds * batch < SMALL else 1
 
     def _chunk(self, replicates: list[int], together: bool, streams: Streams | None) -> Chunk:
-        seeds = [self.seeds[replicate] for replicate in replicates]
-        draw = Draws(streams or dropout_stream, seeds)
+        draw = random_numbers(streams, [self.seeds[replicate] for replicate in replicates])
         return Chunk(self.network, replicates, draw, self.replay if together else None, ndim=self.ndim)
 
     def _by_chunks(
-        self,
-        run: Callable[[Chunk], None],
-        images: Tensor,
-        replicates: list[int],
-        streams: Streams | None,
+        self, run: Callable[[Chunk], None], images: Tensor, replicates: Sequence[int], streams: Streams | None = None
     ) -> None:
         """Run chunks of the replicates, of half the width from where memory ran out."""
         batch, device = images.shape[-self.ndim], images.device
-        together = (self.width or natural_width(self, batch, device)) > 1
+        together = (self.width or self._natural_width(batch, device)) > 1
         start = 0
         while start < len(replicates):
-            chosen = replicates[start : start + self.chunk_width(batch, device)]
+            chosen = list(replicates[start : start + self.chunk_width(batch, device)])
             chunk = self._chunk(chosen, together, streams)
             try:
                 run(chunk)
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                     raise
                 message = str(error).splitlines()[0]
             else:
@@ -208,13 +183,6 @@ class Stack(nn.Module):
             raise StackError(f"{type(self.network).__name__} cannot be stacked: {reason[:300]}") from error
 
 
-def natural_width(stack: Stack, batch: int, device: torch.device) -> int:
-    """Width by device and size; whether it is 1 does not follow from the company, on which no result may depend."""
-    if device.type != "cpu":
-        return max(2, len(stack))
-    return WIDTH if stack.multiply_adds * batch < SMALL else 1
-
-
 class KnownGradient(torch.autograd.Function):
     """Losses whose gradients are known already."""
 
@@ -239,68 +207,45 @@ def stacked(networks: Sequence[nn.Module]) -> nn.Module:
     Raises:
         StackError: The networks differ in more than their values.
     """
-    first = networks[0]
-    everywhere = [dict(((id(m), n), v) for m, n, v in places(network)) for network in networks]
-    columns = [list(values.values()) for values in everywhere]
-    shapes = {tuple((value.shape, value.dtype) for value in column) for column in columns}
-    if len(shapes) > 1:
-        raise StackError(f"{type(first).__name__} cannot be stacked: its shape depends on the seed")
-    done: dict[int, Tensor] = {}  # a parameter may stand in several places
-    for place, (module, name, value) in enumerate(list(places(first))):
-        if id(value) not in done:
-            values = torch.stack([column[place].detach() for column in columns])
-            done[id(value)] = nn.Parameter(values, value.requires_grad) if isinstance(value, nn.Parameter) else values
-        put(module, name, done[id(value)])
-    return first
+    columns = [[value for *_, value in places(network)] for network in networks]
+    if len({tuple((value.shape, value.dtype) for value in column) for column in columns}) > 1:
+        raise StackError(f"{type(networks[0]).__name__} cannot be stacked: its shape depends on the seed")
+    rows = zip(*columns, strict=True)
+    return replaced(networks[0], {id(row[0]): torch.stack([value.detach() for value in row]) for row in rows})
 
 
-def places(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Each parameter and buffer with the module and the name that it has there."""
-    for module in network.modules():
-        for name, value in (*module._parameters.items(), *module._buffers.items()):
-            if value is not None:
-                yield module, name, value
+def replaced(network: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
+    """The network with other values, by the id of its own; a value that stands in several places stays one."""
+    everywhere = list(places(network))
+    parameters = {id(value): value for *_, value in everywhere if isinstance(value, nn.Parameter)}
+    trained = {key: nn.Parameter(values[key], parameter.requires_grad) for key, parameter in parameters.items()}
+    for _, held, name, value in everywhere:
+        held[name] = trained.get(id(value), values[id(value)])
+    return network
 
 
-def put(module: nn.Module, name: str, value: Tensor) -> None:
-    """Replace a parameter or a buffer."""
-    if isinstance(value, nn.Parameter):
-        module._parameters[name] = value
-    else:
-        module._buffers[name] = value
-
-
-def replaced_buffer(network: nn.Module, input_shape: Sequence[int]) -> str | None:
-    """Name of a buffer that training replaces by another tensor: in a stack it would be lost."""
+def kept_outside_buffers(network: nn.Module, input_shape: Sequence[int]) -> str | None:
+    """What training computes with besides parameters and buffers that are changed in place; None for nothing."""
     probe = copy.deepcopy(network).train()
-    before = dict(probe.named_buffers())
-    if before:
-        with torch.no_grad(), torch.random.fork_rng(devices=()):
-            probe(torch.zeros(2, *input_shape))
-    return next((name for name, buffer in probe.named_buffers() if buffer is not before.get(name)), None)
-
-
-def carries_tensors(network: nn.Module, input_shape: Sequence[int]) -> bool:
-    """Whether what training computes follows from a call before, by something else than parameters and buffers."""
-    probe = copy.deepcopy(network).train()
-    before, generator = copy.deepcopy(probe.state_dict()), torch.Generator().manual_seed(0)
+    state, buffers = copy.deepcopy(probe.state_dict()), dict(probe.named_buffers())
+    generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, *input_shape, generator=generator) for _ in range(2)]
     outputs = []
     with torch.no_grad(), torch.random.fork_rng(devices=()):
         for number in (1, 0, 1):
-            probe.load_state_dict(before)
             torch.manual_seed(0)
             outputs.append(probe(inputs[number]))
-    kept = any(
-        holds_tensor(value) for of in probe.modules() for name, value in vars(of).items() if name not in OF_TORCH
-    )
-    first, _, last = outputs
-    return kept and not torch.allclose(first, last, rtol=0, atol=0, equal_nan=True)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out, on an accelerator or on the processor."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            for name, buffer in probe.named_buffers():
+                if buffer is not buffers.get(name):
+                    return f"it replaces its buffer {name}, which has to be changed in place"
+            probe.load_state_dict(state)
+    kept = (value for module in probe.modules() for name, value in vars(module).items() if name not in OF_TORCH)
+    if any(map(holds_tensor, kept)) and not torch.allclose(outputs[0], outputs[2], rtol=0, atol=0, equal_nan=True):
+        return (
+            "it computes with a tensor that it has kept of the call before, which has to be a buffer that is changed "
+            "in place"
+        )
+    return None
 
 
 def multiply_adds(network: nn.Module, input_shape: Sequence[int]) -> float:
