@@ -107,11 +107,7 @@ class Classifier(LightningModule):
 
         networks = [
             build_network(
-                self.network_spec,
-                self.activation,
-                input_shape=self.input_shape,
-                num_classes=num_classes,
-                seed=seed,
+                self.network_spec, self.activation, input_shape=self.input_shape, num_classes=num_classes, seed=seed
             )
             for seed in self.seeds
         ]
@@ -121,7 +117,6 @@ class Classifier(LightningModule):
         self.train_loss = MeanLoss(replicates)
         self.scores = nn.ModuleDict({part: Scores(replicates) for part in ("val", "test")})
         self.evaluated: dict[str, Tensor] = {}  # latest scores of every replicate, by name
-        self.ensemble = Ensemble()
 
     def describe(self) -> dict[str, Any]:
         """The arguments, but for seed and width, in plain values; see `actbench.checkpoints`."""
@@ -149,6 +144,7 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
         callbacks[:] = map(for_replicates, callbacks)
+        self.ensemble = Ensemble(self.global_rank)
 
     @override
     def on_fit_start(self) -> None:
@@ -192,14 +188,6 @@ class Classifier(LightningModule):
         return rows / mean
 
     @override
-    def on_validation_epoch_start(self) -> None:
-        self.ensemble = Ensemble(self.global_rank)
-
-    @override
-    def on_test_epoch_start(self) -> None:
-        self.ensemble = Ensemble(self.global_rank)
-
-    @override
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self._score(batch, "val")
 
@@ -234,30 +222,28 @@ class Classifier(LightningModule):
         """Log a part's scores, and keep each replicate's."""
         metric = cast(Scores, self.scores[part])
         # torchmetrics makes a single value a scalar.
-        scores = {name: values.view(len(self.seeds)) for name, values in metric.compute().items()}
+        scores = {f"{part}/{name}": values.view(len(self.seeds)) for name, values in metric.compute().items()}
         metric.reset()
         if self.trainer.sanity_checking:
             return
-        self.evaluated |= {f"{part}/{name}": values for name, values in scores.items()}
+        self.evaluated |= scores
         for name, values in scores.items():
-            self._log(f"{part}/{name}", values, prog_bar=True)
-        if part == "val" and self.trainer.state.fn == TrainerFn.FITTING:
-            # Lightning steps these after it has written the epoch's checkpoint: a resumed run would miss a step.
-            for schedule in self.trainer.lr_scheduler_configs:
-                if isinstance(schedule.scheduler, ReduceLROnPlateau):
-                    schedule.scheduler.step(scores["loss"].item())
+            self._log(name, values, prog_bar=True)
         if self.trainer.state.fn != TrainerFn.FITTING:
-            parts = gather(self.ensemble.parts, self.trainer)
-            ensemble = Ensemble.of(parts).compute()
+            ensemble = Ensemble.of(gather(self.ensemble.parts, self.trainer)).compute()
             self.log_dict({f"{part}/{name}_ensemble": value for name, value in ensemble.items()})
+            return
+        # Lightning steps these after it has written the epoch's checkpoint: a resumed run would miss a step.
+        for schedule in self.trainer.lr_scheduler_configs:
+            if isinstance(schedule.scheduler, ReduceLROnPlateau):
+                schedule.scheduler.step(scores["val/loss"].item())
 
     def _log(self, name: str, values: Float[Tensor, " replicates"], *, prog_bar: bool = False) -> None:
         """Log the mean over replicates and, if there are several, their spread."""
-        of = spread(values)
-        several = {f"{name}_{what}": value for what, value in of.items() if what != "mean"}
-        self.log(name, of["mean"], prog_bar=prog_bar)
+        summary = spread(values)
+        self.log(name, summary.pop("mean"), prog_bar=prog_bar)
         if len(self.seeds) > 1:
-            self.log_dict(several)
+            self.log_dict({f"{name}_{statistic}": value for statistic, value in summary.items()})
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
@@ -287,10 +273,7 @@ class Classifier(LightningModule):
 
     @override
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         if gradient_clip_val is None:
             return
@@ -336,12 +319,7 @@ class Classifier(LightningModule):
             "scores": {name: value.cpu() for name, value in self.evaluated.items()},
         }
         # One description, and no path of this machine: Lightning's own hold the data's root.
-        for name in (
-            "hyper_parameters",
-            "hparams_name",
-            "datamodule_hyper_parameters",
-            "datamodule_hparams_name",
-        ):
+        for name in ("hyper_parameters", "hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
             checkpoint.pop(name, None)
         self._move_paths(checkpoint, to_relative=True)
 
@@ -356,12 +334,12 @@ class Classifier(LightningModule):
 
     def _move_paths(self, checkpoint: dict[str, Any], *, to_relative: bool) -> None:
         """Write the paths in ModelCheckpoint's state relative to its folder, or back."""
+        states = checkpoint.get("callbacks", {})
         for callback in self.trainer.checkpoint_callbacks:
-            states = checkpoint.get("callbacks", {})
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath and callback.state_key in states:
+            key = callback.state_key
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath and key in states:
                 pair = (str(callback.dirpath), "CHECKPOINTS")
-                state = checkpoints.replace_folder(states[callback.state_key], *(pair if to_relative else pair[::-1]))
-                states[callback.state_key] = state
+                states[key] = checkpoints.replace_folder(states[key], *(pair if to_relative else pair[::-1]))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -384,18 +362,15 @@ class Classifier(LightningModule):
 
 
 def parameter_groups(parameters: list[nn.Parameter], optimizer: OptimizerSpec) -> list[dict[str, Any]]:
-    """Parameters of a stack for torch's fused optimisers, where they have that form, and the rest.
+    """Parameters of a stack in two groups: those for the fused form of torch's optimisers, and the rest.
 
     The fused form is the fastest, but it rounds the last few values of a tensor
     otherwise, so that a replicate's result would depend on its place, unless the
     values of each replicate fill whole vectors.
     """
-    told = {name for name in ("foreach", "fused", "capturable", "differentiable") if optimizer.init_args.get(name)}
-    if (
-        optimizer.cls.__module__.startswith("torch.optim")
-        and "fused" in signature(optimizer.cls).parameters
-        and not told
-    ):
+    chosen = any(map(optimizer.init_args.get, ("foreach", "fused", "capturable", "differentiable")))
+    fusible = optimizer.cls.__module__.startswith("torch.optim") and "fused" in signature(optimizer.cls).parameters
+    if fusible and not chosen:
         even = [parameter for parameter in parameters if parameter[0].numel() % VECTOR == 0]
         rest = [parameter for parameter in parameters if parameter[0].numel() % VECTOR]
         if even and rest:

@@ -1,4 +1,4 @@
-"""What would fail in the middle of a fit, refused before its first step."""
+"""What would fail in the middle of a fit, refused by a MisconfigurationException before its first step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,7 @@ OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  
 
 
 def check_precision(trainer: Trainer, replicates: int) -> None:
-    """Refuse a loss scaler for several replicates.
-
-    Raises:
-        MisconfigurationException: There is one.
-    """
+    """Refuse a loss scaler for several replicates."""
     if replicates > 1 and getattr(trainer.precision_plugin, "scaler", None) is not None:
         raise MisconfigurationException(
             "16-mixed precision skips a step of all replicates when one overflows: use bf16-mixed, or replicates: 1"
@@ -27,17 +23,8 @@ def check_precision(trainer: Trainer, replicates: int) -> None:
 
 
 def check_plateau(trainer: Trainer, max_epochs: int | None, val_every: int | None) -> None:
-    """Refuse a schedule that waits for a val/loss that never comes.
-
-    Args:
-        trainer: It knows its schedules.
-        max_epochs: How long is trained.
-        val_every: Epochs from one validation to the next.
-
-    Raises:
-        MisconfigurationException: There is such a schedule.
-    """
-    waits = any(isinstance(of.scheduler, ReduceLROnPlateau) for of in trainer.lr_scheduler_configs)
+    """Refuse a schedule that waits for a val/loss that never comes; ``val_every`` is in epochs."""
+    waits = any(isinstance(config.scheduler, ReduceLROnPlateau) for config in trainer.lr_scheduler_configs)
     never = max_epochs not in (None, -1) and (val_every or 0) > (max_epochs or 0)
     if waits and (never or not trainer.enable_validation):
         raise MisconfigurationException(
@@ -47,19 +34,16 @@ def check_plateau(trainer: Trainer, max_epochs: int | None, val_every: int | Non
 
 
 def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> None:
-    """Refuse a schedule of a length of its own that ends before the training does.
+    """Refuse a schedule of fixed length that ends before the training does, unless a callback changes how many steps.
 
-    Args:
-        trainer: It knows its schedules, and how many steps it makes, unless a callback changes that.
-        study_steps: Optimiser steps of an arm in a study, in place of the Trainer's. There, a schedule that is too
-            long is refused, too: one arm would be cut off in the middle of it.
-
-    Raises:
-        MisconfigurationException: There is such a schedule; the message has both numbers.
+    In a study, ``study_steps`` of an arm are in place of the Trainer's, and a schedule that is too long is refused,
+    too: one arm would be cut off in the middle of it.
     """
     if any(isinstance(callback, OPEN_ENDED) for callback in getattr(trainer, "callbacks", [])):
         return
-    for schedule in (of.scheduler for of in trainer.lr_scheduler_configs if isinstance(of.scheduler, OneCycleLR)):
+    for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
+        if not isinstance(schedule, OneCycleLR):
+            continue
         length, name = schedule.total_steps, type(schedule).__name__
         steps = trainer.estimated_stepping_batches if study_steps is None else study_steps
         known = 0 < steps < float("inf")
@@ -71,11 +55,7 @@ def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> Non
 
 
 def check_last_batch(trainer: Trainer, classifier: Any) -> None:
-    """Refuse a last batch of an epoch that is too small for the network, as one image is for BatchNorm.
-
-    Raises:
-        MisconfigurationException: The network fails with it.
-    """
+    """Refuse a last batch of an epoch that is too small for the network, as one image is for BatchNorm."""
     loader: Any = trainer.train_dataloader
     sampler: Any = loader if isinstance(loader, RowBatches) else getattr(loader, "batch_sampler", None)
     try:
@@ -100,14 +80,8 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
 
 
 def epochs_of(trainer: Mapping[str, Any], epoch_steps: float) -> float | None:
-    """Epochs of a training by its limits; None if time alone or a callback ends it.
-
-    Args:
-        trainer: Settings of a Trainer.
-        epoch_steps: Optimiser steps of an epoch.
-    """
+    """Epochs of a training by the settings of its Trainer; None if time alone or a callback ends it."""
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
     if epochs is None:  # what Lightning takes it for
         epochs = 1000 if steps == -1 and not trainer.get("max_time") else -1
-    limits = {"epochs": epochs, "steps": steps / epoch_steps}
-    return min((limit for limit in limits.values() if limit >= 0), default=None)
+    return min((limit for limit in (epochs, steps / epoch_steps) if limit >= 0), default=None)
