@@ -1,9 +1,9 @@
 """The checkpoints of a run: its last epoch, and each replicate's best."""
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -16,14 +16,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
+from actbench.records import whole
+
 
 class EpochCheckpoint(Checkpoint, ABC):
-    """A checkpoint written after an epoch, if the last time is some seconds ago, and at the end.
+    """A checkpoint written after an epoch, if the one before is ``seconds`` old, and at the end.
 
     Written after every epoch, it would take longer than a small network's training.
-
-    Args:
-        seconds: The least time between two.
     """
 
     name: str
@@ -36,12 +35,12 @@ class EpochCheckpoint(Checkpoint, ABC):
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Where the checkpoint is written."""
         return Path(str(self.dirpath), self.name)
 
     @abstractmethod
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file."""
+        """Write the checkpoint."""
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -66,14 +65,11 @@ class EpochCheckpoint(Checkpoint, ABC):
 
 
 class CheckpointCopy:
-    """A copy of a checkpoint where other machines reach it.
-
-    Args:
-        url: What fsspec knows: ``s3://bucket/x.ckpt``, or a path.
+    """A copy of a checkpoint where other machines reach it, such as ``s3://bucket/x.ckpt``, or a path.
 
     Raises:
-        ImportError: The package for its protocol is not installed.
-        ValueError: There is no such protocol.
+        ImportError: The package for the URL's protocol is not installed.
+        ValueError: fsspec knows no such protocol.
     """
 
     def __init__(self, url: str) -> None:
@@ -87,24 +83,19 @@ class CheckpointCopy:
         self.files.mv(unfinished, self.path)
 
     def get(self, checkpoint: Path) -> None:
-        """Copy it from there, if there is one."""
+        """Copy the kept checkpoint here, if there is one."""
         if self.files.exists(self.path):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.files.get_file(self.path, str(checkpoint))
 
     def remove(self) -> None:
-        """Remove it, if there is one."""
+        """Remove the kept checkpoint, if there is one."""
         if self.files.exists(self.path):
             self.files.rm(self.path)
 
 
 class LastCheckpoint(EpochCheckpoint):
-    """``last.ckpt``, to go on from: the last epoch, or one at most some seconds before a run was killed.
-
-    Args:
-        seconds: The least time between two.
-        copy: Where else it is kept.
-    """
+    """``last.ckpt``, from which a fit resumes: the last epoch, or one some ``seconds`` before the fit was killed."""
 
     name = "last.ckpt"
 
@@ -135,7 +126,7 @@ class LastCheckpoint(EpochCheckpoint):
 class BestCheckpoint(EpochCheckpoint):
     """``best.ckpt``: each replicate's weights of the time when its own ``val/loss`` was lowest.
 
-    They may be from different epochs, so no run can go on from it.
+    They may be from different epochs, so no fit can resume from it.
     """
 
     name = "best.ckpt"
@@ -165,8 +156,7 @@ class BestCheckpoint(EpochCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        module = cast(Any, pl_module)
-        loss = module.evaluated["val/loss"]
+        loss = cast(Any, pl_module).evaluated["val/loss"]
         if self.loss is None or self.epoch is None:
             self.loss = torch.full_like(loss, torch.inf)
             self.epoch = torch.full(loss.shape, -1, device=loss.device)
@@ -193,7 +183,7 @@ class BestCheckpoint(EpochCheckpoint):
 
 
 def sums(state: Mapping[str, Tensor]) -> Tensor:
-    """Sum of each tensor, by which other weights are known."""
+    """Sum of each tensor, which differs where the weights do."""
     return torch.stack([value.detach().double().sum().cpu() for value in state.values()])
 
 
@@ -203,13 +193,5 @@ def save_whole(trainer: Trainer, path: Path, *, weights_only: bool = False) -> N
     Lightning moves a temporary file there, which is a copy if that lies on
     another disk, and does not wait until it has reached the disk.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
+    with whole(path) if trainer.is_global_zero else nullcontext(path) as unfinished:
         trainer.save_checkpoint(unfinished, weights_only=weights_only)
-        if trainer.is_global_zero:
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-    finally:
-        if trainer.is_global_zero:
-            unfinished.unlink(missing_ok=True)

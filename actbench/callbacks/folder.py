@@ -23,29 +23,17 @@ class RunLogger(TensorBoardLogger):
 
     The first process to make a folder owns its number, so runs that start at
     the same time do not share one.
-
-    Args:
-        save_dir: Folder that ``lightning_logs`` lies in.
-        options: Those of `TensorBoardLogger`.
     """
 
     def __init__(self, save_dir: str | Path, **options: Any) -> None:
         # Else TensorBoard shows a score of -1 for every run.
         super().__init__(save_dir, **{"default_hp_metric": False} | options)
 
-    def chart(self, metrics: Sequence[str]) -> None:
-        """Let TensorBoard's custom scalars show each metric's mean over replicates in a band from least to largest."""
-        charts = {name: ["Margin", [name, f"{name}_min", f"{name}_max"]] for name in metrics}
-        self.experiment.add_custom_scalars({"replicates: mean, least and largest": charts})
-
     def log_replicates(self, scores: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
         """Log a table of every replicate's final scores."""
-        lines = ["| seed | " + " | ".join(scores) + " |", "|---" * (len(scores) + 1) + "|"]
-        lines += [
-            f"| {seed} | " + " | ".join(f"{values[place]:z.4f}" for values in scores.values()) + " |"
-            for place, seed in enumerate(seeds)
-        ]
-        self.experiment.add_text("final scores", "\n".join(lines))
+        rows = [[str(seed), *(f"{values[i]:z.4f}" for values in scores.values())] for i, seed in enumerate(seeds)]
+        head, *lines = (f"| {' | '.join(row)} |" for row in [["seed", *scores], *rows])
+        self.experiment.add_text("final scores", "\n".join([head, "|---" * (len(scores) + 1) + "|", *lines]))
 
     @override
     def _get_next_version(self) -> int:
@@ -53,10 +41,9 @@ class RunLogger(TensorBoardLogger):
         while getattr(rank_zero_only, "rank", 0) == 0:
             try:
                 Path(self.root_dir, f"version_{version}").mkdir(parents=True)
+                break
             except FileExistsError:
                 version += 1
-            else:
-                break
         return version
 
 
@@ -68,19 +55,15 @@ class RunFolder(Callback):
     has one row an epoch and replicate, with its scores. They are part of every
     checkpoint, so that a resumed run has each epoch once, whatever was written
     before it was interrupted. Scores on val are there if the weights at the
-    epoch's end were validated.
-
-    Args:
-        config: Text of the resolved config.
-        logger: Says where the folder is if the trainer has no logger with a folder.
+    epoch's end were validated. ``config`` is the text of the resolved config;
+    ``logger`` says where the folder is if the trainer has no logger with a folder.
     """
 
     def __init__(self, config: str | None = None, logger: RunLogger | None = None) -> None:
         self.config = config
         self.logger = logger
         self.path: Path | None = None
-        self.written = False
-        self.columns: list[str] = []
+        self.columns: list[str] = []  # scores in the table; none before it is written
         # Epoch, step, every score of all replicates, and which of them trained in it: some may have been stopped.
         self.epochs: list[dict[str, Any]] = []
         self.validated_step = -1
@@ -101,7 +84,9 @@ class RunFolder(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.logger, RunLogger) and len(cast(Any, pl_module).seeds) > 1 and self.path:
-            trainer.logger.chart(["train/loss", "val/loss", "val/acc", "val/ece"])
+            names = ("train/loss", "val/loss", "val/acc", "val/ece")
+            charts = {name: ["Margin", [name, f"{name}_min", f"{name}_max"]] for name in names}
+            trainer.logger.experiment.add_custom_scalars({"replicates: mean, least and largest": charts})
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -121,25 +106,20 @@ class RunFolder(Callback):
         scores = dict(sorted(module.replicate_scores().items()))
         if self.validated_step != trainer.global_step:  # those on val are of other weights
             scores = {name: values for name, values in scores.items() if not name.startswith("val/")}
-        self.epochs.append(
-            {
-                "epoch": trainer.current_epoch,
-                "step": trainer.global_step,
-                "scores": scores,
-                "trained": module.train_loss.rows.cpu() > 0,
-            }
-        )
+        trained = module.train_loss.rows.cpu() > 0
+        epoch = {"epoch": trainer.current_epoch, "step": trainer.global_step, "scores": scores, "trained": trained}
+        self.epochs.append(epoch)
         if not (trainer.is_global_zero and self.path):
             return
         # Lightning's CSVLogger writes a file of that name, with other columns.
         taken = any(isinstance(of, CSVLogger) and Path(of.log_dir) == self.path for of in trainer.loggers)
         path = self.path / ("replicates.csv" if taken else "metrics.csv")
-        if self.written and set(scores) <= set(self.columns):
+        if set(scores) <= set(self.columns):
             with path.open("a", newline="") as file:
                 csv.writer(file).writerows(self._rows(self.epochs[-1:], module.seeds))
             return
         # Once from the start: what was written before an interruption may go beyond the checkpoint.
-        self.columns, self.written = sorted({name for epoch in self.epochs for name in epoch["scores"]}), True
+        self.columns = sorted({name for epoch in self.epochs for name in epoch["scores"]})
         table = StringIO()
         writer = csv.writer(table)
         writer.writerow(["epoch", "step", "seed", *self.columns])

@@ -11,16 +11,11 @@ from actbench.scores import spread
 
 
 class EpochLines(Callback):
-    """Progress in plain lines, for a file or a pipe: the first epoch, the last, and one every few seconds.
-
-    Args:
-        seconds: The least time between two lines.
-    """
+    """Progress in plain lines, for a file or a pipe: the first epoch, the last, and at most one in some ``seconds``."""
 
     def __init__(self, seconds: float = 10) -> None:
         self.seconds = seconds
         self.next_line = 0.0
-        self.pace = Pace()
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -42,7 +37,6 @@ class ReplicateBar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pace = Pace()
         self.shown: dict[str, str] = {}
 
     @override
@@ -73,13 +67,12 @@ class Pace:
         replicates = len(module.seeds)
         shown = {}
         for name, values in sorted(module.replicate_scores().items()):
-            of = spread(values)
-            shown[name] = f"{of['mean']:z.4f}" + (f" ± {of['sd']:z.4f}" if replicates > 1 else "")
+            summary = spread(values)
+            shown[name] = f"{summary['mean']:z.4f}" + (f" ± {summary['sd']:z.4f}" if replicates > 1 else "")
         diverged = int((~module.evaluated["val/loss"].isfinite()).sum()) if "val/loss" in module.evaluated else 0
         if diverged:
             shown["diverged"] = str(diverged)
-        stopped = int((~module.active).sum())
-        if stopped:
+        if stopped := int((~module.active).sum()):
             shown["stopped"] = str(stopped)
         self.epochs += 1
         shown["replicate-epochs/s"] = f"{self.epochs * replicates / (time.monotonic() - self.start_s):.1f}"

@@ -86,11 +86,9 @@ class ReplicateEarlyStopping(EarlyStopping):
 class Interruption(Callback):
     """Ends a fit on Ctrl-C or SIGTERM where a resumed run goes on exactly: after a whole batch.
 
-    Saves ``last.ckpt`` and raises SystemExit with status 130 or 143. A second
+    Saves ``last.ckpt``, calls ``report`` with its path (None if checkpoints are
+    off) and the trainer, and raises SystemExit with status 130 or 143. A second
     signal ends the process at once.
-
-    Args:
-        report: Called with the checkpoint's path, None if checkpoints are off, and the trainer.
     """
 
     def __init__(self, report: Callable[[Path | None, Trainer], None]) -> None:
@@ -140,8 +138,6 @@ class Interruption(Callback):
             self._stop(last, trainer)
 
     def _received(self, trainer: Trainer) -> bool:
-        if trainer.world_size == 1:
-            return self.signal is not None
         return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
 
     def _last_checkpoint(self, trainer: Trainer) -> LastCheckpoint | None:
