@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, StochasticWeightAveraging
 from typing_extensions import override
 
@@ -18,7 +18,7 @@ class ReplicateWeightAveraging(StochasticWeightAveraging):
     """
 
     @override
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         for module in self.momenta:  # empty before that pass
             module.momentum = 1 / (batch_idx + 1)
 

@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import torch
 from fsspec.core import url_to_fs
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
@@ -39,25 +39,25 @@ class EpochCheckpoint(Checkpoint, ABC):
         return Path(str(self.dirpath), self.name)
 
     @abstractmethod
-    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def save(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the checkpoint."""
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir, "checkpoints"))
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         due = last or time.monotonic() >= self.written_s + self.seconds
         if trainer.strategy.broadcast(due):
             self._save(trainer, pl_module)
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._save(trainer, pl_module)  # if something else than the epochs has ended the fit
 
-    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _save(self, trainer: Trainer, pl_module: Any) -> None:
         if self.step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.save(trainer, pl_module)
             self.step = trainer.global_step
@@ -95,7 +95,7 @@ class CheckpointCopy:
 
 
 class LastCheckpoint(EpochCheckpoint):
-    """``last.ckpt``, from which a fit resumes: the last epoch, or one some ``seconds`` before the fit was killed."""
+    """``last.ckpt``, from which a fit resumes: of the last epoch, or some ``seconds`` before the fit was killed."""
 
     name = "last.ckpt"
 
@@ -105,18 +105,18 @@ class LastCheckpoint(EpochCheckpoint):
         self.handed = self.kept = torch.empty(0)  # sums of the weights: of any checkpoint, and of this one
 
     @override
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self.handed = sums(checkpoint["state_dict"])
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         # A callback may have put an average in place of the weights that were kept.
         if trainer.strategy.broadcast(not torch.equal(self.kept, sums(pl_module.state_dict()))):
             self.step = -1
         super().on_train_end(trainer, pl_module)
 
     @override
-    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def save(self, trainer: Trainer, pl_module: Any) -> None:
         save_whole(trainer, self.path)
         self.kept = self.handed
         if self.copy and trainer.is_global_zero:
@@ -147,33 +147,31 @@ class BestCheckpoint(EpochCheckpoint):
         self.loss, self.epoch, self.weights = (state_dict[name] for name in ("loss", "epoch", "weights"))
 
     @override
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         # Here, because a callback that averages weights takes its average back before the end.
-        network = cast(Any, pl_module).stack.network.state_dict()
+        network = pl_module.stack.network.state_dict()
         self.validated = {name: value.clone() for name, value in network.items()}
 
     @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        loss = cast(Any, pl_module).evaluated["val/loss"]
+        loss = pl_module.evaluated["val/loss"]
         if self.loss is None or self.epoch is None:
-            self.loss = torch.full_like(loss, torch.inf)
-            self.epoch = torch.full(loss.shape, -1, device=loss.device)
+            self.loss, self.epoch = torch.full_like(loss, torch.inf), torch.full(loss.shape, -1)
             self.weights = {name: value.clone() for name, value in self.validated.items()}
-        self.loss, self.epoch = self.loss.to(loss.device), self.epoch.to(loss.device)
-        better = loss < self.loss  # never, for a loss of NaN
-        self.loss = torch.where(better, loss, self.loss)
-        self.epoch = torch.where(better, trainer.current_epoch, self.epoch)
+        lowest, epoch = self.loss.to(loss.device), self.epoch.to(loss.device)
+        better = loss < lowest  # never, for a loss of NaN
+        self.loss, self.epoch = torch.where(better, loss, lowest), torch.where(better, trainer.current_epoch, epoch)
         for name, value in self.validated.items():
             best = self.weights[name] = self.weights[name].to(value.device)
             best[better] = value[better]
 
     @override
-    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def save(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.weights:
             return
-        network = cast(Any, pl_module).stack.network
+        network = pl_module.stack.network
         current = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.weights)
         try:

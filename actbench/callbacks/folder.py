@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
@@ -69,7 +69,7 @@ class RunFolder(Callback):
         self.validated_step = -1
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
         folder = trainer.logger and trainer.logger.log_dir
@@ -82,8 +82,8 @@ class RunFolder(Callback):
             write_whole(self.path / "config.yaml", self.config.encode())
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(trainer.logger, RunLogger) and len(cast(Any, pl_module).seeds) > 1 and self.path:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if isinstance(trainer.logger, RunLogger) and len(pl_module.seeds) > 1 and self.path:
             names = ("train/loss", "val/loss", "val/acc", "val/ece")
             charts = {name: ["Margin", [name, f"{name}_min", f"{name}_max"]] for name in names}
             trainer.logger.experiment.add_custom_scalars({"replicates: mean, least and largest": charts})
@@ -97,16 +97,15 @@ class RunFolder(Callback):
         self.epochs = list(state_dict["epochs"])
 
     @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.validated_step = trainer.global_step
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = cast(Any, pl_module)
-        scores = dict(sorted(module.replicate_scores().items()))
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        scores = dict(sorted(pl_module.replicate_scores().items()))
         if self.validated_step != trainer.global_step:  # those on val are of other weights
             scores = {name: values for name, values in scores.items() if not name.startswith("val/")}
-        trained = module.train_loss.rows.cpu() > 0
+        trained = pl_module.train_loss.rows.cpu() > 0
         epoch = {"epoch": trainer.current_epoch, "step": trainer.global_step, "scores": scores, "trained": trained}
         self.epochs.append(epoch)
         if not (trainer.is_global_zero and self.path):
@@ -116,14 +115,14 @@ class RunFolder(Callback):
         path = self.path / ("replicates.csv" if taken else "metrics.csv")
         if set(scores) <= set(self.columns):
             with path.open("a", newline="") as file:
-                csv.writer(file).writerows(self._rows(self.epochs[-1:], module.seeds))
+                csv.writer(file).writerows(self._rows(self.epochs[-1:], pl_module.seeds))
             return
         # Once from the start: what was written before an interruption may go beyond the checkpoint.
         self.columns = sorted({name for epoch in self.epochs for name in epoch["scores"]})
         table = StringIO()
         writer = csv.writer(table)
         writer.writerow(["epoch", "step", "seed", *self.columns])
-        writer.writerows(self._rows(self.epochs, module.seeds))
+        writer.writerows(self._rows(self.epochs, pl_module.seeds))
         write_whole(path, table.getvalue().encode())
 
     def _rows(self, epochs: list[dict[str, Any]], seeds: Sequence[int]) -> Iterator[list[Any]]:
@@ -138,10 +137,10 @@ class RunFolder(Callback):
                 yield [epoch["epoch"], epoch["step"], seed, *values]
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         # TensorBoard shows hyperparameters only beside scores.
         if isinstance(trainer.logger, RunLogger) and self.epochs and self.path:
             scores = self.epochs[-1]["scores"]
             means = {f"final/{name}": spread(values)["mean"] for name, values in scores.items()}
             trainer.logger.log_hyperparams(trainer.logger.hparams, means, trainer.global_step)
-            trainer.logger.log_replicates(scores, cast(Any, pl_module).seeds)
+            trainer.logger.log_replicates(scores, pl_module.seeds)

@@ -1,9 +1,10 @@
 """What a run says while it trains."""
 
 import time
-from typing import Any, cast
+from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+import torch
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from typing_extensions import override
 
@@ -18,11 +19,11 @@ class EpochLines(Callback):
         self.next_line = 0.0
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.pace = Pace()
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         epochs = trainer.max_epochs or -1
         progress = self.pace.after_epoch(pl_module)  # on every device: it may have to ask the others
         if not trainer.is_global_zero or (time.monotonic() < self.next_line and trainer.current_epoch + 1 != epochs):
@@ -40,17 +41,17 @@ class ReplicateBar(RichProgressBar):
         self.shown: dict[str, str] = {}
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         self.pace = Pace()
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.shown = self.pace.after_epoch(pl_module)
         super().on_train_epoch_end(trainer, pl_module)
 
     @override
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
         return dict(self.shown)
 
 
@@ -61,19 +62,16 @@ class Pace:
         self.start_s = time.monotonic()
         self.epochs = 0
 
-    def after_epoch(self, pl_module: LightningModule) -> dict[str, str]:
+    def after_epoch(self, pl_module: Any) -> dict[str, str]:
         """Each score as mean ± standard deviation over replicates, and replicate-epochs per second."""
-        module = cast(Any, pl_module)
-        replicates = len(module.seeds)
+        replicates = len(pl_module.seeds)
         shown = {}
-        for name, values in sorted(module.replicate_scores().items()):
+        for name, values in sorted(pl_module.replicate_scores().items()):
             summary = spread(values)
             shown[name] = f"{summary['mean']:z.4f}" + (f" ± {summary['sd']:z.4f}" if replicates > 1 else "")
-        diverged = int((~module.evaluated["val/loss"].isfinite()).sum()) if "val/loss" in module.evaluated else 0
-        if diverged:
-            shown["diverged"] = str(diverged)
-        if stopped := int((~module.active).sum()):
-            shown["stopped"] = str(stopped)
+        losses = pl_module.evaluated.get("val/loss", torch.empty(0))
+        apart = {"diverged": ~losses.isfinite(), "stopped": ~pl_module.active}
+        shown |= {name: str(int(flags.sum())) for name, flags in apart.items() if flags.any()}
         self.epochs += 1
         shown["replicate-epochs/s"] = f"{self.epochs * replicates / (time.monotonic() - self.start_s):.1f}"
         return shown

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any, cast
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
@@ -66,11 +66,11 @@ class ReplicateEarlyStopping(EarlyStopping):
             self.stopped_epoch = trainer.current_epoch
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._stop(trainer, pl_module)  # resumed, a fit may have ended already
 
     @override
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._stop(trainer, pl_module)  # the limits may have been met since the last check
 
     @override
@@ -101,20 +101,18 @@ class Interruption(Callback):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         # Here, because Lightning sets its own handlers shortly before.
         self.previous = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
         self.previous = {}
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         done = batch_idx + 1
         validates = trainer.is_last_batch or done % (trainer.val_check_batch or 1) == 0
         if done % trainer.accumulate_grad_batches or validates or not self._received(trainer):
@@ -125,13 +123,13 @@ class Interruption(Callback):
         self._stop(last, trainer)
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         last = self._last_checkpoint(trainer)
         if last and self._received(trainer):
             last.written_s = -math.inf  # it is due, when Lightning comes to it
 
     @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         last = self._last_checkpoint(trainer)
         # A signal since the last epoch's checkpoints waits for the first batch.
         if (last is None or last.step == trainer.global_step) and self._received(trainer):
