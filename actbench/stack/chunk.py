@@ -111,7 +111,7 @@ class Chunk:
 @contextmanager
 def forgotten(network: nn.Module) -> Iterator[None]:
     """Let modules forget the tensors that they keep of a call, for a plot, say: outside of vmap those are dead."""
-    before = [(module, dict(vars(module))) for module in network.modules()]
+    before = [(vars(module), dict(vars(module))) for module in network.modules()]
     contents = [
         (value, copy.copy(value))
         for _, values in before
@@ -121,14 +121,13 @@ def forgotten(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, values in before:
-            for name, value in list(vars(module).items()):
-                if value is values.get(name) or not holds_tensor(value):
-                    continue
-                if name in values:
-                    vars(module)[name] = values[name]
-                else:
-                    del vars(module)[name]
+        for attributes, values in before:
+            for name, value in list(attributes.items()):
+                if value is not values.get(name) and holds_tensor(value):
+                    if name in values:
+                        attributes[name] = values[name]
+                    else:
+                        del attributes[name]
         for value, kept in contents:
             if holds_tensor(value):
                 value.clear()

@@ -25,11 +25,7 @@ Weight = Float[Tensor, "replicates out_channels channels kernel_height kernel_wi
 def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
     """What `torch.nn.functional.conv2d` gives at stride 1, in a form that vmap turns into matrix products.
 
-    Args:
-        images: Shape (batch, channels, height, width).
-        weight: Shape (out_channels, channels, kernel_height, kernel_width).
-        bias: Shape (out_channels,), or None.
-        padding: Zeros added above and below, and left and right: less than half of the kernel.
+    The padding, of height and width, is with zeros, and less than half of the kernel.
     """
     if bias is None:
         bias = weight.new_zeros(weight.shape[0])

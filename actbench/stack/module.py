@@ -37,11 +37,8 @@ class Stack(nn.Module):
     vmap; with a width of 1, which large networks have on a processor, it is the
     network itself, on images in the channels-last format where they are images.
 
-    Args:
-        networks: The replicates, alike but for their values. The first is taken apart.
-        seeds: Seed of each.
-        input_shape: Shape of one input: an image, say, or a row of features.
-        width: Most replicates at once; None chooses by device and size.
+    The networks are alike but for their values; the first is taken apart.
+    Without a ``width``, device and size decide.
 
     Raises:
         StackError: The network cannot be stacked.
@@ -85,14 +82,14 @@ class Stack(nn.Module):
         replicates: Sequence[int] | None = None,
         streams: Streams | None = None,
     ) -> Float[Tensor, " replicates"]:
-        """Each replicate's mean cross-entropy, in nats, with its gradient.
+        """Each replicate's mean cross-entropy, in nats, with its gradient, on one batch for each, or one for all.
 
         The gradient is computed here, chunk by chunk, so that what a chunk
         needs in memory is free before the next one begins; ``backward`` only
         hands it on.
 
         Args:
-            images: One batch for each replicate, or one for all.
+            images: Inputs of the batch.
             labels: Their classes.
             replicates: Which to compute; the others' losses are NaN and their gradients 0.
             streams: What replicates draw from; by default, the seed's dropout stream.
@@ -192,8 +189,7 @@ class KnownGradient(torch.autograd.Function):
         return losses.clone()
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (factor,) = outer
+    def backward(ctx: Any, factor: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, ()  # kept by nobody else, they need not be copied
         if factor.device.type == "cpu" and (factor == 1).all():
             return (None, None, *gradients)
@@ -225,7 +221,7 @@ def replaced(network: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
 
 
 def kept_outside_buffers(network: nn.Module, input_shape: Sequence[int]) -> str | None:
-    """What training computes with besides parameters and buffers that are changed in place; None for nothing."""
+    """Why a network cannot be stacked that keeps state besides parameters and buffers that change in place, or None."""
     probe = copy.deepcopy(network).train()
     state, buffers = copy.deepcopy(probe.state_dict()), dict(probe.named_buffers())
     generator = torch.Generator().manual_seed(0)
