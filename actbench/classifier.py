@@ -167,8 +167,12 @@ class Classifier(LightningModule):
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = self._labelled(batch)[:2]
-        share = self._share_of_device(labels.shape[-1])  # before any return: it waits for the other devices
-        if not labels.shape[-1]:  # a last batch with fewer rows than devices leaves one without any
+        rows = labels.shape[-1]
+        share: float | Tensor = 1
+        if self.trainer.world_size > 1:  # before any return: it waits for the other devices
+            # Weighted by a device's rows over the mean of all, gradients, averaged over devices, are the batch's.
+            share = rows / self.trainer.strategy.reduce(torch.tensor(float(rows), device=self.device), reduce_op="mean")
+        if not rows:  # a last batch with fewer rows than devices leaves one without any
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
         replicates = self.active.nonzero().flatten().tolist()
 
@@ -176,16 +180,9 @@ class Classifier(LightningModule):
             return stream(seed, "dropout", self.current_epoch, batch_idx, self.global_rank, device=images.device)
 
         losses = self.stack.losses(images.to(self.dtype), labels, replicates=replicates, streams=streams)
-        self.train_loss.update(losses.detach(), labels.shape[-1], self.active.to(losses.device))
+        self.train_loss.update(losses.detach(), rows, self.active.to(losses.device))
         chosen = losses if len(replicates) == len(losses) else losses[self.active]
         return chosen.sum() * share
-
-    def _share_of_device(self, rows: int) -> float | Tensor:
-        """Rows of this device over the mean of all: so weighted, gradients, averaged over devices, are the batch's."""
-        if self.trainer.world_size == 1:
-            return 1
-        mean: Tensor = self.trainer.strategy.reduce(torch.tensor(float(rows), device=self.device), reduce_op="mean")
-        return rows / mean
 
     @override
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -233,7 +230,7 @@ class Classifier(LightningModule):
             ensemble = Ensemble.of(gather(self.ensemble.parts, self.trainer)).compute()
             self.log_dict({f"{part}/{name}_ensemble": value for name, value in ensemble.items()})
             return
-        # Lightning steps these after it has written the epoch's checkpoint: a resumed run would miss a step.
+        # Lightning steps a plateau after it has written the epoch's checkpoint: a resumed run would miss a step.
         for schedule in self.trainer.lr_scheduler_configs:
             if isinstance(schedule.scheduler, ReduceLROnPlateau):
                 schedule.scheduler.step(scores["val/loss"].item())
@@ -347,10 +344,8 @@ class Classifier(LightningModule):
     ) -> "Classifier":
         """The classifier of a checkpoint, with its weights. Runs no code from the file.
 
-        Args:
-            checkpoint_path: The file.
-            map_location: Device to put the weights on.
-            trust: Packages or modules that its class paths may name, besides actbench's and torch's own.
+        Its class paths may name what is in actbench, in torch, and in the
+        packages or modules of ``trust``.
 
         Raises:
             actbench.checkpoints.CheckpointError: It is no checkpoint of actbench, damaged, or not to be trusted.

@@ -23,7 +23,7 @@ def check_precision(trainer: Trainer, replicates: int) -> None:
 
 
 def check_plateau(trainer: Trainer, max_epochs: int | None, val_every: int | None) -> None:
-    """Refuse a schedule that waits for a val/loss that never comes; ``val_every`` is in epochs."""
+    """Refuse a schedule that waits for a val/loss that never comes, as where ``val_every`` is over ``max_epochs``."""
     waits = any(isinstance(config.scheduler, ReduceLROnPlateau) for config in trainer.lr_scheduler_configs)
     never = max_epochs not in (None, -1) and (val_every or 0) > (max_epochs or 0)
     if waits and (never or not trainer.enable_validation):
@@ -34,10 +34,10 @@ def check_plateau(trainer: Trainer, max_epochs: int | None, val_every: int | Non
 
 
 def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> None:
-    """Refuse a schedule of fixed length that ends before the training does, unless a callback changes how many steps.
+    """Refuse a schedule that ends before the training does, unless a callback decides when that is.
 
-    In a study, ``study_steps`` of an arm are in place of the Trainer's, and a schedule that is too long is refused,
-    too: one arm would be cut off in the middle of it.
+    In a study, the training has ``study_steps`` optimiser steps, and a schedule that is too long is refused, too: one
+    arm would be cut off in the middle of it.
     """
     if any(isinstance(callback, OPEN_ENDED) for callback in getattr(trainer, "callbacks", [])):
         return
