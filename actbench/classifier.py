@@ -286,14 +286,12 @@ class Classifier(LightningModule):
 
     @override
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        # Momentum and weight decay would move stopped replicates on without any gradient.
         stopped = ~self.active
-        if not stopped.any():
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-            return
-        # Momentum and weight decay would move them on without any gradient.
-        kept = [parameter.detach()[stopped] for parameter in self.parameters()]
+        parameters = list(self.parameters()) if stopped.any() else []
+        kept = [parameter.detach()[stopped] for parameter in parameters]
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        for parameter, values in zip(self.parameters(), kept, strict=True):
+        for parameter, values in zip(parameters, kept, strict=True):
             parameter.detach()[stopped] = values
 
     @override
