@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -107,11 +108,7 @@ def fingerprint(value: Any) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Plain values as JSON in one canonical form.
-
-    Raises:
-        ValueError: A number is infinite or NaN.
-    """
+    """Plain values as JSON in one canonical form; a ValueError says that a number is infinite or NaN."""
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
@@ -165,13 +162,9 @@ def from_bytes(content: bytes) -> pl.DataFrame:
 
 
 def check(table: pl.DataFrame) -> None:
-    """Refuse records that no training gives.
+    """Refuse, with a RecordError, records that no training gives.
 
     A checksum tells what was changed by accident, and not who has written a file.
-
-    Raises:
-        RecordError: A column is missing, unknown or of another type, a value is missing or out of its range, a text is
-            no JSON, or a seed is there twice.
     """
     names = {name: kind for name, kind in NAMES.items() if name in table.columns}
     types = {**{name: column.type for name, column in COLUMNS.items()}, **names}
@@ -200,20 +193,15 @@ def is_json(text: str) -> bool:
 
 
 def write_records(path: Path, table: pl.DataFrame) -> None:
-    """Write records whole or not at all; what is there is replaced.
-
-    Raises:
-        OSError: They cannot be written, because the disk is full, say. Nothing is damaged.
-    """
+    """Write records whole or not at all, in place of a file that was there; see `whole`."""
     write_whole(path, to_bytes(table))
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write in place of a file, which is there whole afterwards, or as it was; its folder is made.
+    """A path to write in place of a file; afterwards the file is whole, or as it was before an error such as OSError.
 
-    Raises:
-        OSError: It cannot be written. Nothing is damaged.
+    Its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".unfinished.{uuid4().hex}.{path.name}")  # some formats go by the ending
@@ -239,11 +227,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def read_records(path: Path) -> pl.DataFrame:
-    """The records of a file.
-
-    Raises:
-        RecordError: It is damaged or foreign; the message names it.
-    """
+    """The records of a file; a RecordError names one that is damaged or foreign."""
     if path.exists() and not path.is_file():  # a pipe, or a device without an end
         raise RecordError(f"{path}: it is no file")
     try:
@@ -253,7 +237,7 @@ def read_records(path: Path) -> pl.DataFrame:
 
 
 def named(path: Path) -> tuple[str, range]:
-    """Cell and seeds that the name of a store's file says; no seeds if it says none, or too many for one file."""
+    """Cell and seeds in the name of a store's file; no seeds if the name has none, or too many for one file."""
     name = FILE.fullmatch(path.name)
     if not name:
         return "", range(0)
@@ -262,13 +246,10 @@ def named(path: Path) -> tuple[str, range]:
 
 
 class Store:
-    """Finished cells in a folder, a file each, named by hash and seeds.
+    """Finished cells in a folder, which need not exist yet, a file each, named by hash and seeds.
 
-    A file is written once and never changed, so any number of processes may read and write.
-
-    Args:
-        folder: Need not be there yet.
-        others: Folders that are only read.
+    A file is written once and never changed, so any number of processes may read
+    and write. The folders ``others`` are only read.
     """
 
     def __init__(self, folder: Path, *others: Path) -> None:
@@ -285,8 +266,7 @@ class Store:
     def index(self) -> dict[str, dict[int, Path]]:
         """Which seeds of which cell are there, and in which file. Nothing is read."""
         found: dict[str, dict[int, Path]] = {}
-        folders = (self.folder, *self.others)
-        for path in (path for folder in folders for path in sorted(folder.glob("*.parquet"))):
+        for path in (path for folder in (self.folder, *self.others) for path in sorted(folder.glob("*.parquet"))):
             cell, seeds = named(path)
             for seed in seeds:
                 found.setdefault(cell, {}).setdefault(seed, path)
@@ -299,11 +279,7 @@ class Store:
         return path
 
     def read(self, path: Path) -> pl.DataFrame:
-        """Records of a file of the store.
-
-        Raises:
-            RecordError: It is damaged, foreign, or another cell's.
-        """
+        """Records of a file of the store; RecordError if they are damaged, foreign, or another cell's."""
         table, (cell, seeds) = read_records(path), named(path)
         if not seeds or set(table["cell"]) != {cell} or table["seed"].to_list() != list(seeds):
             raise RecordError(f"{path}: its name belongs to other records")
@@ -311,19 +287,8 @@ class Store:
 
     def set_aside(self, path: Path) -> Path:
         """Give a file that cannot be used another name; returns that."""
-        aside = next(
-            name for number in range(10**6) if not (name := path.with_suffix(f".damaged{number or ''}")).exists()
-        )
-        return path.rename(aside)
-
-    def tables(self) -> Iterator[tuple[Path, pl.DataFrame]]:
-        """Every file with its records.
-
-        Raises:
-            RecordError: One is damaged or foreign.
-        """
-        for path in sorted({path for seeds in self.index().values() for path in seeds.values()}):
-            yield path, self.read(path)
+        names = (path.with_suffix(f".damaged{number or ''}") for number in count())
+        return path.rename(next(name for name in names if not name.exists()))
 
 
 def merge(stores: Sequence[Store], into: Store) -> int:
@@ -339,34 +304,29 @@ def merge(stores: Sequence[Store], into: Store) -> int:
     distinct = {into.folder.resolve(): into}
     for store in stores:
         distinct.setdefault(store.folder.resolve(), store)
-    indices = {store: store.index() for store in distinct.values()}
-    cells = sorted({cell for index in indices.values() for cell in index})
-    files = {
-        cell: [(store, path) for store, index in indices.items() for path in files_of(index, cell)] for cell in cells
-    }
+    files: dict[str, list[tuple[Store, Path]]] = {}
+    for store in distinct.values():
+        for cell, paths in store.index().items():
+            files.setdefault(cell, []).extend((store, path) for path in sorted(set(paths.values())))
     added = 0
     for write in (False, True):
-        for cell in cells:
+        for cell in sorted(files):
             known: dict[int, tuple[Path, pl.DataFrame]] = {}
             new = list[pl.DataFrame]()
             for store, path in files[cell]:
                 fresh = unknown(path, store.read(path), known)
                 if len(fresh) and store is not into:
                     new.append(fresh)
-            if write:
+            if write and new:
                 added += len(new)
-                for table in joined(new):
-                    into.write(table)
+                table = pl.concat(new).sort("seed")
+                for seeds in blocks(table["seed"].to_list(), JOINED):
+                    into.write(table.filter(pl.col("seed").is_between(seeds[0], seeds[-1])))
     return added
 
 
-def files_of(index: Mapping[str, Mapping[int, Path]], cell: str) -> list[Path]:
-    """A cell's files in an index."""
-    return sorted(set(index.get(cell, {}).values()))
-
-
 def unknown(path: Path, table: pl.DataFrame, known: dict[int, tuple[Path, pl.DataFrame]]) -> pl.DataFrame:
-    """Those records of a cell's file whose seeds are not known yet, which they are then.
+    """Those records of a cell's file whose seeds are not yet ``known``, to which they are added.
 
     Raises:
         RecordError: A seed is known with other results.
@@ -381,11 +341,14 @@ def unknown(path: Path, table: pl.DataFrame, known: dict[int, tuple[Path, pl.Dat
     return table.filter(pl.col("seed").is_in(fresh))
 
 
-def joined(tables: Sequence[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """A cell's records in tables of seeds that follow one another, `JOINED` at most."""
-    table = pl.concat(tables).sort("seed") if tables else pl.DataFrame()
+def blocks(seeds: Sequence[int], width: int) -> Iterator[range]:
+    """Seeds in ascending order in runs that follow one another, at most ``width`` long.
+
+    Taking any of the blocks away leaves the others as they are, so an interrupted
+    study goes on with the same blocks.
+    """
     start = 0
-    for end in range(1, len(table) + 1):
-        if end == len(table) or end - start == JOINED or table["seed"][end] != table["seed"][end - 1] + 1:
-            yield table[start:end]
+    for end in range(1, len(seeds) + 1):
+        if end == len(seeds) or end - start == width or seeds[end] != seeds[end - 1] + 1:
+            yield range(seeds[start], seeds[end - 1] + 1)
             start = end

@@ -19,13 +19,12 @@ from actbench import records
 from actbench.executors import Failure, InProcess, LocalProcesses
 from actbench.forecast import forecast
 from actbench.progress import Bars, Progress
-from actbench.records import Store, read_records
+from actbench.records import Store, blocks, read_records
 from actbench.study import (
     MissingError,
     Study,
     StudyError,
     arms,
-    blocks,
     compare,
     entries,
     make_plan,

@@ -2,7 +2,7 @@
 
 from actbench.study.definition import FLAGS, Study, StudyError, study_parser
 from actbench.study.grid import Entry, arms, entries
-from actbench.study.plan import Plan, Wanted, blocks, collect, make_plan, question_of, test_images
+from actbench.study.plan import Wanted, collect, make_plan, question_of, test_images
 from actbench.study.rehearsal import rehearse
 from actbench.study.run import compare, pilot, run_study
 from actbench.study.training import MissingError, train
@@ -11,12 +11,10 @@ __all__ = [
     "FLAGS",
     "Entry",
     "MissingError",
-    "Plan",
     "Study",
     "StudyError",
     "Wanted",
     "arms",
-    "blocks",
     "collect",
     "compare",
     "entries",

@@ -1,8 +1,9 @@
 """What of a study is there, what is missing, and in which order it will run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import polars as pl
 
 from actbench.cells import Cell, build_data
 from actbench.data import ImageData
-from actbench.records import RecordError, Store
+from actbench.records import NAMES, RecordError, Store, blocks
 from actbench.study.definition import Looks, Study, StudyError
 from actbench.study.grid import Entry, cells_of, entries
 from actbench.verdict import Asked, Question
@@ -33,25 +34,8 @@ class Plan(NamedTuple):
     missing: Sequence[Cell]
 
 
-def blocks(seeds: Sequence[int], width: int = WIDTH) -> Iterator[range]:
-    """Missing seeds in runs of at most so many.
-
-    Taking any of the blocks away leaves the others as they are, so what is
-    interrupted goes on with the same blocks.
-    """
-    start = 0
-    for place in range(1, len(seeds) + 1):
-        if place == len(seeds) or seeds[place] != seeds[place - 1] + 1 or place - start == width:
-            yield range(seeds[start], seeds[place - 1] + 1)
-            start = place
-
-
 def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
-    """What is there and what is missing. No record of the study's own store is read.
-
-    Args:
-        study: Whose.
-        wanted: All that it may compare, unless given.
+    """Which of the wanted records, all of the study's unless given, are there. None of the study's own store is read.
 
     Raises:
         StudyError: The study makes no sense.
@@ -61,40 +45,32 @@ def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
     index = store.index()
     cached, missing = 0, list[list[Cell]]()
     for entry, seeds in wanted:
-        there = usable(store, index.get(entry.hash, {}))
+        there = usable_seeds(store, index.get(entry.hash, {}))
         lacking = [seed for seed in seeds if seed not in there]
         cached += len(seeds) - len(lacking)
-        missing.append(cells_of(entry, study, blocks(lacking)))
+        missing.append(cells_of(entry, study, blocks(lacking, WIDTH)))
     # Arms take turns, so that what else the machine does meets all of them.
-    longest = max(map(len, missing), default=0)
-    in_turns = [cells[turn] for turn in range(longest) for cells in missing if turn < len(cells)]
+    in_turns = [cell for turn in zip_longest(*missing) for cell in turn if cell is not None]
     return Plan(wanted, cached, in_turns)
 
 
-def usable(store: Store, there: Mapping[int, Path]) -> dict[int, Path]:
+def usable_seeds(store: Store, there: Mapping[int, Path]) -> set[int]:
     """Of a cell's seeds, those whose file can be used, as far as that has to be known beforehand.
 
     A damaged file of the store itself is set aside when it is read. One of a
     folder that is only read stays, so it is read here.
     """
-
-    def damaged(path: Path) -> bool:
-        try:
-            store.read(path)
-        except RecordError:
-            return True
-        return False
-
-    wrong = {path for path in set(there.values()) if path.parent != store.folder and damaged(path)}
-    return {seed: path for seed, path in there.items() if path not in wrong}
+    usable = set()
+    for path in set(there.values()):
+        with suppress(RecordError):
+            if path.parent != store.folder:
+                store.read(path)
+            usable.add(path)
+    return {seed for seed, path in there.items() if path in usable}
 
 
 def question_of(study: Study, compared: Sequence[Entry]) -> Question:
-    """What a study asks of its records.
-
-    Args:
-        study: Whose.
-        compared: Its `entries`; a tuned setting is as in its config.
+    """What a study asks of the records of its `entries`, in which a tuned setting is as in its config.
 
     Raises:
         StudyError: The baseline is not among the arms, or an arm is wrong.
@@ -124,15 +100,10 @@ def store_of(study: Study) -> Store:
 def collect(
     study: Study, wanted: Sequence[Wanted], report: Callable[[str], None], *, change: bool = True
 ) -> pl.DataFrame:
-    """The records that are there, with the columns ``arm``, names of dataset and network, and the tuned ``value``.
+    """The wanted records that are there, with columns for the names of arm, dataset and network, and the tuned value.
 
-    A file that is damaged or foreign is set aside and reported; its seeds are missing then.
-
-    Args:
-        study: Whose.
-        wanted: Which records.
-        report: Is told of files that cannot be used.
-        change: Whether to set them aside; those of folders that are only read stay in any case.
+    A file that is damaged or foreign is reported, and set aside unless ``change`` is
+    False or it is in a folder that is only read; its seeds are missing then.
     """
     store = store_of(study)
     tables = []
@@ -154,16 +125,9 @@ def collect(
                     report(f"{error}; the study will set it aside, and run its cell again")
                 continue
             own = [seed for seed in seeds if there.get(seed) == path]
-            labels = {
-                "arm": entry.arm,
-                "dataset_name": entry.dataset,
-                "network_name": entry.network,
-                **({} if entry.value is None else {"value": entry.value}),
-            }
-            labelled = table.filter(pl.col("seed").is_in(own)).select(
-                *(pl.lit(value).alias(name) for name, value in labels.items()), pl.all()
-            )
-            tables.append(labelled)
+            labels = dict(zip(NAMES, (entry.arm, entry.dataset, entry.network, entry.value), strict=True))
+            columns = [pl.lit(value).alias(name) for name, value in labels.items() if value is not None]
+            tables.append(table.filter(pl.col("seed").is_in(own)).select(*columns, pl.all()))
     return pl.concat(tables) if tables else pl.DataFrame()
 
 
