@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -59,7 +59,7 @@ class Looks:
 
 
 class Grid(NamedTuple):
-    """The setting that is tuned, its values, and the seeds that each arm is tried with at each of them."""
+    """The setting that is tuned, its values, and the number of seeds that each arm is tried with at each value."""
 
     setting: str
     values: Sequence[float]
@@ -67,21 +67,17 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, tune: Any) -> "Grid":
-        """The grid of a study's ``tune``.
-
-        Raises:
-            StudyError: It makes no sense.
-        """
+        """The grid of a study's ``tune``; a StudyError says what is wrong with it."""
         example = "study.tune is one setting with its values, such as {model.optimizer.lr: [1e-4, 1e-3], replicates: 3}"
         if not isinstance(tune, Mapping):
             raise StudyError(f"{example}; got {tune!r}")
         settings = {name: values for name, values in tune.items() if name != "replicates"}
-        if len(settings) != 1:
+        if len(settings) != 1 or "." not in str(*settings):
             raise StudyError(f"{example}; got {', '.join(map(str, settings)) or 'none'}")
         ((setting, values),) = settings.items()
-        if "." not in str(setting):
-            raise StudyError(f"{example}; got {setting}")
-        numbers = isinstance(values, list | tuple) and all(map(is_number, values))
+        numbers = isinstance(values, list | tuple) and all(
+            isinstance(value, int | float) and not isinstance(value, bool) for value in values
+        )
         if not numbers or len(values) < 2 or len(set(values)) < len(values):
             raise StudyError(f"study.tune: {setting} needs two numbers at least, all different, got {values!r}")
         replicates = tune.get("replicates", 3)
@@ -91,17 +87,8 @@ class Grid(NamedTuple):
         return cls(str(setting), values if whole else [float(value) for value in values], replicates)
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is one; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def looks_of(given: Any) -> Looks:
-    """When a study is looked at.
-
-    Raises:
-        StudyError: It is no whole number, and has not just min, max and batch.
-    """
+    """The looks of ``study.replicates``; a StudyError unless they are min, max and batch from 1 on."""
     numbers = dict(vars(given) if isinstance(given, Namespace) else given)
     if set(numbers) != {"min", "max", "batch"} or any(type(of) is bool or int(of) < 1 for of in numbers.values()):
         raise StudyError(f"study.replicates is a number from 1 on, or has min, max and batch from 1 on, got {numbers}")
@@ -238,22 +225,22 @@ class Study:
 
     @property
     def most(self) -> int:
-        """Seeds of each arm at most."""
+        """Number of seeds of each arm at most."""
         return self.replicates.max if isinstance(self.replicates, Looks) else int(self.replicates)
 
     @property
     def seeds(self) -> range:
-        """Of every arm's replicates, at most."""
+        """Seeds of each arm at most."""
         return range(self.seed, self.seed + self.most)
 
     @property
-    def grid(self) -> "Grid | None":
-        """What is tuned, if something is."""
+    def grid(self) -> Grid | None:
+        """The setting that is tuned, if one is."""
         return None if self.tune is None else Grid.of(self.tune)
 
     def to_config(self) -> dict[str, Any]:
-        """As a study file holds it."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("fit", "seed")}
+        """The study as a study file holds it."""
+        values = without(vars(self), "fit", "seed")
         if self.executor is not None:
             values["executor"] = self.executor.to_dict()
         if isinstance(self.replicates, Looks):
@@ -263,7 +250,7 @@ class Study:
         return config
 
     def make_executor(self) -> Executor:
-        """Where its cells run."""
+        """The executor that the study's cells run on."""
         if self.executor is not None:
             return cast(Executor, self.executor())
         return InProcess() if self.workers == 1 else LocalProcesses(self.workers)
@@ -271,7 +258,7 @@ class Study:
 
 @cache
 def study_parser() -> LightningArgumentParser:
-    """LightningCLI's parser of a fit, with a group ``study`` more."""
+    """LightningCLI's parser of a fit, with a group ``study``."""
     cli = BenchCLI("fit")
     parser = cli.init_parser()
     cli._add_arguments(parser)

@@ -14,7 +14,7 @@ from actbench.study.definition import Study, StudyError
 
 
 class Entry(NamedTuple):
-    """Records that a study wants: of one arm on one dataset and network. Labels are the study's, the hash is not."""
+    """One arm on one dataset and network, under the study's names; the hash does not depend on them."""
 
     dataset: str
     network: str
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How it is called in tables."""
+        """Its name in messages."""
         return "/".join(self.key) + ("" if self.value is None else f" at {self.value:g}")
 
 
@@ -59,38 +59,29 @@ def full_name(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value}' for key, value in shown.items())})" if shown else name
 
 
-def distinct(names: Sequence[str], arguments: Sequence[Mapping[str, Any]]) -> list[str]:
+def distinct(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Names that tell apart: those that are the same, but for case, get their arguments."""
-    count = Counter(name.lower() for name in names)
-    return [
-        full_name(name, given) if count[name.lower()] > 1 else name
-        for name, given in zip(names, arguments, strict=True)
-    ]
+    count = Counter(name.lower() for name, _ in named)
+    return [full_name(name, arguments) if count[name.lower()] > 1 else name for name, arguments in named]
 
 
 # --- datasets and networks ---
 
 
 def choices(study: Study, key: str, listed: Sequence[Any] | None, default: str) -> list[tuple[str, Any]]:
-    """Names and specs of a study's datasets or networks: those of its list, or the one that its config has.
+    """Names and specs of a study's datasets or networks: those listed, or the one that its config has under ``key``.
 
     Arguments of the config hold for the list as `Study` says.
 
-    Args:
-        study: The study.
-        key: Where its config has one: ``data`` or ``model.network``.
-        listed: Those of the study's list, if it has one.
-        default: The class, if none is given.
-
     Raises:
-        StudyError: A class was not found, or an argument holds for none, or might hold for another class.
+        StudyError: A class was not found, no class of the list takes an argument, or another class takes it, too.
     """
     given = study.fit.get("data") if key == "data" else (study.fit.get("model") or {}).get("network")
     shared = merged_class(key, None, given or {})
     if listed is None:
         return [(short_name(shared.get("class_path", default)), shared)]
     specs = [merged_class(key, None, value) for value in listed]
-    names = distinct([*map(short_name, specs)], [*map(arguments_of, specs)])
+    names = distinct([(short_name(spec), arguments_of(spec)) for spec in specs])
     try:
         for spec in specs if key == "data" else ():
             check_dataset(spec)
@@ -104,11 +95,7 @@ def choices(study: Study, key: str, listed: Sequence[Any] | None, default: str) 
 
 
 def with_shared(key: str, shared: Mapping[str, Any], spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One of a list, with the config's arguments that hold for it.
-
-    Raises:
-        StudyError: An argument is another class's.
-    """
+    """An entry of a list, with the config's arguments that hold for it; a StudyError says which are another class's."""
     own = arguments_of(spec)
     added = {name: of for name, of in arguments_of(shared).items() if name not in own and takes(key, spec, name)}
     if not added:
@@ -122,11 +109,7 @@ def with_shared(key: str, shared: Mapping[str, Any], spec: Mapping[str, Any]) ->
 
 
 def takes(key: str, spec: Mapping[str, Any], argument: str) -> bool:
-    """Whether a class has such an argument.
-
-    Raises:
-        ValueError: There is no such class.
-    """
+    """Whether the class of a spec takes an argument."""
     path = spec["class_path"]
     parameters = parameters_of(NetworkSpec.find(path)[0] if key == "model.network" else import_object(path))
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -136,7 +119,7 @@ def takes(key: str, spec: Mapping[str, Any], argument: str) -> bool:
 
 
 class Arm(NamedTuple):
-    """An arm as it was given: a name if it has one, its activation, and the settings that are its own."""
+    """An arm as given: its name, if any, its activation, and the settings that are its own."""
 
     name: str | None
     activation: Any
@@ -144,11 +127,7 @@ class Arm(NamedTuple):
 
     @classmethod
     def of(cls, given: Any) -> "Arm":
-        """The arm of an entry of ``study.activations``.
-
-        Raises:
-            StudyError: It lacks its activation, or a key means nothing.
-        """
+        """The arm of an entry of ``study.activations``; a StudyError if it has no activation, or a key is unknown."""
         if not isinstance(given, Mapping) or "class_path" in given:
             return cls(None, given, {})
         name, activation = given.get("name"), given.get("activation")
@@ -171,7 +150,7 @@ class Arm(NamedTuple):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What tells it from another of the same activation: none if it has a name."""
+        """What tells an arm without a name from another of the same activation."""
         return {} if self.name else arguments_of(self.activation) | dict(leaves(self.own))
 
 
@@ -188,20 +167,18 @@ def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
     """Each arm's name, and the settings that are its own.
 
     Raises:
-        StudyError: Two have one name, or an arm lacks its activation.
+        StudyError: Two arms have the same name, or an arm makes no sense.
     """
     given = [Arm.of(value) for value in study.activations]
-    names = distinct([arm.name or short_name(arm.activation) for arm in given], [arm.arguments for arm in given])
+    names = distinct([(arm.name or short_name(arm.activation), arm.arguments) for arm in given])
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise StudyError(f"study.activations: {twice[0]} is there twice; give them names of their own")
     for name, arm in zip(names, given, strict=True):
         if study.grid and study.grid.setting.rpartition(".")[2] in dict(leaves(arm.own)):
             raise StudyError(f"arm {name} sets {study.grid.setting}, which study.tune chooses; leave out one of them")
-    return [
-        (name, merge(arm.own, {"model": {"activation": arm.activation}}))
-        for name, arm in zip(names, given, strict=True)
-    ]
+    settings = [merge(arm.own, {"model": {"activation": arm.activation}}) for arm in given]
+    return list(zip(names, settings, strict=True))
 
 
 # --- all of it ---
@@ -209,7 +186,7 @@ def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
 
 def entries(
     study: Study,
-    value: Callable[[tuple[str, str, str]], float] | None = None,
+    value: float | Callable[[tuple[str, str, str]], float] | None = None,
     *,
     digests: dict[str, str] | None = None,
 ) -> list[Entry]:
@@ -217,60 +194,44 @@ def entries(
 
     Args:
         study: The study.
-        value: That of the tuned setting, by dataset, network and arm; as in the study's config unless given.
-        digests: Of data that were looked at in this study before; see `data_digest`.
+        value: Value of the tuned setting, for all or by dataset, network and arm; the study's config's unless given.
+        digests: Digests of data that this study has read before; see `data_digest`.
 
     Raises:
         StudyError: A class was not found, its arguments do not fit, two arms are the same, or data are missing.
     """
-    activation = (study.fit.get("model") or {}).get("activation")
+    given = study.fit.get("model") or {}
+    activation = given.get("activation")
     if isinstance(activation, Mapping) and "class_path" not in activation:
         argument = next(iter(arguments_of(activation)), "class_path")
         raise StudyError(f"model.activation.{argument}: give it in study.activations, to an activation")
     datasets = choices(study, "data", study.datasets, "Digits")
     networks = choices(study, "model.network", study.networks, "TutorialCNN")
-    result, known = [], dict[str, str]()
+    found = dict[str, Entry]()
     digests = {} if digests is None else digests
     for (dataset, data), (network, network_spec), (arm, own) in product(datasets, networks, arms(study)):
-        tuned = value((dataset, network, arm)) if study.grid and value else None
-        model = {**without(study.fit.get("model") or {}, "activation", "replicates"), "network": network_spec}
+        tuned = value((dataset, network, arm)) if callable(value) else value
+        model = {**without(given, "activation", "replicates"), "network": network_spec}
         config = merge({**study.fit, "model": model, "data": data}, own)
         if study.grid and tuned is not None:
             config = merge(config, nest(study.grid.setting, tuned))
         try:
-            entry = entry_of(study, (dataset, network, arm), config, tuned, digests=digests)
+            config = cell_config(config)
+            try:
+                digest = data_digest(config, digests)
+            except Exception as error:  # of any kind, in a DataModule that is not ours
+                raise ValueError(f"dataset {dataset}: {readable(str(error))}") from error
+            entry = Entry(dataset, network, arm, config, digest, cell_of(config, digest, study, range(1)).hash, tuned)
         except ValueError as error:
             raise StudyError(f"arm {arm}: {one_line(error)}") from error
-        if entry.hash in known:
-            raise StudyError(f"{known[entry.hash]} and {entry.label} are the same")
-        known[entry.hash] = entry.label
-        result.append(entry)
-    return result
-
-
-def entry_of(
-    study: Study,
-    key: tuple[str, str, str],
-    given: Mapping[str, Any],
-    tuned: float | None,
-    *,
-    digests: dict[str, str],
-) -> Entry:
-    """One arm on a dataset and a network.
-
-    Raises:
-        ValueError: Its config makes no sense, or its data are missing.
-    """
-    config = cell_config(given)
-    try:
-        digest = data_digest(config, digests)
-    except Exception as error:  # of any kind, in a DataModule that is not ours
-        raise ValueError(f"dataset {key[0]}: {readable(str(error))}") from error
-    return Entry(*key, config, digest, cell_of(config, digest, study, range(1)).hash, tuned)
+        if entry.hash in found:
+            raise StudyError(f"{found[entry.hash].label} and {entry.label} are the same")
+        found[entry.hash] = entry
+    return list(found.values())
 
 
 def cells_of(entry: Entry, study: Study, blocks: Iterable[range]) -> list[Cell]:
-    """An entry's cells of these seeds. What determines their results is worked out once, and held once."""
+    """An entry's cells of these seeds, which share one mapping of factors."""
     cells = [cell_of(entry.config, entry.digest, study, seeds) for seeds in blocks]
     for cell in cells:
         vars(cell).update(factors=cells[0].factors, hash=entry.hash)

@@ -27,23 +27,18 @@ from actbench.study.plan import Plan
 def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
     """Train, validate and test one batch of every arm on each dataset and network of the cells that are missing.
 
-    What a fit would stumble over after hours is found in seconds.
-
-    Args:
-        plan: What is missing.
-        say: Is told of arms whose activations give the same outputs, bit for bit.
+    ``say`` is told of arms whose activations give the same outputs, bit for bit.
 
     Raises:
-        StudyError: A cell cannot be run; one line.
+        StudyError: A cell cannot be run.
     """
     names = {entry.hash: entry.arm for entry, _ in plan.wanted}
     said = set[str]()  # a tuned setting has each arm at several values
-    rehearsed = dict[str, Cell]()
-    outputs = dict[str, Tensor]()
+    cells = dict[str, Cell]()
     for cell in plan.missing:
-        if cell.hash in rehearsed:
-            continue
-        rehearsed[cell.hash] = cell
+        cells.setdefault(cell.hash, cell)
+    rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # with outputs, by data and network
+    for cell in cells.values():
         watch = Rehearsal(cell.config["trainer"])
         network = short_name(cell.config["model"]["network"])
         try:
@@ -54,20 +49,15 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
                 raise
             hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
             raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
-        twins = [of for of in rehearsed.values() if of is not cell and are_twins(of, cell)]
-        for twin in twins:
+        model = cell.config["model"]
+        alike = rehearsed.setdefault(json_text([cell.config["data"], cell.digest, model["network"]]), [])
+        for twin, outputs in alike:
             line = f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}"
-            if line not in said and torch.equal(outputs[twin.hash], watch.outputs):
+            differs = twin.config["model"]["activation"] != model["activation"]
+            if differs and line not in said and torch.equal(outputs, watch.outputs):
                 said.add(line)
                 say(line)
-        outputs[cell.hash] = watch.outputs
-
-
-def are_twins(one: Cell, other: Cell) -> bool:
-    """Whether two cells differ in their activations, and have data and network in common."""
-    shared = [json_text([cell.config["data"], cell.digest, cell.config["model"]["network"]]) for cell in (one, other)]
-    activations = [cell.config["model"]["activation"] for cell in (one, other)]
-    return shared[0] == shared[1] and activations[0] != activations[1]
+        alike.append((cell, watch.outputs))
 
 
 def rehearsal(cell: Cell) -> Cell:
@@ -81,14 +71,11 @@ def rehearsal(cell: Cell) -> Cell:
 
 
 class Rehearsal(Callback):
-    """Sees that a cell would come to its end, and what its network gives on its first batch.
+    """Checks that a cell with these Trainer settings would come to its end, and keeps its outputs on the first batch.
 
-    Args:
-        settings: Of the cell's own Trainer.
-
-    Raises:
-        ValueError: The network makes the activation's modules, and calls none of them.
-        MisconfigurationException: The cell's schedule does not fit its length.
+    A network that makes the activation's modules and calls none of them is refused
+    with a ValueError, and a schedule that does not fit the cell's length with
+    Lightning's MisconfigurationException.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:

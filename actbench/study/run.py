@@ -15,12 +15,12 @@ from actbench.executors import InProcess
 from actbench.progress import Progress, fitting_progress
 from actbench.records import write_records, write_whole
 from actbench.specs import one_line
-from actbench.study.definition import FIRST_OTHER_SEED, Study
-from actbench.study.grid import Entry, cells_of, entries
+from actbench.study.definition import FIRST_OTHER_SEED, Study, StudyError
+from actbench.study.grid import Entry, cell_of, entries
 from actbench.study.plan import Wanted, collect, make_plan, question_of
 from actbench.study.rehearsal import rehearse
-from actbench.study.self_test import certify, check_self_test
-from actbench.study.training import Means, MissingError, Work, run_wanted, train
+from actbench.study.self_test import LEAST, certify
+from actbench.study.training import Means, Work, run_wanted, train
 from actbench.study.tuning import check_values, tune
 from actbench.verdict import OUTCOME, RECORDS, TUNING, History, Question, Told, counted, plain, scores, tell
 
@@ -33,16 +33,16 @@ def compare(
     """Run what a study lacks, write its verdicts, and return its records, a row for each replicate.
 
     Args:
-        study: A `Study`, or what a study file holds.
-        progress: What is said meanwhile; unless given, bars in a terminal and lines elsewhere.
-        work: What trains a cell in its folder, if not `run_cell`.
+        study: A `Study`, or the content of a study file.
+        progress: Where progress is shown; unless given, bars in a terminal and lines elsewhere.
+        work: Function that trains a cell in its folder; `train` unless given.
 
     Returns:
         Columns of `actbench.records.COLUMNS`, and ``arm``, ``dataset_name``, ``network_name``.
 
     Raises:
-        StudyError: The study makes no sense, or a dataset is not there.
-        ExecutorError: There is no such cluster, or it cannot run any cell.
+        StudyError: The study makes no sense, or a dataset was not found.
+        ExecutorError: The cluster was not found, or cannot run any cell.
         MissingError: Cells have failed.
     """
     study = study if isinstance(study, Study) else Study.of(study)
@@ -61,16 +61,12 @@ def run_study(
     """As `compare`, but returns all that the records say.
 
     Args:
-        study: What is compared.
+        study: The study.
         self_test: Test the harness on the study's own scores, too; see `Certificate`.
-        progress: What is said meanwhile; unless given, bars in a terminal and lines elsewhere.
-        work: What trains a cell in its folder, if not `run_cell`.
-        show: Is told what the records say after each look at a study that goes on, and at the end.
-        command: What was typed, for the study's page.
-
-    Raises:
-        StudyError: The study makes no sense, or a dataset is not there.
-        MissingError: Cells have failed.
+        progress: As in `compare`.
+        work: As in `compare`.
+        show: Called with the results after each look at a study that goes on, and at the end.
+        command: The command line, for the study's page.
     """
     means = means_of(study, progress, work)
     compared = entries(study, digests=means.digests)
@@ -80,8 +76,8 @@ def run_study(
         check_values(study, study.grid.values, means)
     else:
         rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in compared]), means.progress.say)
-    if self_test:
-        check_self_test(question)
+    if self_test and question.most < LEAST:
+        raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
     folder = Path(study.root, study.name)
     folder.mkdir(parents=True, exist_ok=True)
     history = History.read(folder)
@@ -98,8 +94,8 @@ def run_study(
                 write_arms(study, compared)
             wanted = train_until_clear(study, question, compared, means=means, show=show)
             if self_test:
-                own, told = [of for of in wanted if of.entry.arm == question.baseline], tell(folder)
-                certificates = [certify(of, study, told, means) for of in own]
+                told = tell(folder)
+                certificates = [certify(of, study, told, means) for of in wanted if of.entry.arm == question.baseline]
                 replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
     except BaseException as error:
         means.troubles.append(f"stopped: {one_line(error)}" if isinstance(error, Exception) else "interrupted")
@@ -120,37 +116,30 @@ def write_arms(study: Study, compared: Sequence[Entry]) -> None:
     for entry in compared:
         name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
         path = folder / f"{name}.yaml"
-        cell = next(iter(cells_of(entry, study, [study.seeds])))
+        fit = cell_of(entry.config, entry.digest, study, study.seeds).fit
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
-        comment = f"# What the study trained{scored}:\n"
-        command = f"#   python main.py fit --config {path}\n"
-        write_whole(path, (comment + command + yaml.safe_dump(cell.fit, sort_keys=False)).encode())
+        comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
+        write_whole(path, (comment + yaml.safe_dump(fit, sort_keys=False)).encode())
 
 
 def train_until_clear(
     study: Study, question: Question, compared: Sequence[Entry], *, means: Means, show: Callable[[Told], None]
 ) -> list[Wanted]:
-    """Train what is missing of the entries, and keep their records; in batches until the verdicts are clear, if asked.
+    """Train what is missing of the entries, in batches until the verdicts are clear if asked, and keep the records.
 
-    Returns:
-        The seeds of each entry that count.
-
-    Raises:
-        MissingError: Cells have failed.
+    Returns the seeds of each entry that count; raises MissingError when cells have failed.
     """
     first = question.design.looks[0] if question.design else question.most
     wanted = [Wanted(entry, study.seeds[:first]) for entry in compared]
     announced = False
     while True:
         try:
-            failures = run_wanted(study, wanted, means, announce=not announced)
+            run_wanted(study, wanted, means, announce=not announced)
             announced = True
         finally:  # so that a page can show what there is of a study that was stopped
             table = collect(study, wanted, means.progress.say)
             if len(table):
                 write_records(Path(study.root, study.name, RECORDS), table)
-        if failures:
-            raise MissingError(failures)
         following = next_look(study, question, wanted, table)
         if following == wanted:
             return wanted
@@ -161,9 +150,9 @@ def train_until_clear(
 
 
 def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table: pl.DataFrame) -> list[Wanted]:
-    """The seeds that are wanted after a look: those of the next one for all that a comparison needs that goes on.
+    """The seeds wanted after a look: those of the next look for the arms of each comparison that goes on.
 
-    One over all datasets needs every one of them.
+    A comparison over all datasets needs its arms on every dataset.
     """
     _, running = counted(scores(table, OUTCOME), question)
     parts = [part for of in running for part in question.parts(of)]
@@ -177,24 +166,19 @@ def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table:
 def pilot(study: Study) -> pl.DataFrame:
     """Records of a few seeds of each arm apart from the comparison's, which say how much differences vary.
 
-    Raises:
-        StudyError: The study makes no sense, or a dataset is not there.
-        MissingError: Cells have failed.
+    Raises StudyError and MissingError as `compare` does.
     """
     seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
     means = means_of(study)
     wanted = [Wanted(entry, seeds) for entry in entries(study)]
     rehearse(make_plan(study, wanted), means.progress.say)
     with means.progress, means.executor:
-        failures = run_wanted(study, wanted, means)
-        table = collect(study, wanted, means.progress.say)
-    if failures:
-        raise MissingError(failures, "the pilot")
-    return table
+        run_wanted(study, wanted, means, what="the pilot")
+        return collect(study, wanted, means.progress.say)
 
 
 def means_of(study: Study, progress: Progress | None = None, work: Work | None = None) -> Means:
-    """With what a study is run."""
+    """The study's own executor with the given progress and work, or their defaults; see `compare`."""
     progress = progress or fitting_progress()
     executor = study.make_executor()
     if work is None:

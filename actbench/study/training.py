@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 from filelock import FileLock, Timeout
-from pytorch_lightning import Callback, LightningModule, Trainer
-from typing_extensions import override
+from pytorch_lightning.callbacks import LambdaCallback
 
 from actbench.callbacks import CheckpointCopy
 from actbench.cells import Cell, run_cell
@@ -22,18 +21,11 @@ from actbench.study.grid import short_name
 from actbench.study.plan import Plan, Wanted, collect, make_plan, store_of
 
 Work = Callable[[tuple[Cell, Path]], pl.DataFrame]
-
-
 SHOWN = 300  # characters of a failure's message
 
 
 class MissingError(RuntimeError):
-    """A study has ended without all of its records; what is finished is kept. One line.
-
-    Args:
-        failures: What has failed, and why.
-        what: The part of the study that lacks it, if not all of it.
-    """
+    """A study, or the part of it that is named, has ended without all of its records; what is finished is kept."""
 
     def __init__(self, failures: Sequence[str], what: str = "the study") -> None:
         cells = "a cell has" if len(failures) == 1 else f"{len(failures)} cells have"
@@ -42,7 +34,7 @@ class MissingError(RuntimeError):
 
 
 class Means(NamedTuple):
-    """With what a study is run."""
+    """The executor, progress and shared state of a study that runs."""
 
     executor: Executor
     progress: Progress
@@ -51,34 +43,35 @@ class Means(NamedTuple):
     digests: dict[str, str]  # of the data that were looked at
 
 
-def run_wanted(study: Study, wanted: Sequence[Wanted], means: Means, *, announce: bool = False) -> list[str]:
-    """Run what is missing of what is wanted, and say how much is not, if asked; returns what has failed."""
+def run_wanted(
+    study: Study, wanted: Sequence[Wanted], means: Means, *, announce: bool = False, what: str = "the study"
+) -> None:
+    """Run the cells of the wanted records that are missing; say first how many replicates are cached, if asked.
+
+    Raises:
+        MissingError: Cells have failed; ``what`` is the part of the study that lacks them.
+    """
     collect(study, wanted, means.progress.say)  # so that what is damaged is missing
     plan = make_plan(study, wanted)
     if announce and plan.cached:
         total = sum(len(seeds) for _, seeds in wanted)
         rest = "" if plan.missing else "; nothing was missing"
         means.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
-    return run_missing(study, plan, means) if plan.missing else []
-
-
-class Epochs(Callback):
-    """Tells of a cell's epochs."""
-
-    def __init__(self, name: str, progress: Progress) -> None:
-        self.name, self.progress = name, progress
-
-    @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.progress.epoch(self.name, trainer.current_epoch + 1, trainer.max_epochs)
+    failures = run_missing(study, plan, means) if plan.missing else []
+    if failures:
+        raise MissingError(failures, what)
 
 
 def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints: str | None = None) -> pl.DataFrame:
-    """Run a cell in its folder, and remove that; with a copy of its checkpoint in another, if there is one."""
+    """Run a cell in its folder, which is removed afterwards, with a copy of its checkpoint in ``checkpoints``."""
     cell, folder = task
     copy = CheckpointCopy(f"{checkpoints.rstrip('/')}/{folder.parent.name}/{folder.name}.ckpt") if checkpoints else None
     name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
-    table = run_cell(cell, folder, [Epochs(name, progress)] if progress else [], copy=copy)
+    callbacks = []
+    if progress:
+        tell = progress.epoch
+        callbacks = [LambdaCallback(on_train_epoch_end=lambda of, _: tell(name, of.current_epoch + 1, of.max_epochs))]
+    table = run_cell(cell, folder, callbacks, copy=copy)
     shutil.rmtree(folder, ignore_errors=True)
     if copy:
         copy.remove()
@@ -86,7 +79,7 @@ def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints
 
 
 def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
-    """Run cells until none is missing; returns what has failed. Another process may run some of them.
+    """Run cells until none is missing; returns the failures. Another process may run some of the cells.
 
     Raises:
         OSError: The disk is full.
@@ -140,13 +133,9 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
 def locked(
     cells: Sequence[Cell], store: Store, running: Path, locks: dict[str, FileLock]
 ) -> Iterator[tuple[Cell, Path] | None]:
-    """Cells that are missing, each with its folder, once it is locked; None while other processes run all that are.
+    """Cells that no other process runs or has finished, each with its folder; None while others run all that are left.
 
-    Args:
-        cells: They, in order.
-        store: Where they are when another process has finished them.
-        running: For folders and locks.
-        locks: By the folder's name, those that are held; for the caller to release.
+    A cell's lock is added to ``locks`` by its folder's name, for the caller to release.
     """
     running.mkdir(parents=True, exist_ok=True)
     waiting = deque(cells)

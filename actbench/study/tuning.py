@@ -6,10 +6,10 @@ from typing import cast
 
 from actbench.records import write_records
 from actbench.study.definition import FIRST_OTHER_SEED, Grid, Study, StudyError
-from actbench.study.grid import Entry, entries
+from actbench.study.grid import entries
 from actbench.study.plan import Wanted, collect, make_plan
 from actbench.study.rehearsal import rehearse
-from actbench.study.training import Means, MissingError, run_wanted
+from actbench.study.training import Means, run_wanted
 from actbench.verdict import EXTENSIONS, TUNING, beyond, choose
 
 
@@ -18,15 +18,13 @@ def tune(study: Study, means: Means) -> Callable[[tuple[str, str, str]], float]:
 
     Raises:
         MissingError: Cells have failed.
-        StudyError: A value of the grid makes no sense.
+        StudyError: An arm cannot be planned at a value of the grid.
     """
     grid = cast(Grid, study.grid)
-    values, seeds = list(grid.values), other_seeds(study)
+    values = list(grid.values)
     for extension in range(EXTENSIONS + 1):
-        wanted = [Wanted(entry, seeds) for value in values for entry in entries_at(study, value, means)]
-        failures = run_wanted(study, wanted, means)
-        if failures:
-            raise MissingError(failures, "tuning")
+        wanted = wanted_at(study, values, means)
+        run_wanted(study, wanted, means, what="tuning")
         table = collect(study, wanted, means.progress.say)
         write_records(Path(study.root, study.name, TUNING), table)
         chosen = choose(table)
@@ -38,24 +36,19 @@ def tune(study: Study, means: Means) -> Callable[[tuple[str, str, str]], float]:
     return chosen.__getitem__
 
 
-def entries_at(study: Study, value: float, means: Means) -> list[Entry]:
-    """All that a study compares, with one value of the tuned setting."""
-    return entries(study, lambda _: value, digests=means.digests)
+def wanted_at(study: Study, values: Sequence[float], means: Means) -> list[Wanted]:
+    """Records of every arm at values of the tuned setting, on seeds that no comparison uses."""
+    seeds = range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + cast(Grid, study.grid).replicates)
+    return [Wanted(entry, seeds) for value in values for entry in entries(study, value, digests=means.digests)]
 
 
 def check_values(study: Study, values: Sequence[float], means: Means) -> None:
     """Rehearse every arm at values of the tuned setting, as far as its seeds have to be trained.
 
     Raises:
-        StudyError: One makes no sense: a momentum of 1.1, say, or a batch without a row.
+        StudyError: An arm cannot be trained at a value, such as a momentum of 1.1.
     """
-    wanted = [Wanted(entry, other_seeds(study)) for value in values for entry in entries_at(study, value, means)]
-    rehearse(make_plan(study, wanted), means.progress.say)
-
-
-def other_seeds(study: Study) -> range:
-    """Seeds with which values are tried."""
-    return range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + cast(Grid, study.grid).replicates)
+    rehearse(make_plan(study, wanted_at(study, values, means)), means.progress.say)
 
 
 def makes_sense(study: Study, value: float, means: Means) -> bool:
