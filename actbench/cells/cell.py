@@ -19,23 +19,14 @@ BARRED = ("fast_dev_run", "barebones")
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained together: a fit's config, and the seeds.
+    """What is trained together: a fit's config, and the seeds of its replicates."""
 
-    Args:
-        config: A fit's, in canonical form; see `cell_config`.
-        seeds: Those of the replicates.
-        digest: Of what the dataset yields; see `data_digest`.
-        weights: Which are scored: of the last epoch, or each replicate's best by its own val/loss.
-        vary: The sources of randomness that differ from seed to seed.
-        fixed_seed: Keys the other sources, for every seed.
-    """
-
-    config: Mapping[str, Any]
+    config: Mapping[str, Any]  # in canonical form; see `cell_config`
     seeds: range
-    digest: str = ""
-    weights: str = "last"
-    vary: Sequence[str] = SOURCES
-    fixed_seed: int = 0
+    digest: str = ""  # of the data; see `data_digest`
+    weights: str = "last"  # which are scored: of the last epoch, or each replicate's best by its own val/loss
+    vary: Sequence[str] = SOURCES  # the sources of randomness that differ from seed to seed
+    fixed_seed: int = 0  # keys the other sources, for every seed
 
     @property
     def fit(self) -> dict[str, Any]:
@@ -47,10 +38,8 @@ class Cell:
 
     @cached_property
     def factors(self) -> dict[str, Any]:
-        """All that determines the results but for the seeds, and nothing else: no paths, loggers or devices."""
-        return factors(
-            self.config, digest=self.digest, weights=self.weights, fixed=self.fixed, fixed_seed=self.fixed_seed
-        )
+        """All that determines the results except the seeds, and nothing else: no paths, loggers or devices."""
+        return factors(self.config, self.digest, self.weights, fixed=self.fixed, fixed_seed=self.fixed_seed)
 
     @property
     def fixed(self) -> tuple[str, ...]:
@@ -64,10 +53,7 @@ class Cell:
 
 
 def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The canonical config of a fit as a study runs it: on one device, with folders and loggers of its own.
-
-    Args:
-        given: What a fit is given; see `compose`.
+    """The canonical config of a composed fit as a study runs it: on one device, with the study's folders and loggers.
 
     Raises:
         ValueError: An option is unknown, a class was not found or its arguments do not fit, or no cell can be run so.
@@ -76,34 +62,29 @@ def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
     if trainer.get("devices") in (None, "auto"):
         trainer["devices"] = 1
     given = {**given, "trainer": trainer}
-    parsed = parse(parser_of("fit"), given)
-    config = canonical(parsed, given)
+    config = canonical(parse(parser_of("fit"), given), given)
     check_trainer(config["trainer"])
-    config["model"] = without(config["model"], "replicates")
-    return without(config, "seed_everything")
+    return without({**config, "model": without(config["model"], "replicates")}, "seed_everything")
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Refuse settings with which no cell can be run.
+    """Refuse, with a ValueError, settings with which no cell can be run.
 
     Several devices are refused because under DDP each would run the whole study again.
-
-    Raises:
-        ValueError: There is one.
     """
-    barred = [name for name in BARRED if trainer.get(name)]
-    if barred:
-        raise ValueError(f"trainer.{barred[0]}: a study trains whole fits; leave it out")
-    for name, value in {"devices": trainer.get("devices", 1), "num_nodes": trainer.get("num_nodes", 1)}.items():
+    for name in BARRED:
+        if trainer.get(name):
+            raise ValueError(f"trainer.{name}: a study trains whole fits; leave it out")
+    for name in ("devices", "num_nodes"):
+        value = trainer.get(name, 1)
         if value not in (1, "1") and not (isinstance(value, list) and len(value) == 1):
             raise ValueError(f"trainer.{name}: a cell runs on one device, got {value!r}; use study.workers for several")
-    limits = {name: trainer.get(name) for name in ("max_epochs", "max_steps", "limit_train_batches")}
-    nothing = [name for name, value in limits.items() if value == 0]
-    if nothing:
-        raise ValueError(f"trainer.{nothing[0]} is 0, and a cell needs one epoch or step at least")
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise ValueError(f"trainer.{name} is 0, and a cell needs one epoch or step at least")
     if trainer.get("limit_test_batches") == 0:
         raise ValueError("trainer.limit_test_batches is 0, and every seed is scored on test")
-    endless = limits["max_epochs"] == -1 and limits["max_steps"] in (None, -1)
+    endless = trainer.get("max_epochs") == -1 and trainer.get("max_steps") in (None, -1)
     if endless and not trainer.get("max_time") and not trainer.get("callbacks"):
         raise ValueError("trainer.max_epochs is -1, and nothing else ends the training: give max_steps or max_time")
 
@@ -114,11 +95,9 @@ def build_data(config: Mapping[str, Any]) -> Any:
 
 
 def data_digest(config: Mapping[str, Any], known: dict[str, str] | None = None) -> str:
-    """Hash of what the dataset of a config yields, after its batches and labels were checked.
+    """Hash of what the dataset of a cell's config yields, after its batches and labels were checked.
 
-    Args:
-        config: A cell's.
-        known: Digests of the same moment by config, to which this one is added. Files may change later.
+    The digest is added to those ``known``, by config, for as long as files do not change.
 
     Raises:
         ValueError: The data are missing or damaged, or cannot be trained, validated and tested on.

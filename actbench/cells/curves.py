@@ -1,6 +1,7 @@
 """The shape of an activation as it is after training, so that a report can draw it without torch."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ RANGE, POINTS = 5.0, 101  # inputs from -5 to 5
 def curves(classifier: Classifier) -> Iterator[dict[str, list[float] | None]]:
     """For each replicate, inputs, outputs and slopes of the activation at its first place in the network.
 
-    They are None where it is no function of one number: it has parameters for each channel, say.
+    They are None where the activation is no function of one number, as with parameters for each channel.
     """
     site = next(compared(classifier.stack.network), None)
     for place in range(len(classifier.seeds)):
@@ -24,12 +25,10 @@ def curves(classifier: Classifier) -> Iterator[dict[str, list[float] | None]]:
 def curve(activation: nn.Module | None) -> dict[str, list[float] | None]:
     """Inputs, outputs and slopes of an activation."""
     x = torch.linspace(-RANGE, RANGE, POINTS).requires_grad_()
-    try:
-        with torch.enable_grad():
-            y = activation(x) if activation else None
-            slope = None if y is None else torch.autograd.grad(y.sum(), x)[0]
-    except Exception:  # of any kind: it may refuse an input of such a shape
-        y = slope = None
-    if y is None or slope is None or not (y.isfinite().all() and slope.isfinite().all()):
-        return dict.fromkeys(("curve_x", "curve_y", "curve_slope"))
-    return {"curve_x": x.tolist(), "curve_y": y.tolist(), "curve_slope": slope.tolist()}
+    if activation:
+        with suppress(Exception), torch.enable_grad():  # of any kind: it may refuse an input of such a shape
+            y = activation(x)
+            slope = torch.autograd.grad(y.sum(), x)[0]
+            if y.isfinite().all() and slope.isfinite().all():
+                return {"curve_x": x.tolist(), "curve_y": y.tolist(), "curve_slope": slope.tolist()}
+    return dict.fromkeys(("curve_x", "curve_y", "curve_slope"))

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import math
+import os
 import site
 import sys
 import sysconfig
@@ -21,6 +22,7 @@ from uuid import uuid4
 from actbench import __version__
 from actbench.checkpoints import is_default
 from actbench.config import LIGHTNINGS, is_ours
+from actbench.specs import without
 from actbench.specs.compose import SPEC_NAMES
 
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short forms
@@ -103,17 +105,9 @@ KEY: Mapping[str, Counts] = {
 
 
 def factors(
-    config: Mapping[str, Any], *, digest: str, weights: str, fixed: Sequence[str], fixed_seed: int
+    config: Mapping[str, Any], digest: str, weights: str, *, fixed: Sequence[str], fixed_seed: int
 ) -> dict[str, Any]:
-    """What the results of a cell follow from, in plain values that JSON holds.
-
-    Args:
-        config: A fit's in canonical form.
-        digest: Of the data.
-        weights: Which are scored.
-        fixed: The sources of randomness that are the same for every seed.
-        fixed_seed: What keys them.
-    """
+    """What the results of a cell with these fields follow from, in plain values that JSON holds; see `Cell`."""
     model, trainer = config["model"], dict(config["trainer"])
     if "precision" in trainer:
         trainer["precision"] = PRECISIONS.get(str(trainer["precision"]), trainer["precision"])
@@ -123,15 +117,12 @@ def factors(
         for name, value in trainer.items()
         if KEY[f"trainer.{name}"].counts and not is_default(name, value) and value != LIGHTNINGS[name]
     }
-    built = {
+    own, packages = code(config)
+    result = {
         "data": without_paths(config["data"]),
         **{name: model[name] for name in SPEC_NAMES},
         "callbacks": callbacks,
         **({"batch_keys": model["batch_keys"]} if "batch_keys" in model else {}),
-    }
-    own, packages = code(config)
-    result = {
-        **built,
         "trainer": settings,
         "digest": digest,
         "versions": {name: version(name).partition("+")[0] for name in sorted(packages)} | {"actbench": __version__},
@@ -158,16 +149,9 @@ def without_paths(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if is_ours(dataset["class_path"]):
         where = {"root", "download"}
     else:
-        where = {name for name, value in arguments.items() if isinstance(value, str) and is_path(value)}
-    return {**dataset, "init_args": {name: value for name, value in arguments.items() if name not in where}}
-
-
-def is_path(value: str) -> bool:
-    """Whether a text names something on disk."""
-    try:
-        return Path(value).exists()
-    except (OSError, ValueError):  # too long, or with a character that no path has
-        return False
+        texts = {name: Path(value) for name, value in arguments.items() if isinstance(value, str)}
+        where = {name for name, path in texts.items() if os.path.exists(path)}  # noqa: PTH110  # never an error
+    return {**dataset, "init_args": without(arguments, *where)}
 
 
 # --- code ---
@@ -223,12 +207,7 @@ def installed_folders() -> tuple[Path, ...]:
     return tuple(Path(path).resolve() for path in (*paths, *site.getsitepackages(), site.getusersitepackages()))
 
 
-@cache
-def distributions_of() -> Mapping[str, list[str]]:
-    """Distributions of each installed package."""
-    return packages_distributions()
-
-
+distributions_of = cache(packages_distributions)
 PACKAGE = Path(__file__).resolve().parent.parent  # actbench
 
 
@@ -241,8 +220,7 @@ def file_of(name: str) -> Path | None:
             return Path(getattr(module, "__file__", None) or "")
         if spec is not None and spec.origin and spec.has_location:
             file = Path(spec.origin).resolve()
-            inside = [folder for folder in (*installed_folders(), PACKAGE) if file.is_relative_to(folder)]
-            return None if inside else file
+            return None if any(map(file.is_relative_to, (*installed_folders(), PACKAGE))) else file
     return None
 
 
@@ -261,7 +239,7 @@ def source_hash(name: str, file: Path) -> str:
 
 
 def imports(name: str, file: Path) -> list[str]:
-    """Modules that a module imports, at its start or in a function, and the packages that it lies in."""
+    """Modules that a module imports, at its start or in a function, and the package that it lies in."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     found = [name.rpartition(".")[0]] if "." in name else []
     if file.suffix == ".py":

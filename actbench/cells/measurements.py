@@ -26,12 +26,9 @@ BUSY = 0.2  # share of the processor that others have used, above which times sa
 
 
 class Measurements(Callback):
-    """What a fit costs, where it runs, and the fingerprints of its weights and order.
+    """What a fit with this canonical config costs, where it runs, and the fingerprints of its weights and order.
 
     They are part of every checkpoint.
-
-    Args:
-        config: The fit's, in canonical form.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -97,9 +94,9 @@ class Measurements(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         replicates = len(cast(Classifier, pl_module).seeds)
         step_s = statistics.median(self.step_times_s) if self.step_times_s else None
-        size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        datamodule = getattr(trainer, "datamodule", None)
+        size, order = getattr(datamodule, "batch_size", None), getattr(datamodule, "order", None)
         busy = self.others.share()
-        order = getattr(getattr(trainer, "datamodule", None), "order", None)
         if isinstance(order, str):  # of batches that all replicates share
             self.order = [order] * replicates
         self.provenance = self.provenance | {
@@ -112,14 +109,14 @@ class Measurements(Callback):
 
 
 class Others:
-    """How much of the processor others than this process use from now on. Known on Linux."""
+    """How much of the processor other processes use from now on; known on Linux only."""
 
     def __init__(self) -> None:
         self.start = self.now()
 
     @staticmethod
     def now() -> tuple[float, float, float] | None:
-        """Seconds: the machine's busy ones over all cores, this process's own, and the clock."""
+        """Busy seconds of all cores, seconds used by this process, and the clock."""
         if sys.platform != "linux":
             return None
         with open("/proc/stat") as file:  # noqa: PTH123
@@ -129,7 +126,7 @@ class Others:
         return used, own.user + own.system, time.perf_counter()
 
     def share(self) -> float | None:
-        """Share of all cores' time that others have used."""
+        """Share of all cores' time that other processes have used."""
         now = self.now()
         if now is None or self.start is None:
             return None

@@ -1,6 +1,6 @@
 """Training and scoring a cell: one fit, one test, a record for each seed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,8 @@ from actbench.processor import choose_threads, keep_memory
 from actbench.streams import fixed
 
 SCORES = {"accuracy": "acc", "loss": "loss", "ece": "ece"}
-EPOCH_SCORES = {"epoch_train_loss": "train/loss"} | {
-    f"epoch_val_{name}": f"val/{short}" for name, short in SCORES.items()
-}
+EPOCH_SCORES = {"epoch_train_loss": "train/loss", **{f"epoch_val_{name}": f"val/{of}" for name, of in SCORES.items()}}
+FINAL_SCORES = {f"{part}_{name}": f"{part}/{of}" for part in ("val", "test") for name, of in SCORES.items()}
 
 
 def to_records(
@@ -38,64 +37,49 @@ def to_records(
 ) -> pl.DataFrame:
     """A row for each replicate of a classifier that was fitted and tested.
 
-    A replicate that was stopped early has the epochs up to then, as if it had been alone.
-
-    Args:
-        factors: What was trained; see `Cell`.
-        classifier: It holds the scores on val, if there is one, and test.
-        epochs: Every epoch's scores, as in `RunFolder`.
-        measured: State of the fit's `Measurements`.
+    A replicate that was stopped early has the epochs up to then, as if it had been
+    alone. Each epoch's scores are as in `RunFolder`, and ``measured`` is the state
+    of the fit's `Measurements`.
     """
-    scored = {
-        f"{part}_{name}": classifier.evaluated.get(f"{part}/{short}")
-        for part in ("val", "test")
-        for name, short in SCORES.items()
+    shared = {
+        "cell": records.fingerprint(factors),
+        **{name: factors[name]["class_path"] for name in ("network", "activation")},
+        "dataset": factors["data"]["class_path"],
+        "factors": records.json_text(factors),
+        "weights": factors["weights"],
+        "classes": classifier.num_classes,
+        "parameters": sum(values[0].numel() for values in classifier.parameters() if values.requires_grad),
+        "config": measured["config"],
+        **measured["provenance"],
     }
-    trainable = sum(parameter[0].numel() for parameter in classifier.parameters() if parameter.requires_grad)
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for place, (seed, shape) in enumerate(zip(classifier.seeds, curves(classifier), strict=True)):
-            trained = [row for row in epochs if row["trained"][place]]
-            by_epoch = {
-                name: [row["scores"][score][place].item() if score in row["scores"] else None for row in trained]
-                for name, score in EPOCH_SCORES.items()
-            }
-            final: dict[str, Any] = {
-                name: None if values is None else values[place].item() for name, values in scored.items()
-            }
-            lost = [loss is not None and not np.isfinite(loss) for loss in by_epoch["epoch_val_loss"]]
-            yield {
-                "cell": records.fingerprint(factors),
-                **{name: factors[name]["class_path"] for name in ("network", "activation")},
-                "dataset": factors["data"]["class_path"],
-                "factors": records.json_text(factors),
-                "seed": seed,
-                "weights": factors["weights"],
-                **final,
-                **by_epoch,
-                "epochs": len(trained),
-                "diverged": any(lost) or not np.isfinite(final["test_loss"]),
-                "diverged_epoch": lost.index(True) if any(lost) else None,
-                "classes": classifier.num_classes,
-                **shape,
-                "parameters": trainable,
-                "init_fingerprint": measured["init"][place],
-                "order_fingerprint": measured["order"][place] if measured["order"] else None,
-                "config": measured["config"],
-                **measured["provenance"],
-            }
+    def row(place: int, seed: int, shape: Mapping[str, Any]) -> dict[str, Any]:
+        def score(scores: Mapping[str, Any], name: str) -> float | None:
+            return None if scores.get(name) is None else scores[name][place].item()
 
-    return records.frame(rows())
+        trained = [epoch["scores"] for epoch in epochs if epoch["trained"][place]]
+        by_epoch = {name: [score(scores, short) for scores in trained] for name, short in EPOCH_SCORES.items()}
+        final: dict[str, Any] = {name: score(classifier.evaluated, short) for name, short in FINAL_SCORES.items()}
+        lost = [loss is not None and not np.isfinite(loss) for loss in by_epoch["epoch_val_loss"]]
+        return {
+            **shared,
+            "seed": seed,
+            **final,
+            **by_epoch,
+            "epochs": len(trained),
+            "diverged": any(lost) or not np.isfinite(final["test_loss"]),
+            "diverged_epoch": lost.index(True) if any(lost) else None,
+            **shape,
+            "init_fingerprint": measured["init"][place],
+            "order_fingerprint": measured["order"][place] if measured["order"] else None,
+        }
+
+    shapes = zip(classifier.seeds, curves(classifier), strict=True)
+    return records.frame(row(place, seed, shape) for place, (seed, shape) in enumerate(shapes))
 
 
 class CellCLI(BenchCLI):
-    """LightningCLI for a cell: a fit whose folders, callbacks and progress are those of a study.
-
-    Args:
-        cell: What is trained.
-        folder: For what callbacks write.
-        callbacks: Those of the study, after the config's own.
-    """
+    """LightningCLI for a cell: a fit with the study's callbacks after its own, which write to the study's folder."""
 
     def __init__(self, cell: Cell, folder: Path, callbacks: Sequence[Callback]) -> None:
         self.folder, self.callbacks = folder, callbacks
@@ -116,19 +100,17 @@ class CellCLI(BenchCLI):
 def run_cell(
     cell: Cell, folder: Path, callbacks: Sequence[Callback] = (), *, copy: CheckpointCopy | None = None
 ) -> pl.DataFrame:
-    """Train and score a cell's replicates.
+    """Train and score a cell's replicates; returns their records, a row for each seed.
 
-    A checkpoint is kept in the folder while it runs; with one there, it goes on where that was written. From a
-    damaged one it starts over.
+    A cell keeps a checkpoint in its folder while it runs, and resumes from the
+    checkpoint that it finds there, unless that is damaged. The caller removes the
+    folder and the copy.
 
     Args:
-        cell: What is trained.
-        folder: For the checkpoint; it is the caller's to remove.
-        callbacks: More than the config names, such as a progress bar.
-        copy: Where else the checkpoint is kept, and taken from if it is there; the caller's to remove, too.
-
-    Returns:
-        Records, a row for each seed.
+        cell: The cell.
+        folder: Folder for the checkpoint.
+        callbacks: Callbacks besides those of the config, such as a progress bar.
+        copy: A second place for the checkpoint, from which it is taken if it is found there.
     """
     with unchanged_process(SEED), fixed(cell.fixed, cell.fixed_seed):
         measured = Measurements(cell.fit)
@@ -160,12 +142,10 @@ def run_cell(
 
 
 def readable(checkpoint: Path) -> Path | None:
-    """The checkpoint, if it is there; a damaged one is removed, so that its cell starts over."""
-    if not checkpoint.exists():
-        return None
-    try:
-        checkpoints.load(checkpoint)
-    except checkpoints.CheckpointError:
-        checkpoint.unlink()
-        return None
-    return checkpoint
+    """The checkpoint, if it exists; a damaged one is removed, so that its cell starts over."""
+    if checkpoint.exists():
+        try:
+            checkpoints.load(checkpoint)
+        except checkpoints.CheckpointError:
+            checkpoint.unlink()
+    return checkpoint if checkpoint.exists() else None
