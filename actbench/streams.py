@@ -46,7 +46,7 @@ def varying() -> list[Source]:
 
 @contextmanager
 def fixed(sources: Collection[str], seed: int) -> Iterator[None]:
-    """Let these of the `SOURCES` be those of one seed, whichever seed is asked for."""
+    """Let these of the `SOURCES` follow from one seed, whichever seed is asked for."""
     purposes = [*sources, "activation"] if "init" in sources else sources
     token = FIXED.set(dict.fromkeys(purposes, seed))
     try:
@@ -59,8 +59,7 @@ def fixed(sources: Collection[str], seed: int) -> Iterator[None]:
 def global_stream(seed: int, purpose: Purpose, *index: int) -> Iterator[None]:
     """Let torch's global CPU generator be one stream, and put it back afterwards.
 
-    For code that draws without taking a generator, such as the constructors of
-    `torch.nn`.
+    For code that draws without taking a generator, such as constructors of `torch.nn`.
     """
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(stream_seed(seed, purpose, *index))

@@ -2,10 +2,9 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import yaml
@@ -20,7 +19,6 @@ from actbench.records import RecordError, Store
 from actbench.specs import UsageError, compose, one_line, without
 from actbench.study import (
     FLAGS,
-    Entry,
     MissingError,
     Study,
     StudyError,
@@ -47,17 +45,20 @@ def compare(words: Sequence[str]) -> int:
         if show_help(study_parser(), "compare", words):
             return 0
         given = compose(words, (*FLAGS, "print_config"))
-        study = study_of(given, with_files=any(word.startswith(("--config", "-c")) for word in words))
+        if not given.get("study") and any(word.startswith(("--config", "-c")) for word in words):
+            raise UsageError("--config has no section 'study', which says what is compared; `fit` runs it")
+        study = Study.of(without(given, "print_config"))
         if "print_config" in given:
             print(yaml.safe_dump(study.to_config(), sort_keys=False), end="")
             return 0
         if given.get("pilot") and not given.get("dry_run"):
             raise UsageError("--pilot belongs to --dry_run: it trains 4 seeds apart, to plan with")
         if given.get("dry_run"):
-            return print_plan(study, with_pilot=bool(given.get("pilot")))
+            print_plan(study, with_pilot=bool(given.get("pilot")))
+            return 0
         folder = Path(study.root, study.name)
-        self_test = bool(given.get("self_test"))
-        told = run_study(study, self_test=self_test, show=partial(draw, folder=folder), command=command)
+        show = partial(draw, folder=folder)
+        told = run_study(study, self_test=bool(given.get("self_test")), show=show, command=command)
     except (StudyError, UsageError, RecordError, ExecutorError) as error:
         return fail(f"compare: {one_line(error)}" if isinstance(error, UsageError) else one_line(error))
     except MissingError as error:
@@ -73,19 +74,8 @@ def compare(words: Sequence[str]) -> int:
     return 0
 
 
-def study_of(given: Mapping[str, Any], *, with_files: bool) -> Study:
-    """The study that a command line gives.
-
-    Raises:
-        UsageError: There is a config file, and nothing says what is compared.
-    """
-    if with_files and not given.get("study"):
-        raise UsageError("--config has no section 'study', which says what is compared; `fit` runs it")
-    return Study.of(without(given, "print_config"))
-
-
 def finished(study: Study | None) -> str:
-    """How much of a study is kept when it is interrupted, in words."""
+    """How much of an interrupted study is kept, in words."""
     if study is None or study.grid:  # which of a tuned study's cells count is known at its end
         return "what is finished is kept"
     plan = make_plan(study)
@@ -93,8 +83,8 @@ def finished(study: Study | None) -> str:
     return f"{plan.cached:,} of {total:,} replicates are finished, and kept"
 
 
-def print_plan(study: Study, *, with_pilot: bool) -> int:
-    """Say what a study would run, and what it will be able to tell."""
+def print_plan(study: Study, *, with_pilot: bool) -> None:
+    """Print what a study would run, and what it will be able to tell."""
     compared = entries(study)
     question = question_of(study, compared)
     wanted = [Wanted(entry, study.seeds) for entry in compared]
@@ -103,8 +93,10 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
         rehearse(plan, print)
         known = collect(study, wanted, print, change=False)
         will = forecast(plan.missing, known)
-    else:
-        known = own_records(study, compared)
+    else:  # the folder's records: one file, where cells may be thousands, and nothing before the study's end
+        path, known = Path(study.root, study.name, RECORDS), pl.DataFrame()
+        if path.exists():
+            known = records.read_records(path).filter(pl.col("cell").is_in([entry.hash for entry in compared]))
     sequential = f" at most, from {question.design.looks[0]} on until it is clear" if question.design else ""
     print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
     for what, names in {"datasets": question.datasets, "networks": question.networks, "arms": question.arms}.items():
@@ -128,23 +120,10 @@ def print_plan(study: Study, *, with_pilot: bool) -> int:
     images = {name: test_images(entry) for name, entry in datasets.items()}
     print_foresight(question, foresee(question, known, pilot(study) if with_pilot else pl.DataFrame(), images))
     print(f"plan: {question.hash}")
-    return 0
-
-
-def own_records(study: Study, compared: Sequence[Entry]) -> pl.DataFrame:
-    """What a study's folder holds of its arms; nothing before its end. That is one file, where cells may be thousands.
-
-    Raises:
-        RecordError: The file is damaged.
-    """
-    path = Path(study.root, study.name, RECORDS)
-    if not path.exists():
-        return pl.DataFrame()
-    return records.read_records(path).filter(pl.col("cell").is_in([entry.hash for entry in compared]))
 
 
 def print_foresight(question: Question, foreseen: Sequence[Foreseen]) -> None:
-    """Say what a study will be able to tell."""
+    """Print what a study will be able to tell."""
     margin = points(question.margin, sign=False)
     for of in foreseen:
         seen, sd = (" to ".join(dict.fromkeys(points(value, sign=False) for value in both)) for both in of[4:2:-1])
