@@ -17,7 +17,8 @@ It holds no absolute path, and nothing is imported before every class path in it
 import os
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from torch import Tensor
 
 from actbench import __version__
 from actbench.specs import ActivationSpec, NetworkSpec, class_paths, is_plain, one_line, public_path, written
+from actbench.specs.compose import SPEC_NAMES, SPECS
+from actbench.specs.values import import_object
 from actbench.streams import SOURCES
 
 KEY = "actbench"
@@ -74,8 +77,13 @@ def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | No
         recorded = {name: value for name, value in datamodule.hparams.items() if is_plain(value)}
         cls = type(getattr(datamodule, "inner", datamodule))
         described = written({"class_path": public_path(cls), "init_args": recorded})
-    local: list[str] = []
-    described = {"init_args": {}, **portable(described, local)}
+    return {"init_args": {}, **passed_on(described)}
+
+
+def passed_on(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A DataModule's description without what no checkpoint may say: paths that lead elsewhere, and downloads."""
+    local = list(described.get("local", []))
+    described = portable({**described}, local)
     return {**described, "local": local} if local else described
 
 
@@ -93,15 +101,15 @@ def is_default(name: str, value: Any) -> bool:
 
 
 def portable(value: Any, local: list[str], name: str = "") -> Any:
-    """A class with its arguments, in which absolute paths are relative to the working directory.
+    """A class with its arguments, without downloads, in which paths are relative to the working directory.
 
-    Arguments with a path that lies elsewhere are left out, and their dotted names added to ``local``. For a value that
+    Arguments with a path that leads out of it are left out, and their dotted names added to ``local``. For a value that
     is no class, such a path is a LookupError.
     """
-    if isinstance(value, str) and Path(value).is_absolute():
-        if not Path(value).is_relative_to(Path.cwd()):
+    if isinstance(value, str):
+        if ".." in Path(value).parts or not Path.cwd().joinpath(value).is_relative_to(Path.cwd()):
             raise LookupError(value)
-        return str(Path(value).relative_to(Path.cwd()))
+        return str(Path(value).relative_to(Path.cwd())) if Path(value).is_absolute() else value
     if isinstance(value, list):
         return [portable(item, local, name) for item in value]
     if not isinstance(value, dict):
@@ -110,6 +118,8 @@ def portable(value: Any, local: list[str], name: str = "") -> Any:
         return {key: portable(item, local, f"{name}.{key}") for key, item in value.items()}
     arguments = {}
     for argument, item in value.get("init_args", {}).items():
+        if argument == "download":
+            continue
         try:
             arguments[argument] = portable(item, local, f"{name}.{argument}")
         except LookupError:
@@ -162,23 +172,51 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
         raise CheckpointError(f"{path} is damaged: its entry '{KEY}': {error}") from error
     if not is_description(description):
         raise CheckpointError(f"{path} is damaged: its entry '{KEY}' is not what actbench {__version__} writes")
+    if not is_lightnings(checkpoint):
+        raise CheckpointError(f"{path} is damaged: its entries are not what pytorch-lightning writes")
     if data and description["data"] and data.split(".")[-1] != description["data"]["class_path"].split(".")[-1]:
         description = {**description, "data": None}
-    trusted = (*TRUSTED, *trust)
-    for class_path in class_paths(description):
-        if not any(f"{class_path}.".startswith(f"{name}.") for name in trusted):
-            raise CheckpointError(
-                f"checkpoint {path} names the class {class_path!r}, which would be imported and run: "
-                f"if you trust it, add --trust {str(class_path).split('.')[0]}"
-            )
+    if description["data"]:
+        description = {**description, "data": passed_on(description["data"])}
+    check_trust(description, (*TRUSTED, *trust), path)
     check_weights(description["model"], checkpoint["state_dict"], path)
     return description
+
+
+def check_trust(description: Mapping[str, Any], trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse class paths outside of the trusted modules, and then those of another kind than is meant.
+
+    Raises:
+        CheckpointError: A class is not trusted, or is not what it should be.
+    """
+    for class_path in map(str, class_paths(description)):
+        if not any(f"{class_path}.".startswith(f"{name}.") for name in trusted):
+            module = class_path.rpartition(".")[0]
+            libraries = {"torch", "pytorch_lightning", "lightning", *sys.stdlib_module_names}
+            advice = "" if module.partition(".")[0] in {"", *libraries} else f": if you trust it, add --trust {module}"
+            raise CheckpointError(
+                f"checkpoint {path} names the class {class_path!r}, which would be imported and run{advice}"
+            )
+    try:
+        found = {class_path: import_object(class_path) for class_path in map(str, class_paths(description))}
+        for name in SPEC_NAMES:
+            if description["model"][name]:
+                SPECS[f"model.{name}"].find(description["model"][name]["class_path"])
+    except Exception as error:  # of any kind, in a module that is not ours
+        raise CheckpointError(f"{path} describes what cannot be built: {one_line(error)}") from error
+    data = description["data"] and found[description["data"]["class_path"]]
+    bases = [cls.__name__ for cls in getattr(data, "__mro__", ())]
+    if not all(isinstance(cls, type) for cls in found.values()) or (data and "LightningDataModule" not in bases):
+        raise CheckpointError(
+            f"{path} describes what cannot be built: it names what is no class, or none of a DataModule"
+        )
 
 
 def is_description(value: Mapping[str, Any]) -> bool:
     """Whether every entry has the form that `Classifier` writes; a class path as bare text has not."""
     match value:
         case {
+            "version": str(),
             "seed": int(),
             "vary": [*sources],
             "model": {
@@ -192,10 +230,59 @@ def is_description(value: Mapping[str, Any]) -> bool:
             },
             "data": None | {"class_path": str(), "init_args": dict()},
             "trainer": {**settings},
+            "active": Tensor(),
+            "train_loss": dict(),
+            "scores": {**scores},
         }:
-            known = all(source in SOURCES for source in sources) and set(settings) <= set(TRAINER_SETTINGS)
-            return known and all(isinstance(size, int) for size in sizes) and is_plain(settings)
+            local = (value["data"] or {}).get("local", [])
+            return (
+                all(source in SOURCES for source in sources)
+                and set(settings) <= set(TRAINER_SETTINGS)
+                and is_plain(settings)
+                and is_plain(value["data"])
+                and isinstance(local, list)
+                and all(isinstance(name, str) for name in local)
+                and all(isinstance(size, int) for size in sizes)
+                and all(map(torch.is_tensor, scores.values()))
+            )
     return False
+
+
+def is_lightnings(content: Any) -> bool:
+    """Whether the entries that Lightning reads have the form that it writes."""
+    match content:
+        case {
+            "epoch": int(epoch),
+            "global_step": int(step),
+            "pytorch-lightning_version": str(version),
+            "loops": dict(),
+            "state_dict": Mapping(),
+        } if epoch >= 0 and step >= 0:
+            states = content.get("callbacks", {})
+            named = isinstance(states, dict) and all(isinstance(state, dict) for state in states.values())
+            return named and re.fullmatch(r"\d+(\.\w+)+", version) is not None
+    return False
+
+
+def same_form(one: Any, other: Any) -> bool:
+    """Whether two values are built alike: tensors of one shape and kind, mappings of the same keys, values of one type."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        floats = one.is_floating_point() and other.is_floating_point()
+        return one.shape == other.shape and (floats or one.dtype == other.dtype)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_form(value, other[name]) for name, value in one.items())
+    return type(one) is type(other)
+
+
+def check_state(state: Any, like: Any, what: str) -> None:
+    """Refuse restored state that is not built like what is expected: nothing would go on from it.
+
+    Raises:
+        CheckpointError: The two differ in form.
+    """
+    if not same_form(state, like):
+        raise CheckpointError(f"the checkpoint is damaged: its {what} are not those of this network and its replicates")
+
 
 
 def load(path: str | Path) -> Any:

@@ -300,17 +300,14 @@ class Classifier(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[checkpoints.KEY] = {
+        checkpoint[checkpoints.KEY] = self._state() | {
             "schema": checkpoints.SCHEMA,
             "version": __version__,
             "seed": self.seeds[0],
             "model": self.describe(),
             "vary": varying(),
-            "active": self.active.clone(),
             "data": checkpoints.describe_data(getattr(self.trainer, "datamodule", None)),
             "trainer": checkpoints.describe_trainer(self.trainer),
-            # An epoch's sums, for a run that is resumed in the middle of one.
-            "train_loss": {name: torch.as_tensor(value).cpu() for name, value in self.train_loss.metric_state.items()},
             "scores": {name: value.cpu() for name, value in self.evaluated.items()},
         }
         # One description, and no path of this machine: Lightning's own hold the data's root.
@@ -320,12 +317,18 @@ class Classifier(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        description = checkpoint.get(checkpoints.KEY, {})
-        for name, value in description.get("train_loss", {}).items():
+        saved = checkpoint.get(checkpoints.KEY, {})
+        checkpoints.check_state({name: saved.get(name) for name in self._state()}, self._state(), "sums")
+        for name, value in saved["train_loss"].items():
             setattr(self.train_loss, name, value.to(self.device))
-        self.active = description.get("active", self.active).cpu()
-        self.evaluated = dict(description.get("scores", {}))
+        self.active = saved["active"]
+        self.evaluated = dict(saved["scores"])
         self._move_paths(checkpoint, to_relative=False)
+
+    def _state(self) -> dict[str, Any]:
+        """What training goes on from besides weights: who has not stopped, and the sums of the epoch so far."""
+        sums = {name: torch.as_tensor(value).cpu() for name, value in self.train_loss.metric_state.items()}
+        return {"active": self.active.clone(), "train_loss": sums}
 
     def _move_paths(self, checkpoint: dict[str, Any], *, to_relative: bool) -> None:
         """Write the paths in ModelCheckpoint's state relative to its folder, or back."""

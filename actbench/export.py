@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
     Raises:
         ExportError: There is no such replicate or format, ONNX is not installed, the network cannot be exported, or
             the file gives other outputs than the stack. No file is left.
+        OSError: The file cannot be written.
     """
     if not 0 <= replicate < len(classifier.seeds):
         raise ExportError(f"replicate must be from 0 to {len(classifier.seeds) - 1}, got {replicate}")
@@ -54,7 +56,7 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
                 if not torch.allclose(exported, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
                     difference = (exported - expected).abs().max().item()
                     raise ExportError(f"the exported network differs from the stack by up to {difference:.2g}")
-    except ExportError:
+    except (ExportError, OSError):
         raise
     except Exception as error:  # the exporters raise errors of many kinds
         raise ExportError(f"{type(network).__name__} cannot be exported: {one_line(error)[:300]}") from error
@@ -63,7 +65,9 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
 def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:
     """Write a network as a program of torch's own operators; returns what the file runs."""
     program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    torch.export.save(program, path)
+    buffer = BytesIO()  # where a disk is full, torch's own writer ends the process
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getvalue())
     loaded: Run = torch.export.load(path).module()
     return loaded
 

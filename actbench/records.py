@@ -22,6 +22,7 @@ import polars as pl
 SCHEMA = 1
 CHECKSUM = "actbench.sha256"
 JOINED = 1024  # replicates of a file in which many are joined
+LONGEST = 200  # letters of a name
 BLANK = "0" * 64  # stands for the checksum while it is computed
 
 
@@ -176,6 +177,14 @@ def check(table: pl.DataFrame) -> None:
     for name, (least, most) in BOUNDS.items():
         if not table[name].drop_nulls().is_between(least, most).all():
             raise RecordError(f"its column {name} has a value that is not from {least:,} to {most:,}")
+    for name, kind in types.items():
+        if kind == pl.String and name not in ("factors", "config"):
+            texts = table[name].drop_nulls().unique()
+            if not all(text.isprintable() and len(text) <= (LONGEST if name in NAMES else 1000) for text in texts):
+                raise RecordError(f"its column {name} has a text that is too long, or that cannot be printed")
+    lengths = table.select(pl.col("curve_x", "curve_y", "curve_slope").list.len())
+    if not lengths.select(pl.min_horizontal(pl.all()).eq_missing(pl.max_horizontal(pl.all()))).to_series().all():
+        raise RecordError("its columns curve_x, curve_y and curve_slope have lists of different lengths")
     if not all(map(CELL.fullmatch, table["cell"].unique())):
         raise RecordError("its column cell has what is no hash of a cell")
     if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):

@@ -1,14 +1,20 @@
 """Files that others have made, whole or damaged or meant to harm: one line, nothing outside, no end without."""
 
+import contextlib
+import json
 import os
 import resource
+import shutil
 from zipfile import ZIP_DEFLATED, ZipFile
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
+from hostile import AWKWARD, doubled, guarded, mutated, nested
 from pytorch_lightning import Trainer
-from studies import records
+from studies import golden, random_study, records
 from torch import nn
 
 from actbench.checkpoints import CheckpointError
@@ -140,20 +146,6 @@ def honest(tmp_path_factory):
     return path
 
 
-def doubled(times):
-    value = [1]
-    for _ in range(times):
-        value = [value, value]
-    return value
-
-
-def nested(times):
-    value = {}
-    for _ in range(times):
-        value = {"a": value}
-    return value
-
-
 def holding_itself():
     value = []
     value.append(value)
@@ -268,3 +260,156 @@ def test_a_wrong_value_is_named_in_a_short_line(tmp_path, monkeypatch, capsys, w
 
 def test_a_group_that_is_null_says_nothing():
     assert compose(["--trainer", "null", "--trainer.max_epochs", "3"]) == {"trainer": {"max_epochs": "3"}}
+
+
+# --- mutations: a value, wherever it stands, is changed, left out, added to or called otherwise ---
+
+BATCH = 5
+BATCHES = {
+    "checkpoint": (10, 80),
+    "history": (8, 60),
+    "records": (6, 50),
+    "fit": (4, 30),
+    "compare": (3, 20),
+}  # CI, slow
+FIT = ["--model.network", "MLP", "--data", "FakeImages", "--data.rows", "200", "--trainer.accelerator", "cpu"]
+
+
+def batches(kind):
+    """Seeds of a kind's mutations, in batches; those beyond the first few are slow."""
+    few, many = BATCHES[kind]
+    starts = range(0, many * BATCH, BATCH)
+    return [
+        pytest.param(range(start, start + BATCH), marks=pytest.mark.slow if start >= few * BATCH else ())
+        for start in starts
+    ]
+
+
+def harmless(capsys, folder, words, *, programs=()):
+    """Whether a command works, or says in one harmless line why it does not."""
+    with guarded(folder, programs=programs):
+        status = main([str(word) for word in words])
+    shown = capsys.readouterr()
+    assert status in (0, 2)
+    assert status == 0 or len(shown.err.splitlines()) == 1
+    assert len(shown.err) < 10_000
+    assert all(letter.isprintable() or letter in "\n\r\t" for letter in shown.out + shown.err)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run, as a fit leaves it."""
+    folder = tmp_path_factory.mktemp("run")
+    words = [
+        *FIT,
+        "--trainer.max_epochs",
+        "1",
+        "--model.lr_scheduler",
+        "ExponentialLR",
+        "--model.lr_scheduler.gamma",
+        ".9",
+    ]
+    with contextlib.chdir(folder):
+        assert main(["fit", *words, "--model.replicates", "2"]) == 0
+    return folder / "lightning_logs" / "version_0"
+
+
+def spoiled(content, rng):
+    """The content of a checkpoint, in which one value is another."""
+    key = str(rng.choice(list(content)))
+    if rng.random() < 0.5:
+        key = "actbench"
+    if isinstance(content[key], dict | list) and content[key] and rng.random() < 0.9:
+        content[key], what = mutated(content[key], rng)
+        return f"{key}: {what}"
+    content[key] = AWKWARD[rng.integers(len(AWKWARD))]
+    return f"{key} = {content[key]!r:.100}"
+
+
+@pytest.mark.parametrize("seeds", batches("checkpoint"))
+def test_a_mutated_checkpoint_does_no_harm(run, tmp_path, monkeypatch, capsys, seeds):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "theirs")
+    path = tmp_path / "theirs" / "checkpoints" / "last.ckpt"
+    for seed in seeds:
+        content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        content["state_dict"] = dict(content["state_dict"])
+        print(seed, spoiled(content, np.random.default_rng(seed)))
+        torch.save(content, path)
+        capsys.readouterr()
+
+        harmless(capsys, tmp_path, ["test", "--ckpt_path", path])
+        harmless(capsys, tmp_path, ["fit", "--ckpt_path", path, "--trainer.max_epochs", 2, "--trainer.logger", "false"])
+
+
+@pytest.mark.parametrize("seeds", batches("history"))
+def test_a_mutated_history_does_no_harm(tmp_path, monkeypatch, capsys, seeds):
+    monkeypatch.chdir(tmp_path)
+    golden(tmp_path / "theirs")
+    random_study(tmp_path / "mine", arms=2, seeds=6)
+    (tmp_path / "cells").mkdir()  # so that the two are neighbours
+    honest = json.loads((tmp_path / "theirs" / "history.json").read_text())
+    for seed in seeds:
+        content, what = mutated(honest, np.random.default_rng(seed))
+        print(seed, what)
+        (tmp_path / "theirs" / "history.json").write_text(json.dumps(content))
+        capsys.readouterr()
+
+        for words in (["report", "theirs"], ["report", "mine"], ["report", "mine", "theirs"]):
+            harmless(capsys, tmp_path, words)
+
+
+@pytest.mark.parametrize("seeds", batches("records"))
+def test_mutated_records_do_no_harm(tmp_path, monkeypatch, capsys, seeds):
+    monkeypatch.chdir(tmp_path)
+    golden(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "records.parquet"
+    honest = pl.read_parquet(path)
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        name, new = str(rng.choice(honest.columns)), AWKWARD[rng.integers(len(AWKWARD))]
+        values = honest[name].to_list()
+        values[rng.integers(len(values))] = new
+        kind = honest.schema[name] if rng.random() < 0.7 else None
+        try:
+            path.write_bytes(to_bytes(honest.with_columns(pl.Series(name, values, dtype=kind, strict=False))))
+        except Exception:  # polars has no such column
+            continue
+        print(seed, f"{name}: {new!r:.100}")
+        capsys.readouterr()
+
+        harmless(capsys, tmp_path, ["report", "theirs"])
+        harmless(capsys, tmp_path, ["report", "theirs", "--format", "tex"])
+
+
+def full_config(capsys, command, *words):
+    """What ``--print_config`` prints."""
+    assert main([command, *words, "--print_config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("seeds", batches("fit"))
+def test_a_mutated_config_of_a_fit_ends_in_a_line(tmp_path, monkeypatch, capsys, seeds):
+    monkeypatch.chdir(tmp_path)
+    honest = full_config(capsys, "fit", *FIT)
+    for seed in seeds:
+        content, what = mutated(honest, np.random.default_rng(seed))
+        (tmp_path / "fit.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        print(seed, what)
+        capsys.readouterr()
+
+        harmless(capsys, tmp_path, ["fit", "--config", "fit.yaml", "--trainer.fast_dev_run", "true"])
+
+
+@pytest.mark.parametrize("seeds", batches("compare"))
+def test_a_mutated_config_of_a_study_ends_in_a_line(tmp_path, monkeypatch, capsys, seeds):
+    monkeypatch.chdir(tmp_path)
+    words = [*FIT, "--trainer.max_epochs", "1", "--study.activations", "[relu, swish]", "--study.replicates", "2"]
+    honest = full_config(capsys, "compare", *words)
+    for seed in seeds:
+        content, what = mutated(honest, np.random.default_rng(seed))
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        print(seed, what)
+        capsys.readouterr()
+
+        harmless(capsys, tmp_path, ["compare", "--config", "study.yaml", "--dry_run"], programs=["git"])

@@ -74,7 +74,7 @@ def rows(arm, accuracies, *, dataset="Digits", network="MLP", first_seed=0, **co
 
 
 def question(arms=("relu", "swish"), datasets=("Digits",), networks=("MLP",), **settings):
-    asked = [Asked(*key, "/".join(key)) for key in product(datasets, networks, arms)]
+    asked = [Asked(*key, records.fingerprint([*key])) for key in product(datasets, networks, arms)]
     return Question(asked, "relu", **{"replicates": 8, **settings})
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
+from actbench.checkpoints import check_state
 from actbench.records import whole
 
 
@@ -145,6 +146,13 @@ class BestCheckpoint(EpochCheckpoint):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.loss, self.epoch, self.weights = (state_dict[name] for name in ("loss", "epoch", "weights"))
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.loss is not None:
+            losses = torch.zeros(len(pl_module.seeds))
+            like = {"loss": losses, "epoch": losses.long(), "weights": pl_module.stack.network.state_dict()}
+            check_state(self.state_dict(), like, "best weights")
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -2,11 +2,13 @@
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -14,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from actbench.callbacks.checkpoints import EpochCheckpoint
+from actbench.checkpoints import check_state
 from actbench.records import write_whole
 from actbench.scores import spread
 
@@ -94,7 +97,16 @@ class RunFolder(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs = list(state_dict["epochs"])
+        self.epochs = state_dict["epochs"]
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        values = torch.zeros(len(pl_module.seeds))
+        for epoch in self.epochs if isinstance(self.epochs, list) else [self.epochs]:
+            scores = epoch.get("scores") if isinstance(epoch, dict) else None
+            names = [name for name in scores or () if re.fullmatch(r"\w+/\w+", str(name))]
+            like = {"epoch": 0, "step": 0, "scores": dict.fromkeys(names, values), "trained": values.bool()}
+            check_state(epoch, like, "epochs")
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from actbench.callbacks.checkpoints import LastCheckpoint
+from actbench.checkpoints import check_state
 
 
 class ReplicateEarlyStopping(EarlyStopping):
@@ -67,6 +68,10 @@ class ReplicateEarlyStopping(EarlyStopping):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.waits is not None or self.due is not None:
+            active = pl_module.active
+            like = {"waits": active.long(), "due": active, "best_score": active.float(), "wait_count": 0, "patience": 0}
+            check_state({name: self.state_dict()[name] for name in like}, like, "counts of early stopping")
         self._stop(trainer, pl_module)  # resumed, a fit may have ended already
 
     @override

@@ -5,6 +5,7 @@ defaults; no argument of one class is kept for another.
 """
 
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -34,7 +35,7 @@ from actbench.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.processor import choose_threads, keep_memory
 from actbench.scores import gather
 from actbench.specs import UsageError, class_paths, compose, merge, one_line, read_file, readable, setting, without
-from actbench.specs.compose import SPEC_NAMES, SPECS
+from actbench.specs.compose import SPEC_NAMES, SPECS, nest
 from actbench.stack import StackError
 from actbench.streams import SOURCES, fixed
 
@@ -66,6 +67,9 @@ class CommandCLI(BenchCLI):
         super().parse_arguments(parser, args)
         if self.saved:
             refuse_contradictions(self.saved, self.canonical)
+        part = {"validate": "val", "test": "test", "predict": "predict"}.get(self.command)
+        if part and self.config.trainer[f"limit_{part}_batches"] == 0:
+            raise UsageError(f"--trainer.limit_{part}_batches is 0, which leaves nothing to {self.command}")
         output = self.config.get("output")
         if output and Path(output).suffix not in FORMATS:
             raise UsageError(f"--output: {output} must end in {' or '.join(FORMATS)}")
@@ -141,7 +145,13 @@ class CommandCLI(BenchCLI):
             options = {"verbose": False} if self.command in ("validate", "test") else {}
             run = getattr(self.trainer, self.command)
             path = self.config.ckpt_path
-            result = run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
+            try:
+                result = run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
+            except Exception as error:  # of many kinds
+                if path and is_of_state(error):
+                    kind = type(error).__name__
+                    raise checkpoints.CheckpointError(f"{path} is damaged: {kind}: {one_line(error)}") from error
+                raise
             if self.trainer.received_sigterm:
                 return 143
             self._report(result)
@@ -184,6 +194,13 @@ class CommandCLI(BenchCLI):
 # --- checkpoints ---
 
 
+def is_of_state(error: BaseException) -> bool:
+    """Whether an error comes from what a checkpoint has restored: state of the optimiser, a schedule or Lightning itself."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    users = ("torch/optim", "torch/utils/_foreach_utils", "pytorch_lightning/loops")
+    return any("checkpoint_connector" in file for file in files) or any(user in files[-1] for user in users)
+
+
 def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says it was made of; see `checkpoints.read_description`.
 
@@ -196,11 +213,19 @@ def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> d
         raise UsageError(f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt")
     described, folder = saved["data"], Path(ckpt_path).absolute().parent
     config = next((of for of in (folder.parent / "config.yaml", folder / "config.yaml") if of.exists()), None)
-    if config and described and described.get("local"):
-        local = read_file(str(config), "config").get("data")
-        if isinstance(local, dict) and local.get("class_path") == described["class_path"]:
-            saved["data"] = {**described, "init_args": local.get("init_args", {})}
+    local = (described or {}).get("local", [])
+    if config and local:
+        beside = read_file(str(config), "config")
+        if setting(beside, "data.class_path") == described["class_path"]:
+            for name in map(argument, local):
+                if (value := setting(beside, name)) is not None:
+                    saved["data"] = merge({"data": saved["data"]}, nest(name, value))["data"]
     return saved
+
+
+def argument(name: str) -> str:
+    """The setting of a config that is an argument of the DataModule, ``transform.size`` say."""
+    return f"data.init_args.{name.replace('.', '.init_args.')}"
 
 
 def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +240,7 @@ def check_local(saved: Mapping[str, Any], given: Mapping[str, Any], ckpt_path: s
     described = saved["data"]
     if described and setting(given, "data.class_path") == described["class_path"]:
         for name in described.get("local", []):
-            if setting(given, f"data.init_args.{name.replace('.', '.init_args.')}") is None:
+            if setting(given, argument(name)) is None:
                 raise UsageError(f"{ckpt_path} holds no paths of the machine it was made on: give --data.{name}")
 
 

@@ -1,6 +1,7 @@
 """Which command is meant. Nothing heavy is imported before that is known, so help is quick."""
 
 import difflib
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ from typing_extensions import override
 
 from actbench import __doc__ as purpose
 from actbench import __version__
+
+UNREAD = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1  # the exit status that shells give
 
 COMMANDS = {
     "fit": "train a network with one activation on one dataset",
@@ -60,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command with its options, by default those of this process.
 
     Returns:
-        Exit status: 0, or 2 for a command that cannot be run as it was given.
+        Exit status: 0; 2 for a command that cannot be run as it was given; 1 if the machine fails, its disk full, say.
 
     Raises:
         SystemExit: Who read the output has gone, as in ``| head``; or the help of a command was printed.
@@ -77,6 +80,14 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         end_if_unread()
         raise
+    except SystemExit as exit:
+        if isinstance(exit.__context__, BrokenPipeError):  # rich ends so
+            raise SystemExit(UNREAD) from None
+        raise
+    except OSError as error:
+        if not of_machine(error):
+            raise
+        return fail(str(error))
 
 
 def dispatch(args: Sequence[str] | None) -> int:
@@ -120,12 +131,22 @@ class OneLine(ArgumentParser):
         raise SystemExit(fail(message))
 
 
+def of_machine(error: BaseException | None) -> bool:
+    """Whether an error is the machine's, such as a full disk; polars gives only its text."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+    return isinstance(error, OSError) and (
+        error.errno in codes or any(os.strerror(code) in str(error) for code in codes)
+    )
+
+
 def fail(message: str) -> int:
-    """Say in one line what is wrong; returns the exit status for it."""
-    if isinstance(sys.exc_info()[1], BrokenPipeError):
+    """Say in one line what is wrong, in letters that do nothing to a terminal; returns the exit status for it."""
+    error = sys.exc_info()[1]
+    if isinstance(error, BrokenPipeError):
         end_if_unread()
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+    print(f"error: {shown}", file=sys.stderr)
+    return 1 if of_machine(error) else 2
 
 
 def end_if_unread() -> None:
@@ -134,7 +155,7 @@ def end_if_unread() -> None:
         os.write(sys.stdout.fileno(), b"\n")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes out the rest when it ends
-        raise SystemExit(141) from None
+        raise SystemExit(UNREAD) from None
 
 
 def shown_path(path: Path) -> str:

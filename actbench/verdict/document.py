@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from actbench.verdict.tuning import Tuning
 from actbench.verdict.words import certificate_sentence, level_sentence, sentence, tuning_sentences
 
 FORMAT = 1
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of `document`."""
-    content: dict[str, Any] = json.loads(files("actbench.verdict").joinpath("schema.json").read_text())
-    return content
 
 
 def document(

@@ -12,7 +12,7 @@ from actbench.verdict.certificate import Certificate
 from actbench.verdict.document import document, write_document
 from actbench.verdict.findings import Conclusion, conclude
 from actbench.verdict.history import FILE, History
-from actbench.verdict.pairing import pairing_faults
+from actbench.verdict.pairing import pairing_faults, planning_faults
 from actbench.verdict.question import Question
 from actbench.verdict.tuning import Tuning, summary
 from actbench.verdict.words import sentences
@@ -57,7 +57,7 @@ def tell(folder: Path) -> Told:
         ((setting, grid),) = ((name, values) for name, values in question.tune.items() if name != "replicates")
         tunings = summary(read_records(folder / TUNING), setting, grid, level=1 - question.alpha)
     certificates = [Certificate.from_dict(of) for of in history.certificates.get(question.hash, [])]
-    faults = pairing_faults(table, question.baseline)
+    faults = [*planning_faults(table, question), *pairing_faults(table, question.baseline)]
     if looked is not history:
         looked.write(folder)
     content = document(

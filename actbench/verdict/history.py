@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from actbench.records import RecordError, write_whole
-from actbench.verdict.certificate import Certificate
 from actbench.verdict.question import Question
+from actbench.verdict.schemas import check_history
 
 FILE = "history.json"
+LONGEST = 1000  # letters of a trouble, which may be any error's
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,17 @@ class History:
             return cls()
         try:
             content = json.loads(path.read_text())
-            plans = [Plan(**plan) for plan in content["plans"]]
+            check_history(content)
+            plans = [Plan(**plan) for plan in content.pop("plans")]
             for plan in plans:
-                Question.from_dict(plan.question)
-            for certificates in content["certificates"].values():
-                list(map(Certificate.from_dict, certificates))
-            looks = [Look(**look) for look in content["looks"]]
-            return cls(plans, looks, content["certificates"], content.get("command"), content.get("troubles", ()))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+                if Question.from_dict(plan.question).hash != plan.hash:
+                    raise ValueError(f"plan {plan.hash} is not what was planned under that hash")
+            looks = [Look(**look) for look in content.pop("looks")]
+            return cls(plans, looks, **content)
+        except (ValueError, RecursionError) as error:
             raise RecordError(
-                f"{path} is damaged, and with it the study's looks at its records; move it away, and say so "
-                "when you report the study"
+                f"{path} is damaged, and with it the study's looks at its records ({error}); move it away, "
+                "and say so when you report the study"
             ) from error
 
     def write(self, folder: Path) -> None:
@@ -81,7 +82,8 @@ class History:
 
     def troubled(self, troubles: Sequence[str]) -> "History":
         """The history with what has just gone wrong."""
-        return replace(self, troubles=[*self.troubles, *(f"{now()} {trouble}" for trouble in troubles)])
+        shown = ("".join(letter if letter.isprintable() else " " for letter in trouble) for trouble in troubles)
+        return replace(self, troubles=[*self.troubles, *(f"{now()} {trouble[:LONGEST]}" for trouble in shown)])
 
     def planned(self, question: Question) -> "History":
         """The history with this plan, if it is another one than the last."""

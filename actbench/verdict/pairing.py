@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from actbench.verdict.question import Question
+
 NETWORK = pl.col("factors").str.json_path_match("$.network")  # with its arguments
 
 
@@ -22,6 +24,15 @@ def pairing_faults(table: pl.DataFrame, baseline: str) -> list[str]:
             if seeds:
                 wrong.append(f"{arm}: {seeds} seeds have another {what} than {baseline}, or an unknown one")
     return wrong
+
+
+def planning_faults(table: pl.DataFrame, question: Question) -> list[str]:
+    """Arms with records of other cells than were planned. What tuning has chosen is no part of the plan."""
+    keys = ["dataset_name", "network_name", "arm", "cell"]
+    planned = pl.DataFrame(list(question.asked), schema=keys, orient="row")
+    foreign = table.join(planned, on=keys, how="anti")
+    arms = [] if question.tune else foreign["arm"].unique(maintain_order=True).to_list()
+    return [f"{arm}: {len(foreign.filter(arm=arm))} records are not of what was planned" for arm in arms]
 
 
 def other_networks(table: pl.DataFrame, baseline: str) -> list[str]:

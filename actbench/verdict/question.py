@@ -43,7 +43,8 @@ class Question:
         tune: The setting that each arm is tuned in, if one is, with its grid.
 
     Raises:
-        ValueError: A value is out of range; one line.
+        ValueError: The baseline is no arm, a combination of dataset, network and arm is missing or there twice, or no
+            seeds can be looked at so.
     """
 
     asked: Sequence[Asked]
@@ -54,6 +55,14 @@ class Question:
     alpha: float = 0.05
     margin: float = 0.005
     tune: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline {self.baseline} is none of {', '.join(self.arms)}")
+        named = {row[:3] for row in self.asked}
+        if not len(named) == len(self.asked) == len(self.datasets) * len(self.networks) * len(self.arms):
+            raise ValueError("an arm is missing on a dataset and network, or there twice")
+        _ = self.design
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Question":
