@@ -265,7 +265,7 @@ def is_lightnings(content: Any) -> bool:
 
 
 def same_form(one: Any, other: Any) -> bool:
-    """Whether two values are built alike: tensors of one shape and kind, mappings of the same keys, values of one type."""
+    """Whether two values are built alike: tensors of one shape and kind, mappings of the same keys, or one type."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         floats = one.is_floating_point() and other.is_floating_point()
         return one.shape == other.shape and (floats or one.dtype == other.dtype)
@@ -282,7 +282,6 @@ def check_state(state: Any, like: Any, what: str) -> None:
     """
     if not same_form(state, like):
         raise CheckpointError(f"the checkpoint is damaged: its {what} are not those of this network and its replicates")
-
 
 
 def load(path: str | Path) -> Any:

@@ -177,7 +177,14 @@ def check(table: pl.DataFrame) -> None:
     for name, (least, most) in BOUNDS.items():
         if not table[name].drop_nulls().is_between(least, most).all():
             raise RecordError(f"its column {name} has a value that is not from {least:,} to {most:,}")
-    for name, kind in types.items():
+    check_texts(table)
+    if table.select("cell", "seed", *names).is_duplicated().any():
+        raise RecordError("it has a seed of a cell twice")
+
+
+def check_texts(table: pl.DataFrame) -> None:
+    """Refuse, with a RecordError, texts and lists that no training gives: `check` for what has no range."""
+    for name, kind in table.schema.items():
         if kind == pl.String and name not in ("factors", "config"):
             texts = table[name].drop_nulls().unique()
             if not all(text.isprintable() and len(text) <= (LONGEST if name in NAMES else 1000) for text in texts):
@@ -189,8 +196,6 @@ def check(table: pl.DataFrame) -> None:
         raise RecordError("its column cell has what is no hash of a cell")
     if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):
         raise RecordError("its columns factors and config have what is no JSON object")
-    if table.select("cell", "seed", *names).is_duplicated().any():
-        raise RecordError("it has a seed of a cell twice")
 
 
 def is_json(text: str) -> bool:

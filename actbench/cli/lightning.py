@@ -195,7 +195,7 @@ class CommandCLI(BenchCLI):
 
 
 def is_of_state(error: BaseException) -> bool:
-    """Whether an error comes from what a checkpoint has restored: state of the optimiser, a schedule or Lightning itself."""
+    """Whether an error comes from what a checkpoint restores: state of the optimiser, a schedule or Lightning."""
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     users = ("torch/optim", "torch/utils/_foreach_utils", "pytorch_lightning/loops")
     return any("checkpoint_connector" in file for file in files) or any(user in files[-1] for user in users)

@@ -1,6 +1,7 @@
 """Pages and tables from what a study's records say. Nothing here trains, or needs torch."""
 
-from actbench.report.page import REPORT, page, write_page
-from actbench.report.tables import Cell, Column, Table, latex, markdown, tables
-
-__all__ = ["REPORT", "Cell", "Column", "Table", "latex", "markdown", "page", "tables", "write_page"]
+from actbench.report.page import page as page
+from actbench.report.page import write_page as write_page
+from actbench.report.tables import latex as latex
+from actbench.report.tables import markdown as markdown
+from actbench.report.tables import tables as tables

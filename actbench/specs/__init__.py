@@ -1,28 +1,22 @@
 """How a config names what is to be built, and how the parts of a config are composed."""
 
-from actbench.specs.compose import UsageError, class_paths, compose, merge, nest, read_file, setting, without
-from actbench.specs.spec import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec
-from actbench.specs.values import import_object, is_plain, one_line, public_path, readable, settle, written
-
-__all__ = [
-    "ActivationSpec",
-    "NetworkSpec",
-    "OptimizerSpec",
-    "SchedulerSpec",
-    "Spec",
-    "UsageError",
-    "class_paths",
-    "compose",
-    "import_object",
-    "is_plain",
-    "merge",
-    "nest",
-    "one_line",
-    "public_path",
-    "read_file",
-    "readable",
-    "setting",
-    "settle",
-    "without",
-    "written",
-]
+from actbench.specs.compose import UsageError as UsageError
+from actbench.specs.compose import class_paths as class_paths
+from actbench.specs.compose import compose as compose
+from actbench.specs.compose import merge as merge
+from actbench.specs.compose import nest as nest
+from actbench.specs.compose import read_file as read_file
+from actbench.specs.compose import setting as setting
+from actbench.specs.compose import without as without
+from actbench.specs.spec import ActivationSpec as ActivationSpec
+from actbench.specs.spec import NetworkSpec as NetworkSpec
+from actbench.specs.spec import OptimizerSpec as OptimizerSpec
+from actbench.specs.spec import SchedulerSpec as SchedulerSpec
+from actbench.specs.spec import Spec as Spec
+from actbench.specs.values import import_object as import_object
+from actbench.specs.values import is_plain as is_plain
+from actbench.specs.values import one_line as one_line
+from actbench.specs.values import public_path as public_path
+from actbench.specs.values import readable as readable
+from actbench.specs.values import settle as settle
+from actbench.specs.values import written as written

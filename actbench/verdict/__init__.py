@@ -1,59 +1,37 @@
 """Verdicts: from a study's records to what may be said of them. Nothing here trains, or needs torch."""
 
-from actbench.verdict.certificate import POWER, Alarms, Certificate, alarms
-from actbench.verdict.document import document, plain
-from actbench.verdict.evidence import Cost, Pairs, Ratio, scores
-from actbench.verdict.findings import OUTCOME, Conclusion, Finding, Secondary, conclude, counted
-from actbench.verdict.folder import RECORDS, TUNING, VERDICT, Told, tell
-from actbench.verdict.history import History, Look, Plan
-from actbench.verdict.pairing import pairing_faults
-from actbench.verdict.planning import Foreseen, foresee
-from actbench.verdict.question import Asked, Comparison, Question
-from actbench.verdict.schemas import schema
-from actbench.verdict.tuning import EXTENSIONS, Tuned, Tuning, beyond, choose, summary
-from actbench.verdict.words import certificate_sentence, p_value, points, sentence, sentences
-
-__all__ = [
-    "EXTENSIONS",
-    "OUTCOME",
-    "POWER",
-    "RECORDS",
-    "TUNING",
-    "VERDICT",
-    "Alarms",
-    "Asked",
-    "Certificate",
-    "Comparison",
-    "Conclusion",
-    "Cost",
-    "Finding",
-    "Foreseen",
-    "History",
-    "Look",
-    "Pairs",
-    "Plan",
-    "Question",
-    "Ratio",
-    "Secondary",
-    "Told",
-    "Tuned",
-    "Tuning",
-    "alarms",
-    "beyond",
-    "certificate_sentence",
-    "choose",
-    "conclude",
-    "counted",
-    "document",
-    "foresee",
-    "p_value",
-    "pairing_faults",
-    "plain",
-    "points",
-    "schema",
-    "scores",
-    "sentence",
-    "sentences",
-    "summary",
-    "tell",
-]
+from actbench.verdict.certificate import POWER as POWER
+from actbench.verdict.certificate import Certificate as Certificate
+from actbench.verdict.certificate import alarms as alarms
+from actbench.verdict.document import document as document
+from actbench.verdict.document import plain as plain
+from actbench.verdict.evidence import Ratio as Ratio
+from actbench.verdict.evidence import scores as scores
+from actbench.verdict.findings import OUTCOME as OUTCOME
+from actbench.verdict.findings import Finding as Finding
+from actbench.verdict.findings import Secondary as Secondary
+from actbench.verdict.findings import conclude as conclude
+from actbench.verdict.findings import counted as counted
+from actbench.verdict.folder import RECORDS as RECORDS
+from actbench.verdict.folder import TUNING as TUNING
+from actbench.verdict.folder import VERDICT as VERDICT
+from actbench.verdict.folder import Told as Told
+from actbench.verdict.folder import tell as tell
+from actbench.verdict.history import History as History
+from actbench.verdict.history import Look as Look
+from actbench.verdict.pairing import pairing_faults as pairing_faults
+from actbench.verdict.planning import Foreseen as Foreseen
+from actbench.verdict.planning import foresee as foresee
+from actbench.verdict.question import Asked as Asked
+from actbench.verdict.question import Comparison as Comparison
+from actbench.verdict.question import Question as Question
+from actbench.verdict.schemas import schema as schema
+from actbench.verdict.tuning import EXTENSIONS as EXTENSIONS
+from actbench.verdict.tuning import Tuning as Tuning
+from actbench.verdict.tuning import beyond as beyond
+from actbench.verdict.tuning import choose as choose
+from actbench.verdict.tuning import summary as summary
+from actbench.verdict.words import certificate_sentence as certificate_sentence
+from actbench.verdict.words import p_value as p_value
+from actbench.verdict.words import points as points
+from actbench.verdict.words import sentences as sentences
