@@ -83,8 +83,8 @@ def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | No
 def passed_on(described: Mapping[str, Any]) -> dict[str, Any]:
     """A DataModule's description without what no checkpoint may say: paths that lead elsewhere, and downloads."""
     local = list(described.get("local", []))
-    described = portable({**described}, local)
-    return {**described, "local": local} if local else described
+    portable_form: dict[str, Any] = portable({**described}, local)
+    return {**portable_form, "local": local} if local else portable_form
 
 
 def describe_trainer(trainer: Trainer) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from actbench.cells import cell_config
 from actbench.cells.key import KEY
 from actbench.config import BenchCLI, canonical, parse, parser_of
-from actbench.specs import UsageError, compose, merge
-from actbench.specs.values import parameters_of
+from actbench.specs import UsageError, compose, dump_yaml, merge
+from actbench.specs.values import load_yaml, parameters_of
 
 SGD = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5, "momentum": 0.9}}}
 
@@ -119,3 +119,10 @@ def test_a_parsed_config_is_built_by_lightnings_own_cli():
 
     assert cli.trainer.max_epochs == 100
     assert list(cli.datamodule.seeds) == list(cli.model.seeds) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["12e4", "1e-3", "3e1", "007", "1_000", "yes", "null", "a: b", "", " x", "é", "2026-01-02", "x\ny"]
+)
+def test_a_text_is_written_so_that_it_is_read_as_that_text(text):
+    assert load_yaml(dump_yaml({"fold": text})) == {"fold": text}

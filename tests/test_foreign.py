@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
@@ -487,3 +488,92 @@ def test_looking_at_data_changes_nothing_of_the_process(monkeypatch):
 
     assert os.environ["PL_GLOBAL_SEED"] == "5"
     assert torch.get_rng_state().equal(before)
+
+
+class Rows(Own):
+    """Rows of the training part that a sampler of the user's chooses."""
+
+    def __init__(self, rows: int = 100, last: int = 99):
+        super().__init__()
+        self.chosen = [*range(rows - 1), last]
+
+    def train_dataloader(self):
+        labels = torch.arange(200) % 3
+        return DataLoader(TensorDataset(torch.zeros(200, 1, 8, 8), labels), 8, sampler=self.chosen)
+
+
+def test_the_rows_that_a_sampler_chooses_are_part_of_what_the_data_are():
+    digests = set()
+    for arguments in ({}, {"last": 150}, {"rows": 101, "last": 100}, {"last": 99}):
+        data = {"class_path": "test_foreign.Rows", "init_args": arguments}
+        digests.add(data_digest(cell_config(merge({}, {"data": data}))))
+
+    assert len(digests) == 3
+
+
+class Batches:
+    """A loader that is no DataLoader: an iterable of batches."""
+
+    def __iter__(self):
+        labels = torch.arange(8) % 3
+        for number in range(6):
+            yield torch.full((8, 1, 8, 8), number / 6), labels
+
+
+class Iterables(Own):
+    def train_dataloader(self):
+        return Batches()
+
+
+def test_a_plain_iterable_of_batches_is_trained_on_and_proved(tmp_path):
+    table = compare(
+        {
+            "model": {"network": "MLP"},
+            "data": {"class_path": "test_foreign.Iterables"},
+            "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+            "study": {"activations": ["relu", "tanh"], "replicates": 2, "root": str(tmp_path)},
+        }
+    )
+
+    assert table["order_fingerprint"].null_count() == 0
+    assert table["order_fingerprint"].n_unique() == 1
+
+
+class Combined(Own):
+    def val_dataloader(self):
+        return CombinedLoader([super().val_dataloader()], "sequential")
+
+
+class Several(Own):
+    def val_dataloader(self):
+        return CombinedLoader([super().val_dataloader()] * 2, "sequential")
+
+
+def test_lightnings_combined_loader_is_taken_if_it_has_one_loader():
+    assert data_digest(cell_config(merge({}, {"data": {"class_path": "test_foreign.Combined"}})))
+    with pytest.raises(ValueError, match="val_dataloader of Several gives 2 loaders, and one is needed"):
+        data_digest(cell_config(merge({}, {"data": {"class_path": "test_foreign.Several"}})))
+
+
+class Named(Own):
+    num_classes = "three"
+
+
+def test_a_number_of_classes_that_is_a_word_is_refused():
+    with pytest.raises(ValueError, match="num_classes of Named is 'three', and should be a whole number"):
+        data_digest(cell_config(merge({}, {"data": {"class_path": "test_foreign.Named"}})))
+
+
+def test_loaders_that_are_made_anew_while_training_are_not_known():
+    config = {"data": {"class_path": "test_foreign.Own"}, "trainer": {"reload_dataloaders_every_n_epochs": 1}}
+    config = cell_config(merge({}, config))
+
+    with pytest.warns(UserWarning, match="makes loaders anew while it trains"):
+        digests = {data_digest(config), data_digest(config)}
+
+    assert len(digests) == 2
+
+
+def test_an_empty_batch_is_refused_in_a_line():
+    with pytest.raises(ValueError, match="not list of nothing"):
+        read_batch([])

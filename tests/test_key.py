@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from actbench.cells import Cell, cell_config, data_digest
@@ -73,6 +74,7 @@ ELSEWHERE = {  # rows with tests of their own, below
     "data.download",
     "a path among the arguments of another DataModule",
     "digest",
+    "files",
     "code",
     "versions",
     "weights",
@@ -106,7 +108,7 @@ def test_where_files_are_and_how_they_came_is_not_what_they_hold(row, value):
 
 
 class Files(LightningDataModule):
-    def __init__(self, where: str = "", rows: int = 30):
+    def __init__(self, where: str = "", rows: int = 30, mode: str = "plain"):
         super().__init__()
         self.rows = rows
 
@@ -126,6 +128,47 @@ def test_a_path_of_another_datamodule_is_not_what_its_data_are(tmp_path):
     same(row, cell(files()), cell(files(where=str(tmp_path))))
     assert cell(files()).hash != cell(files(where="no such place")).hash
     assert cell(files()).hash != cell(files(rows=40)).hash
+
+
+def test_a_word_that_is_also_the_name_of_a_folder_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "noisy").mkdir()
+
+    assert cell(files(mode="plain")).hash != cell(files(mode="noisy")).hash
+
+
+def test_a_file_that_a_datamodule_is_given_counts_by_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"a.json": "1", "b.json": "2", "copy.json": "1"}.items():
+        (tmp_path / name).write_text(content)
+    hashes = {name: cell(files(mode=name)).hash for name in ("a.json", "b.json", "copy.json")}
+
+    assert hashes["a.json"] == hashes["copy.json"] != hashes["b.json"]
+
+
+class Pretrained(nn.Module):
+    def __init__(self, activation, input_shape, num_classes, weights: str = ""):
+        super().__init__()
+
+
+@pytest.mark.parametrize("given", ["argument", "code"])
+def test_a_file_that_the_network_reads_counts(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "nets_of_key.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, activation, input_shape, num_classes):\n"
+        "        self.text = open('weights.txt').read()\n"
+    )
+    (tmp_path / "weights.txt").write_text("before")
+    argument = {"class_path": "test_key.Pretrained", "init_args": {"weights": "weights.txt"}}
+    config = {"model": {"network": argument if given == "argument" else {"class_path": "nets_of_key.Net"}}}
+    before = cell(config).hash
+
+    (tmp_path / "weights.txt").write_text("after")
+
+    assert (cell(config).hash != before) == KEY["files"].counts
 
 
 def test_what_the_data_hold_counts():

@@ -159,3 +159,14 @@ def test_an_import_that_fails_is_not_run_again_by_the_error(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
 
     assert result.stdout == "cannot import activation 'broken.Foo': two lines\n"
+
+
+class HandsOn(MLP):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+def test_a_network_that_hands_its_arguments_on_takes_them():
+    network = NetworkSpec("test_specs.HandsOn")(activation=ActivationSpec("relu"), input_shape=(1, 8, 8), num_classes=3)
+
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)

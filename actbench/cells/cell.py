@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from uuid import uuid4
+
+from pytorch_lightning.utilities import rank_zero_warn
 
 from actbench import records
-from actbench.cells.key import factors
+from actbench.cells.key import as_json, factors
 from actbench.config import BenchCLI, canonical, parse, parser_of
 from actbench.data import ForeignData
 from actbench.specs import without
@@ -102,13 +105,20 @@ def data_digest(config: Mapping[str, Any], known: dict[str, str] | None = None) 
     Raises:
         ValueError: The data are missing or damaged, or cannot be trained, validated and tested on.
     """
-    key = records.json_text([config["data"], config["model"].get("batch_keys")])
+    reloaded = bool(config["trainer"].get("reload_dataloaders_every_n_epochs"))
+    key = records.json_text(as_json([config["data"], config["model"].get("batch_keys"), reloaded]))
     known = {} if known is None else known
     if key not in known:
         datamodule = build_data(config)
         if isinstance(datamodule, ForeignData):
             datamodule.scout.check()
             known[key] = datamodule.scout.digest()
+            if reloaded:
+                known[key] = uuid4().hex
+                rank_zero_warn(
+                    f"{datamodule.scout.name} makes loaders anew while it trains: what later epochs hold is not known, "
+                    "so that finished replicates are not found again"
+                )
         else:
             datamodule.prepare_data()
             datamodule.setup()

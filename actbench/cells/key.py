@@ -6,10 +6,11 @@ import importlib.util
 import inspect
 import math
 import os
+import re
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -22,6 +23,7 @@ from uuid import uuid4
 from actbench import __version__
 from actbench.checkpoints import is_default
 from actbench.config import LIGHTNINGS, is_ours
+from actbench.data.contents import files_hash
 from actbench.specs import without
 from actbench.specs.compose import SPEC_NAMES
 
@@ -55,6 +57,7 @@ KEY: Mapping[str, Counts] = {
     "data.root": Counts(False, "of our datasets: where files are, not what they hold"),
     "data.download": Counts(False, "of our datasets: how files came there, not what they hold"),
     "a path among the arguments of another DataModule": Counts(False, "where files are, not what they hold"),
+    "files": Counts(True, "what files hold that another argument or the user's code names, such as pretrained weights"),
     "digest": Counts(True, "what the data hold: files, labels and transforms may change under the same names"),
     "code": Counts(True, "the user's own modules, with all that they import from outside of installed packages"),
     "versions": Counts(True, "torch, Lightning, actbench and the packages that the user's modules import"),
@@ -129,6 +132,7 @@ def factors(
         "weights": weights,
         **({"fixed": sorted(fixed), "fixed_seed": fixed_seed} if fixed else {}),
         **({"code": own} if own else {}),
+        **({"files": files} if (files := dict(files_named(without(config, "data"), own))) else {}),
     }
     finite: dict[str, Any] = as_json(result)
     return finite
@@ -144,14 +148,29 @@ def as_json(value: Any) -> Any:
 
 
 def without_paths(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """A DataModule with its arguments, but for those that say where files are."""
+    """A DataModule with its arguments, but for those that say where files are: a file counts by what it holds."""
     arguments = dataset.get("init_args", {})
     if is_ours(dataset["class_path"]):
-        where = {"root", "download"}
-    else:
-        texts = {name: Path(value) for name, value in arguments.items() if isinstance(value, str)}
-        where = {name for name, path in texts.items() if os.path.exists(path)}  # noqa: PTH110  # never an error
-    return {**dataset, "init_args": without(arguments, *where)}
+        return {**dataset, "init_args": without(arguments, "root", "download")}
+    files = {name: hash_of(value) for name, value in arguments.items() if is_file(value)}
+    folders = [name for name, value in arguments.items() if is_folder(name, value)]
+    return {**dataset, "init_args": {**without(arguments, *folders), **files}}
+
+
+def is_folder(name: str, value: Any) -> bool:
+    """Whether an argument is a folder, and no word that happens to be the name of one."""
+    named = os.sep in str(value) or value in ("", ".", "..") or re.search("root|dir|path|folder", name) is not None
+    return isinstance(value, str) and named and os.path.isdir(Path(value))  # noqa: PTH112  # never an error
+
+
+def is_file(value: Any) -> bool:
+    """Whether a value is the path of a file that holds something."""
+    return isinstance(value, str) and os.path.isfile(Path(value)) and Path(value).stat().st_size > 0  # noqa: PTH113
+
+
+def hash_of(file: str) -> str:
+    """Hash of a file's content."""
+    return files_hash((Path(file),)).hex()[:32]
 
 
 # --- code ---
@@ -178,6 +197,23 @@ def code(config: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
             found[name] = source_hash(name, file)
             waiting += imports(name, file)
     return found, packages
+
+
+def files_named(config: Mapping[str, Any], modules: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Files, such as pretrained weights, that a config or a text in the user's own modules names, with their hashes."""
+    waiting: list[Any] = [config]
+    for name in modules:
+        file = file_of(name)
+        if file is not None and file.suffix == ".py":
+            waiting += [node.value for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Constant)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif is_file(value):
+            yield value, hash_of(value)
 
 
 def dotted_names(value: Any) -> Iterator[str]:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-import yaml
 
 from actbench import records
 from actbench.cli.main import COMMANDS, OneLine, fail, shown_path, shown_program
@@ -16,7 +15,7 @@ from actbench.cli.report import draw, print_told
 from actbench.executors import ExecutorError
 from actbench.forecast import forecast
 from actbench.records import RecordError, Store
-from actbench.specs import UsageError, compose, one_line, without
+from actbench.specs import UsageError, compose, dump_yaml, one_line, without
 from actbench.study import (
     FLAGS,
     MissingError,
@@ -49,7 +48,7 @@ def compare(words: Sequence[str]) -> int:
             raise UsageError("--config has no section 'study', which says what is compared; `fit` runs it")
         study = Study.of(without(given, "print_config"))
         if "print_config" in given:
-            print(yaml.safe_dump(study.to_config(), sort_keys=False), end="")
+            print(dump_yaml(study.to_config()), end="")
             return 0
         if given.get("pilot") and not given.get("dry_run"):
             raise UsageError("--pilot belongs to --dry_run: it trains 4 seeds apart, to plan with")

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ProgressBar
@@ -34,7 +33,18 @@ from actbench.config import BenchCLI, canonical, parse, parser_of, versions
 from actbench.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.processor import choose_threads, keep_memory
 from actbench.scores import gather
-from actbench.specs import UsageError, class_paths, compose, merge, one_line, read_file, readable, setting, without
+from actbench.specs import (
+    UsageError,
+    class_paths,
+    compose,
+    dump_yaml,
+    merge,
+    one_line,
+    read_file,
+    readable,
+    setting,
+    without,
+)
 from actbench.specs.compose import SPEC_NAMES, SPECS, nest
 from actbench.stack import StackError
 from actbench.streams import SOURCES, fixed
@@ -112,7 +122,7 @@ class CommandCLI(BenchCLI):
         if plain_lines:  # a bar is for a terminal
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         logger = self._run_logger()
-        text = f"# {versions()}\n{yaml.safe_dump(self.canonical, sort_keys=False)}"  # running it again starts afresh
+        text = f"# {versions()}\n{dump_yaml(self.canonical)}"  # running it again starts afresh
         callbacks += [RunFolder(text, logger), Interruption(report_interruption)]
         if config.enable_checkpointing is not False:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
@@ -282,7 +292,7 @@ def run(command: str, options: Sequence[str]) -> int:
         given = compose(options, ["print_config"])
         if "print_config" in given:
             given = without(given, "print_config")
-            print(yaml.safe_dump(canonical(parse(parser_of(command), given), given), sort_keys=False), end="")
+            print(dump_yaml(canonical(parse(parser_of(command), given), given)), end="")
             return 0
         cli = CommandCLI(command, given)
     except (ValueError, ImportError, ArgumentError, MisconfigurationException) as error:

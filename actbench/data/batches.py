@@ -38,7 +38,7 @@ def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
         if found[0] is None:
             raise DataError(f"no inputs in a batch that is a {kind(batch)}; {NAME_THEM}")
         batch = [batch[key] for key in found if key is not None]
-    inputs, labels, *_ = (*batch, None) if isinstance(batch, list | tuple) else (batch, None)
+    inputs, labels, *_ = (*batch, None, None) if isinstance(batch, list | tuple) else (batch, None)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
         raise DataError(
             f"batches must be (inputs, labels), inputs of floating point as ToTensor gives them, not {kind(given)}"
@@ -63,7 +63,8 @@ def kind(batch: Any) -> str:
     if is_mapping(batch):
         return f"{type(batch).__name__} of {', '.join(map(str, batch.keys()))}"
     if isinstance(batch, list | tuple):
-        return f"{type(batch).__name__} of {', '.join(map(kind, batch)) or 'nothing'}"
+        kinds = [*dict.fromkeys(map(kind, batch))]
+        return f"{type(batch).__name__} of {', '.join(kinds[:4]) or 'nothing'}{', ...' if len(kinds) > 4 else ''}"
     return type(batch).__name__
 
 
@@ -117,7 +118,7 @@ class KeyedBatches:
         epoch = self.trainer.current_epoch if self.trainer and not self.index else 0
         first = self.batches if self.resumed and self.epoch == epoch else 0
         self.epoch, self.batches, self.resumed = epoch, 0, False
-        self._seed(epoch)
+        self.seed(epoch)
         iterator = iter(self.loader)
         while True:
             seed_globally("order", epoch, self.batches, *self.index)
@@ -137,7 +138,7 @@ class KeyedBatches:
         sample = read.inputs.flatten()[:: max(1, read.inputs.numel() // 1024)]
         self.order = sha256(self.order.encode() + as_bytes(read.labels) + as_bytes(sample)).hexdigest()[:32]
 
-    def _seed(self, epoch: int) -> None:
+    def seed(self, epoch: int) -> None:
         """Seed the global generators, and those that the loader or its samplers have of their own, with an epoch."""
         seed_globally("order", epoch, *self.index)
         samplers = [getattr(self.loader, name, None) for name in ("sampler", "batch_sampler")]
@@ -159,7 +160,9 @@ class KeyedBatches:
 
 
 def members(loader: Any) -> list[Any]:
-    """What a list or mapping with a DataLoader holds; nothing for anything else."""
+    """What a list or mapping with a DataLoader holds, or Lightning's CombinedLoader; nothing for anything else."""
+    if hasattr(loader, "flattened"):
+        return [*loader.flattened]
     held = list(loader.values()) if isinstance(loader, Mapping) else loader
     return [*held] if isinstance(held, list | tuple) and any(isinstance(one, DataLoader) for one in held) else []
 

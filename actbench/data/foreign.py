@@ -1,15 +1,14 @@
 """DataModules of the user, shared by all replicates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from actbench.data.batches import PARTS, KeyedBatches, only, seed_globally
+from actbench.data.batches import PARTS, KeyedBatches, members, only, seed_globally
 from actbench.data.images import DataError, ImageData
 from actbench.data.scout import Scout
 
@@ -116,7 +115,7 @@ class ForeignData(LightningDataModule):
         """A part's loader as Lightning gets it."""
         loader, trainer = only(getattr(self.inner, f"{part}_dataloader")()), self.trainer
         shared = not trainer or trainer.world_size > 1 or trainer.overfit_batches  # type: ignore[attr-defined]
-        if shared or not isinstance(loader, DataLoader):
+        if shared or isinstance(loader, list | tuple | Mapping) or members(loader):
             return loader
         keyed = KeyedBatches(loader, part, self, trainer)
         self.trained = keyed if part == "train" else self.trained

@@ -67,6 +67,8 @@ class Scout:
             said = getattr(getattr(self.loader("train"), "dataset", None), "classes", None)
         if said is None:
             said = self.look("train").labels[1] + 1
+        if isinstance(said, str):
+            raise DataError(f"num_classes of {self.name} is {said!r}, and should be a whole number")
         return len(said) if hasattr(said, "__len__") else int(said)
 
     def has_labels(self, part: str) -> bool:
@@ -106,8 +108,8 @@ class Scout:
                 raise DataError(f"{self.name} has no {name}, which is needed")
             self.data.setup("test" if part == "test" else "fit")
             loader = only(getattr(self.data.inner, name)())
-        if members(loader):
-            raise DataError(f"{name} of {self.name} gives {len(loader)} loaders, and one is needed")
+        if held := members(loader):
+            raise DataError(f"{name} of {self.name} gives {len(held)} loaders, and one is needed")
         return loader
 
     def look(self, part: str) -> Look:
@@ -122,24 +124,25 @@ class Scout:
         known, what = contents(loader), f"the {part} part of {self.name}"
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
         digests = list[bytes]()
-        limit = FEW if known else UNSIZED + 1 if sized_len(loader) is None else None
+        most = UNSIZED + 1 if sized_len(loader) is None else None
         patience = time.monotonic() + PATIENCE
-        for batch in islice(self._read(part, loader), limit):
+        for batch in islice(self._read(part, loader), FEW if known else most):
             labels.append(cast(Tensor, batch.labels))
             shapes[tuple(batch.inputs.shape[1:])] = None
             digests.append(batch_digest(batch))
             if time.monotonic() > patience:
                 patience = math.inf
                 rank_zero_info(f"reading {what} through, to check it")
-        if not known and len(digests) == limit:
+        rows = [*islice(rows_of(loader, part, self.data), most)] if known else []
+        if max(len(digests), len(rows)) == most:
             digests.append(uuid4().bytes)  # what comes later may be anything
             rank_zero_warn(
                 f"{what} has more than {UNSIZED:,} batches and no length: what it holds is not known, so that finished "
                 "replicates are not found again"
             )
-        if not digests:
+        if not shapes:
             raise DataError(f"{what} has no batch")
-        if isinstance(loader, DataLoader) and self.first(part, loader) != digests[0]:
+        if iter(loader) is not loader and self.first(part, loader) != digests[0]:
             fresh = Scout(self.again()) if self.again else None
             if fresh is None or fresh.first(part, fresh.loader(part)) != digests[0]:
                 rank_zero_warn(
@@ -148,7 +151,7 @@ class Scout:
                 )
         every = torch.cat(labels)
         bounds = int(every.min()), int(every.max())
-        return Look([*shapes], bounds, hashed(*digests), known.sources if known else ())
+        return Look([*shapes], bounds, hashed(*digests, repr(rows).encode()), known.sources if known else ())
 
     def first(self, part: str, loader: Any) -> bytes:
         """Hash of a part's first batch."""
@@ -165,6 +168,12 @@ class Scout:
                 hint = f"; {NAME_THEM}" if is_mapping(given) else ""
                 raise DataError(f"batches of the {part} part have no labels: {kind(given)}{hint}")
             yield read
+
+
+def rows_of(loader: DataLoader, part: str, data: Any) -> Iterator[Any]:
+    """The rows of each batch of the first epoch, without their images."""
+    KeyedBatches(loader, part, data, None).seed(0)
+    yield from loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
 def batch_digest(batch: Batch) -> bytes:

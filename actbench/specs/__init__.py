@@ -13,6 +13,7 @@ from actbench.specs.spec import NetworkSpec as NetworkSpec
 from actbench.specs.spec import OptimizerSpec as OptimizerSpec
 from actbench.specs.spec import SchedulerSpec as SchedulerSpec
 from actbench.specs.spec import Spec as Spec
+from actbench.specs.values import dump_yaml as dump_yaml
 from actbench.specs.values import import_object as import_object
 from actbench.specs.values import is_plain as is_plain
 from actbench.specs.values import one_line as one_line

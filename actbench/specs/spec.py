@@ -140,10 +140,10 @@ class Spec:
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Check arguments against the constructor's signature; write out plain defaults."""
         parameters = dict(parameters_of(self.cls))
-        for name in self.given:
-            if parameters.pop(name, None) is None:
-                raise ValueError(f"{self.kind} {self.class_path} must take the argument '{name}'")
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        for name in self.given:
+            if parameters.pop(name, None) is None and not open_ended:
+                raise ValueError(f"{self.kind} {self.class_path} must take the argument '{name}'")
         named = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         unknown = [] if open_ended else [name for name in arguments if name not in named]
         missing = [n for n, p in named.items() if p.default is p.empty and n not in arguments]

@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import PurePath
 from typing import Any, get_args, get_type_hints
 
+import yaml
 from jsonargparse import Namespace, get_loader
 
 ABSENT: Any = object()
@@ -40,6 +41,22 @@ def load_yaml(text: str) -> Any:
         return get_loader("yaml")(text)
     except Exception:  # the loader has errors of many kinds
         return text
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain values as YAML that is read back as it was written: a text stays one, also where it looks like a number."""
+    return str(yaml.dump(value, Dumper=TextDumper, sort_keys=False))
+
+
+class TextDumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML has no types
+    """YAML's safe dumper, which quotes what the loader would not read as text, such as ``12e4``."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A text, in quotes where it needs them."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if load_yaml(text) == text else "'")
+
+
+TextDumper.add_representer(str, TextDumper.represent_text)
 
 
 def import_object(path: str) -> Any:

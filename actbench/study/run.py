@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from actbench.executors import InProcess
 from actbench.progress import Progress, fitting_progress
 from actbench.records import write_records, write_whole
-from actbench.specs import one_line
+from actbench.specs import dump_yaml, one_line
 from actbench.study.definition import FIRST_OTHER_SEED, Study, StudyError
 from actbench.study.grid import Entry, cell_of, entries
 from actbench.study.plan import Wanted, collect, make_plan, question_of
@@ -85,7 +84,7 @@ def run_study(
     if history.planned(question) is not history:
         for name in (RECORDS, TUNING):  # of another plan; what still holds is among the cells
             (folder / name).unlink(missing_ok=True)
-    write_whole(folder / "study.yaml", yaml.safe_dump(study.to_config(), sort_keys=False).encode())
+    write_whole(folder / "study.yaml", dump_yaml(study.to_config()).encode())
     write_arms(study, compared)
     try:
         with means.progress, means.executor:
@@ -119,7 +118,7 @@ def write_arms(study: Study, compared: Sequence[Entry]) -> None:
         fit = cell_of(entry.config, entry.digest, study, study.seeds).fit
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
-        write_whole(path, (comment + yaml.safe_dump(fit, sort_keys=False)).encode())
+        write_whole(path, (comment + dump_yaml(fit)).encode())
 
 
 def train_until_clear(
