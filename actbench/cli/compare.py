@@ -67,10 +67,17 @@ def compare(words: Sequence[str]) -> int:
         fail(f"{one_line(error)}; what is finished is kept, go on with: {command}")
         return 1
     except (KeyboardInterrupt, SystemExit) as error:
-        print(f"interrupted; {finished(study)}, go on with: {command}", file=sys.stderr)
-        return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
+        return interrupted(error, study, command)
     print_told(told, folder)
     return 0
+
+
+def interrupted(error: BaseException, study: Study | None, command: str) -> int:
+    """Say what is kept of a study that was interrupted, and how it goes on; returns the exit status."""
+    if isinstance(error.__context__, BrokenPipeError):  # nobody reads what is printed
+        raise error
+    print(f"interrupted; {finished(study)}, go on with: {command}", file=sys.stderr)
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
 
 
 def finished(study: Study | None) -> str:

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from jsonargparse import get_loader
 from pytorch_lightning import callbacks, loggers
 
 from actbench.specs.spec import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec
-from actbench.specs.values import import_object, load_yaml, one_line
+from actbench.specs.values import import_object, load_yaml, one_line, read_yaml
 
 SPECS: dict[str, type[Spec]] = {
     "model.activation": ActivationSpec,
@@ -79,8 +78,8 @@ def read_file(path: str, option: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UsageError(f"{option}: file {path} not found")
     try:
-        content = get_loader("yaml")(Path(path).read_text()) or {}
-    except Exception as error:  # the loader's own kinds among them
+        content = read_yaml(Path(path).read_text()) or {}
+    except (ValueError, OSError) as error:
         raise UsageError(f"{option} {path} is not YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{option} {path} is not a mapping of options to values")
@@ -123,7 +122,10 @@ def merge(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
 def loaded(value: Any) -> Any:
     """What a text stands for where a class is asked for: YAML, the content of a file, or a name."""
     if isinstance(value, str) and Path(value).suffix in FILES and Path(value).is_file():
-        return get_loader("yaml")(Path(value).read_text())
+        try:
+            return read_yaml(Path(value).read_text())
+        except (ValueError, OSError) as error:
+            raise UsageError(f"{value} is not YAML: {error}") from error
     return load_yaml(value) if isinstance(value, str) else value
 
 

@@ -16,6 +16,7 @@ from jsonargparse import Namespace, get_loader
 
 ABSENT: Any = object()
 SHOWN = 1000  # characters of a message, which may hold all that was given
+VALUES = 100_000  # of a config; nobody has written as many
 
 
 def one_line(error: BaseException) -> str:
@@ -38,9 +39,40 @@ def readable(message: str) -> str:
 def load_yaml(text: str) -> Any:
     """The value that a text stands for, as in a config; the text itself if it is not YAML."""
     try:
-        return get_loader("yaml")(text)
-    except Exception:  # the loader has errors of many kinds
+        return read_yaml(text)
+    except ValueError:
         return text
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: The text is not YAML, says a key twice, or has more values than a config, counted as often as
+            aliases repeat them.
+    """
+    sizes = dict[int, int]()
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = VALUES  # while it is counted, so that one that holds itself has too many
+            items = [item for pair in node.value for item in pair] if isinstance(node, yaml.MappingNode) else node.value
+            keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+            twice = next((key for key in keys if isinstance(key, str) and keys.count(key) > 1), None)
+            if twice is not None:
+                raise ValueError(f"the key {twice} is there twice, in line {node.start_mark.line + 1} and below")
+            sizes[id(node)] = 1 + (0 if isinstance(items, str) else sum(map(size, items)))
+        return sizes[id(node)]
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and size(root) >= VALUES:
+            raise ValueError(f"it has more than {VALUES:,} values")
+        return get_loader("yaml")(text)
+    except ValueError:
+        raise
+    except Exception as error:  # of many kinds, among them those of the loader
+        raise ValueError(one_line(error)) from error
 
 
 def dump_yaml(value: Any) -> str:
