@@ -14,6 +14,7 @@ What built a checkpoint stands under its key ``actbench``::
 It holds no absolute path, and nothing is imported before every class path in it is known to be trusted.
 """
 
+import json
 import os
 import pickle
 import re
@@ -238,14 +239,22 @@ def is_description(value: Mapping[str, Any]) -> bool:
             return (
                 all(source in SOURCES for source in sources)
                 and set(settings) <= set(TRAINER_SETTINGS)
-                and is_plain(settings)
-                and is_plain(value["data"])
+                and all(map(is_json, (settings, value["data"], value["model"])))
                 and isinstance(local, list)
                 and all(isinstance(name, str) for name in local)
                 and all(isinstance(size, int) for size in sizes)
                 and all(map(torch.is_tensor, scores.values()))
             )
     return False
+
+
+def is_json(value: Any) -> bool:
+    """Whether JSON could hold a value. Nothing is imported, unlike by `is_plain`."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def is_lightnings(content: Any) -> bool:

@@ -296,7 +296,8 @@ class Classifier(LightningModule):
 
     @override
     def on_train_epoch_end(self) -> None:
-        self._log("train/loss", self.replicate_scores()["train/loss"])
+        if self.train_loss.update_called:  # not in an epoch without batches
+            self._log("train/loss", self.replicate_scores()["train/loss"])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -187,7 +187,7 @@ def check_texts(table: pl.DataFrame) -> None:
     for name, kind in table.schema.items():
         if kind == pl.String and name not in ("factors", "config"):
             texts = table[name].drop_nulls().unique()
-            if not all(text.isprintable() and len(text) <= (LONGEST if name in NAMES else 1000) for text in texts):
+            if not all(is_shown(text, LONGEST if name in NAMES else 1000) for text in texts):
                 raise RecordError(f"its column {name} has a text that is too long, or that cannot be printed")
     lengths = table.select(pl.col("curve_x", "curve_y", "curve_slope").list.len())
     if not lengths.select(pl.min_horizontal(pl.all()).eq_missing(pl.max_horizontal(pl.all()))).to_series().all():
@@ -196,6 +196,11 @@ def check_texts(table: pl.DataFrame) -> None:
         raise RecordError("its column cell has what is no hash of a cell")
     if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):
         raise RecordError("its columns factors and config have what is no JSON object")
+
+
+def is_shown(text: str, most: int = LONGEST) -> bool:
+    """Whether tables and pages can show a text: it is not too long, and every letter can be printed."""
+    return text.isprintable() and len(text) <= most
 
 
 def is_json(text: str) -> bool:
@@ -238,6 +243,19 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; see `whole`."""
     with whole(path) as unfinished:
         unfinished.write_bytes(content)
+
+
+def own_folder(folder: Path, name: str) -> Path:
+    """A folder in a study's, for files that are written anew.
+
+    Raises:
+        RecordError: A link leads from it to somewhere else, where files would be written or deleted.
+    """
+    own = folder / name
+    link = next((path for path in (own, *own.rglob("*")) if path.is_symlink()), None)
+    if link:
+        raise RecordError(f"{link} is a link, through which nothing is written: remove it")
+    return own
 
 
 def read_records(path: Path) -> pl.DataFrame:

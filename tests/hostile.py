@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-DECOYS = ("hostile_decoy", "antigravity", "turtledemo", "idlelib")  # importable, and trusted by nobody
+DECOYS = ("hostile_decoy", "this", "turtledemo", "idlelib")  # importable, and trusted by nobody
 PROCESSOR_S, MEMORY_MB = 5, 1024
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {  # audit events that change files, and which of their arguments are paths
@@ -49,32 +50,32 @@ class Watch:
     def __init__(self) -> None:
         self.allowed: Sequence[Path] | None = None
         self.programs: Sequence[str] = ()
+        self.decoys: Sequence[str] = ()
         self.seen = list[str]()
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.allowed is None:
             return
-        if event == "open":
-            path, _, flags = arguments
-            if isinstance(path, str | bytes | os.PathLike) and flags & WRITING:
-                self.check(event, path)
-        elif event in CHANGES:
-            for place in CHANGES[event]:
-                self.check(event, arguments[place])
-        elif event in PROCESSES:
-            program = (
-                Path(os.fsdecode(arguments[0])).name if arguments and isinstance(arguments[0], str | bytes) else "?"
-            )
-            # jsonargparse asks Python for its paths.
-            if program not in (*self.programs, Path(sys.executable).name):
-                self.outrage(f"{event} {arguments[:2]}")
-        elif event.startswith("socket.") and event not in ("socket.gethostname",):
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike) and arguments[2] & WRITING:
+            self.check(event, arguments[0])
+        for place in CHANGES.get(event, ()):
+            self.check(event, arguments[place])
+        if event in PROCESSES and self.program(arguments) not in (*self.programs, Path(sys.executable).name):
+            self.outrage(f"{event} {arguments[:2]}")  # jsonargparse asks Python for its paths
+        if event.startswith("socket.") and event != "socket.gethostname":
             self.outrage(f"{event} {arguments[1:]}")
-        elif event == "import" and arguments[0].partition(".")[0] in DECOYS:
-            self.outrage(f"import {arguments[0]}")
+        if event in ("import", "hostile.decoy") and (arguments or DECOYS)[0].partition(".")[0] in self.decoys:
+            self.outrage(f"import {arguments}")
+
+    @staticmethod
+    def program(arguments: tuple[Any, ...]) -> str:
+        """Name of the program that is to be started, if it has one."""
+        return Path(os.fsdecode(arguments[0])).name if arguments and isinstance(arguments[0], str | bytes) else "?"
 
     def check(self, event: str, path: Any) -> None:
         """Refuse a path outside of the allowed folders, wherever it leads."""
+        if path == "/proc/self/clear_refs":  # by which this process measures its memory
+            return
         real = Path(os.path.realpath(os.fsdecode(path)))
         if not isinstance(path, int) and not any(real.is_relative_to(folder) for folder in self.allowed or ()):
             self.outrage(f"{event} {path}")
@@ -88,6 +89,12 @@ class Watch:
 WATCH = Watch()
 
 
+def plant_decoy(folder: Path) -> None:
+    """Write a module that tells when it is imported, whatever the way."""
+    (folder / "hostile_decoy.py").write_text("import sys\nsys.audit('hostile.decoy')\nclass Boom: pass\n")
+    sys.modules.pop("hostile_decoy", None)
+
+
 def memory_mb(name: str) -> float:
     """Of this process, as Linux counts it: VmRSS now, VmHWM at most since the last reset."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
@@ -95,13 +102,16 @@ def memory_mb(name: str) -> float:
 
 
 @contextmanager
-def guarded(*allowed: Path, programs: Sequence[str] = (), processor_s: float = PROCESSOR_S) -> Iterator[None]:
+def guarded(
+    *allowed: Path, programs: Sequence[str] = (), decoys: Sequence[str] = DECOYS, processor_s: float = PROCESSOR_S
+) -> Iterator[None]:
     """Fail if something inside writes elsewhere, starts a process, opens a socket, imports a decoy or takes too much.
 
     Args:
         allowed: Folders in which files may be written.
         programs: Names of programs that may be started.
-        processor_s: Seconds of processor.
+        decoys: Modules that may not be imported.
+        processor_s: Seconds of processor, of which an honest plan takes some.
     """
     if WATCH not in HOOKED:
         sys.addaudithook(WATCH)
@@ -118,9 +128,11 @@ def guarded(*allowed: Path, programs: Sequence[str] = (), processor_s: float = P
     taken = int(memory_mb("VmData") * 2**20)
     resource.setrlimit(resource.RLIMIT_DATA, (taken + 3 * MEMORY_MB * 2**20, hard))  # the machine must survive
     signal.setitimer(signal.ITIMER_PROF, processor_s)
-    WATCH.allowed, WATCH.programs, WATCH.seen = [folder.resolve() for folder in allowed], programs, []
+    WATCH.allowed, WATCH.programs, WATCH.decoys = [folder.resolve() for folder in allowed], programs, decoys
+    WATCH.seen = []
     try:
-        yield
+        with patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(allowed[0])):
+            yield
     finally:
         WATCH.allowed = None
         tempfile.tempdir = temporary
@@ -172,7 +184,7 @@ AWKWARD: list[Any] = [
     *(
         "hostile_decoy",
         "hostile_decoy.Boom",
-        "antigravity.fly",
+        "this.s",
         "os.system",
         "torch.hub.load",
         "torch.nn.Nope",

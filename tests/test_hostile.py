@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from hostile import AWKWARD, doubled, guarded, mutated, nested
+from hostile import AWKWARD, doubled, guarded, mutated, nested, plant_decoy
 from pytorch_lightning import Trainer
 from studies import golden, random_study, records
 from torch import nn
@@ -233,6 +233,41 @@ def test_a_network_that_computes_while_it_is_built_is_taken(tmp_path):
     assert Classifier.load_from_checkpoint(str(path), trust=["test_hostile"]).num_classes == 10
 
 
+BOOM = {"class_path": "hostile_decoy.Boom"}
+
+
+def data(class_path):
+    return lambda content: content["actbench"].update(data={"class_path": class_path, "init_args": {}})
+
+
+DECOYS = {
+    "the activation": model(activation=BOOM),
+    "the network": model(network=BOOM),
+    "an argument": model(network={"class_path": "actbench.networks.MLP", "init_args": {"hidden": BOOM}}),
+    "the data": data("hostile_decoy.Boom"),
+    "an argument of the data": lambda content: content["actbench"]["data"]["init_args"].update(seed=BOOM),
+    "the Trainer": lambda content: content["actbench"]["trainer"].update(precision=BOOM),
+    "a function": data("actbench.data.Digits.from_datasets"),
+    "a class of another kind": data("torch.nn.ReLU"),
+    "a download": model(optimizer={"class_path": "torchvision.datasets.utils.download_url"}),
+}
+
+
+@pytest.mark.parametrize("what", DECOYS)
+def test_what_is_not_trusted_or_of_another_kind_is_not_imported(honest, tmp_path, monkeypatch, capsys, what):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(honest, weights_only=True)
+    DECOYS[what](content)
+    torch.save(content, tmp_path / "hostile.ckpt")
+    plant_decoy(tmp_path)
+
+    with guarded(tmp_path):
+        assert main(["test", "--ckpt_path", "hostile.ckpt"]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--trust torch" not in line
+
+
 # --- slips ---
 
 
@@ -272,6 +307,7 @@ BATCHES = {
     "fit": (4, 30),
     "compare": (3, 20),
 }  # CI, slow
+PLANNING = {"programs": ["git"], "decoys": (), "processor_s": 20}  # a config is code, and a trial is trained
 FIT = ["--model.network", "MLP", "--data", "FakeImages", "--data.rows", "200", "--trainer.accelerator", "cpu"]
 
 
@@ -285,9 +321,9 @@ def batches(kind):
     ]
 
 
-def harmless(capsys, folder, words, *, programs=()):
+def harmless(capsys, folder, words, **allowed):
     """Whether a command works, or says in one harmless line why it does not."""
-    with guarded(folder, programs=programs):
+    with guarded(folder, **allowed):
         status = main([str(word) for word in words])
     shown = capsys.readouterr()
     assert status in (0, 2)
@@ -335,6 +371,7 @@ def test_a_mutated_checkpoint_does_no_harm(run, tmp_path, monkeypatch, capsys, s
         content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         content["state_dict"] = dict(content["state_dict"])
         print(seed, spoiled(content, np.random.default_rng(seed)))
+        plant_decoy(tmp_path)
         torch.save(content, path)
         capsys.readouterr()
 
@@ -398,7 +435,7 @@ def test_a_mutated_config_of_a_fit_ends_in_a_line(tmp_path, monkeypatch, capsys,
         print(seed, what)
         capsys.readouterr()
 
-        harmless(capsys, tmp_path, ["fit", "--config", "fit.yaml", "--trainer.fast_dev_run", "true"])
+        harmless(capsys, tmp_path, ["fit", "--config", "fit.yaml", "--trainer.fast_dev_run", "true"], decoys=())
 
 
 @pytest.mark.parametrize("seeds", batches("compare"))
@@ -412,4 +449,11 @@ def test_a_mutated_config_of_a_study_ends_in_a_line(tmp_path, monkeypatch, capsy
         print(seed, what)
         capsys.readouterr()
 
-        harmless(capsys, tmp_path, ["compare", "--config", "study.yaml", "--dry_run"], programs=["git"])
+        harmless(
+            capsys,
+            tmp_path,
+            ["compare", "--config", "study.yaml", "--dry_run"],
+            programs=["git"],
+            decoys=(),
+            processor_s=20,
+        )

@@ -104,7 +104,7 @@ class RunFolder(Callback):
         values = torch.zeros(len(pl_module.seeds))
         for epoch in self.epochs if isinstance(self.epochs, list) else [self.epochs]:
             scores = epoch.get("scores") if isinstance(epoch, dict) else None
-            names = [name for name in scores or () if re.fullmatch(r"\w+/\w+", str(name))]
+            names = [name for name in scores if re.fullmatch(r"\w+/\w+", str(name))] if isinstance(scores, dict) else []
             like = {"epoch": 0, "step": 0, "scores": dict.fromkeys(names, values), "trained": values.bool()}
             check_state(epoch, like, "epochs")
 

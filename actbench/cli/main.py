@@ -19,6 +19,8 @@ from actbench import __version__
 
 UNREAD = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1  # the exit status that shells give
 
+LONGEST = 2000  # letters of a message, which may hold all that was given
+
 COMMANDS = {
     "fit": "train a network with one activation on one dataset",
     "validate": "score a checkpoint on the validation part of its dataset",
@@ -144,7 +146,7 @@ def fail(message: str) -> int:
     error = sys.exc_info()[1]
     if isinstance(error, BrokenPipeError):
         end_if_unread()
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message[:LONGEST])
     print(f"error: {shown}", file=sys.stderr)
     return 1 if of_machine(error) else 2
 

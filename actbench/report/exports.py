@@ -7,7 +7,7 @@ import polars as pl
 
 from actbench import plots
 from actbench.plots import Figure, files, rendered
-from actbench.records import write_whole
+from actbench.records import own_folder, write_whole
 from actbench.report.numbers import arm_rows, comparison_rows
 from actbench.report.tables import latex, markdown, tables
 from actbench.verdict import VERDICT, Told
@@ -31,16 +31,22 @@ def write_exports(told: Told, folder: Path, format: Format) -> list[Path]:
     if format == "json":
         found = {Path(VERDICT).stem: (folder / VERDICT).read_bytes()}
     elif format == "csv":
-        found = {name: table.write_csv().encode() for name, table in sheets(told).items() if len(table)}
+        found = {name: csv(table) for name, table in sheets(told).items() if len(table)}
     elif format in ("png", "svg"):
         found = {name: rendered(of, format) for name, of in files(all_figures(told)).items()}
     else:
         text = markdown if format == "md" else latex
         found = {table.name: text(table).encode() for table in tables(told)}
-    paths = {folder / FOLDER / f"{name}.{format}": content for name, content in found.items()}
+    top = own_folder(folder, FOLDER)
+    paths = {top / f"{name}.{format}": content for name, content in found.items()}
     for path, content in paths.items():
         write_whole(path, content)
     return list(paths)
+
+
+def csv(table: pl.DataFrame) -> bytes:
+    """A table as CSV, in which no text is a formula to a spreadsheet."""
+    return table.with_columns(pl.col(pl.String).str.replace(r"^([=+\-@\t\r])", "'${1}")).write_csv().encode()
 
 
 def all_figures(told: Told) -> list[Figure]:

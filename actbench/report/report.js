@@ -191,7 +191,8 @@ for (const table of every("table")) {
 
 function csv() {
   const quoted = (value) => {
-    const text = value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+    const shown = value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+    const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${shown}` : shown; // no formula to a spreadsheet
     return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const names = Object.keys(records);

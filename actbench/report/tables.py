@@ -1,5 +1,6 @@
 """All numbers of a study in a few tables, for the terminal, for the page, for Markdown and for LaTeX."""
 
+import html
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -205,10 +206,13 @@ def markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    rows = [[re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(of.text.split())) for of in row] for row in table.rows]
+    def plain(text: str) -> str:
+        return re.sub(r"([\\|`*_!#~\[\]])", r"\\\1", " ".join(html.escape(text, quote=False).split()))
+
     rule = ["---:" if column.number else "---" for column in table.columns]
-    head = [line([column.heading for column in table.columns]), line(rule)]
-    return "\n".join([f"**{table.title}**", "", *head, *map(line, rows), ""])
+    head = [line([plain(column.heading) for column in table.columns]), line(rule)]
+    rows = [line([plain(cell.text) for cell in row]) for row in table.rows]
+    return "\n".join([f"**{plain(table.title)}**", "", *head, *rows, ""])
 
 
 def latex(table: Table) -> str:

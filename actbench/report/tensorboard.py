@@ -27,7 +27,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from actbench.plots import forest_figures, shape_figures
 from actbench.plots.curves import matrix, mean_curve
 from actbench.plots.figure import Figure, Panel, file_name, files, of_panel, rendered
-from actbench.records import write_whole
+from actbench.records import own_folder, write_whole
 from actbench.report.numbers import arm_rows
 from actbench.verdict import Told, scores
 from actbench.verdict.changes import settings
@@ -73,7 +73,7 @@ def write_tensorboard(told: Told, folder: Path) -> None:
     diverged counts as guessing. Images are the paired differences, and the
     activations where the records hold their shapes.
     """
-    top = folder / FOLDER
+    top = own_folder(folder, FOLDER)
     old = list(top.rglob(FILE.format("*")))
     name = FILE.format(time.time_ns())  # later than what TensorBoard may be reading, so that it goes on to this one
     runs = list(runs_of(told, top))

@@ -15,6 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from actbench.callbacks import CheckpointCopy
 from actbench.config import BenchCLI
 from actbench.executors import Executor, InProcess, LocalProcesses, Ray
+from actbench.records import LONGEST, is_shown
 from actbench.specs import Spec, UsageError, merge, one_line, without, written
 from actbench.specs.values import load_yaml
 from actbench.stats import Design
@@ -95,6 +96,12 @@ def looks_of(given: Any) -> Looks:
     return Looks(**{name: int(value) for name, value in numbers.items()})
 
 
+def check_name(name: str) -> None:
+    """Refuse, with a StudyError, a name that tables and pages cannot show."""
+    if not is_shown(name):
+        raise StudyError(f"a name has at most {LONGEST} letters, all of which can be printed: {name[:50]!r}")
+
+
 @dataclass(frozen=True)
 class Study:
     """What is compared.
@@ -172,6 +179,7 @@ class Study:
 
     def _check_places(self) -> None:
         taken = ("", ".", "..", "cells", "running")
+        check_name(self.name)
         if Path(self.name).name != self.name or self.name in taken:
             raise StudyError(f"study.name must be the name of a folder, other than cells and running: {self.name!r}")
         absent = [folder for folder in self.records if not Path(folder, "cells").is_dir()]

@@ -10,7 +10,7 @@ from actbench.config import check_dataset
 from actbench.specs import NetworkSpec, UsageError, import_object, merge, nest, one_line, readable, without
 from actbench.specs.compose import merged_class, same_class
 from actbench.specs.values import parameters_of
-from actbench.study.definition import Study, StudyError
+from actbench.study.definition import Study, StudyError, check_name
 
 
 class Entry(NamedTuple):
@@ -78,6 +78,8 @@ def choices(study: Study, key: str, listed: Sequence[Any] | None, default: str) 
     """
     given = study.fit.get("data") if key == "data" else (study.fit.get("model") or {}).get("network")
     shared = merged_class(key, None, given or {})
+    if not isinstance(shared, Mapping):
+        raise StudyError(f"{key} is a class with its arguments, got {given!r}")
     if listed is None:
         return [(short_name(shared.get("class_path", default)), shared)]
     specs = [merged_class(key, None, value) for value in listed]
@@ -207,6 +209,8 @@ def entries(
         raise StudyError(f"model.activation.{argument}: give it in study.activations, to an activation")
     datasets = choices(study, "data", study.datasets, "Digits")
     networks = choices(study, "model.network", study.networks, "TutorialCNN")
+    for name, _ in (*datasets, *networks, *arms(study)):
+        check_name(name)
     found = dict[str, Entry]()
     digests = {} if digests is None else digests
     for (dataset, data), (network, network_spec), (arm, own) in product(datasets, networks, arms(study)):

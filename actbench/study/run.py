@@ -12,7 +12,7 @@ import polars as pl
 
 from actbench.executors import InProcess
 from actbench.progress import Progress, fitting_progress
-from actbench.records import write_records, write_whole
+from actbench.records import own_folder, write_records, write_whole
 from actbench.specs import dump_yaml, one_line
 from actbench.study.definition import FIRST_OTHER_SEED, Study, StudyError
 from actbench.study.grid import Entry, cell_of, entries
@@ -109,12 +109,12 @@ def run_study(
 
 def write_arms(study: Study, compared: Sequence[Entry]) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
-    folder = Path(study.root, study.name, "arms")
+    folder = own_folder(Path(study.root, study.name), "arms")
     shutil.rmtree(folder, ignore_errors=True)
     several = len({entry.key[:2] for entry in compared}) > 1
     for entry in compared:
         name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
-        path = folder / f"{name}.yaml"
+        path = folder / f"{name if len(name) <= 100 else f'{name[:60]}_{entry.hash}'}.yaml"
         fit = cell_of(entry.config, entry.digest, study, study.seeds).fit
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
