@@ -5,6 +5,10 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
@@ -12,9 +16,10 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from conftest import ROOT
 from hostile import AWKWARD, doubled, guarded, mutated, nested, plant_decoy
 from pytorch_lightning import Trainer
-from studies import golden, random_study, records
+from studies import golden, random_study, records, study
 from torch import nn
 
 from actbench.checkpoints import CheckpointError
@@ -23,6 +28,8 @@ from actbench.cli.main import main
 from actbench.data import FakeImages
 from actbench.records import FILE, RecordError, Store, fingerprint, from_bytes, read_records, to_bytes
 from actbench.specs import compose
+from actbench.study import compare
+from actbench.verdict import tell
 
 CELL = fingerprint("relu")
 
@@ -457,3 +464,163 @@ def test_a_mutated_config_of_a_study_ends_in_a_line(tmp_path, monkeypatch, capsy
             decoys=(),
             processor_s=20,
         )
+
+
+# --- the machine ---
+
+
+@contextlib.contextmanager
+def full_disk(left=5_000):
+    """Files of this process cannot grow beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", *FIT, "--trainer.max_epochs", "1", "--trainer.logger", "false"],
+        ["predict", "--output", "predictions.csv"],
+        ["export", "--output", "network.pt2"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_full_disk_is_told_in_a_line_and_nothing_half_written_is_left(run, tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if words[0] in ("predict", "export"):
+        words = [*words, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+
+    with full_disk():
+        assert main(words) == 1
+
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]) == 1
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".pt2") or "predictions" in path.name]
+
+
+def test_a_full_output_is_told_in_a_line():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, str(ROOT / "main.py"), "activations"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == ["error: [Errno 28] No space left on device"]
+
+
+@pytest.mark.parametrize("folder", ["exports", "tensorboard"])
+def test_nothing_is_written_or_deleted_through_a_link(tmp_path, monkeypatch, capsys, folder):
+    monkeypatch.chdir(tmp_path)
+    golden(tmp_path / "theirs")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "events.out.tfevents.1.actbench").write_text("mine")
+    (tmp_path / "theirs" / folder).symlink_to(outside)
+
+    assert main(["report", "theirs", "--format", "csv" if folder == "exports" else "tensorboard"]) == 2
+
+    assert capsys.readouterr().err == f"error: theirs/{folder} is a link, through which nothing is written: remove it\n"
+    assert [path.read_text() for path in outside.iterdir()] == ["mine"]
+
+
+def test_names_are_harmless_in_tables(tmp_path, capsys):
+    names = ["=1+1", "![i](http://x)", "<script>"]
+    study(tmp_path, [records(name, [0.9, 0.8]) for name in names], arms=names, replicates=2)
+
+    for format in ("csv", "md"):
+        assert main(["report", str(tmp_path), "--format", format]) == 0
+
+    exports = {path.name: path.read_text() for path in (tmp_path / "exports").iterdir()}
+    assert "'=1+1" in exports["replicates.csv"]
+    assert not [text for text in exports.values() if text.startswith("=") or "\n=" in text or ",=" in text]
+    tables = "".join(text for name, text in exports.items() if name.endswith(".md"))
+    assert "<script>" not in tables
+    assert "![i]" not in tables
+    assert "=1+1" in tables
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "a\x1b[2Jb", "a\u202eb", "a\x00b"])
+def test_a_name_that_cannot_be_shown_is_refused(tmp_path, capsys, name):
+    config = {"study": {"activations": [{"name": name, "activation": "relu"}, "swish"], "root": str(tmp_path)}}
+
+    with pytest.raises(ValueError, match="a name has at most 200 letters, all of which can be printed"):
+        compare(config)
+
+
+def test_an_error_shows_no_letter_that_does_something_to_a_terminal(capsys):
+    assert main(["\x1b[2Jfit"]) == 2
+
+    assert "\x1b" not in capsys.readouterr().err
+
+
+CONFIGS = {
+    "aliases that multiply": [
+        "a: &a [x, x, x, x, x, x, x, x, x]",
+        *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    ],
+    "an alias of itself": ["model: &x {activation: *x}"],
+    "a key twice": ["trainer: {max_epochs: 1}", "trainer: {max_epochs: 2}"],
+    "a tag": ["model: !!python/object/apply:os.system [touch outside]"],
+    "depth": ["model: " + "[" * 3000 + "]" * 3000],
+    "keys that are no text": ["trainer: {1: 2}"],
+}
+
+
+@pytest.mark.parametrize("what", CONFIGS)
+@pytest.mark.parametrize("command", ["fit", "compare"])
+def test_a_config_that_is_none_is_refused_in_a_line(tmp_path, monkeypatch, capsys, what, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("\n".join(CONFIGS[what]))
+
+    with guarded(tmp_path):
+        assert main([command, "--config", "config.yaml"]) == 2
+
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "part"), [("validate", "val"), ("test", "test"), ("predict", "predict")])
+def test_a_limit_that_leaves_nothing_is_refused(run, capsys, command, part):
+    words = [command, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), f"--trainer.limit_{part}_batches", "0"]
+
+    assert main(words) == 2
+
+    message = f"error: --trainer.limit_{part}_batches is 0, which leaves nothing to {command}\n"
+    assert capsys.readouterr().err == message
+
+
+def test_a_checkpoint_says_neither_where_data_are_nor_that_they_are_downloaded(honest, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(honest, weights_only=True)
+    arguments = {"root": "../elsewhere", "download": True}
+    content["actbench"]["data"] = {"class_path": "actbench.data.MNIST", "init_args": arguments}
+    torch.save(content, tmp_path / "hostile.ckpt")
+
+    with guarded(tmp_path):
+        assert main(["test", "--ckpt_path", "hostile.ckpt"]) == 2
+
+    assert (
+        capsys.readouterr().err
+        == "error: hostile.ckpt holds no paths of the machine it was made on: give --data.root\n"
+    )
+
+
+def test_records_of_other_cells_than_planned_are_told(tmp_path):
+    told = study(
+        tmp_path, [records("relu", [0.9] * 3), records("swish", [0.9] * 3, cell=fingerprint("x"))], replicates=3
+    )
+
+    assert told.faults[0] == "swish: 3 records are not of what was planned"
+
+
+def test_a_plan_that_is_not_what_its_hash_says_is_refused(tmp_path):
+    study(tmp_path, [records("relu", [0.9] * 3), records("swish", [0.8] * 3)], replicates=3)
+    path = tmp_path / "history.json"
+    content = json.loads(path.read_text())
+    content["plans"][0]["question"]["alpha"] = 0.5
+    path.write_text(json.dumps(content))
+
+    with pytest.raises(RecordError, match="is not what was planned under that hash"):
+        tell(tmp_path)
