@@ -69,7 +69,10 @@ class BenchCLI(LightningCLI):
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
         config: The composed config; see `compose`. Without one, only the parser is built.
-        build: Whether DataModule, model and Trainer are built.
+        build: Whether DataModule, model and Trainer are built; ``canonical`` is there without them.
+
+    Raises:
+        ValueError: An option is unknown or does not fit. One line.
     """
 
     parsers: ClassVar[dict[str, LightningArgumentParser]] = {}
@@ -142,8 +145,12 @@ class BenchCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = Namespace()  # type: ignore[no-untyped-call]
         if self.given is not None:
-            self.config = parse(parser, self.given)
-            self.canonical = canonical(self.config, self.given)
+            given = with_defaults(self.given)
+            self.config = parser.parse_object(copy.deepcopy(given))  # which it changes
+            settle(self.config, given)
+            # A limit of 3 is three batches, and jsonargparse may make 3.0 of it, three times all of them.
+            settle_arguments(Trainer, vars(self.config.trainer), given["trainer"])
+            self.canonical = canonical(self.config, given)
 
     @override
     def _set_seed(self) -> None:
@@ -185,21 +192,6 @@ class BenchCLI(LightningCLI):
         """Callbacks of the config."""
         callbacks = self.config_init.trainer.callbacks or []
         return [*callbacks] if isinstance(callbacks, list) else [callbacks]
-
-
-def parser_of(command: str) -> LightningArgumentParser:
-    """The parser of a command's config."""
-    return BenchCLI(command).parser
-
-
-def parse(parser: LightningArgumentParser, config: Mapping[str, Any]) -> Namespace:
-    """A composed config with the types that its classes ask for; a ValueError says in one line what does not fit."""
-    config = with_defaults(config)
-    parsed: Namespace = parser.parse_object(copy.deepcopy(config))  # which it changes
-    settle(parsed, config)
-    # A limit of 3 is three batches, and jsonargparse may make 3.0 of it, three times all of them.
-    settle_arguments(Trainer, vars(parsed.trainer), config["trainer"])
-    return parsed
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,12 +244,8 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Every setting of model and data that a config can hold is there, and those
     of the Trainer that are not Lightning's defaults. Parsing it gives it again.
-
-    Args:
-        parsed: The composed config as `parse` returns it.
-        given: The composed config.
+    ``given`` is the composed config `with_defaults`, and ``parsed`` has the types that its classes ask for.
     """
-    given = with_defaults(given)
     model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}
     others = {name: written(parsed.model[name]) for name in ("replicates", "stack_width", "batch_keys")}
     model |= {name: value for name, value in others.items() if value is not None}

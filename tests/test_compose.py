@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from actbench.cells import cell_config
 from actbench.cells.key import KEY
-from actbench.config import BenchCLI, canonical, parse, parser_of
+from actbench.config import BenchCLI
 from actbench.specs import UsageError, compose, dump_yaml, merge
 from actbench.specs.values import load_yaml, parameters_of
 
@@ -15,8 +15,11 @@ SGD = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5, "
 
 
 def resolved(*words):
-    config = compose(words)
-    return canonical(parse(parser_of("fit"), config), config)
+    return canonical(compose(words))
+
+
+def canonical(config):
+    return BenchCLI("fit", config, build=False).canonical
 
 
 def test_a_group_file_and_a_dotted_option_add_up(tmp_path):
@@ -98,13 +101,13 @@ def test_options_in_any_order_and_in_files_are_one_config_and_one_cell(tmp_path_
         compose([word for key, value in of for word in (f"--{key}", value)]) for of in (chosen.items(), shuffled)
     )
 
-    written = canonical(parse(parser_of("fit"), plain), plain)
+    written = canonical(plain)
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     path.write_text(yaml.safe_dump(written))
     again = compose(["--config", str(path)])
 
-    assert canonical(parse(parser_of("fit"), mixed), mixed) == written
-    assert canonical(parse(parser_of("fit"), again), again) == written
+    assert canonical(mixed) == written
+    assert canonical(again) == written
     assert cell_config(plain) == cell_config(mixed) == cell_config(again)
 
 

@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from actbench import records
 from actbench.cells.key import as_json, factors
-from actbench.config import BenchCLI, canonical, parse, parser_of
+from actbench.config import BenchCLI
 from actbench.data import ForeignData
 from actbench.specs import without
 from actbench.streams import SOURCES
@@ -58,14 +58,12 @@ class Cell:
 def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
     """The canonical config of a composed fit as a study runs it: on one device, with the study's folders and loggers.
 
-    Raises:
-        ValueError: An option is unknown, a class was not found or its arguments do not fit, or no cell can be run so.
+    A ValueError says what is unknown or does not fit, or why no cell can be run so.
     """
     trainer = without(given.get("trainer") or {}, *SET_BY_STUDY)
     if trainer.get("devices") in (None, "auto"):
         trainer["devices"] = 1
-    given = {**given, "trainer": trainer}
-    config = canonical(parse(parser_of("fit"), given), given)
+    config = BenchCLI("fit", {**given, "trainer": trainer}, build=False).canonical
     check_trainer(config["trainer"])
     return without({**config, "model": without(config["model"], "replicates")}, "seed_everything")
 
@@ -100,10 +98,8 @@ def build_data(config: Mapping[str, Any]) -> Any:
 def data_digest(config: Mapping[str, Any], known: dict[str, str] | None = None) -> str:
     """Hash of what the dataset of a cell's config yields, after its batches and labels were checked.
 
-    The digest is added to those ``known``, by config, for as long as files do not change.
-
-    Raises:
-        ValueError: The data are missing or damaged, or cannot be trained, validated and tested on.
+    The digest is added to those ``known``, by config, for as long as files do not change. Raises a ValueError if the
+    data are missing or damaged, or cannot be trained, validated and tested on.
     """
     reloaded = bool(config["trainer"].get("reload_dataloaders_every_n_epochs"))
     key = records.json_text(as_json([config["data"], config["model"].get("batch_keys"), reloaded]))

@@ -29,7 +29,7 @@ from actbench.callbacks import (
 )
 from actbench.cli.main import fail, shown_path
 from actbench.cli.messages import quieten, report_fit, report_interruption, report_scores, show_help
-from actbench.config import BenchCLI, canonical, parse, parser_of, versions
+from actbench.config import BenchCLI, versions
 from actbench.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.processor import choose_threads, keep_memory
 from actbench.scores import gather
@@ -287,12 +287,11 @@ def run(command: str, options: Sequence[str]) -> int:
     """
     quieten()
     try:
-        if show_help(parser_of(command), command, options):
+        if show_help(BenchCLI(command).parser, command, options):
             return 0
         given = compose(options, ["print_config"])
         if "print_config" in given:
-            given = without(given, "print_config")
-            print(dump_yaml(canonical(parse(parser_of(command), given), given)), end="")
+            print(dump_yaml(BenchCLI(command, without(given, "print_config"), build=False).canonical), end="")
             return 0
         cli = CommandCLI(command, given)
     except (ValueError, ImportError, ArgumentError, MisconfigurationException) as error:
