@@ -26,7 +26,7 @@ from actbench.callbacks import LastCheckpoint
 from actbench.cli.main import main
 from actbench.executors import ExecutorError, Failure, Ray
 from actbench.executors import cluster as cluster_module
-from actbench.executors.code import copy_code
+from actbench.executors.connection import copy_code
 from actbench.executors.nodes import versions
 from actbench.records import read_records
 from actbench.study import MissingError, compare, train

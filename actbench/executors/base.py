@@ -6,7 +6,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -14,12 +14,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 TRIES = 3  # of a task whose worker dies
 PAUSE_S = 0.5  # before tasks are asked again whether one is free
+END = object()  # of the tasks
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Report = Callable[[T, str], None]
-
-
-def silent(task: Any, line: str) -> None:
-    """Report nothing."""
 
 
 class Failure(Exception):
@@ -52,7 +49,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
     @abstractmethod
     def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = lambda task, line: None
     ) -> Iterator[tuple[T, R | Failure]]:
         """Do the tasks; yields each with its result.
 
@@ -80,31 +77,6 @@ class Death(NamedTuple):
     last: str
 
 
-class Try(NamedTuple, Generic[T]):
-    """A task, and how many workers it has had."""
-
-    task: T
-    number: int
-
-
-class Queue(Generic[T]):
-    """Tasks that come one by one, and before them those that are tried again."""
-
-    def __init__(self, tasks: Iterable[T | None]) -> None:
-        self.tasks = iter(tasks)
-        self.again = list[Try[T]]()
-        self.ended = False
-
-    def take(self) -> Try[T] | None:
-        """The next task; None if none is free now, or after the last."""
-        if self.again:
-            return self.again.pop(0)
-        for task in self.tasks:
-            return None if task is None else Try(task, 1)
-        self.ended = True
-        return None
-
-
 class Workers(Executor):
     """Does tasks in other processes. A task whose process dies is tried again in another one, twice at most.
 
@@ -114,16 +86,21 @@ class Workers(Executor):
 
     @override
     def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = lambda task, line: None
     ) -> Iterator[tuple[T, R | Failure]]:
-        queue, running, results = Queue(tasks), dict[Any, Try[T]](), list[tuple[T, R | Failure]]()
+        fresh, again, ended = iter(tasks), list[tuple[T, int]](), False
+        running, results = dict[Any, tuple[T, int]](), list[tuple[T, R | Failure]]()
         with self:
             try:
                 while True:
-                    while len(running) < self.room() and (trial := queue.take()):
-                        running[self.start(work, trial.task)] = trial
+                    while len(running) < self.room():
+                        trial: Any = again.pop(0) if again else (next(fresh, END), 1)
+                        ended = trial[0] is END
+                        if ended or trial[0] is None:
+                            break
+                        running[self.start(work, trial[0])] = trial
                     if not running and not results:
-                        if queue.ended and not queue.again:
+                        if ended and not again:
                             return
                         time.sleep(PAUSE_S)
                     yield from results  # after workers have got what is next
@@ -135,7 +112,7 @@ class Workers(Executor):
                         elif number == TRIES:
                             results.append((task, Failure(result.last)))
                         else:
-                            queue.again.append(Try(task, number + 1))
+                            again.append((task, number + 1))
                             report(task, f"{result.how}; it is tried again")
             finally:
                 self.stop(list(running))

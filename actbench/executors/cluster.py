@@ -135,11 +135,7 @@ class Ray(Workers):
 
     @override
     def room(self) -> int:
-        """How many workers there may be now.
-
-        Raises:
-            ExecutorError: No node has room for one, or none has had for a while.
-        """
+        """How many workers there may be now; an ExecutorError if no node has had room for one for a while."""
         import ray
 
         if not self.place:

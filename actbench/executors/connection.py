@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -13,20 +14,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import actbench
 from actbench.executors.base import ExecutorError
-from actbench.executors.code import copy_code
-from actbench.executors.nodes import Place, pack
+from actbench.executors.nodes import FILES, Place, pack
 
 CONNECT_S = 10  # for a cluster's first answer
 LOOPBACK = "127.0.0.1"
+MOST_MB = 50  # of Python files; nobody has written more
 
 
 @contextmanager
 def connected(address: str | None, send: Sequence[str], *, threads: int) -> Iterator[Place]:
     """Connect to a cluster, or start a Ray on this machine, whose workers have our code; yields where they work.
 
-    Raises:
-        ExecutorError: There is no such cluster, or it has other versions of Ray or Python.
+    Raises an ExecutorError if there is no such cluster, or it has other versions of Ray or Python.
     """
     import ray
 
@@ -54,8 +55,7 @@ def connected(address: str | None, send: Sequence[str], *, threads: int) -> Iter
 def connect(address: str | None, runtime_env: Mapping[str, Any]) -> None:
     """Connect to a cluster, or start a Ray on this machine, which nobody reaches from another.
 
-    Raises:
-        ExecutorError: Ray cannot do so, or does not listen on loopback alone.
+    Raises an ExecutorError if Ray cannot do so, or does not listen on loopback alone.
     """
     import ray
     from ray._private import ray_constants
@@ -105,13 +105,36 @@ def undisturbed() -> Iterator[None]:
 
 
 def check_reachable(address: str) -> None:
-    """Ask whether anything listens at an address: Ray itself would wait a minute for it.
-
-    Raises:
-        ExecutorError: Nothing does.
-    """
+    """Raise an ExecutorError if nothing listens at an address: Ray itself would wait a minute for it."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except (OSError, OverflowError, UnicodeError) as error:
         raise ExecutorError(f"no Ray cluster at {address}: {error}") from error
+
+
+def copy_code(folder: Path, into: Path) -> None:
+    """Copy this actbench, and the Python files in and below a folder; no hidden ones, and no virtual environments.
+
+    Ray's own ``working_dir`` would put these files before all installed packages, and could not tell a virtual
+    environment. Raises an ExecutorError if there are too many.
+    """
+    package = Path(actbench.__file__).parent
+    shutil.copytree(package, into / "actbench", ignore=shutil.ignore_patterns("__pycache__"))
+    (into / FILES).mkdir()
+    size = 0
+    for path, folders, names in os.walk(folder):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith((".", "__pycache__")) and not Path(path, name, "pyvenv.cfg").exists()
+        ]
+        for file in (Path(path, name) for name in names if name.endswith(".py") and not name.startswith(".")):
+            if not file.is_file():
+                continue
+            size += file.stat().st_size
+            if size > MOST_MB * 2**20:
+                raise ExecutorError(f"{folder} holds over {MOST_MB} MB of Python files: start from a folder of its own")
+            copy = into / FILES / file.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from typing_extensions import override
 
-from actbench.executors.base import PAUSE_S, TRIES, Death, Executor, Failure, R, Report, T, Workers, attempt, silent
+from actbench.executors.base import PAUSE_S, TRIES, Death, Executor, Failure, R, Report, T, Workers, attempt
 
 GRACE_S = 10  # for a worker that is told to end
 
@@ -24,7 +24,7 @@ class InProcess(Executor):
 
     @override
     def run(
-        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = silent
+        self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = lambda task, line: None
     ) -> Iterator[tuple[T, R | Failure]]:
         for task in tasks:
             if task is None:
