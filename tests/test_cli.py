@@ -145,6 +145,13 @@ def test_activations_are_listed_with_formula_parameters_and_source(capsys):
     assert "2015" in prelu
 
 
+def test_activations_take_no_options(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["activations", "relu"])
+
+    assert capsys.readouterr().err == "error: unrecognized arguments: relu\n"
+
+
 # --- fit ---
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actbench.audit import GOAL, MOST, Audited, Printed, Row, TableError, audit, read_number
-from actbench.cli.main import COMMANDS, OneLine, fail
+from actbench.cli.main import OneLine, fail
 from actbench.verdict.words import count
 
 COLUMNS = {
@@ -41,13 +41,7 @@ example:
 
 def print_audit(options: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    parser = OneLine(
-        prog="main.py audit",
-        description=COMMANDS["audit"],
-        epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = OneLine("audit", epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="The table, a CSV file.")
     parser.add_argument("--baseline", help="Name of the row to compare with (default: the first).")
     parser.add_argument("--level", type=float, default=0.95, help="Coverage of the intervals (default: 0.95).")

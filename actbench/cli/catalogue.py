@@ -1,6 +1,5 @@
 """``activations``: the catalogue as a table."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -10,12 +9,12 @@ from rich.table import Table
 
 from actbench.activations import CATALOGUE
 from actbench.activations.catalogue import trainable_parameters
+from actbench.cli.main import OneLine
 
 
 def print_catalogue(args: Sequence[str]) -> int:
     """Print name, formula, trainable parameters per site, and source of every activation."""
-    parser = argparse.ArgumentParser("main.py activations", description=print_catalogue.__doc__, allow_abbrev=False)
-    parser.parse_args(args)
+    OneLine("activations").parse_args(args)
     # Text that is piped on is not wrapped to some terminal's width.
     console = Console(width=None if sys.stdout.isatty() else 300)
     table = Table("name", "formula", "trainable", "source", box=box.SIMPLE_HEAD)

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from actbench import records
-from actbench.cli.main import COMMANDS, OneLine, fail, shown_path, shown_program
+from actbench.cli.main import OneLine, fail, shown_path, shown_program
 from actbench.cli.messages import quieten, show_help
 from actbench.cli.report import draw, print_told
 from actbench.executors import ExecutorError
@@ -145,7 +145,7 @@ def print_foresight(question: Question, foreseen: Sequence[Foreseen]) -> None:
 
 def merge(words: Sequence[str]) -> int:
     """Join the stores of several folders of studies; returns the exit status."""
-    parser = OneLine(prog="main.py merge", description=COMMANDS["merge"], allow_abbrev=False)
+    parser = OneLine("merge")
     parser.add_argument("roots", nargs="+", type=Path, help="folders of studies, which hold cells/")
     parser.add_argument("--root", type=Path, default=Path("studies"), help="folder to join them in (default: studies)")
     chosen = parser.parse_args(words)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from actbench.checkpoints import trusted_names
 from actbench.classifier import Classifier
-from actbench.cli.main import COMMANDS, OneLine, fail, shown_path
+from actbench.cli.main import OneLine, fail, shown_path
 from actbench.export import export_replicate
 from actbench.specs import one_line
 
 
 def export(options: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
-    parser = OneLine(prog="main.py export", description=COMMANDS["export"], allow_abbrev=False)
+    parser = OneLine("export")
     parser.add_argument("--ckpt_path", required=True, help="The checkpoint.")
     parser.add_argument("--replicate", type=int, default=0, help="Number of the replicate, from 0 (default: 0).")
     parser.add_argument(

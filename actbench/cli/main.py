@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from typing_extensions import override
 
@@ -126,7 +126,10 @@ def dispatch(args: Sequence[str] | None) -> int:
 
 
 class OneLine(ArgumentParser):
-    """Parser whose errors are one line."""
+    """Parser of a command's options, whose errors are one line."""
+
+    def __init__(self, command: str, **options: Any) -> None:
+        super().__init__(f"main.py {command}", description=COMMANDS[command], allow_abbrev=False, **options)
 
     @override
     def error(self, message: str) -> NoReturn:

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 
-from actbench.cli.main import COMMANDS, OneLine, fail, shown_path
+from actbench.cli.main import OneLine, fail, shown_path
 from actbench.records import RecordError
 from actbench.report.tables import Column, Table, tables
 from actbench.verdict import RECORDS, VERDICT, Told, tell
@@ -34,7 +34,7 @@ SPARE = {  # columns of each table that a narrow terminal does without, the leas
 
 def report(words: Sequence[str]) -> int:
     """Recompute a study's verdicts, and write its page or another format; returns the exit status."""
-    parser = OneLine(prog="main.py report", description=COMMANDS["report"], allow_abbrev=False)
+    parser = OneLine("report")
     parser.add_argument("study", type=Path, help="the study's folder, such as studies/digits")
     parser.add_argument("other", type=Path, nargs="?", help="another study's folder: say what changed from the first")
     parser.add_argument(
