@@ -214,6 +214,7 @@ def test_an_arm_that_sets_what_is_tuned_is_refused(tmp_path):
         ({"replicates": {"min": 6, "max": 60}}, "min, max and batch"),
         ({"replicates": {"min": 6, "max": 3, "batch": 1}}, "min <= max"),
         ({"replicates": {"min": 0, "max": 3, "batch": 1}}, "min, max and batch from 1 on"),
+        ({"replicates": {"min": "two", "max": 3, "batch": 1}}, "min, max and batch from 1 on"),
         ({"comparisons": "some"}, "--study.comparisons: .*baseline.*all"),
         ({"alpha": 0}, "--study.alpha: .*0"),
         ({"margin": "0.5 points"}, "--study.margin: .*0.5 points"),
@@ -227,7 +228,7 @@ def test_a_rule_that_makes_no_sense_is_refused(section, message):
 def test_the_tuned_setting_is_in_the_hash_of_a_cell(tmp_path):
     of = Study.of(study(tmp_path, tune=TUNE))
 
-    hashes = {entry.hash for value in TUNE["model.optimizer.lr"] for entry in entries(of, lambda _, v=value: v)}
+    hashes = {entry.cell.hash for value in TUNE["model.optimizer.lr"] for entry in entries(of, lambda _, v=value: v)}
 
     assert len(hashes) == 6
 

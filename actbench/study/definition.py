@@ -91,7 +91,7 @@ class Grid(NamedTuple):
 def looks_of(given: Any) -> Looks:
     """The looks of ``study.replicates``; a StudyError unless they are min, max and batch from 1 on."""
     numbers = dict(vars(given) if isinstance(given, Namespace) else given)
-    if set(numbers) != {"min", "max", "batch"} or any(type(of) is bool or int(of) < 1 for of in numbers.values()):
+    if set(numbers) != {"min", "max", "batch"} or not all(str(of).isdecimal() and int(of) for of in numbers.values()):
         raise StudyError(f"study.replicates is a number from 1 on, or has min, max and batch from 1 on, got {numbers}")
     return Looks(**{name: int(value) for name, value in numbers.items()})
 
@@ -104,7 +104,7 @@ def check_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """What is compared; a StudyError says what of it makes no sense.
 
     Args:
         activations: The arms: names, class paths, class paths with arguments, or mappings with ``activation``, a
@@ -136,9 +136,6 @@ class Study:
         margin: The largest difference of test accuracy that does not matter, a fraction.
         tune: A setting and its grid, such as ``{model.optimizer.lr: [1e-4, 3e-4, 1e-3], replicates: 3}``: every arm is
             compared at the value that is its best on val, found on seeds of their own, the same for every arm.
-
-    Raises:
-        StudyError: Something of it makes no sense.
     """
 
     activations: list[Any] = field(default_factory=lambda: ["relu", "swish"])
@@ -200,10 +197,8 @@ class Study:
         """The study of a study file: ``study`` beside ``model``, ``data``, ``trainer`` and ``seed_everything``.
 
         What only a single fit needs, such as ``trust``, does no harm; a number
-        of replicates under ``model`` counts unless ``study`` has its own.
-
-        Raises:
-            StudyError: A key is unknown, or a value makes no sense.
+        of replicates under ``model`` counts unless ``study`` has its own. A
+        StudyError says which key is unknown, or which value makes no sense.
         """
         try:
             config = merge({}, config)
