@@ -21,9 +21,6 @@ lost up to a factor of 20 on a busy one: threads wait for one another.
 """
 
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of glibc's mallopt
-
-
 def keep_memory() -> None:
     """Let the C library keep freed memory for the next step, where it is glibc.
 
@@ -33,8 +30,8 @@ def keep_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(-4, 0)  # M_MMAP_MAX
+        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def forget_peak_memory(device: torch.device) -> bool:

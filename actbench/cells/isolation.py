@@ -23,8 +23,13 @@ def unchanged_process(seed: int) -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
     try:
-        with patch.dict(os.environ), unchanged_generators(), silence():
+        logger.setLevel(logging.ERROR)  # a study has lines of its own
+        with patch.dict(os.environ), unchanged_generators(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             seed_everything(seed, verbose=False)
             yield
     finally:
@@ -34,18 +39,4 @@ def unchanged_process(seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Let Lightning say only what has gone wrong: a study has lines of its own."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            yield
-    finally:
         logger.setLevel(level)
