@@ -11,10 +11,9 @@ from typing import Any, NamedTuple, cast
 import polars as pl
 import polars.selectors as cs
 import torch
-from lightning_fabric.utilities.data import sized_len
 
 from actbench import preflight
-from actbench.cells import WARM_UP, Cell, build_data, device_name, run_cell
+from actbench.cells import WARM_UP, Cell, device_name, run_cell
 from actbench.records import json_text, to_bytes
 from actbench.specs import one_line
 from actbench.study import StudyError
@@ -39,26 +38,23 @@ class Pace(NamedTuple):
     record_mb: float
 
 
-def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
+def forecast(cells: Sequence[Cell], known: pl.DataFrame, epoch_steps: Mapping[str, float]) -> Forecast:
     """What cells will take, by the study's finished records, and else by a trial of a cell on each dataset and network.
 
-    The forecast leaves out evaluation, starting up and other activations, so
-    it is right within a factor of two.
+    ``epoch_steps`` is what `rehearse` returned. The forecast leaves out evaluation,
+    starting up and other activations, so it is right within a factor of two.
     """
     minutes, steps, memory_mb, disk_mb = 0.0, 0.0, 0.0, 0.0
-    paces, lengths = paces_of(known), dict[str, int | None]()
+    paces = paces_of(known)
     for cell in cells:
-        settings = json_text([cell.factors["data"], cell.factors["trainer"]])
         place = place_of(cell.factors)
-        if settings not in lengths:
-            lengths[settings] = epoch_steps(cell)
         if place not in paces:
             paces[place] = trial(cell)
-        pace, length = paces[place], lengths[settings]
-        epochs = length and preflight.epochs_of(cell.config["trainer"], length)
+        pace, length = paces[place], epoch_steps[cell.hash]
+        epochs = None if math.isnan(length) else preflight.epochs_of(cell.config["trainer"], length)
         runs = (epochs or 0) * len(cell.seeds)
         minutes += math.nan if pace.epoch_time_s is None or epochs is None else pace.epoch_time_s * runs / 60
-        steps += (length or 0) * runs
+        steps += length * runs if runs else 0
         memory_mb = max(memory_mb, pace.memory_mb)
         # What a record holds for each epoch, four numbers, hardly shrinks.
         disk_mb += pace.record_mb * len(cell.seeds) + 4 * 8 * runs / 2**20
@@ -68,19 +64,6 @@ def forecast(cells: Sequence[Cell], known: pl.DataFrame) -> Forecast:
 def place_of(factors: Mapping[str, Any]) -> str:
     """Dataset and network as JSON, the key of a pace."""
     return json_text([factors["data"], factors["network"]])
-
-
-def epoch_steps(cell: Cell) -> int | None:
-    """Optimiser steps of an epoch; None where nobody knows how many batches there are."""
-    datamodule = build_data(cell.config)
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    trainer, loader = cell.config["trainer"], datamodule.train_dataloader()
-    limit = trainer.get("limit_train_batches", 1.0)
-    if sized_len(loader) is None:
-        return None
-    batches = min(len(loader), limit) if isinstance(limit, int) else int(len(loader) * limit)
-    return max(1, math.ceil(batches / (trainer.get("accumulate_grad_batches") or 1)))
 
 
 def paces_of(known: pl.DataFrame) -> dict[str, Pace]:

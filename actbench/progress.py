@@ -1,6 +1,5 @@
 """What a study says while it runs: lines in a file or a pipe, bars in a terminal."""
 
-import sys
 import time
 from contextlib import AbstractContextManager
 from typing import Self
@@ -102,8 +101,3 @@ class Bars(Progress):
     @override
     def epoch(self, cell: str, done: int, total: int | None) -> None:
         self.bars.update(self.epochs, description=cell, completed=done, total=total, visible=True, refresh=True)
-
-
-def fitting_progress() -> Progress:
-    """Bars in a terminal, lines elsewhere."""
-    return Bars() if sys.stdout.isatty() else Progress()

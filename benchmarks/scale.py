@@ -60,8 +60,8 @@ def study(root: Path, arms: int = 1, **trainer: Any) -> Study:
 
 def efficiency(folder: Path, repetitions: int) -> list[dict[str, Any]]:
     """Train real cells of 32 seeds on one worker and on two, in turns; each has as many cells."""
-    (entry,) = entries(asked := study(folder, max_epochs=10))
-    cells = cells_of(entry, asked, [range(32 * number, 32 * number + 32) for number in range(2 * REAL_CELLS)])
+    (entry,) = entries(study(folder, max_epochs=10))
+    cells = cells_of(entry, [range(32 * number, 32 * number + 32) for number in range(2 * REAL_CELLS)])
     measured = []
     for repetition in range(repetitions):
         for workers in (1, 2):
@@ -124,7 +124,7 @@ def many(folder: Path, count: int) -> dict[str, Any]:
     seeds = range(count // ARMS)
     measured: dict[str, Any] = {"cells": ARMS * len(seeds), "before_mb": peak_mb()}
     clock = Clock(measured)
-    missing = [cells_of(entry, asked, [range(seed, seed + 1) for seed in seeds]) for entry in compared]
+    missing = [cells_of(entry, [range(seed, seed + 1) for seed in seeds]) for entry in compared]
     wanted = [Wanted(entry, seeds) for entry in compared]
     plan = Plan(wanted, 0, [cell for turn in zip(*missing, strict=True) for cell in turn])
     clock("plan_s")

@@ -28,6 +28,7 @@ from actbench.study import (
     compare,
     entries,
     make_plan,
+    rehearse,
     train,
 )
 from actbench.study.plan import Wanted
@@ -92,11 +93,11 @@ def test_a_setting_of_an_arm_is_its_own(tmp_path):
     slow = {"name": "slow", "activation": "relu", "model.optimizer.lr": 1e-4, "data.batch_size": 32}
     normal, own = entries(Study.of(study(tmp_path, activations=["relu", slow])))
 
-    assert own.config["model"]["optimizer"]["init_args"]["lr"] == 1e-4
-    assert own.config["data"]["init_args"]["batch_size"] == 32
-    assert own.config["data"]["init_args"]["rows"] == 300
-    assert normal.config["model"]["optimizer"]["init_args"]["lr"] == 1e-3
-    assert normal.config["model"]["activation"] == own.config["model"]["activation"]
+    assert own.cell.config["model"]["optimizer"]["init_args"]["lr"] == 1e-4
+    assert own.cell.config["data"]["init_args"]["batch_size"] == 32
+    assert own.cell.config["data"]["init_args"]["rows"] == 300
+    assert normal.cell.config["model"]["optimizer"]["init_args"]["lr"] == 1e-3
+    assert normal.cell.config["model"]["activation"] == own.cell.config["model"]["activation"]
 
 
 @pytest.mark.parametrize(
@@ -308,9 +309,10 @@ def test_a_forecast_is_near_what_cells_take(tmp_path):
     config = study(tmp_path, activations=["relu"])
     config["data"] = "FakeImages"
     config["trainer"] = {"max_epochs": 30, "accelerator": "cpu"}
-    cells = make_plan(Study.of(config)).missing
+    plan = make_plan(Study.of(config))
+    cells, epoch_steps = plan.missing, rehearse(plan, print)
 
-    expected = forecast(cells, pl.DataFrame())
+    expected = forecast(cells, pl.DataFrame(), epoch_steps)
     (table,) = (train((cell, tmp_path / "cell")) for cell in cells)
 
     training_s = 30 * len(table) * table["epoch_time_s"][0]
@@ -320,9 +322,9 @@ def test_a_forecast_is_near_what_cells_take(tmp_path):
     assert size / 3 < expected.disk_mb * 2**20 < size * 3
 
     known = table.with_columns(pl.lit(2.0).alias("epoch_time_s"), pl.lit(value=False).alias("busy"))
-    assert forecast(cells, known).minutes == 2 * 30 * 3 / 60
+    assert forecast(cells, known, epoch_steps).minutes == 2 * 30 * 3 / 60
     busy = known.with_columns(pl.lit(value=True).alias("busy"))
-    assert forecast(cells, busy).minutes < 1
+    assert forecast(cells, busy, epoch_steps).minutes < 1
 
 
 @pytest.mark.slow
@@ -333,7 +335,7 @@ def test_ten_thousand_finished_cells_are_planned_in_seconds(tmp_path):
     store = Store(tmp_path / "cells")
     store.folder.mkdir()
     for entry in entries(Study.of(config)):
-        store.path(entry.hash, [0, 1]).write_bytes(b"a plan reads no record")
+        store.path(entry.cell.hash, [0, 1]).write_bytes(b"a plan reads no record")
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
 
     said, seconds, memory_mb = dry_run(tmp_path)

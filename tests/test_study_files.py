@@ -25,7 +25,7 @@ from actbench.preflight import epochs_of
 from actbench.records import Store
 from actbench.report.tables import tables
 from actbench.specs import compose
-from actbench.study import Study, arms, collect, entries, make_plan, run_study
+from actbench.study import Study, arms, collect, entries, make_plan, rehearse, run_study
 from actbench.verdict import pairing_faults
 from actbench.verdict.pairing import other_networks
 
@@ -70,10 +70,10 @@ def test_nested_settings_of_an_arm_are_its_own(tmp_path):
 
     _, entry = entries(Study.of(study(tmp_path, activations=["relu", nested])))
 
-    assert entry.config["model"]["activation"]["class_path"] == "actbench.activations.Swish"
-    assert entry.config["model"]["network"]["class_path"] == "actbench.networks.MLP"
-    assert entry.config["model"]["optimizer"]["init_args"]["lr"] == 0.1
-    assert entry.config["trainer"]["max_epochs"] == 1
+    assert entry.cell.config["model"]["activation"]["class_path"] == "actbench.activations.Swish"
+    assert entry.cell.config["model"]["network"]["class_path"] == "actbench.networks.MLP"
+    assert entry.cell.config["model"]["optimizer"]["init_args"]["lr"] == 0.1
+    assert entry.cell.config["trainer"]["max_epochs"] == 1
 
 
 def test_a_class_of_an_arm_is_set_before_its_arguments_in_any_order(tmp_path):
@@ -81,8 +81,8 @@ def test_a_class_of_an_arm_is_set_before_its_arguments_in_any_order(tmp_path):
 
     (entry,) = entries(Study.of(study(tmp_path, activations=[arm])))
 
-    assert entry.config["model"]["optimizer"]["class_path"] == "torch.optim.SGD"
-    assert entry.config["model"]["optimizer"]["init_args"]["lr"] == 0.5
+    assert entry.cell.config["model"]["optimizer"]["class_path"] == "torch.optim.SGD"
+    assert entry.cell.config["model"]["optimizer"]["init_args"]["lr"] == 0.5
 
 
 def test_names_tell_arms_apart_by_arguments_and_by_settings():
@@ -112,9 +112,9 @@ def test_arguments_under_data_hold_for_each_dataset_that_takes_them(tmp_path, da
 
     compared = entries(Study.of(config))
 
-    assert [entry.config["data"]["init_args"]["batch_size"] for entry in compared] == sizes
+    assert [entry.cell.config["data"]["init_args"]["batch_size"] for entry in compared] == sizes
     rows = data["init_args"].get("rows", 1024)
-    assert [entry.config["data"]["init_args"].get("rows") for entry in compared] == [None, rows, rows]
+    assert [entry.cell.config["data"]["init_args"].get("rows") for entry in compared] == [None, rows, rows]
     assert [entry.dataset for entry in compared] == ["Digits", "FakeImages", "FakeImages(batch_size=16)"]
 
 
@@ -124,8 +124,8 @@ def test_arguments_under_network_hold_for_each_network_that_takes_them(tmp_path,
 
     first, second = entries(Study.of(config))
 
-    assert "init_args" not in first.config["model"]["network"]
-    assert second.config["model"]["network"]["init_args"]["hidden"] == [8]
+    assert "init_args" not in first.cell.config["model"]["network"]
+    assert second.cell.config["model"]["network"]["init_args"]["hidden"] == [8]
 
 
 # --- what makes no sense ---
@@ -237,9 +237,11 @@ def test_a_forecast_counts_the_steps_that_limits_leave():
 )
 def test_a_dry_run_foresees_a_schedule_that_ends(tmp_path, trainer, steps):
     config = study(tmp_path, activations=["relu"]) | {"trainer": {**trainer, "accelerator": "cpu"}}
-    config["model"] = {"network": "MLP", "lr_scheduler": ONE_CYCLE}
+    whole = {"max_lr": 0.1, "total_steps": steps // 3}
+    config["model"] = {"network": "MLP", "lr_scheduler": ONE_CYCLE | {"init_args": whole}}
+    plan = make_plan(Study.of(config))
 
-    will = forecast(make_plan(Study.of(config)).missing, pl.DataFrame())
+    will = forecast(plan.missing, pl.DataFrame(), rehearse(plan, print))
 
     assert will.steps == steps
     assert will.minutes > 0

@@ -96,13 +96,13 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
     wanted = [Wanted(entry, study.seeds) for entry in compared]
     plan = make_plan(study, wanted)
     if plan.missing:  # whatever is wrong is said before anything else
-        rehearse(plan, print)
+        epoch_steps = rehearse(plan, print)
         known = collect(study, wanted, print, change=False)
-        will = forecast(plan.missing, known)
+        will = forecast(plan.missing, known, epoch_steps)
     else:  # the folder's records: one file, where cells may be thousands, and nothing before the study's end
         path, known = Path(study.root, study.name, RECORDS), pl.DataFrame()
         if path.exists():
-            known = records.read_records(path).filter(pl.col("cell").is_in([entry.hash for entry in compared]))
+            known = records.read_records(path).filter(pl.col("cell").is_in([entry.cell.hash for entry in compared]))
     sequential = f" at most, from {question.design.looks[0]} on until it is clear" if question.design else ""
     print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
     for what, names in {"datasets": question.datasets, "networks": question.networks, "arms": question.arms}.items():
@@ -122,7 +122,7 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
             "is counted at the config's own value"
         )
     lacking = {cell.hash for cell in plan.missing}
-    datasets = {entry.dataset: entry for entry in compared if entry.hash in lacking}
+    datasets = {entry.dataset: entry for entry in compared if entry.cell.hash in lacking}
     images = {name: test_images(entry) for name, entry in datasets.items()}
     print_foresight(question, foresee(question, known, pilot(study) if with_pilot else pl.DataFrame(), images))
     print(f"plan: {question.hash}")

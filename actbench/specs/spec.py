@@ -118,8 +118,7 @@ class Spec:
     def find(cls, target: Any) -> tuple[type, Mapping[str, Any]]:
         """The class that a name or a class path means, and the arguments that the name implies.
 
-        Raises:
-            ValueError: There is no such class, or it is of another kind.
+        Raises a ValueError if there is no such class, or it is of another kind.
         """
         if isinstance(target, str):
             known = {normal(name): name for name in cls.names}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,14 +15,12 @@ from actbench.study.definition import Study, StudyError, check_name
 
 
 class Entry(NamedTuple):
-    """One arm on one dataset and network, under the study's names; the hash does not depend on them."""
+    """One arm on one dataset and network, under the study's names; the cell does not depend on them."""
 
     dataset: str
     network: str
     arm: str
-    config: Mapping[str, Any]
-    digest: str  # of the data
-    hash: str
+    cell: Cell  # of one seed
     value: float | None = None  # of the setting that is tuned
 
     @property
@@ -71,10 +70,8 @@ def distinct(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 def choices(study: Study, key: str, listed: Sequence[Any] | None, default: str) -> list[tuple[str, Any]]:
     """Names and specs of a study's datasets or networks: those listed, or the one that its config has under ``key``.
 
-    Arguments of the config hold for the list as `Study` says.
-
-    Raises:
-        StudyError: A class was not found, no class of the list takes an argument, or another class takes it, too.
+    Arguments of the config hold for the list as `Study` says. A StudyError says which class was not found,
+    and which argument no class of the list takes, or another class takes too.
     """
     given = study.fit.get("data") if key == "data" else (study.fit.get("model") or {}).get("network")
     shared = merged_class(key, None, given or {})
@@ -166,11 +163,7 @@ def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
-    """Each arm's name, and the settings that are its own.
-
-    Raises:
-        StudyError: Two arms have the same name, or an arm makes no sense.
-    """
+    """Each arm's name, and the settings that are its own; a StudyError says which make no sense or share a name."""
     given = [Arm.of(value) for value in study.activations]
     names = distinct([(arm.name or short_name(arm.activation), arm.arguments) for arm in given])
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -194,10 +187,8 @@ def entries(
 ) -> list[Entry]:
     """All that a study compares, each config checked.
 
-    Args:
-        study: The study.
-        value: Value of the tuned setting, for all or by dataset, network and arm; the study's config's unless given.
-        digests: Digests of data that this study has read before; see `data_digest`.
+    ``value`` is that of the tuned setting, for all or by dataset, network and arm; the config's unless given.
+    ``digests`` are of data that this study has read before; see `data_digest`.
 
     Raises:
         StudyError: A class was not found, its arguments do not fit, two arms are the same, or data are missing.
@@ -225,23 +216,19 @@ def entries(
                 digest = data_digest(config, digests)
             except Exception as error:  # of any kind, in a DataModule that is not ours
                 raise ValueError(f"dataset {dataset}: {readable(str(error))}") from error
-            entry = Entry(dataset, network, arm, config, digest, cell_of(config, digest, study, range(1)).hash, tuned)
+            cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
+            entry = Entry(dataset, network, arm, cell, tuned)
+            twin = found.setdefault(cell.hash, entry)
         except ValueError as error:
             raise StudyError(f"arm {arm}: {one_line(error)}") from error
-        if entry.hash in found:
-            raise StudyError(f"{found[entry.hash].label} and {entry.label} are the same")
-        found[entry.hash] = entry
+        if twin is not entry:
+            raise StudyError(f"{twin.label} and {entry.label} are the same")
     return list(found.values())
 
 
-def cells_of(entry: Entry, study: Study, blocks: Iterable[range]) -> list[Cell]:
+def cells_of(entry: Entry, blocks: Iterable[range]) -> list[Cell]:
     """An entry's cells of these seeds, which share one mapping of factors."""
-    cells = [cell_of(entry.config, entry.digest, study, seeds) for seeds in blocks]
+    cells = [replace(entry.cell, seeds=seeds) for seeds in blocks]
     for cell in cells:
-        vars(cell).update(factors=cells[0].factors, hash=entry.hash)
+        vars(cell).update(factors=entry.cell.factors, hash=entry.cell.hash)
     return cells
-
-
-def cell_of(config: Mapping[str, Any], digest: str, study: Study, seeds: range) -> Cell:
-    """A study's cell of these seeds."""
-    return Cell(config, seeds, digest, study.weights, tuple(study.vary), study.seed)

@@ -35,20 +35,16 @@ class Plan(NamedTuple):
 
 
 def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
-    """Which of the wanted records, all of the study's unless given, are there. None of the study's own store is read.
-
-    Raises:
-        StudyError: The study makes no sense.
-    """
+    """Which of the wanted records, all of the study's unless given, are there; its own store is not read."""
     wanted = [Wanted(entry, study.seeds) for entry in entries(study)] if wanted is None else wanted
     store = store_of(study)
     index = store.index()
     cached, missing = 0, list[list[Cell]]()
     for entry, seeds in wanted:
-        there = usable_seeds(store, index.get(entry.hash, {}))
+        there = usable_seeds(store, index.get(entry.cell.hash, {}))
         lacking = [seed for seed in seeds if seed not in there]
         cached += len(seeds) - len(lacking)
-        missing.append(cells_of(entry, study, blocks(lacking, WIDTH)))
+        missing.append(cells_of(entry, blocks(lacking, WIDTH)))
     # Arms take turns, so that what else the machine does meets all of them.
     in_turns = [cell for turn in zip_longest(*missing) for cell in turn if cell is not None]
     return Plan(wanted, cached, in_turns)
@@ -72,10 +68,9 @@ def usable_seeds(store: Store, there: Mapping[int, Path]) -> set[int]:
 def question_of(study: Study, compared: Sequence[Entry]) -> Question:
     """What a study asks of the records of its `entries`, in which a tuned setting is as in its config.
 
-    Raises:
-        StudyError: The baseline is not among the arms, or an arm is wrong.
+    Raises a StudyError if the baseline is not among the arms.
     """
-    asked = [Asked(*entry.key, entry.hash) for entry in compared]
+    asked = [Asked(*entry.key, entry.cell.hash) for entry in compared]
     names = list(dict.fromkeys(row.arm for row in asked))
     baseline = names[0] if study.baseline is None else str(study.baseline)
     if baseline not in names:
@@ -109,7 +104,7 @@ def collect(
     tables = []
     index = store.index()
     for entry, seeds in wanted:
-        there = index.get(entry.hash, {})
+        there = index.get(entry.cell.hash, {})
         for path in dict.fromkeys(there[seed] for seed in seeds if seed in there):
             try:
                 table = store.read(path)
@@ -133,7 +128,7 @@ def collect(
 
 def test_images(entry: Entry) -> int | None:
     """How many images the test part of an entry's dataset has; None where it is not ours."""
-    datamodule = build_data(entry.config)
+    datamodule = build_data(entry.cell.config)
     if not isinstance(datamodule, ImageData):
         return None
     datamodule.prepare_data()

@@ -1,5 +1,6 @@
 """One batch of each arm through training, validation and test, before anything is trained."""
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,21 +25,20 @@ from actbench.study.grid import short_name
 from actbench.study.plan import Plan
 
 
-def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
+def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
     """Train, validate and test one batch of every arm on each dataset and network of the cells that are missing.
 
     ``say`` is told of arms whose activations give the same outputs, bit for bit.
-
-    Raises:
-        StudyError: A cell cannot be run.
+    Returns the optimiser steps of an epoch by the cell's hash, NaN where nobody
+    knows how many batches there are. A StudyError says which cell cannot be run.
     """
-    names = {entry.hash: entry.arm for entry, _ in plan.wanted}
+    names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
     said = set[str]()  # a tuned setting has each arm at several values
-    cells = dict[str, Cell]()
-    for cell in plan.missing:
-        cells.setdefault(cell.hash, cell)
+    epoch_steps = dict[str, float]()
     rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # with outputs, by data and network
-    for cell in cells.values():
+    for cell in plan.missing:
+        if cell.hash in epoch_steps:
+            continue
         watch = Rehearsal(cell.config["trainer"])
         network = short_name(cell.config["model"]["network"])
         try:
@@ -49,6 +49,7 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
                 raise
             hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
             raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
+        epoch_steps[cell.hash] = watch.epoch_steps
         model = cell.config["model"]
         alike = rehearsed.setdefault(json_text([cell.config["data"], cell.digest, model["network"]]), [])
         for twin, outputs in alike:
@@ -58,6 +59,7 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> None:
                 said.add(line)
                 say(line)
         alike.append((cell, watch.outputs))
+    return epoch_steps
 
 
 def rehearsal(cell: Cell) -> Cell:
@@ -81,6 +83,7 @@ class Rehearsal(Callback):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
         self.inputs = self.outputs = torch.empty(0)
+        self.epoch_steps = math.nan
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,9 +98,9 @@ class Rehearsal(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch_steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-        epochs = preflight.epochs_of(self.settings, epoch_steps)
-        preflight.check_schedule(trainer, study_steps=0 if epochs is None else epochs * epoch_steps)
+        self.epoch_steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+        epochs = preflight.epochs_of(self.settings, self.epoch_steps)
+        preflight.check_schedule(trainer, study_steps=0 if epochs is None else epochs * self.epoch_steps)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

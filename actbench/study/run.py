@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,16 +12,16 @@ from typing import Any
 import polars as pl
 
 from actbench.executors import InProcess
-from actbench.progress import Progress, fitting_progress
+from actbench.progress import Bars, Progress
 from actbench.records import own_folder, write_records, write_whole
 from actbench.specs import dump_yaml, one_line
 from actbench.study.definition import FIRST_OTHER_SEED, Study, StudyError
-from actbench.study.grid import Entry, cell_of, entries
+from actbench.study.grid import Entry, entries
 from actbench.study.plan import Wanted, collect, make_plan, question_of
 from actbench.study.rehearsal import rehearse
 from actbench.study.self_test import LEAST, certify
 from actbench.study.training import Means, Work, run_wanted, train
-from actbench.study.tuning import check_values, tune
+from actbench.study.tuning import tune, wanted_at
 from actbench.verdict import OUTCOME, RECORDS, TUNING, History, Question, Told, counted, plain, scores, tell
 
 PILOT = 4  # seeds
@@ -71,10 +72,9 @@ def run_study(
     compared = entries(study, digests=means.digests)
     question = question_of(study, compared)
     # What makes no sense is refused before anything is written.
-    if study.grid:
-        check_values(study, study.grid.values, means)
-    else:
-        rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in compared]), means.progress.say)
+    everything = [Wanted(entry, study.seeds) for entry in compared]
+    first = wanted_at(study, study.grid.values, means) if study.grid else everything
+    rehearse(make_plan(study, first), means.progress.say)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
     folder = Path(study.root, study.name)
@@ -115,7 +115,7 @@ def write_arms(study: Study, compared: Sequence[Entry]) -> None:
     for entry in compared:
         name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
         path = folder / f"{name if len(name) <= 100 else f'{name[:60]}_{entry.hash}'}.yaml"
-        fit = cell_of(entry.config, entry.digest, study, study.seeds).fit
+        fit = replace(entry.cell, seeds=study.seeds).fit
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
         write_whole(path, (comment + dump_yaml(fit)).encode())
@@ -178,7 +178,7 @@ def pilot(study: Study) -> pl.DataFrame:
 
 def means_of(study: Study, progress: Progress | None = None, work: Work | None = None) -> Means:
     """The study's own executor with the given progress and work, or their defaults; see `compare`."""
-    progress = progress or fitting_progress()
+    progress = progress or (Bars() if sys.stdout.isatty() else Progress())
     executor = study.make_executor()
     if work is None:
         work = partial(train, checkpoints=study.checkpoints)

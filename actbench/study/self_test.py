@@ -11,7 +11,7 @@ import polars as pl
 from actbench.executors import Failure
 from actbench.records import RESULTS
 from actbench.study.definition import Study
-from actbench.study.grid import cell_of
+from actbench.study.grid import cells_of
 from actbench.study.plan import Wanted
 from actbench.study.training import Means, MissingError
 from actbench.verdict import OUTCOME, POWER, Certificate, Told, alarms, scores
@@ -23,16 +23,14 @@ def certify(wanted: Wanted, study: Study, told: Told, means: Means) -> Certifica
     """Test the harness with the baseline on one dataset and network.
 
     The baseline is trained again, in the same blocks of seeds, and compared with
-    itself; then its seeds are split into two arms many times.
-
-    Raises:
-        MissingError: The baseline cannot be trained again.
+    itself; then its seeds are split into two arms many times. Raises MissingError if
+    the baseline cannot be trained again.
     """
     entry, question = wanted.entry, told.question
     own = told.table.filter(dataset_name=entry.dataset, network_name=entry.network, arm=entry.arm).sort("seed")
     rows = own.select("started", "seed").iter_rows()
     fits = [[seed for _, seed in fit] for _, fit in groupby(rows, itemgetter(0))]  # replicates of a fit start together
-    cells = [cell_of(entry.config, entry.digest, study, range(seeds[0], seeds[-1] + 1)) for seeds in fits]
+    cells = cells_of(entry, [range(seeds[0], seeds[-1] + 1) for seeds in fits])
     means.progress.begin(len(cells), len(own))
     again = []
     with tempfile.TemporaryDirectory(dir=Path(study.root, study.name)) as folder:

@@ -48,8 +48,7 @@ def run_wanted(
 ) -> None:
     """Run the cells of the wanted records that are missing; say first how many replicates are cached, if asked.
 
-    Raises:
-        MissingError: Cells have failed; ``what`` is the part of the study that lacks them.
+    Raises MissingError when cells have failed; ``what`` is the part of the study that lacks them.
     """
     collect(study, wanted, means.progress.say)  # so that what is damaged is missing
     plan = make_plan(study, wanted)
@@ -81,12 +80,11 @@ def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints
 def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
     """Run cells until none is missing; returns the failures. Another process may run some of the cells.
 
-    Raises:
-        OSError: The disk is full.
+    Raises OSError when the disk is full.
     """
     store, progress = store_of(study), means.progress
     locks: dict[str, FileLock] = {}
-    labels = {entry.hash: entry.label for entry, _ in plan.wanted}
+    labels = {entry.cell.hash: entry.label for entry, _ in plan.wanted}
     failures = list[str]()
     progress.begin(len(plan.missing), sum(len(cell.seeds) for cell in plan.missing))
 

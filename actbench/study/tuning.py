@@ -16,9 +16,7 @@ from actbench.verdict import EXTENSIONS, TUNING, beyond, choose
 def tune(study: Study, means: Means) -> Callable[[tuple[str, str, str]], float]:
     """Find the value of the tuned setting at which each arm is best on val; returns it by dataset, network and arm.
 
-    Raises:
-        MissingError: Cells have failed.
-        StudyError: An arm cannot be planned at a value of the grid.
+    Raises MissingError when cells have failed.
     """
     grid = cast(Grid, study.grid)
     values = list(grid.values)
@@ -42,19 +40,10 @@ def wanted_at(study: Study, values: Sequence[float], means: Means) -> list[Wante
     return [Wanted(entry, seeds) for value in values for entry in entries(study, value, digests=means.digests)]
 
 
-def check_values(study: Study, values: Sequence[float], means: Means) -> None:
-    """Rehearse every arm at values of the tuned setting, as far as its seeds have to be trained.
-
-    Raises:
-        StudyError: An arm cannot be trained at a value, such as a momentum of 1.1.
-    """
-    rehearse(make_plan(study, wanted_at(study, values, means)), means.progress.say)
-
-
 def makes_sense(study: Study, value: float, means: Means) -> bool:
-    """Whether every arm can be trained at a value of the tuned setting."""
+    """Whether every arm can be trained at a value of the tuned setting, as it cannot at a momentum of 1.1."""
     try:
-        check_values(study, [value], means)
+        rehearse(make_plan(study, wanted_at(study, [value], means)), means.progress.say)
     except StudyError:
         return False
     return True
