@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeInt, register_type
+from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, _get_short_description
 from typing_extensions import override
@@ -24,7 +24,7 @@ from actbench.aliases import use_one_lightning
 from actbench.classifier import Classifier
 from actbench.data import ForeignData, ImageData, adopt
 from actbench.specs import UsageError, import_object, readable, settle, without, written
-from actbench.specs.compose import SPEC_NAMES, SPECS
+from actbench.specs.compose import SPEC_NAMES
 from actbench.specs.values import ABSENT, defaults_of, settle_arguments
 from actbench.streams import SOURCES, Source
 
@@ -42,8 +42,6 @@ TRAINER_DEFAULTS = {
 LIGHTNINGS = defaults_of(Trainer)
 
 use_one_lightning()
-for spec_class in SPECS.values():
-    register_type(spec_class, serializer=spec_class.to_dict, type_check=isinstance)
 
 
 class OneLineParser(LightningArgumentParser):

@@ -215,6 +215,10 @@ def test_an_arm_that_sets_what_is_tuned_is_refused(tmp_path):
         ({"replicates": {"min": 6, "max": 3, "batch": 1}}, "min <= max"),
         ({"replicates": {"min": 0, "max": 3, "batch": 1}}, "min, max and batch from 1 on"),
         ({"replicates": {"min": "two", "max": 3, "batch": 1}}, "min, max and batch from 1 on"),
+        (
+            {"checkpoints": "memory://copies", "executor": {"class_path": "Ray", "init_args": {"cpus": 0}}},
+            "executor: cpus",
+        ),
         ({"comparisons": "some"}, "--study.comparisons: .*baseline.*all"),
         ({"alpha": 0}, "--study.alpha: .*0"),
         ({"margin": "0.5 points"}, "--study.margin: .*0.5 points"),

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
@@ -51,6 +52,9 @@ class Spec:
     base: ClassVar[type]
     given: ClassVar[tuple[str, ...]] = ()  # constructor arguments that the caller of the spec provides
     names: ClassVar[Mapping[str, Any]]  # what each name stands for: a class, or a partial of one
+
+    def __init_subclass__(cls) -> None:
+        register_type(cls, serializer=cls.to_dict, type_check=isinstance)
 
     def __init__(self, value: Any) -> None:
         target, arguments = self._split(value)

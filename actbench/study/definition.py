@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from jsonargparse import Namespace
-from jsonargparse.typing import OpenUnitInterval, PositiveInt, register_type
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from pytorch_lightning.cli import LightningArgumentParser
 
 from actbench.callbacks import CheckpointCopy
@@ -35,9 +35,6 @@ class ExecutorSpec(Spec):
     kind = "executor"
     base = Executor
     names = MappingProxyType({cls.__name__: cls for cls in (InProcess, LocalProcesses, Ray)})
-
-
-register_type(ExecutorSpec, serializer=ExecutorSpec.to_dict, type_check=isinstance)
 
 
 class StudyError(ValueError):
@@ -104,7 +101,7 @@ def check_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared; a StudyError says what of it makes no sense.
+    """What is compared.
 
     Args:
         activations: The arms: names, class paths, class paths with arguments, or mappings with ``activation``, a
@@ -136,6 +133,9 @@ class Study:
         margin: The largest difference of test accuracy that does not matter, a fraction.
         tune: A setting and its grid, such as ``{model.optimizer.lr: [1e-4, 3e-4, 1e-3], replicates: 3}``: every arm is
             compared at the value that is its best on val, found on seeds of their own, the same for every arm.
+
+    Raises:
+        StudyError: A setting makes no sense, or a folder of records was not found.
     """
 
     activations: list[Any] = field(default_factory=lambda: ["relu", "swish"])
@@ -182,15 +182,15 @@ class Study:
         absent = [folder for folder in self.records if not Path(folder, "cells").is_dir()]
         if absent:
             raise StudyError(f"study.records: {absent[0]} has no folder cells, where records are")
+        setting = "checkpoints"
         try:
             if self.checkpoints is not None:
                 CheckpointCopy(self.checkpoints)
+            setting = "executor"
             if self.executor is not None:
                 self.executor()
         except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
-            raise StudyError(
-                f"study.{'executor' if self.checkpoints is None else 'checkpoints'}: {one_line(error)}"
-            ) from error
+            raise StudyError(f"study.{setting}: {one_line(error)}") from error
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Study":
@@ -212,8 +212,8 @@ class Study:
                 section.setdefault("vary", config["vary"])
             if isinstance(section.get("replicates"), Mapping):
                 section["replicates"] = asdict(looks_of(section["replicates"]))
-            given = {"seed_everything": config.get("seed_everything", 0), "study": section}
-            parsed = study_parser().parse_object(copy.deepcopy(given))
+            given = {"seed_everything": config.get("seed_everything", 0), "study": copy.deepcopy(section)}
+            parsed = study_parser().parse_object(given)
         except UsageError as error:
             raise StudyError(one_line(error)) from error
         values = vars(parsed.study)
