@@ -3,7 +3,7 @@
 from actbench.verdict.certificate import POWER as POWER
 from actbench.verdict.certificate import Certificate as Certificate
 from actbench.verdict.certificate import alarms as alarms
-from actbench.verdict.document import document as document
+from actbench.verdict.document import Told as Told
 from actbench.verdict.document import plain as plain
 from actbench.verdict.evidence import Ratio as Ratio
 from actbench.verdict.evidence import scores as scores
@@ -15,7 +15,6 @@ from actbench.verdict.findings import counted as counted
 from actbench.verdict.folder import RECORDS as RECORDS
 from actbench.verdict.folder import TUNING as TUNING
 from actbench.verdict.folder import VERDICT as VERDICT
-from actbench.verdict.folder import Told as Told
 from actbench.verdict.folder import tell as tell
 from actbench.verdict.history import History as History
 from actbench.verdict.history import Look as Look

@@ -4,7 +4,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import polars as pl
 
 from actbench import __version__
 from actbench.records import write_whole
@@ -18,45 +20,49 @@ from actbench.verdict.words import certificate_sentence, level_sentence, sentenc
 FORMAT = 1
 
 
-def document(
-    conclusion: Conclusion,
-    *,
-    study: str,
-    history: History,
-    tunings: Sequence[Tuning],
-    certificates: Sequence[Certificate],
-    unpaired: Sequence[str],
-) -> dict[str, Any]:
-    """All that is said of a study, in plain values; what is not known is None. ``unpaired`` are faults of pairing."""
-    question = conclusion.question
-    content: dict[str, Any] = plain(
-        {
-            "format": FORMAT,
-            "actbench_version": __version__,
-            "study": study,
-            "outcome": OUTCOME,
-            "question": question.to_dict(),
-            "plan": {
-                "hash": question.hash,
-                "first_hash": history.plans[0].hash if history.plans else question.hash,
-                "as_planned": conclusion.as_planned,
-            },
-            "pairs_verified": not unpaired,
-            "pairing_faults": unpaired,
-            "level_holds": not conclusion.other_looks,
-            "level_sentence": level_sentence(conclusion),
-            "comparisons": [comparison(finding, question) for finding in conclusion.findings],
-            "standings": [standing._asdict() for standing in conclusion.standings],
-            "tuning": [
-                {**of._asdict(), "depends": of.depends, "sentences": list(tuning_sentences(of))} for of in tunings
-            ],
-            "certificates": [
-                {**of._asdict(), "passed": of.passed, "sentence": certificate_sentence(of)} for of in certificates
-            ],
-            "looks": [vars(look) for look in history.looks],
-        }
-    )
-    return content
+class Told(NamedTuple):
+    """What the records of a study say."""
+
+    table: pl.DataFrame
+    question: Question
+    conclusion: Conclusion
+    tunings: Sequence[Tuning]
+    certificates: Sequence[Certificate]
+    faults: Sequence[str]  # of the pairing
+    sentences: Sequence[str]
+    command: str | None  # what was typed to run it
+    troubles: Sequence[str]  # what was interrupted, failed or tried again
+
+
+def write_document(path: Path, told: Told, history: History) -> None:
+    """Write all that is said of a study into a file in its folder, whole or not at all; what is not known is null."""
+    question, conclusion = told.question, told.conclusion
+    content = {
+        "format": FORMAT,
+        "actbench_version": __version__,
+        "study": path.parent.resolve().name,
+        "outcome": OUTCOME,
+        "question": question.to_dict(),
+        "plan": {
+            "hash": question.hash,
+            "first_hash": history.plans[0].hash,
+            "as_planned": conclusion.as_planned,
+        },
+        "pairs_verified": not told.faults,
+        "pairing_faults": told.faults,
+        "level_holds": not conclusion.other_looks,
+        "level_sentence": level_sentence(conclusion),
+        "comparisons": [comparison(finding, question) for finding in conclusion.findings],
+        "standings": conclusion.standings,
+        "tuning": [
+            {**of._asdict(), "depends": of.depends, "sentences": list(tuning_sentences(of))} for of in told.tunings
+        ],
+        "certificates": [
+            {**of._asdict(), "passed": of.passed, "sentence": certificate_sentence(of)} for of in told.certificates
+        ],
+        "looks": [vars(look) for look in history.looks],
+    }
+    write_whole(path, (json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def comparison(finding: Finding, question: Question) -> dict[str, Any]:
@@ -75,8 +81,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_document(path: Path, content: Mapping[str, Any]) -> None:
-    """Write it whole or not at all."""
-    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,37 +1,20 @@
 """A study's folder: what its records say, told from the files alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
-
-import polars as pl
 
 from actbench.records import COLUMNS, RecordError, read_records
 from actbench.verdict.certificate import Certificate
-from actbench.verdict.document import document, write_document
-from actbench.verdict.findings import Conclusion, conclude
+from actbench.verdict.document import Told, write_document
+from actbench.verdict.findings import conclude
 from actbench.verdict.history import FILE, History
 from actbench.verdict.pairing import pairing_faults, planning_faults
 from actbench.verdict.question import Question
-from actbench.verdict.tuning import Tuning, summary
+from actbench.verdict.tuning import summary
 from actbench.verdict.words import sentences
 
 RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
-
-
-class Told(NamedTuple):
-    """What the records of a study say."""
-
-    table: pl.DataFrame
-    question: Question
-    conclusion: Conclusion
-    tunings: Sequence[Tuning]
-    certificates: Sequence[Certificate]
-    faults: Sequence[str]  # of the pairing
-    sentences: Sequence[str]
-    command: str | None  # what was typed to run it
-    troubles: Sequence[str]  # what was interrupted, failed or tried again
 
 
 def tell(folder: Path) -> Told:
@@ -60,17 +43,10 @@ def tell(folder: Path) -> Told:
     faults = [*planning_faults(table, question), *pairing_faults(table, question.baseline)]
     if looked is not history:
         looked.write(folder)
-    content = document(
-        conclusion,
-        study=folder.resolve().name,
-        history=looked,
-        tunings=tunings,
-        certificates=certificates,
-        unpaired=faults,
-    )
-    write_document(folder / VERDICT, content)
     said = sentences(conclusion, tunings, certificates)
-    return Told(table, question, conclusion, tunings, certificates, faults, said, history.command, history.troubles)
+    told = Told(table, question, conclusion, tunings, certificates, faults, said, history.command, history.troubles)
+    write_document(folder / VERDICT, told, looked)
+    return told
 
 
 def siblings(folder: Path) -> Iterator[History]:
