@@ -413,6 +413,23 @@ def test_hparams_have_a_session_for_each_arm_with_its_factors(board):
 
 
 @pytest.mark.usefixtures("unpainted")
+def test_csv_and_hparams_leave_out_what_the_tables_leave_out(tmp_path):
+    lost = arm_rows("tanh", [None, 0.9]).with_columns(
+        epochs=pl.Series([1, 50]), epoch_time_s=pl.Series([0.01, 9.0]), busy=pl.Series([False, True])
+    )
+    told = tell(written(tmp_path, question(arms=("relu", "tanh")), [arm_rows("relu", RELU[:2]), lost]))
+
+    _, arms, _ = map(read, write_exports(told, tmp_path, "csv"))
+    write_tensorboard(told, tmp_path)
+
+    events = accumulated(tmp_path / "tensorboard" / "tanh")
+    session = hparams.parse_session_start_info_plugin_data(content_of(events, hparams.SESSION_START_INFO_TAG))
+    final = {"final/test/loss": 0.1, "final/val/acc": 0.9, "cost/epoch_time_s": 0.01}
+    assert float(arms[1]["epochs"]) == session.hparams["epochs"].number_value == 50
+    assert {tag: next(iter(scalars(events, tag).values())) for tag in final} == pytest.approx(final)
+
+
+@pytest.mark.usefixtures("unpainted")
 def test_hparams_have_the_tuned_setting_and_what_differs(tmp_path):
     asked = question(arms=("relu", "tanh"), tune={"model.optimizer.lr": [0.001, 0.01], "replicates": 2})
     tables = [arm_rows("relu", RELU, lr=0.01), arm_rows("tanh", RELU, lr=0.001)]

@@ -180,6 +180,21 @@ def test_the_answer_is_a_sentence(tmp_path, difference, answer):
     assert answer in lines_of(told)
 
 
+def test_the_line_under_the_answer_speaks_of_the_same_arm(tmp_path):
+    relu = np.full(8, 0.8)
+    swish, tanh = relu + 0.01 + [0.001, -0.001] * 4, relu + 0.03 + [0.1, -0.1] * 4
+
+    told = study(
+        tmp_path,
+        [records(arm, scores.tolist()) for arm, scores in (("relu", relu), ("swish", swish), ("tanh", tanh))],
+        arms=("relu", "swish", "tanh"),
+    )
+
+    lines = lines_of(told)
+    assert "Yes: swish beats relu by 1.0 points." in lines  # that tanh is more than that is undecided
+    assert any(line.startswith("swish minus relu: +1.0 points") for line in lines)
+
+
 def test_a_winner_that_depends_on_the_tuned_value_is_said_once_with_all_datasets(tmp_path):
     told = golden(tmp_path)
     (tuning,) = told.tunings

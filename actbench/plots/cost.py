@@ -5,7 +5,6 @@ from typing import Any
 import altair as alt
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
 from actbench.plots.figure import (
     PAGE,
@@ -21,7 +20,7 @@ from actbench.plots.figure import (
     tooltips,
 )
 from actbench.plots.palette import PAPER, QUIET
-from actbench.stats import Interval, mean_with_bounds, pareto
+from actbench.stats import mean_with_bounds, pareto
 from actbench.verdict import Told
 from actbench.verdict.words import listed
 
@@ -55,7 +54,8 @@ def cost_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
         scores = 100 * np.array(list(known.get((*panel, arm), {}).values()))
         if value and len(scores):
             cost, busy = value
-            accuracy = (min(max(bound, 0), 100) for bound in mean(scores, told.question.alpha))
+            interval = mean_with_bounds(scores, level=1 - told.question.alpha)
+            accuracy = (min(max(bound, 0), 100) for bound in interval)
             rows.append((label, COSTS[column][0] * cost, *accuracy, busy))
     table = pl.DataFrame(rows, schema=["arm", "cost", "accuracy", "low", "high", "busy"], orient="row")
     if not rows:
@@ -73,11 +73,6 @@ def median_cost(own: pl.DataFrame, column: str) -> tuple[float, bool] | None:
     quiet = known.filter(~pl.col("busy").fill_null(value=False))
     value: Any = (quiet if len(quiet) else known)[column].median()
     return None if value is None else (value, not len(quiet))
-
-
-def mean(scores: Float[np.ndarray, " seeds"], alpha: float) -> Interval:
-    """Mean with its interval, where there is one."""
-    return mean_with_bounds(scores, level=1 - alpha)
 
 
 def describe_front(rows: pl.DataFrame, form: str, told: Told) -> str:

@@ -58,15 +58,19 @@ def answered(told: Told) -> str:
     return best_of_all(rows) if told.question.comparisons == "all" else best_of(rows)
 
 
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """The comparison of largest difference, of those found better if there are some; None without differences."""
+    known = [row for row in rows if row["difference"] is not None]
+    return max(known, key=lambda row: (row["verdict"] == "better", row["difference"]), default=None)
+
+
 def best_of(rows: Sequence[Row]) -> str:
     """The answer where several arms are compared with the baseline."""
-    better = [row for row in rows if row["verdict"] == "better"]
-    if better:
-        best = max(better, key=lambda row: row["difference"])
-        most = "" if len(better) == 1 else f", the most of {len(better)}"
+    counts, best = Counter(row["verdict"] for row in rows), best_row(rows)
+    if best and best["verdict"] == "better":
+        most = "" if counts["better"] == 1 else f", the most of {counts['better']}"
         where = f" with {called(best['network'])}" if len({row["network"] for row in rows}) > 1 else ""
         return f"Yes: {called(best['arm'])} beats {called(best['baseline'])}{where} by {gap(best)}{most}."
-    counts = Counter(row["verdict"] for row in rows)
     told = listed([f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict]])
     start = "Not decided" if counts["undecided"] == len(rows) else "None was found better"
     return f"{start}: of {len(rows)} comparisons, {told}."
@@ -102,10 +106,9 @@ def gap(row: Row) -> str:
 
 def price(told: Told) -> str | None:
     """How sure the answer is, and what it costs: of the best comparison, in words."""
-    known = [row for row in decisive(told) if row["difference"] is not None]
-    if not known:
+    best = best_row(decisive(told))
+    if not best:
         return None
-    best = max(known, key=lambda row: row["difference"])
     sure = (
         f"{called(best['arm'])} minus {called(best['baseline'])}: "
         f"{points(best['difference'])} points of test accuracy, {level(told.question)} interval "

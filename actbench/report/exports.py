@@ -62,6 +62,6 @@ def sheets(told: Told) -> dict[str, pl.DataFrame]:
     flat = [name for name, kind in told.table.schema.items() if not isinstance(kind, pl.List)]
     return {
         "comparisons": compared.drop("test_loss_pairs", "test_ece_pairs", strict=False),
-        "arms": pl.DataFrame(arms, infer_schema_length=None).drop("epochs_whole", strict=False),
+        "arms": pl.DataFrame(arms, infer_schema_length=None),
         "replicates": told.table.select(flat),
     }

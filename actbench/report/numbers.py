@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from actbench.plots.cost import mean, median_cost
+from actbench.plots.cost import median_cost
 from actbench.plots.figure import known_scores, of_panel, panels
-from actbench.stats import Interval
+from actbench.stats import Interval, mean_with_bounds
 from actbench.verdict import Ratio, Secondary, Told
 
 Row = dict[str, Any]
@@ -64,10 +64,9 @@ def arm_rows(told: Told) -> list[Row]:
 
     Accuracies are fractions, losses in nats, times in seconds and memory in
     MiB. A diverged replicate guesses in test accuracy, and is in no other mean.
-    ``epochs`` is the median over all replicates, ``epochs_whole`` that over
-    those that have not diverged, if there are some. ``busy`` says that the
-    machine did other things during every fit. The chosen value of a tuned
-    setting has the setting's name.
+    ``epochs`` is the median over those that have not diverged, if there are
+    some. ``busy`` says that the machine did other things during every fit. The
+    chosen value of a tuned setting has the setting's name.
     """
     known = known_scores(told)
     tuned = {(of.dataset, of.network, of.arm): of.chosen for tuning in told.tunings for of in tuning.arms}
@@ -88,18 +87,17 @@ def measured(own: pl.DataFrame, scores: Float[np.ndarray, " seeds"], alpha: floa
     time, memory = median_cost(own, "epoch_time_s"), median_cost(own, "peak_memory_mb")
     return {
         "seeds": len(own),
-        **spread("test_accuracy", mean(scores, alpha) if len(scores) else None),
+        **spread("test_accuracy", mean_with_bounds(scores, level=1 - alpha) if len(scores) else None),
         "test_accuracy_sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "test_accuracy_min": min(scores.tolist(), default=None),
         "test_accuracy_max": max(scores.tolist(), default=None),
         **{name: whole[name].mean() for name in ("test_loss", "test_ece", "val_accuracy", "val_loss")},
         "diverged": int(own["diverged"].sum()),
-        "epochs": own["epochs"].median(),
+        "epochs": (whole if len(whole) else own)["epochs"].median(),
         "epoch_time_s": time[0] if time else None,
         "peak_memory_mb": memory[0] if memory else None,
         "busy": time[1] if time else None,
         "parameters": own["parameters"][0],
-        "epochs_whole": (whole if len(whole) else own)["epochs"].median(),
     }
 
 

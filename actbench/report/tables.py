@@ -137,7 +137,7 @@ ARMS: Shown = (
     (Column("calibration error", "%"), number("test_ece", TWO, 100)),
     (Column("val accuracy", "%"), number("val_accuracy", TWO, 100)),
     (Column("diverged"), number("diverged", WHOLE)),
-    (Column("epochs"), number("epochs_whole", "{:zg}".format)),
+    (Column("epochs"), number("epochs", "{:zg}".format)),
     (Column("an epoch", "ms"), number("epoch_time_s", "{:z.3g}".format, 1000, starred=True)),
     (Column("memory", "MiB"), number("peak_memory_mb", "{:,.0f}".format)),
     (Column("parameters"), number("parameters", THOUSANDS)),

@@ -29,7 +29,7 @@ from actbench.plots.curves import matrix, mean_curve
 from actbench.plots.figure import Figure, Panel, file_name, files, of_panel, rendered
 from actbench.records import own_folder, write_whole
 from actbench.report.numbers import arm_rows
-from actbench.verdict import Told, scores
+from actbench.verdict import Told
 from actbench.verdict.changes import settings
 from actbench.verdict.words import level
 
@@ -41,13 +41,14 @@ CURVES = {  # the names that a fit logs them by, and the columns of the records
     "val/acc": "epoch_val_accuracy",
     "val/ece": "epoch_val_ece",
 }
-FINAL = {
+FINAL = {  # the names of HParams, and of the numbers of an arm
     "final/test/acc": "test_accuracy",
     "final/test/loss": "test_loss",
     "final/test/ece": "test_ece",
     "final/val/acc": "val_accuracy",
+    "cost/epoch_time_s": "epoch_time_s",
+    "cost/peak_memory_mb": "peak_memory_mb",
 }
-COST = {"cost/epoch_time_s": "epoch_time_s", "cost/peak_memory_mb": "peak_memory_mb"}
 DPI = 160
 
 KINDS = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}  # of settings; other ones are numbers
@@ -68,10 +69,9 @@ def write_tensorboard(told: Told, folder: Path) -> None:
 
     There is a run for each arm, and dataset and network if there are several.
     Custom scalars show means over seeds by epoch, in a band from the least to
-    the largest as for a fit, and with Student's interval. HParams show mean
-    final scores; in those on test and ``final/val/acc`` a replicate that has
-    diverged counts as guessing. Images are the paired differences, and the
-    activations where the records hold their shapes.
+    the largest as for a fit, and with Student's interval. HParams show the
+    final scores and costs that the tables show. Images are the paired
+    differences, and the activations where the records hold their shapes.
     """
     top = own_folder(folder, FOLDER)
     old = list(top.rglob(FILE.format("*")))
@@ -102,7 +102,6 @@ def events(values: Iterable[tuple[int, Sequence[Summary.Value]]]) -> bytes:
 def runs_of(told: Told, top: Path) -> Iterator[Run]:
     """A run for each arm that has records, with its name and every setting as HParams."""
     several = [len(told.question.datasets) > 1, len(told.question.networks) > 1, True]
-    known = {name: scores(told.table, column) for name, column in FINAL.items()}
     taken: set[str] = set()
     for row in arm_rows(told):
         panel, arm = Panel(row["dataset"], row["network"]), row["arm"]
@@ -114,8 +113,7 @@ def runs_of(told: Told, top: Path) -> Iterator[Run]:
             for name, value in {**settings(table["factors"][0]), **names}.items()
             if value is not None
         }
-        final: dict[str, Any] = {name: np.mean(list(of[cell].values())) for name, of in known.items() if cell in of}
-        final |= {name: table[column].median() for name, column in COST.items()}
+        final = {name: row[column] for name, column in FINAL.items()}
         parts = [file_name(part) or "unnamed" for part, use in zip(cell, several, strict=True) if use]
         where = untaken(top.joinpath(*parts), taken)
         yield Run(f"{arm} on {panel.title}", where, table, hparams, final)
@@ -180,7 +178,7 @@ def charts(coverage: str) -> Summary.Value:
 
 def experiment(runs: Sequence[Run]) -> Summary.Value:
     """Which settings, with the values that they take, and which scores HParams show."""
-    content = api_pb2.Experiment(metric_infos=[{"name": {"tag": name}} for name in {**FINAL, **COST}])
+    content = api_pb2.Experiment(metric_infos=[{"name": {"tag": name}} for name in FINAL])
     for name in dict.fromkeys(name for run in runs for name in run.hparams):
         values = [run.hparams[name] for run in runs if name in run.hparams]
         (kind, *others) = {type(value) for value in values}

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from actbench.stats import Interval, effect_size, mean_interval, sign_flip
+from actbench.stats import Interval, effect_size, mean_with_bounds, sign_flip
 from actbench.verdict.question import Comparison, Question
 
 # What a replicate that has diverged counts as: it guesses. No calibration error follows from that.
@@ -121,5 +121,5 @@ def ratio(ratios: Float[np.ndarray, " fits"], *, alpha: float) -> Ratio | None:
     if not len(ratios):
         return None
     logs = np.log(ratios)
-    interval = mean_interval(logs, level=1 - alpha) if len(logs) > 1 else Interval(float(logs[0]), math.nan, math.nan)
-    return Ratio(Interval(*map(math.exp, interval)), sign_flip(logs), effect_size(logs))
+    interval = map(math.exp, mean_with_bounds(logs, level=1 - alpha))
+    return Ratio(Interval(*interval), sign_flip(logs), effect_size(logs))
