@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from actbench import __version__
 from actbench.plots import SCORES, Figure
 from actbench.plots.figure import FONT, arm_labels, shown_first, specification, style
-from actbench.plots.palette import INK, PAPER, QUIET, RULE, VERDICTS, Tone, arm_styles, dark_colours
+from actbench.plots.palette import INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles, dark_colours
 from actbench.records import write_whole
 from actbench.report import provenance
 from actbench.report.embedded import embedded, json_in_page, packed
@@ -23,17 +23,6 @@ from actbench.verdict import Told
 
 REPORT = "report.html"
 FOLDED = 6  # so many verdicts are seen at once
-
-
-class Swatch(NamedTuple):
-    """An arm in a legend: its name in full and in figures, its line, and whether it is shown at first."""
-
-    number: int
-    arm: str
-    label: str
-    tone: Tone
-    stroke: str
-    shown: bool
 
 
 def write_page(told: Told, folder: Path) -> Path:
@@ -71,7 +60,10 @@ def page(told: Told, *, name: str) -> str:
         style=style(FONT),
         drawings=figures,
         scores=SCORES,
-        swatches=swatches(told),
+        signs=SIGNS,
+        labels=arm_labels(told),
+        shown=shown_first(told),
+        looks=arm_styles(told.question.arms, told.question.baseline),
         stories=told_stories,
         held=held,
         tables=found,
@@ -99,12 +91,3 @@ def drawing(figure: Figure) -> dict[str, Any]:
     """A figure with its data by column."""
     columns = {name: packed(figure.data[name]) for name in figure.data.columns}
     return {"spec": specification([figure], room=0, data=False), "columns": columns}
-
-
-def swatches(told: Told) -> list[Swatch]:
-    """The arms in a legend."""
-    first, styles = shown_first(told), arm_styles(told.question.arms, told.question.baseline)
-    return [
-        Swatch(number, arm, label, styles[arm].tone, " ".join(map(str, styles[arm].dash)), arm in first)
-        for number, (arm, label) in enumerate(arm_labels(told).items())
-    ]

@@ -7,20 +7,11 @@ from actbench import plots
 from actbench.plots import Figure
 from actbench.plots.figure import called
 from actbench.plots.forest import best_first
-from actbench.plots.palette import SIGNS
 from actbench.report import answer, provenance
 from actbench.stats import Verdict
 from actbench.verdict import Told, points
 from actbench.verdict.pairing import verified
 from actbench.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
-
-
-class Said(NamedTuple):
-    """A verdict sentence with its sign."""
-
-    verdict: Verdict
-    sign: str
-    sentence: str
 
 
 class Story(NamedTuple):
@@ -58,12 +49,12 @@ def warnings(told: Told) -> list[str]:
     return [*pairing, *([level_lost] if level_lost else []), *replanned, *failed, *depends]
 
 
-def verdicts(told: Told) -> list[Said]:
-    """The sentences of all comparisons: those over all datasets first, and the best arms."""
+def verdicts(told: Told) -> list[tuple[Verdict, str]]:
+    """Verdict and sentence of all comparisons: those over all datasets first, and the best arms."""
     said = list(zip(told.conclusion.findings, told.sentences, strict=False))
     order = best_first(told.conclusion)
     said.sort(key=lambda of: (of[0].comparison.dataset is not None, order[of[0].comparison[2:]]))
-    return [Said(of.judgement.verdict, SIGNS[of.judgement.verdict], sentence) for of, sentence in said]
+    return [(of.judgement.verdict, sentence) for of, sentence in said]
 
 
 def facts(told: Told) -> list[tuple[str, str]]:
