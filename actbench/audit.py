@@ -160,7 +160,7 @@ def imply(own: Row, base: Row, *, level: float = 0.95, alpha: float = 0.05) -> I
     effect = difference / math.sqrt(((n - 1) * one + (other - 1) * two) / (n + other - 2))
     test = distributions.ttest_ind_from_stats(difference, own.sd.value, n, 0, base.sd.value, other, equal_var=False)
     power = unpaired_power(effect, n, other, alpha=alpha)
-    needed = runs_needed(effect, alpha=alpha)
+    needed = fewest(lambda runs: unpaired_power(effect, runs, runs, alpha=alpha), GOAL, most=MOST)
     return Implied(difference, difference - half, difference + half, effect, float(test.pvalue), power, needed)
 
 
@@ -175,11 +175,6 @@ def unpaired_power(effect: float, n: float, other: float, *, alpha: float = 0.05
     At the effect that was seen it says no more than p does; it is of use for planning.
     """
     return student_power(effect * math.sqrt(n * other / (n + other)), n + other - 2, alpha=alpha)
-
-
-def runs_needed(effect: float, *, alpha: float = 0.05, goal: float = GOAL) -> int | None:
-    """Fewest runs a side with which `unpaired_power` reaches the goal; None if `MOST` do not."""
-    return fewest(lambda n: unpaired_power(effect, n, n, alpha=alpha), goal, most=MOST)
 
 
 def impossible(row: Row, highest: float) -> Iterator[Flag]:

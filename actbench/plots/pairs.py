@@ -25,6 +25,7 @@ from actbench.plots.figure import (
 from actbench.plots.forest import arm_and_baseline, best_first
 from actbench.plots.palette import ARMS, CROSS, INK, PAPER, QUIET, VERDICTS
 from actbench.verdict import Told
+from actbench.verdict.evidence import paired
 from actbench.verdict.words import listed
 
 PAIR_ROW = 50  # pixels
@@ -64,10 +65,9 @@ def pair_rows(told: Told, panel: Panel) -> pl.DataFrame:
         pairs, order = [], best_first(told.conclusion)
         for of in sorted(told.conclusion.findings, key=lambda of: order[arm_and_baseline(of)]):
             if (of.comparison.dataset, of.comparison.network, of.comparison.baseline) == (*panel, question.baseline):
-                both = set(base) & set(known.get((*panel, of.comparison.arm), {}))
-                planned = [seed for seed in range(question.seed, question.seed + question.most) if seed in both]
+                seeds = paired(known, of.comparison, question).seeds[: of.judgement.pairs]
                 place = pairs[-1][0] + 1 if pairs else 0
-                pairs += [(place, of.comparison.arm, seed) for seed in planned[: of.judgement.pairs]]
+                pairs += [(place, of.comparison.arm, seed) for seed in seeds]
     rows = [
         {
             "row": place,

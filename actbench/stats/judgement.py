@@ -40,18 +40,13 @@ class Judgement(NamedTuple):
 def judge(
     family: Family, *, alpha: float = 0.05, margin: float = 0.005, design: Design | None = None
 ) -> list[Judgement]:
-    """Verdicts on differences of higher-is-better scores, one vector for each comparison.
+    """Verdicts on paired differences of higher-is-better scores, one vector in the order of seeds for each comparison.
 
     Over the whole family, the chance of any false ``better`` or ``worse`` is
     at most ``alpha``, and so is that of any false ``equivalent``: sign-flip
     tests and two one-sided ones, each corrected after Holm. With a design, that
     holds over all its looks. Intervals are of each comparison alone.
-
-    Args:
-        family: Paired differences of each comparison, in the order of their seeds.
-        alpha: Level of the whole family.
-        margin: Differences up to this do not matter.
-        design: When the study is looked at, if more than once.
+    Differences up to the margin do not matter.
 
     Raises:
         ValueError: Alpha or margin is out of range.
