@@ -65,8 +65,3 @@ def arm_styles(arms: Sequence[str], baseline: str) -> dict[str, ArmStyle]:
     # Eight shapes and five dashes have no common factor: together they tell forty arms apart.
     looks = map(ArmStyle, cycle(ARMS), cycle(DASHES), cycle(SHAPES))
     return {baseline: ArmStyle(INK, SOLID, "circle"), **dict(zip(others, looks, strict=False))}
-
-
-def dark_colours() -> dict[str, str]:
-    """The colour on dark paper by the one on light paper, of all colours in figures."""
-    return dict([INK, QUIET, RULE, PAPER, *VERDICTS.values(), *ARMS])

@@ -5,6 +5,7 @@ import math
 from typing import Any, NamedTuple
 
 import polars as pl
+from markupsafe import Markup
 
 from actbench.plots.curves import SCORES, SHAPES
 from actbench.verdict import Told
@@ -70,7 +71,7 @@ def packed(column: pl.Series) -> dict[str, Any]:
     return {"levels": levels, "codes": [place[value] for value in values]}
 
 
-def json_in_page(content: Any) -> str:
+def json_in_page(content: Any) -> Markup:
     """JSON that may stand in a script element: what HTML or JavaScript could take for something else is escaped."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate({ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
+    return Markup(text.translate({ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}))

@@ -13,11 +13,11 @@ from markupsafe import Markup
 from actbench import __version__
 from actbench.plots import SCORES, Figure
 from actbench.plots.figure import FONT, arm_labels, shown_first, specification, style
-from actbench.plots.palette import INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles, dark_colours
+from actbench.plots.palette import ARMS, INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles
 from actbench.records import write_whole
-from actbench.report import provenance
+from actbench.report import answer, provenance
 from actbench.report.embedded import embedded, json_in_page, packed
-from actbench.report.sections import opening, stories
+from actbench.report.sections import facts, stories, verdicts, warnings
 from actbench.report.tables import latex, markdown, tables
 from actbench.verdict import Told
 
@@ -41,10 +41,11 @@ def page(told: Told, *, name: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["embedded"] = lambda content: Markup(json_in_page(content))
+    environment.filters["embedded"] = json_in_page
     with ThreadPoolExecutor() as pool:
         script = pool.submit(vega)  # takes a second, which it need not add to that of all the rest
         held, found, told_stories = embedded(told), tables(told), stories(told)
+        common, fits = provenance.configs(told)
         figures = {of.name: drawing(of) for story in told_stories for of in story.figures}
     return environment.get_template("report.html.j2").render(
         version=__version__,
@@ -56,7 +57,7 @@ def page(told: Told, *, name: str) -> str:
         vega=script.result(),
         licences=part("vega.LICENSE"),
         tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
-        dark=dark_colours(),
+        dark=dict([INK, QUIET, RULE, PAPER, *VERDICTS.values(), *ARMS]),
         style=style(FONT),
         drawings=figures,
         scores=SCORES,
@@ -70,8 +71,15 @@ def page(told: Told, *, name: str) -> str:
         texts={"md": "\n".join(map(markdown, found)), "tex": "\n".join(map(latex, found))},
         provenance=provenance.facts(told.table),
         diverged=provenance.diverged(told.table),
-        configs=provenance.configs(told),
-        **opening(told),
+        common=common,
+        fits=fits,
+        question=answer.asked(told),
+        answer=answer.answered(told),
+        price=answer.price(told),
+        missing=answer.missing(told),
+        warnings=warnings(told),
+        verdicts=verdicts(told),
+        facts=facts(told),
     )
 
 

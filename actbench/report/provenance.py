@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import yaml
@@ -20,13 +20,6 @@ FACTS = {  # columns of the records, as people call them
     "commit": "commit",
 }
 NOTHING = object()
-
-
-class Configs(NamedTuple):
-    """What all fits have in common, as YAML, and by the fit's name its other settings, which have dotted names."""
-
-    common: str
-    fits: Mapping[str, Mapping[str, str]]
 
 
 def values_of(table: pl.DataFrame, column: str) -> str:
@@ -75,19 +68,17 @@ def diverged(table: pl.DataFrame) -> list[str]:
     return lines
 
 
-def configs(told: Told) -> Configs | None:
-    """The resolved config of every fit; None where the records hold none."""
+def configs(told: Told) -> tuple[str, dict[str, dict[str, str]]]:
+    """What the configs of all fits have in common, as YAML, and by fit its other settings, by dotted name."""
     found: dict[str, Any] = {}
     keys = ["dataset_name", "network_name", "arm"]
     for (dataset, network, arm), own in told.table.group_by(keys, maintain_order=True):
         for number, text in enumerate(own["config"].drop_nulls().unique(maintain_order=True)):
             more = f" ({number + 1})" if number else ""
             found[f"{arm} on {dataset} with {network}{more}"] = json.loads(text)
-    if not found:
-        return None
-    common = shared(list(found.values()))
+    common = shared(list(found.values())) if found else {}
     text = yaml.safe_dump(common, sort_keys=False, allow_unicode=True, width=100) if common else ""
-    return Configs(text, {name: dict(others(config, common)) for name, config in found.items()})
+    return text, {name: dict(others(config, common)) for name, config in found.items()}
 
 
 def shared(configs: Sequence[Any]) -> dict[str, Any]:

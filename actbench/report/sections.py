@@ -1,13 +1,13 @@
 """What the page says in words, section by section."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from actbench import plots
 from actbench.plots import Figure
 from actbench.plots.figure import called
 from actbench.plots.forest import best_first
-from actbench.report import answer, provenance
+from actbench.report import provenance
 from actbench.stats import Verdict
 from actbench.verdict import Told, points
 from actbench.verdict.pairing import verified
@@ -22,19 +22,6 @@ class Story(NamedTuple):
     text: str
     figures: Sequence[Figure]
     controls: Sequence[str] = ()
-
-
-def opening(told: Told) -> dict[str, Any]:
-    """The question, the answer, and what it rests on."""
-    return {
-        "question": answer.asked(told),
-        "answer": answer.answered(told),
-        "price": answer.price(told),
-        "missing": answer.missing(told),
-        "warnings": warnings(told),
-        "verdicts": verdicts(told),
-        "facts": facts(told),
-    }
 
 
 def warnings(told: Told) -> list[str]:
