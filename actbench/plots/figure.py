@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, count
 from typing import Any, Literal, NamedTuple
 
 import altair as alt
@@ -96,11 +97,8 @@ def labels(names: Sequence[str]) -> list[str]:
     """Names in a figure: short, and yet no two alike."""
     found: list[str] = []
     for name in names:
-        text, count = shorten(name), 1
-        while text in found:
-            count += 1
-            text = f"{shorten(name, LONGEST - 4)} ({count})"
-        found.append(text)
+        numbered = (f"{shorten(name, LONGEST - 4)} ({number})" for number in count(2))
+        found.append(next(text for text in chain([shorten(name)], numbered) if text not in found))
     return found
 
 

@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,18 +116,12 @@ def runs_of(told: Told, top: Path) -> Iterator[Run]:
         }
         final = {name: row[column] for name, column in FINAL.items()}
         parts = [file_name(part) or "unnamed" for part, use in zip(cell, several, strict=True) if use]
-        where = untaken(top.joinpath(*parts), taken)
+        path = top.joinpath(*parts)
+        numbered = (path.with_name(f"{path.name} ({number})") for number in count(2))
+        # Some file systems do not tell small letters from capitals.
+        where = next(of for of in chain([path], numbered) if str(of).lower() not in taken)
+        taken.add(str(where).lower())
         yield Run(f"{arm} on {panel.title}", where, table, hparams, final)
-
-
-def untaken(path: Path, taken: set[str]) -> Path:
-    """The path, with a number where there is one that some file systems do not tell from it."""
-    found, count = path, 1
-    while str(found).lower() in taken:
-        count += 1
-        found = path.with_name(f"{path.name} ({count})")
-    taken.add(str(found).lower())
-    return found
 
 
 def run_values(run: Run, alpha: float) -> Iterator[tuple[int, list[Summary.Value]]]:

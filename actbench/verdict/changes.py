@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from actbench.records import blocks
+from actbench.verdict.document import Told
 from actbench.verdict.evidence import scores
 from actbench.verdict.findings import OUTCOME, Finding
-from actbench.verdict.folder import Told
 from actbench.verdict.question import Question
 from actbench.verdict.words import count, listed, points
 
@@ -104,7 +104,7 @@ def spans(seeds: list[int]) -> str:
         >>> spans([0, 1, 2, 7])
         '0 to 2 and 7'
     """
-    runs = [[seed for _, seed in run] for _, run in groupby(enumerate(seeds), lambda item: item[1] - item[0])]
+    runs = blocks(seeds, len(seeds))
     words = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
     return listed(words, most=len(words))
 
