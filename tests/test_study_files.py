@@ -16,7 +16,6 @@ from actbench.cli import compare as command
 from actbench.cli.main import main
 from actbench.cli.report import (
     SPARE,
-    pairing,
     print_table,
     print_told,
 )
@@ -27,7 +26,7 @@ from actbench.report.tables import tables
 from actbench.specs import compose
 from actbench.study import Study, arms, collect, entries, make_plan, rehearse, run_study
 from actbench.verdict import pairing_faults
-from actbench.verdict.pairing import other_networks
+from actbench.verdict.pairing import other_networks, verified
 
 ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.1, "total_steps": 8}}
 PLATEAU = {"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
@@ -402,5 +401,5 @@ def test_weights_are_compared_only_in_the_same_network(tmp_path):
 
     assert told.faults == []
     assert other_networks(told.table, "relu") == ["wide"]
-    assert pairing(told).endswith("weights of their own, in another network: wide")
+    assert verified(told.table, "relu").endswith("weights of their own, in another network: wide")
     assert pairing_faults(other, "relu") == ["prelu: 3 seeds have another initial weights than relu, or an unknown one"]

@@ -90,16 +90,11 @@ def print_told(told: Told, folder: Path) -> None:
         print(
             "P(better): chance to win on a new seed; Bouthillier et al. (2021) ask for .75 before a difference matters"
         )
-    print(*(told.faults or [pairing(told)]), *told.sentences, sep="\n")
+    alone = told.table["arm"].n_unique() < 2
+    pairs = "no pairs: there is one arm" if alone else f"pairs {verified(told.table, told.question.baseline)}"
+    print(*(told.faults or [pairs]), *told.sentences, sep="\n")
     print(f"records: {shown_path(folder / RECORDS)}; verdicts: {shown_path(folder / VERDICT)}")
     print(f"page: {shown_path(folder / PAGE)}; tensorboard --logdir {shown_path(folder)}")
-
-
-def pairing(told: Told) -> str:
-    """What the fingerprints prove where nothing is wrong with them."""
-    if told.table["arm"].n_unique() < 2:
-        return "no pairs: there is one arm"
-    return f"pairs {verified(told.table, told.question.baseline)}"
 
 
 def print_table(console: Console, table: Table, *, spare: Sequence[str]) -> None:

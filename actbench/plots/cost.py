@@ -54,17 +54,15 @@ def cost_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
         scores = 100 * np.array(list(known.get((*panel, arm), {}).values()))
         if value and len(scores):
             cost, busy = value
-            interval = mean_with_bounds(scores, level=1 - told.question.alpha)
-            accuracy = (min(max(bound, 0), 100) for bound in interval)
+            accuracy = mean_with_bounds(scores, level=1 - told.question.alpha)
             rows.append((label, COSTS[column][0] * cost, *accuracy, busy))
     table = pl.DataFrame(rows, schema=["arm", "cost", "accuracy", "low", "high", "busy"], orient="row")
     if not rows:
         return table
+    table = table.with_columns(pl.col("accuracy", "low", "high").fill_nan(None).clip(0, 100))
     front = pareto(table["accuracy"].to_list(), table["cost"].to_list())
     own = pl.col("arm") == arm_labels(told)[told.question.baseline]
-    return table.with_columns(pl.col("low", "high").fill_nan(None), front=front).with_columns(
-        named=pl.col("front") | own | (len(rows) <= NAMED)
-    )
+    return table.with_columns(front=front).with_columns(named=pl.col("front") | own | (len(rows) <= NAMED))
 
 
 def median_cost(own: pl.DataFrame, column: str) -> tuple[float, bool] | None:

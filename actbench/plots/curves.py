@@ -171,12 +171,12 @@ def tuning_rows(of: Tuning, told: Told) -> pl.DataFrame:
     """A row for each arm and value, accuracies in percent."""
     names = arm_labels(told)
     rows = [
-        (names[arm.arm], value, *(min(max(100 * bound, 0), 100) for bound in interval), value == arm.chosen)
+        (names[arm.arm], value, *(100 * bound for bound in interval), value == arm.chosen)
         for arm in of.arms
         for value, interval in arm.val_accuracy.items()
     ]
     table = pl.DataFrame(rows, schema=["arm", "value", "mean", "low", "high", "chosen"], orient="row")
-    return table.with_columns(pl.col("mean", "low", "high").fill_nan(None))
+    return table.with_columns(pl.col("mean", "low", "high").fill_nan(None).clip(0, 100))
 
 
 def tuning_chart(name: str, of: Tuning, told: Told) -> Layers:

@@ -100,11 +100,7 @@ def flipped_sums(
 
 
 def check_finite(difference: Float[np.ndarray, " pairs"]) -> None:
-    """Refuse NaN and infinities, with which every comparison is false.
-
-    Raises:
-        ValueError: A difference is NaN or infinite.
-    """
+    """Refuse, with a ValueError, NaN and infinities, with which every comparison is false."""
     if not np.all(np.isfinite(difference)):
         raise ValueError(f"differences must be finite, got {difference[~np.isfinite(difference)][0]}")
 

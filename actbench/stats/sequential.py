@@ -32,16 +32,7 @@ WALKS = 500_000  # random walks that intervals are taken from
 
 @dataclass(frozen=True)
 class Design:
-    """When a study is looked at.
-
-    Args:
-        least: Pairs at the first look.
-        most: Pairs at the last one.
-        batch: Pairs from one look to the next.
-
-    Raises:
-        ValueError: They make no sense.
-    """
+    """When a study is looked at: how many pairs come to the first look, to the last, and from one look to the next."""
 
     least: int
     most: int
