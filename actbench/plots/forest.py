@@ -38,11 +38,11 @@ def forest_figures(told: Told) -> list[Figure]:
     for number, (dataset, network) in enumerate(panels):
         findings = grouped[dataset, network]
         found = [of for of in findings if len(findings) <= MOST or of.comparison.baseline == baseline]
-        found.sort(key=lambda of: order[arm_and_baseline(of)])
+        found.sort(key=lambda of: order[of.comparison[2:]])
         name, panel = f"forest-{number}", Panel(dataset or "all", network)
         title = f"{dataset or f'Mean over {len(told.question.datasets)} datasets'} with {network}"
         several = any(of.comparison.baseline != baseline for of in found)
-        names = [" – ".join(arm_and_baseline(of)) if several else of.comparison.arm for of in found]
+        names = [" – ".join(of.comparison[2:]) if several else of.comparison.arm for of in found]
         params = {"names": labels(names), "numbers": [numbers(of) for of in found]}
         chart = forest_chart(name, found, told, against="" if several else baseline)
         words, rows = count_verdicts(findings, left_out=len(findings) - len(found)), forest_rows(found)
@@ -50,17 +50,12 @@ def forest_figures(told: Told) -> list[Figure]:
     return figures
 
 
-def arm_and_baseline(finding: Finding) -> tuple[str, str]:
-    """Arm and baseline."""
-    return finding.comparison.arm, finding.comparison.baseline
-
-
 def best_first(conclusion: Conclusion) -> dict[tuple[str, str], int]:
     """Place of each pair of arms by its mean difference over all panels; those without one last, as planned."""
     seen: dict[tuple[str, str], list[float]] = {}
     for finding in conclusion.findings:
         difference = finding.judgement.difference
-        seen.setdefault(arm_and_baseline(finding), []).extend([difference.estimate] if difference else [])
+        seen.setdefault(finding.comparison[2:], []).extend([difference.estimate] if difference else [])
     ranked = sorted(seen, key=lambda key: -sum(seen[key]) / len(seen[key]) if seen[key] else math.inf)
     return {key: place for place, key in enumerate(ranked)}
 
@@ -91,7 +86,7 @@ def forest_rows(findings: Sequence[Finding]) -> pl.DataFrame:
     found = []
     for place, of in enumerate(findings):
         if of.judgement.difference:
-            sides = " against ".join(map(shorten, arm_and_baseline(of)))
+            sides = " against ".join(map(shorten, of.comparison[2:]))
             bounds = (100 * value for value in of.judgement.difference)
             found.append((place, sides, of.judgement.verdict, of.judgement.pairs, *bounds, numbers(of)))
     return pl.DataFrame(found, schema=schema, orient="row")

@@ -22,7 +22,7 @@ from actbench.plots.figure import (
     tooltips,
     with_room,
 )
-from actbench.plots.forest import arm_and_baseline, best_first
+from actbench.plots.forest import best_first
 from actbench.plots.palette import ARMS, CROSS, INK, PAPER, QUIET, VERDICTS
 from actbench.verdict import Told
 from actbench.verdict.evidence import paired
@@ -63,7 +63,7 @@ def pair_rows(told: Told, panel: Panel) -> pl.DataFrame:
         pairs = [(0, question.baseline, seed) for seed in sorted(base)]
     else:
         pairs, order = [], best_first(told.conclusion)
-        for of in sorted(told.conclusion.findings, key=lambda of: order[arm_and_baseline(of)]):
+        for of in sorted(told.conclusion.findings, key=lambda of: order[of.comparison[2:]]):
             if (of.comparison.dataset, of.comparison.network, of.comparison.baseline) == (*panel, question.baseline):
                 seeds = paired(known, of.comparison, question).seeds[: of.judgement.pairs]
                 place = pairs[-1][0] + 1 if pairs else 0

@@ -24,7 +24,7 @@ NOTHING = object()
 
 def values_of(table: pl.DataFrame, column: str) -> str:
     """The distinct values of a column, with how many records have each where there are several."""
-    if column not in table.columns or not len(table):
+    if not len(table):
         return "–"
     found = table[column].fill_null("not known") if table.schema[column] == pl.String else table[column]
     counts = found.value_counts(sort=True).rows()
@@ -89,10 +89,8 @@ def shared(configs: Sequence[Any]) -> dict[str, Any]:
         values = [config.get(key, NOTHING) for config in rest]
         if all(of == value for of in values):
             result[key] = value
-        elif isinstance(value, dict) and all(isinstance(of, dict) for of in values):
-            inside = shared([value, *values])
-            if inside:
-                result[key] = inside
+        elif all(isinstance(of, dict) for of in (value, *values)) and (inside := shared([value, *values])):
+            result[key] = inside
     return result
 
 

@@ -9,16 +9,7 @@ import numpy as np
 import polars as pl
 
 from actbench.stats import Interval, Judgement, Verdict, bootstrap, effect_size, judge, mean_interval, sign_flip, stops
-from actbench.verdict.evidence import (
-    LOWER_IS_BETTER,
-    Cost,
-    Pairs,
-    Scores,
-    cost,
-    paired,
-    records_of,
-    scores,
-)
+from actbench.verdict.evidence import LOWER_IS_BETTER, Cost, Pairs, Scores, cost, paired, records_of, scores
 from actbench.verdict.history import History, Look, now
 from actbench.verdict.question import Comparison, Question
 
@@ -102,21 +93,20 @@ def conclude(
     )
     findings = []
     for place, (comparison, judgement) in enumerate(zip(question.family, judgements, strict=True)):
-        own = records_of(table, comparison, question, pairs[place].seeds)
+        seeds, _, unpaired = pairs[place]
+        own = records_of(table, comparison, question, seeds)
         lost = {arm: set(own.filter("diverged", arm=arm)["seed"]) for arm in (comparison.arm, comparison.baseline)}
         costs = cost(own, comparison, alpha=question.alpha)
+        others = [secondary(known[outcome], outcome, comparison, seeds, question) for outcome in LOWER_IS_BETTER]
         findings.append(
             Finding(
                 comparison=comparison,
                 judgement=judgement,
-                means=means(known[OUTCOME], comparison, pairs[place].seeds, question),
-                unpaired=len(pairs[place].unpaired),
-                diverged={arm: len(seeds) for arm, seeds in lost.items()},
+                means=means(known[OUTCOME], comparison, seeds, question),
+                unpaired=len(unpaired),
+                diverged={arm: len(of) for arm, of in lost.items()},
                 without_diverged=without_diverged(set.union(*lost.values()), pairs, place, question),
-                secondary=[
-                    secondary(known[outcome], outcome, comparison, pairs[place].seeds, question)
-                    for outcome in LOWER_IS_BETTER
-                ],
+                secondary=others,
                 cost=costs,
                 joint=joint(judgement, costs),
                 **more(own, comparison, judgement, question),
