@@ -64,7 +64,7 @@ def curve_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
         own = of_panel(told.table, panel, arm)
         values = scale * matrix(own[column].to_list())
         if np.isfinite(values).any():
-            mean, half = mean_curve(values, level=1 - told.question.alpha)
+            mean, low, high = mean_curve(values, level=1 - told.question.alpha, most=most)
             epochs = np.arange(1, len(mean) + 1)
             time: Any = own["epoch_time_s"].median()
             step = max(1, len(epochs) // MARKS)
@@ -72,8 +72,8 @@ def curve_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
                 "epoch": epochs,
                 "seconds": epochs * (math.nan if time is None else time),
                 "mean": mean,
-                "low": np.maximum(mean - half, 0),
-                "high": np.minimum(mean + half, most),
+                "low": low,
+                "high": high,
                 "marked": epochs % step == place % step,
             }
             tables.append(pl.DataFrame(table).with_columns(arm=pl.lit(label), seeds=len(own)))
@@ -95,14 +95,15 @@ def matrix(rows: Sequence[Sequence[float | None] | None]) -> Float[np.ndarray, "
 
 
 def mean_curve(
-    values: Float[np.ndarray, "seeds epochs"], *, level: float
-) -> tuple[Float[np.ndarray, " epochs"], Float[np.ndarray, " epochs"]]:
-    """Mean of the seeds that have a value, and half the length of Student's interval; NaN for too few."""
+    values: Float[np.ndarray, "seeds epochs"], *, level: float, most: float
+) -> Float[np.ndarray, "3 epochs"]:
+    """Mean of the seeds that have a value, and Student's interval from 0 to the most; NaN for too few."""
     known = np.ma.masked_invalid(values)
     number = known.count(axis=0)
     quantile = distributions.t.ppf((1 + level) / 2, np.maximum(number - 1, 1))
     half = quantile * known.std(axis=0, ddof=1) / np.sqrt(number)
-    return known.mean(axis=0).filled(np.nan), half.filled(np.nan)
+    mean, half = known.mean(axis=0).filled(np.nan), half.filled(np.nan)
+    return np.array([mean, np.maximum(mean - half, 0), np.minimum(mean + half, most)])
 
 
 def where_curves_end(rows: pl.DataFrame, title: str, told: Told) -> str:
@@ -214,8 +215,8 @@ def shape_figures(told: Told) -> list[Figure]:
         ("slope", "Derivative", "f′(x)", f"Steepest slope: {listed([f'{arms[of]} {up:z.3g}' for of, _, up in ends])}."),
     ):
         name = f"shapes-{what}"
-        own = rows.drop("y").rename({"slope": "y"}) if what == "slope" else rows.drop("slope")
-        own = own.with_columns(seed=pl.when("learned").then("seed"))
+        y, seed = pl.col("slope" if what == "slope" else "y"), pl.when("learned").then("seed")
+        own = rows.with_columns(y=y, seed=seed).drop("slope")
         chart = shapes_chart(name, axis, bool(learned), told)
         figures.append(Figure(name, title, finding + more, chart, own, arm_params(told), "activations", inches=PAGE))
     return figures

@@ -140,13 +140,12 @@ def series(table: pl.DataFrame, alpha: float) -> Iterator[tuple[str, Float[np.nd
     for name, column in CURVES.items():
         values = matrix(table[column].to_list())
         there = np.isfinite(values)
-        mean, half = mean_curve(values, level=1 - alpha)
-        most = np.inf if name.endswith("loss") else 1
+        mean, low, high = mean_curve(values, level=1 - alpha, most=np.inf if name.endswith("loss") else 1)
         yield name, mean
         yield f"{name}_min", np.where(there, values, np.inf).min(axis=0)
         yield f"{name}_max", np.where(there, values, -np.inf).max(axis=0)
-        yield f"{name}_low", np.maximum(mean - half, 0)
-        yield f"{name}_high", np.minimum(mean + half, most)
+        yield f"{name}_low", low
+        yield f"{name}_high", high
 
 
 def scalars(values: Mapping[str, float | None]) -> list[Summary.Value]:
