@@ -43,11 +43,7 @@ def write_document(path: Path, told: Told, history: History) -> None:
         "study": path.parent.resolve().name,
         "outcome": OUTCOME,
         "question": question.to_dict(),
-        "plan": {
-            "hash": question.hash,
-            "first_hash": history.plans[0].hash,
-            "as_planned": conclusion.as_planned,
-        },
+        "plan": {"hash": question.hash, "first_hash": history.plans[0].hash, "as_planned": conclusion.as_planned},
         "pairs_verified": not told.faults,
         "pairing_faults": told.faults,
         "level_holds": not conclusion.other_looks,
