@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from actbench.data.augmentation import crop, draw_crops
-from actbench.data.files import FileData
+from actbench.data.files import FileData, archive
 from actbench.data.images import DataError, ImageData, Table, check_at_least
-from actbench.records import whole
 from actbench.streams import stream
 
 
@@ -95,15 +93,6 @@ class IdxData(FileData):
     num_classes = 10
 
     @override
-    def read(self) -> list[Table]:
-        for name in self.files():
-            path = Path(self.root, name).expanduser()
-            archive = path.with_name(f"{path.name}.gz")
-            if archive.is_file() and not path.exists():
-                unpack(archive, path)
-        return super().read()
-
-    @override
     def files(self) -> dict[str, str | None]:
         # torchvision knows the sums of the archives only.
         folder = f"{type(self).__name__}/raw"
@@ -111,37 +100,29 @@ class IdxData(FileData):
 
     @override
     def read_part(self, root: Path, part: str) -> Table:
-        from torchvision.datasets import mnist  # here: --help need not wait for it
-
         prefix = root / type(self).__name__ / "raw" / ("train" if part == "train" else "t10k")
-        images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-        check_idx(Path(images), 3)
-        check_idx(Path(labels), 1)
-        return Table(mnist.read_image_file(images)[:, None], mnist.read_label_file(labels))
+        images, labels = (
+            read_idx(Path(f"{prefix}-images-idx3-ubyte"), 3),
+            read_idx(Path(f"{prefix}-labels-idx1-ubyte"), 1),
+        )
+        return Table(images[:, None], labels.long())
 
 
-def unpack(archive: Path, path: Path) -> None:
-    """Unpack an archive whole or not at all; DataError if it is damaged or the file cannot be written."""
+def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
+    """The array of a file in MNIST's format, or of its archive beside it; a DataError unless the file is whole."""
     try:
-        with whole(path) as unfinished, gzip.open(archive) as packed, unfinished.open("wb") as file:
-            shutil.copyfileobj(packed, file)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{archive} cannot be unpacked: {error}") from error
-
-
-def check_idx(path: Path, dimensions: int) -> None:
-    """Refuse a file in MNIST's format whose header or length is not that of an array with so many dimensions."""
-    start = bytes([0, 0, 8, dimensions])
-    with path.open("rb") as file:
-        header = file.read(4 + 4 * dimensions)
-    if not header.startswith(start):
-        raise DataError(f"{path} is damaged: it begins with {header[:4].hex() or 'nothing'}, not {start.hex()}")
-    sizes = [int.from_bytes(header[i : i + 4]) for i in range(4, len(header), 4)]
+        content = path.read_bytes() if path.is_file() else gzip.decompress(archive(path).read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{archive(path)} cannot be unpacked: {error}") from error
+    start, offset = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
+    if not content.startswith(start):
+        raise DataError(f"{path} is damaged: it begins with {content[:4].hex() or 'nothing'}, not {start.hex()}")
+    sizes = [int.from_bytes(content[place : place + 4]) for place in range(4, offset, 4)]
     if not all(sizes):
         raise DataError(f"{path} is damaged: by its header it is empty")
-    length, expected = path.stat().st_size, 4 + 4 * dimensions + math.prod(sizes)
-    if length != expected:
-        raise DataError(f"{path} is damaged: it has {length} bytes, and by its header {expected}")
+    if len(content) != (expected := offset + math.prod(sizes)):
+        raise DataError(f"{path} is damaged: it has {len(content)} bytes, and by its header {expected}")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=offset).view(sizes)
 
 
 class MNIST(IdxData):

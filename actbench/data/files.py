@@ -12,6 +12,11 @@ from typing_extensions import override
 from actbench.data.images import DataError, ImageData, Table
 
 
+def archive(path: Path) -> Path:
+    """Where the packed form of a file would be."""
+    return path.with_name(f"{path.name}.gz")
+
+
 class FileData(ImageData):
     """Images from files, those for testing apart from those for training. Named like torchvision's class.
 
@@ -78,7 +83,7 @@ class FileData(ImageData):
         hint = f"to fetch it: {fit} --data.download true"
         if not root.is_dir():
             raise DataError(f"{name}: there is no folder {root}; {hint}")
-        missing = [root / file for file in self.files() if not (root / file).is_file()]
+        missing = [path for path in map(root.joinpath, self.files()) if not (path.is_file() or archive(path).is_file())]
         if missing:
             raise DataError(f"{name}: {missing[0]} is missing; {hint}")
         try:
