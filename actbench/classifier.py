@@ -227,7 +227,8 @@ class Classifier(LightningModule):
         for name, values in scores.items():
             self._log(name, values, prog_bar=True)
         if self.trainer.state.fn != TrainerFn.FITTING:
-            ensemble = Ensemble.of(gather(self.ensemble.parts, self.trainer)).compute()
+            self.ensemble.parts = [part for device in gather(self.ensemble.parts, self.trainer) for part in device]
+            ensemble = self.ensemble.compute()
             self.log_dict({f"{part}/{name}_ensemble": value for name, value in ensemble.items()})
             return
         # Lightning steps a plateau after it has written the epoch's checkpoint: a resumed run would miss a step.

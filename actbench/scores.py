@@ -107,13 +107,6 @@ class Ensemble:
         labels = labels.expand(known.shape)
         self.parts.append((rows[known].cpu(), labels[known].cpu(), logits[known].softmax(1).cpu()))
 
-    @classmethod
-    def of(cls, devices: list[list[tuple[Tensor, Tensor, Tensor]]]) -> "Ensemble":
-        """The ensemble of what several devices have seen."""
-        whole = cls()
-        whole.parts = [part for parts in devices for part in parts]
-        return whole
-
     def compute(self) -> dict[str, float]:
         """Loss, accuracy and calibration error, and ``members``: how many replicates spoke of an image, on average."""
         rows, labels, probability = (torch.cat(column) for column in zip(*self.parts, strict=True))
