@@ -7,9 +7,10 @@ checksum of its every byte. `COLUMNS` says what a row holds.
 
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import count
@@ -109,11 +110,17 @@ def fingerprint(value: Any) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Plain values as JSON in one canonical form; a ValueError says that a number is infinite or NaN."""
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except ValueError as error:
-        raise ValueError("numbers must be finite, and one is infinite or NaN") from error
+    """Plain values as JSON in one canonical form, in which a number that is infinite or NaN is a text."""
+    return json.dumps(finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """Plain values in which JSON can hold every number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:

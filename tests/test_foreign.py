@@ -1,5 +1,6 @@
 """DataModules of the user's, in the real engine."""
 
+import math
 import os
 
 import numpy as np
@@ -577,3 +578,18 @@ def test_loaders_that_are_made_anew_while_training_are_not_known():
 def test_an_empty_batch_is_refused_in_a_line():
     with pytest.raises(ValueError, match="not list of nothing"):
         read_batch([])
+
+
+class Clipped(Own):
+    def __init__(self, clip: float = math.inf):
+        super().__init__()
+
+
+def test_a_default_that_is_infinite_is_taken(tmp_path):
+    config = merge({}, {"data": {"class_path": "test_foreign.Clipped"}, "model": {"network": "MLP"}})
+    cell = Cell(cell_config(merge(config, {"trainer": {"max_epochs": 1, "accelerator": "cpu"}})), range(2))
+
+    table = run_cell(cell, tmp_path)
+
+    assert '"clip":"inf"' in table["factors"][0]
+    assert '"clip":"inf"' in table["config"][0]

@@ -9,7 +9,7 @@ from uuid import uuid4
 from pytorch_lightning.utilities import rank_zero_warn
 
 from actbench import records
-from actbench.cells.key import as_json, factors
+from actbench.cells.key import factors
 from actbench.config import BenchCLI
 from actbench.data import ForeignData
 from actbench.specs import without
@@ -102,7 +102,7 @@ def data_digest(config: Mapping[str, Any], known: dict[str, str] | None = None) 
     data are missing or damaged, or cannot be trained, validated and tested on.
     """
     reloaded = bool(config["trainer"].get("reload_dataloaders_every_n_epochs"))
-    key = records.json_text(as_json([config["data"], config["model"].get("batch_keys"), reloaded]))
+    key = records.json_text([config["data"], config["model"].get("batch_keys"), reloaded])
     known = {} if known is None else known
     if key not in known:
         datamodule = build_data(config)

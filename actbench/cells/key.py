@@ -4,7 +4,6 @@ import ast
 import importlib
 import importlib.util
 import inspect
-import math
 import os
 import re
 import site
@@ -134,17 +133,7 @@ def factors(
         **({"code": own} if own else {}),
         **({"files": files} if (files := dict(files_named(without(config, "data"), own))) else {}),
     }
-    finite: dict[str, Any] = as_json(result)
-    return finite
-
-
-def as_json(value: Any) -> Any:
-    """Plain values in which JSON can hold every number."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: as_json(item) for key, item in value.items()}
-    return [as_json(item) for item in value] if isinstance(value, list | tuple) else value
+    return result
 
 
 def without_paths(dataset: Mapping[str, Any]) -> dict[str, Any]:
