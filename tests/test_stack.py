@@ -371,6 +371,8 @@ def drops_in_place(x):
         (lambda x: torch.rand_like(x.long(), dtype=torch.float64).to(x.dtype), 0.5, 12**-0.5),
         (lambda x: torch.randn_like(x, dtype=torch.float64).to(x.dtype), 0, 1),
         (lambda x: drops_in_place(torch.ones_like(x)), 1, 3),
+        (lambda x: torch.dropout(torch.ones_like(x), 0.9, True), 1, 3),
+        (lambda x: torch.dropout(torch.ones_like(x), p=0.9, train=True), 1, 3),
     ],
 )
 @pytest.mark.parametrize("width", [1, 4])
@@ -442,6 +444,15 @@ class GlobalRandom(Refused):
         return logits + torch.rand(10) if self.training else logits
 
 
+class Recurrent(Refused):
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__(activation, input_shape, num_classes)
+        self.recurrent = nn.LSTM(input_shape[-1], num_classes, batch_first=True)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1)) + self.recurrent(images[:, 0])[0][:, -1]
+
+
 class ReplacesBuffer(Refused):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -459,6 +470,7 @@ class ReplacesBuffer(Refused):
         (DataDependent, "data-dependent control flow"),
         (GlobalRandom, "draws random numbers by a function that cannot follow"),
         (ReplacesBuffer, "replaces its buffer calls"),
+        (Recurrent, "lstm"),
     ],
 )
 @pytest.mark.parametrize("seeds", [[0], [0, 1]])

@@ -193,7 +193,7 @@ def rrelu(
 
 RANDOM: dict[Any, Callable[..., Tensor]] = {
     F.dropout: dropping(zeroed),
-    torch.dropout: dropping(zeroed),
+    torch.dropout: lambda rules, input, p, train: RANDOM[F.dropout](rules, input, p, train),
     **dict.fromkeys((F.dropout1d, F.dropout2d, F.dropout3d), dropping(zeroed, channels=True)),
     F.alpha_dropout: dropping(floored, trains=False),
     F.feature_alpha_dropout: dropping(floored, channels=True, trains=False),
