@@ -428,6 +428,16 @@ def test_a_missing_file_is_named(make, name):
         path.with_suffix(".away").rename(path)
 
 
+@pytest.mark.parametrize("name", ["CIFAR10", "SVHN"])
+def test_an_archive_is_no_file_where_no_archives_are_read(make, name):
+    datamodule = make(name)
+    path = files_of(datamodule)[0]
+    path.rename(f"{path}.gz")
+
+    with pytest.raises(data.DataError, match=f"{path.name} is missing; to fetch it: "):
+        type(datamodule)(root=datamodule.root).prepare_data()
+
+
 DAMAGES = {
     "truncated": lambda content: content[:-7],
     "half": lambda content: content[: len(content) // 2],

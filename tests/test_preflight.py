@@ -259,7 +259,7 @@ def test_a_study_on_data_without_a_length_is_planned_trained_and_timed(tmp_path)
     assert table["epoch_time_s"].is_finite().all()
 
 
-def test_archives_in_place_of_files_are_unpacked(tmp_path):
+def test_archives_in_place_of_files_are_read_and_nothing_is_written(tmp_path):
     write_mnist(tmp_path)
     before = MNIST(str(tmp_path)).digest()
     for path in (tmp_path / "MNIST" / "raw").iterdir():
@@ -267,6 +267,7 @@ def test_archives_in_place_of_files_are_unpacked(tmp_path):
         path.unlink()
 
     assert MNIST(str(tmp_path)).digest() == before
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".gz"}
 
 
 def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from actbench.data.augmentation import crop, draw_crops
-from actbench.data.files import FileData, archive
+from actbench.data.files import FileData
 from actbench.data.images import DataError, ImageData, Table, check_at_least
 from actbench.streams import stream
 
@@ -91,6 +91,7 @@ class IdxData(FileData):
 
     input_shape = (1, 28, 28)
     num_classes = 10
+    packed = ".gz"
 
     @override
     def files(self) -> dict[str, str | None]:
@@ -100,20 +101,19 @@ class IdxData(FileData):
 
     @override
     def read_part(self, root: Path, part: str) -> Table:
-        prefix = root / type(self).__name__ / "raw" / ("train" if part == "train" else "t10k")
-        images, labels = (
-            read_idx(Path(f"{prefix}-images-idx3-ubyte"), 3),
-            read_idx(Path(f"{prefix}-labels-idx1-ubyte"), 1),
-        )
+        folder, prefix = root / type(self).__name__ / "raw", "train" if part == "train" else "t10k"
+        images = read_idx(folder / f"{prefix}-images-idx3-ubyte", 3)
+        labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte", 1)
         return Table(images[:, None], labels.long())
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
     """The array of a file in MNIST's format, or of its archive beside it; a DataError unless the file is whole."""
+    archive = Path(f"{path}{IdxData.packed}")
     try:
-        content = path.read_bytes() if path.is_file() else gzip.decompress(archive(path).read_bytes())
+        content = path.read_bytes() if path.is_file() else gzip.decompress(archive.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{archive(path)} cannot be unpacked: {error}") from error
+        raise DataError(f"{archive} cannot be unpacked: {error}") from error
     start, offset = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
     if not content.startswith(start):
         raise DataError(f"{path} is damaged: it begins with {content[:4].hex() or 'nothing'}, not {start.hex()}")

@@ -12,11 +12,6 @@ from typing_extensions import override
 from actbench.data.images import DataError, ImageData, Table
 
 
-def archive(path: Path) -> Path:
-    """Where the packed form of a file would be."""
-    return path.with_name(f"{path.name}.gz")
-
-
 class FileData(ImageData):
     """Images from files, those for testing apart from those for training. Named like torchvision's class.
 
@@ -32,6 +27,7 @@ class FileData(ImageData):
     """
 
     official_test = True
+    packed = ""  # what is added to a file's name in that of an archive which is read in its place
 
     def __init__(
         self,
@@ -83,9 +79,9 @@ class FileData(ImageData):
         hint = f"to fetch it: {fit} --data.download true"
         if not root.is_dir():
             raise DataError(f"{name}: there is no folder {root}; {hint}")
-        missing = [path for path in map(root.joinpath, self.files()) if not (path.is_file() or archive(path).is_file())]
-        if missing:
-            raise DataError(f"{name}: {missing[0]} is missing; {hint}")
+        for path in map(root.joinpath, self.files()):
+            if not path.is_file() and not Path(f"{path}{self.packed}").is_file():
+                raise DataError(f"{name}: {path} is missing; {hint}")
         try:
             tables = {part: self.read_part(root, part) for part in ("train", "test")}
         except OSError as error:
