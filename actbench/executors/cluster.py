@@ -125,10 +125,7 @@ class Ray(Workers):
 
     @override
     def stop(self, calls: Sequence[Any]) -> None:
-        import ray
-
-        for call in calls:
-            ray.cancel(call, force=True)
+        # They end with the connection. `ray.cancel` may end this process instead, if the call is just ending.
         self.calls.clear()
 
     # --- the cluster ---

@@ -65,7 +65,7 @@ def read_yaml(text: str) -> Any:
         return sizes[id(node)]
 
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         if root is not None and size(root) >= VALUES:
             raise ValueError(f"it has more than {VALUES:,} values")
         return get_loader("yaml")(text)
