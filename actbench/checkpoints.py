@@ -19,11 +19,12 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from inspect import Parameter, formatannotation
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
@@ -32,7 +33,7 @@ from torch import Tensor
 from actbench import __version__
 from actbench.specs import ActivationSpec, NetworkSpec, class_paths, is_plain, one_line, public_path, written
 from actbench.specs.compose import SPEC_NAMES, SPECS
-from actbench.specs.values import import_object
+from actbench.specs.values import import_object, parameters_of
 from actbench.streams import SOURCES
 
 KEY = "actbench"
@@ -40,6 +41,7 @@ WEIGHTS = "stack.network."  # how names of weights begin
 VALUES, DEPTH = 3_000_000, 100  # of a checkpoint's content, in which each epoch has some
 DESCRIBED = 10_000  # values of what it was made of
 SCHEMA = 3
+TEXTUAL = {"str", "Path", "pathlib", "int", "float", "bool", "None", "Optional", "typing", "list", "tuple", "Sequence"}
 TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
 
 # The Trainer's settings that change what is trained or scored, with the defaults. Devices, loggers and folders are not
@@ -185,32 +187,59 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
 
 
 def check_trust(description: Mapping[str, Any], trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse class paths outside of the trusted modules, and then those of another kind than is meant.
+    """Refuse names outside of the trusted modules, and then classes of another kind than is meant.
 
     Raises:
-        CheckpointError: A class is not trusted, or is not what it should be.
+        CheckpointError: A class or function is not trusted, or is not what it should be.
     """
-    for class_path in map(str, class_paths(description)):
-        if not any(f"{class_path}.".startswith(f"{name}.") for name in trusted):
-            module = class_path.rpartition(".")[0]
-            libraries = {"torch", "pytorch_lightning", "lightning", *sys.stdlib_module_names}
-            advice = "" if module.partition(".")[0] in {"", *libraries} else f": if you trust it, add --trust {module}"
-            raise CheckpointError(
-                f"checkpoint {path} names the class {class_path!r}, which would be imported and run{advice}"
-            )
+    check_names(map(str, class_paths(description)), trusted, path)
     try:
         found = {class_path: import_object(class_path) for class_path in map(str, class_paths(description))}
         for name in SPEC_NAMES:
             if description["model"][name]:
                 SPECS[f"model.{name}"].find(description["model"][name]["class_path"])
+        data = description["data"] and found[description["data"]["class_path"]]
+        if data and "LightningDataModule" not in [cls.__name__ for cls in data.__mro__]:
+            raise ValueError(f"{data.__name__} is no DataModule")
+        check_names(names_in_texts(description), trusted, path)
+    except CheckpointError:
+        raise
     except Exception as error:  # of any kind, in a module that is not ours
         raise CheckpointError(f"{path} describes what cannot be built: {one_line(error)}") from error
-    data = description["data"] and found[description["data"]["class_path"]]
-    bases = [cls.__name__ for cls in getattr(data, "__mro__", ())]
-    if not all(isinstance(cls, type) for cls in found.values()) or (data and "LightningDataModule" not in bases):
-        raise CheckpointError(
-            f"{path} describes what cannot be built: it names what is no class, or none of a DataModule"
-        )
+
+
+def check_names(names: Iterable[str], trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse, with a CheckpointError, names outside of the trusted modules."""
+    for name in names:
+        if not any(f"{name}.".startswith(f"{module}.") for module in trusted):
+            module = name.rpartition(".")[0]
+            libraries = {"", "torch", "pytorch_lightning", "lightning", *sys.stdlib_module_names}
+            advice = "" if module.partition(".")[0] in libraries else f": if you trust it, add --trust {module}"
+            raise CheckpointError(
+                f"checkpoint {path} names the class {name!r}, which would be imported and run{advice}"
+            )
+
+
+def names_in_texts(value: Any) -> Iterator[str]:
+    """Dotted names in texts among the arguments of trusted classes, where the parser may import what a text names.
+
+    Where an argument is annotated as text or numbers, or not at all, a plain text stays one.
+
+    Raises:
+        TypeError: What a class path names is no class.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+        parameters = parameters_of(import_object(value["class_path"]))
+        for name, given in (value.get("init_args") or {}).items():
+            kind = parameters[name].annotation if name in parameters else Any
+            words = set(re.findall(r"\w+", "str" if kind is Parameter.empty else formatannotation(kind)))
+            if not (words <= TEXTUAL and isinstance(given, str) and given.lstrip()[:1] not in ("{", "[")):
+                yield from names_in_texts(given)
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from names_in_texts(item)
+    elif isinstance(value, str):
+        yield from re.findall(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", value)
 
 
 def is_description(value: Mapping[str, Any]) -> bool:
@@ -347,8 +376,12 @@ def check_archive(path: Path) -> None:
     try:
         with ZipFile(path) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != ZIP_STORED]
-    except (BadZipFile, OSError, ValueError):  # of torch's older format, or damaged: torch will say
-        return
+    except BadZipFile as error:
+        if is_zipfile(path):
+            raise CheckpointError(f"{path} is damaged or no checkpoint: {one_line(error)}") from error
+        return  # of torch's older format, or damaged: torch will say
+    except Exception as error:  # zipfile raises errors of many kinds
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {one_line(error)}") from error
     if packed:
         raise CheckpointError(f"{path} is damaged or no checkpoint: its entry {packed[0]} is packed")
 
@@ -361,7 +394,11 @@ def check_extent(content: Any, most: int) -> None:
         count += 1
         if count > most or depth > DEPTH:
             raise CheckpointError(f"it holds more than {most:,} values, or some more than {DEPTH} deep")
-        if isinstance(value, Mapping):
+        if isinstance(value, Tensor):
+            plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+            if not plain or value.untyped_storage().nbytes() < value.numel() * value.itemsize:
+                raise CheckpointError("it holds a tensor that is larger than its values")
+        elif isinstance(value, Mapping):
             waiting += [(item, depth + 1) for pair in value.items() for item in pair]
         elif isinstance(value, list | tuple | set | frozenset):
             waiting += [(item, depth + 1) for item in value]

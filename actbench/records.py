@@ -92,7 +92,8 @@ UNKNOWN = {  # columns of what need not be known
 BOUNDS = {  # of numbers: the least and the largest
     **dict.fromkeys(("val_accuracy", "test_accuracy"), (0, 1)),
     **dict.fromkeys(("seed", "epochs", "diverged_epoch", "parameters"), (0, 2**62)),
-    **dict.fromkeys(("epoch_time_s", "examples_per_s", "peak_memory_mb", "load_before", "load_after"), (0, 1e12)),
+    **dict.fromkeys(("examples_per_s", "peak_memory_mb", "load_before", "load_after"), (0, 1e12)),
+    "epoch_time_s": (1e-12, 1e12),
     **dict.fromkeys(("classes", "replicates_together", "threads"), (1, 2**31)),
 }
 CELL = re.compile(r"[0-9a-f]{32}")

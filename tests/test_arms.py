@@ -141,6 +141,7 @@ KINDS = {  # a part of a config, and what the DataModule is given of it
         {},
     ),
     "another precision": (mine() | {"trainer": {"precision": "bf16-mixed"}}, {}),
+    "double precision": (mine() | {"trainer": {"precision": "64-true"}}, {}),
     "sources that do not vary": (
         {"data": {"class_path": "FakeImages", "init_args": {"rows": 200}}, "vary": ["order"]},
         None,

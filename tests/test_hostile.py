@@ -186,6 +186,12 @@ HOSTILE = {
     "a class that is not there": model(network={"class_path": "torch.nn.Nope"}),
     "an argument that is not there": model(network={"class_path": "actbench.networks.MLP", "init_args": {"depth": 3}}),
     "classes below none": model(num_classes=-1),
+    "weights of one value": lambda content: content["state_dict"].update(
+        {name: torch.zeros(1).expand(value.shape) for name, value in content["state_dict"].items()}
+    ),
+    "an optimiser's state of one value": lambda content: content["optimizer_states"][0]["state"][0].update(
+        exp_avg=torch.zeros(1).expand(10**12)
+    ),
 }
 
 
@@ -247,6 +253,7 @@ def data(class_path):
     return lambda content: content["actbench"].update(data={"class_path": class_path, "init_args": {}})
 
 
+LAMBDA = "torch.optim.lr_scheduler.LambdaLR"
 DECOYS = {
     "the activation": model(activation=BOOM),
     "the network": model(network=BOOM),
@@ -256,6 +263,22 @@ DECOYS = {
     "the Trainer": lambda content: content["actbench"]["trainer"].update(precision=BOOM),
     "a function": data("actbench.data.Digits.from_datasets"),
     "a class of another kind": data("torch.nn.ReLU"),
+    "a function of a schedule": model(
+        lr_scheduler={"class_path": LAMBDA, "init_args": {"lr_lambda": "hostile_decoy.f"}}
+    ),
+    "a function in a list": model(
+        lr_scheduler={
+            "class_path": "torch.optim.lr_scheduler.LambdaLR",
+            "init_args": {"lr_lambda": ["hostile_decoy.f"]},
+        }
+    ),
+    "a class in JSON": model(
+        network={
+            "class_path": "torchvision.ops.MLP",
+            "init_args": {"norm_layer": '{"class_path": "hostile_decoy.Boom"}'},
+        }
+    ),
+    "a text for a number": model(optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": "hostile_decoy.f"}}),
     "a download": model(optimizer={"class_path": "torchvision.datasets.utils.download_url"}),
 }
 

@@ -66,6 +66,9 @@ class CommandCLI(BenchCLI):
         if given.get("ckpt_path") not in (None, "null"):
             path = str(given["ckpt_path"])
             self.saved = read_checkpoint(command, path, given)
+            if "GradientAccumulationScheduler" in str(setting(given, "trainer.callbacks")):
+                # The Trainer's own setting is the callback's of that moment, and Lightning refuses both.
+                self.saved["trainer"] = without(self.saved["trainer"], "accumulate_grad_batches")
             given = merge(as_config(self.saved), given)
             check_local(self.saved, given, path)
         elif command != "fit":

@@ -89,7 +89,8 @@ class Rehearsal(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = cast(Classifier, pl_module)
         network = classifier.stack.replicate(0)
-        if not calls_activation(network, torch.zeros(2, *classifier.input_shape, device=classifier.device)):
+        zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
+        if not calls_activation(network, zeros):
             raise ValueError(
                 f"{type(network).__name__} calls no activation that it has made: it is the same network for all of them"
             )

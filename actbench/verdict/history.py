@@ -13,6 +13,7 @@ from actbench.verdict.question import Question
 from actbench.verdict.schemas import check_history
 
 FILE = "history.json"
+LARGEST = 2**26  # bytes of a file
 LONGEST = 1000  # letters of a trouble, which may be any error's
 
 
@@ -61,6 +62,8 @@ class History:
         path = folder / FILE
         if not path.exists():
             return cls()
+        if not path.is_file() or path.stat().st_size > LARGEST:  # a pipe, or a device without an end
+            raise RecordError(f"{path} is no file, or larger than any history")
         try:
             content = json.loads(path.read_text())
             check_history(content)
