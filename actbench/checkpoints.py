@@ -187,11 +187,7 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
 
 
 def check_trust(description: Mapping[str, Any], trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse names outside of the trusted modules, and then classes of another kind than is meant.
-
-    Raises:
-        CheckpointError: A class or function is not trusted, or is not what it should be.
-    """
+    """Refuse, with a CheckpointError, names outside of the trusted modules and classes of another kind than meant."""
     check_names(map(str, class_paths(description)), trusted, path)
     try:
         found = {class_path: import_object(class_path) for class_path in map(str, class_paths(description))}
@@ -223,10 +219,8 @@ def check_names(names: Iterable[str], trusted: Sequence[str], path: str | Path) 
 def names_in_texts(value: Any) -> Iterator[str]:
     """Dotted names in texts among the arguments of trusted classes, where the parser may import what a text names.
 
-    Where an argument is annotated as text or numbers, or not at all, a plain text stays one.
-
-    Raises:
-        TypeError: What a class path names is no class.
+    Where an argument is annotated as text or numbers, or not at all, a plain text stays one. What a class path names
+    has to be a class, or there is a TypeError.
     """
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         parameters = parameters_of(import_object(value["class_path"]))
