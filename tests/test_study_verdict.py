@@ -179,6 +179,7 @@ def test_each_arm_is_compared_at_its_own_best_value(tmp_path):
         ({"model.optimizer.lr": [1e-3, 1e-2], "data.batch_size": [32, 64]}, "one setting"),
         ({"model.optimizer.lr": [1e-3]}, "two numbers at least"),
         ({"model.optimizer.lr": ["a", "b"]}, "two numbers at least"),
+        ({"model.optimizer.lr": [0.1, float("inf")]}, "two numbers at least"),
         ({"model.optimizer.lr": [0.1, 0.1, 0.2]}, "all different"),
         ({"trainer": [1, 2]}, "study.tune is one setting with its values"),
         ({"model.optimizer.lr": [1e-3, 1e-2], "replicates": 0}, "study.tune.replicates must be a whole number"),

@@ -1,6 +1,7 @@
 """What is compared: the study file as a typed object."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -74,7 +75,7 @@ class Grid(NamedTuple):
             raise StudyError(f"{example}; got {', '.join(map(str, settings)) or 'none'}")
         ((setting, values),) = settings.items()
         numbers = isinstance(values, list | tuple) and all(
-            isinstance(value, int | float) and not isinstance(value, bool) for value in values
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
         )
         if not numbers or len(values) < 2 or len(set(values)) < len(values):
             raise StudyError(f"study.tune: {setting} needs two numbers at least, all different, got {values!r}")
