@@ -41,6 +41,7 @@ WEIGHTS = "stack.network."  # how names of weights begin
 VALUES, DEPTH = 3_000_000, 100  # of a checkpoint's content, in which each epoch has some
 DESCRIBED = 10_000  # values of what it was made of
 SCHEMA = 3
+# Words of annotations for which the parser imports nothing that a text names.
 TEXTUAL = {"str", "Path", "pathlib", "int", "float", "bool", "None", "Optional", "typing", "list", "tuple", "Sequence"}
 TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
 
@@ -219,7 +220,7 @@ def check_names(names: Iterable[str], trusted: Sequence[str], path: str | Path) 
 def names_in_texts(value: Any) -> Iterator[str]:
     """Dotted names in texts among the arguments of trusted classes, where the parser may import what a text names.
 
-    Where an argument is annotated as text or numbers, or not at all, a plain text stays one. What a class path names
+    Where an argument is annotated as text or numbers, or not at all, texts stay texts. What a class path names
     has to be a class, or there is a TypeError.
     """
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
@@ -227,7 +228,7 @@ def names_in_texts(value: Any) -> Iterator[str]:
         for name, given in (value.get("init_args") or {}).items():
             kind = parameters[name].annotation if name in parameters else Any
             words = set(re.findall(r"\w+", "str" if kind is Parameter.empty else formatannotation(kind)))
-            if not (words <= TEXTUAL and isinstance(given, str) and given.lstrip()[:1] not in ("{", "[")):
+            if not words <= TEXTUAL or (isinstance(given, str) and given.lstrip().startswith(("{", "["))):
                 yield from names_in_texts(given)
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
@@ -262,7 +263,7 @@ def is_description(value: Mapping[str, Any]) -> bool:
             return (
                 all(source in SOURCES for source in sources)
                 and set(settings) <= set(TRAINER_SETTINGS)
-                and all(map(is_json, (settings, value["data"], value["model"])))
+                and all(map(fits_json, (settings, value["data"], value["model"])))
                 and isinstance(local, list)
                 and all(isinstance(name, str) for name in local)
                 and all(isinstance(size, int) for size in sizes)
@@ -271,7 +272,7 @@ def is_description(value: Mapping[str, Any]) -> bool:
     return False
 
 
-def is_json(value: Any) -> bool:
+def fits_json(value: Any) -> bool:
     """Whether JSON could hold a value. Nothing is imported, unlike by `is_plain`."""
     try:
         json.dumps(value)

@@ -112,16 +112,16 @@ def fingerprint(value: Any) -> str:
 
 def json_text(value: Any) -> str:
     """Plain values as JSON in one canonical form, in which a number that is infinite or NaN is a text."""
-    return json.dumps(finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(with_finite_numbers(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def finite(value: Any) -> Any:
+def with_finite_numbers(value: Any) -> Any:
     """Plain values in which JSON can hold every number."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: with_finite_numbers(item) for key, item in value.items()}
+    return [with_finite_numbers(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from actbench.activations import Swish
-from actbench.checkpoints import CheckpointError, describe_trainer, portable, read_description
+from actbench.checkpoints import CheckpointError, describe_trainer, names_in_texts, portable, read_description
 from actbench.classifier import Classifier
 from actbench.data import FakeImages
 
@@ -287,3 +287,16 @@ def test_one_batch_is_not_all_of_them():
 
     assert describe_trainer(trainer).get("limit_val_batches") == 1
     assert "limit_test_batches" not in describe_trainer(trainer)
+
+
+def test_texts_that_are_asked_for_as_texts_are_no_names_of_code():
+    files = {"class_path": "test_checkpoints.Listed", "init_args": {"files": ["a.csv", "b.csv"], "one": "c.csv"}}
+    function = {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": ["evil.f"]}}
+
+    assert list(names_in_texts({"data": files})) == []
+    assert list(names_in_texts({"model": function})) == ["evil.f"]
+
+
+class Listed(LightningDataModule):
+    def __init__(self, files: list[str], one: str):
+        super().__init__()
