@@ -16,7 +16,7 @@ from typing_extensions import override
 from actbench import __version__, checkpoints, preflight
 from actbench.callbacks import for_replicates
 from actbench.data import read_batch
-from actbench.data.images import check_at_least
+from actbench.data.images import check_at_least, check_replicates
 from actbench.networks import build_network
 from actbench.scores import Ensemble, MeanLoss, Scores, gather, spread
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec
@@ -92,7 +92,8 @@ class Classifier(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_at_least(1, replicates=replicates, stack_width=1 if stack_width is None else stack_width)
+        check_replicates(replicates)
+        check_at_least(1, stack_width=1 if stack_width is None else stack_width)
         self.activation = ActivationSpec(activation)
         self.network_spec = NetworkSpec(network)
         self.optimizer = OptimizerSpec(optimizer)

@@ -24,6 +24,8 @@ SCHEMA = 1
 CHECKSUM = "actbench.sha256"
 JOINED = 1024  # replicates of a file in which many are joined
 LONGEST = 200  # letters of a name
+CONFIG, DEPTH = 2_000_000, 50  # letters of a config, and mappings and lists in one another
+LARGEST, ROWS = 2**30, 250_000  # bytes of a file, and replicates
 BLANK = "0" * 64  # stands for the checksum while it is computed
 
 
@@ -91,7 +93,8 @@ UNKNOWN = {  # columns of what need not be known
 }
 BOUNDS = {  # of numbers: the least and the largest
     **dict.fromkeys(("val_accuracy", "test_accuracy"), (0, 1)),
-    **dict.fromkeys(("seed", "epochs", "diverged_epoch", "parameters"), (0, 2**62)),
+    **dict.fromkeys(("seed", "parameters"), (0, 2**62)),
+    **dict.fromkeys(("epochs", "diverged_epoch"), (0, 10_000_000)),
     **dict.fromkeys(("examples_per_s", "peak_memory_mb", "load_before", "load_after"), (0, 1e12)),
     "epoch_time_s": (1e-12, 1e12),
     **dict.fromkeys(("classes", "replicates_together", "threads"), (1, 2**31)),
@@ -157,15 +160,18 @@ def from_bytes(content: bytes) -> pl.DataFrame:
     if CHECKSUM not in metadata:
         raise RecordError("not written by actbench")
     checksum = metadata[CHECKSUM].encode()
-    blank = content.replace(checksum, BLANK.encode())
-    if len(checksum) != len(BLANK) or hashlib.sha256(blank).hexdigest().encode() != checksum:
+    before, _, after = content.partition(checksum or b"\0")
+    if hashlib.sha256(before + BLANK.encode() + after).hexdigest().encode() != checksum:
         raise RecordError("damaged: its checksum is another")
     if metadata.get("actbench.schema") != str(SCHEMA):
         raise RecordError(f"in format {metadata.get('actbench.schema')}, and this actbench reads format {SCHEMA}")
     try:
-        table = pl.read_parquet(BytesIO(content))
+        rows = pl.scan_parquet(BytesIO(content)).select(pl.len()).collect().item()
+        table = pl.read_parquet(BytesIO(content)) if rows <= ROWS else None
     except Exception as error:  # as above
         raise RecordError("damaged, or no file of records") from error
+    if table is None:
+        raise RecordError(f"it has {rows:,} rows, and no study has more than {ROWS:,}")
     check(table)
     return table
 
@@ -197,9 +203,16 @@ def check_texts(table: pl.DataFrame) -> None:
             texts = table[name].drop_nulls().unique()
             if not all(is_shown(text, LONGEST if name in NAMES else 1000) for text in texts):
                 raise RecordError(f"its column {name} has a text that is too long, or that cannot be printed")
-    lengths = table.select(pl.col("curve_x", "curve_y", "curve_slope").list.len())
+    epochs = table.select(pl.col("^epoch_(train|val)_.*$").list.len() > pl.col("epochs"))
+    if epochs.select(pl.any_horizontal(pl.all()).any()).item():
+        raise RecordError("it has more numbers of epochs than epochs")
+    curves = table.select("curve_x", "curve_y", "curve_slope")
+    lengths = curves.select(pl.all().list.len())
     if not lengths.select(pl.min_horizontal(pl.all()).eq_missing(pl.max_horizontal(pl.all()))).to_series().all():
         raise RecordError("its columns curve_x, curve_y and curve_slope have lists of different lengths")
+    finite = curves.select(pl.all().list.eval(pl.element().is_finite().fill_null(False)).list.all())
+    if not finite.select(pl.all_horizontal(pl.all().fill_null(True))).to_series().all():
+        raise RecordError("its columns curve_x, curve_y and curve_slope have numbers that cannot be drawn")
     if not all(map(CELL.fullmatch, table["cell"].unique())):
         raise RecordError("its column cell has what is no hash of a cell")
     if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):
@@ -212,11 +225,17 @@ def is_shown(text: str, most: int = LONGEST) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Whether a text is a JSON object."""
+    """Whether a text is a JSON object that can be shown: no longer and no deeper than any config, and in Unicode."""
     try:
-        return isinstance(json.loads(text), dict)
+        value = json.loads(text) if len(text) <= CONFIG else None
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return False
+    level, depth = [value], 0
+    while level and depth <= DEPTH:
+        groups = [of.values() if isinstance(of, dict) else of for of in level if isinstance(of, dict | list)]
+        level, depth = [item for group in groups for item in group], depth + 1
+    return isinstance(value, dict) and depth <= DEPTH
 
 
 def write_records(path: Path, table: pl.DataFrame) -> None:
@@ -268,8 +287,8 @@ def own_folder(folder: Path, name: str) -> Path:
 
 def read_records(path: Path) -> pl.DataFrame:
     """The records of a file; a RecordError names one that is damaged or foreign."""
-    if path.exists() and not path.is_file():  # a pipe, or a device without an end
-        raise RecordError(f"{path}: it is no file")
+    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST):  # a pipe, a device without an end
+        raise RecordError(f"{path}: it is no file, or larger than any of records")
     try:
         return from_bytes(path.read_bytes())
     except RecordError as error:
@@ -283,6 +302,16 @@ def named(path: Path) -> tuple[str, range]:
         return "", range(0)
     seeds = range(int(name["first"]), int(name["last"]) + 1)
     return name["cell"], seeds if len(seeds) <= JOINED else range(0)
+
+
+def holding(paths: Iterable[Path], seeds: range) -> dict[int, Path]:
+    """For each of these seeds, the first of a cell's files that has it by name."""
+    found: dict[int, Path] = {}
+    for path in paths:
+        own = named(path)[1]
+        for seed in range(max(own.start, seeds.start), min(own.stop, seeds.stop)):
+            found.setdefault(seed, path)
+    return found
 
 
 class Store:
@@ -303,13 +332,13 @@ class Store:
             raise RecordError(f"{name!r} is no name of a cell's file")
         return self.folder / name
 
-    def index(self) -> dict[str, dict[int, Path]]:
-        """Which seeds of which cell are there, and in which file. Nothing is read."""
-        found: dict[str, dict[int, Path]] = {}
+    def files(self) -> dict[str, list[Path]]:
+        """The files of each cell, those of the store itself first. Nothing is read."""
+        found: dict[str, list[Path]] = {}
         for path in (path for folder in (self.folder, *self.others) for path in sorted(folder.glob("*.parquet"))):
             cell, seeds = named(path)
-            for seed in seeds:
-                found.setdefault(cell, {}).setdefault(seed, path)
+            if seeds:
+                found.setdefault(cell, []).append(path)
         return found
 
     def write(self, table: pl.DataFrame) -> Path:
@@ -346,8 +375,8 @@ def merge(stores: Sequence[Store], into: Store) -> int:
         distinct.setdefault(store.folder.resolve(), store)
     files: dict[str, list[tuple[Store, Path]]] = {}
     for store in distinct.values():
-        for cell, paths in store.index().items():
-            files.setdefault(cell, []).extend((store, path) for path in sorted(set(paths.values())))
+        for cell, paths in store.files().items():
+            files.setdefault(cell, []).extend((store, path) for path in paths)
     added = 0
     for write in (False, True):
         for cell in sorted(files):

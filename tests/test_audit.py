@@ -1,4 +1,5 @@
 import math
+import os
 import subprocess
 import sys
 
@@ -376,6 +377,24 @@ def test_wrong_options_are_one_line(actbench, mish, options, message):
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "sparse", "long"])
+def test_a_table_without_an_end_is_refused_at_once(actbench, tmp_path, what):
+    path = tmp_path / "table.csv"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("name,mean,sd,n\n" + "".join(f"a{n},1,1,3\n" for n in range(30_000)))
+        os.truncate(path, 200 * 2**30 if what == "sparse" else path.stat().st_size)
+
+    result = actbench("audit", path.name)
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: table.csv ")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -26,7 +27,7 @@ from actbench.checkpoints import CheckpointError
 from actbench.classifier import Classifier
 from actbench.cli.main import main
 from actbench.data import FakeImages
-from actbench.records import FILE, RecordError, Store, fingerprint, from_bytes, read_records, to_bytes
+from actbench.records import CHECKSUM, FILE, RecordError, Store, fingerprint, from_bytes, read_records, to_bytes
 from actbench.specs import compose
 from actbench.study import compare
 from actbench.verdict import tell
@@ -76,7 +77,7 @@ def test_a_cell_that_leads_elsewhere_is_refused_and_nothing_is_written(tmp_path,
 def test_a_name_that_says_too_much_is_no_file_of_a_store(tmp_path, name):
     path = planted(tmp_path, table(), name)
 
-    assert Store(tmp_path / "cells").index() == {}
+    assert Store(tmp_path / "cells").files() == {}
     with pytest.raises(RecordError, match="its name belongs to other records"):
         Store(tmp_path / "cells").read(path)
 
@@ -88,9 +89,10 @@ def test_the_names_that_are_written_are_read(tmp_path):
 
     assert FILE.fullmatch(path.name)
     assert store.read(path).equals(table(30))
-    assert sorted(store.index()[CELL]) == list(range(30))
+    assert store.files() == {CELL: [path]}
 
 
+CURVE = ("curve_x", "curve_y", "curve_slope")
 WRONG = {
     "a text for a number": lambda own: own.with_columns(test_accuracy=pl.lit("0.9")),
     "a list for a number": lambda own: own.with_columns(test_loss=pl.lit([0.1])),
@@ -109,6 +111,16 @@ WRONG = {
     "factors that are no JSON": lambda own: own.with_columns(factors=pl.lit("{")),
     "factors that are a list": lambda own: own.with_columns(factors=pl.lit("[]")),
     "a config as deep as a well": lambda own: own.with_columns(config=pl.lit('{"a":' * 10**5)),
+    "a config of fifty lists in one another": lambda own: own.with_columns(
+        config=pl.lit(f'{{"a":{"[" * 50}{"]" * 50}}}')
+    ),
+    "a config that is no Unicode": lambda own: own.with_columns(config=pl.lit('{"a": "\\ud800"}')),
+    "a config longer than any": lambda own: own.with_columns(config=pl.lit(f'{{"a": "{"x" * 2_000_000}"}}')),
+    "a curve with a gap": lambda own: own.with_columns(pl.lit([0.0, None]).alias(name) for name in CURVE),
+    "a curve without end": lambda own: own.with_columns(pl.lit([0.0, float("inf")]).alias(name) for name in CURVE),
+    "more losses than epochs": lambda own: own.with_columns(epoch_val_loss=pl.lit([0.5] * 1000)),
+    "more epochs than anybody trains": lambda own: own.with_columns(epochs=pl.lit(2**40)),
+    "more rows than any study": lambda own: own[[0] * 250_001],
     "a cell of another kind": lambda own: own.with_columns(cell=pl.lit("cell")),
 }
 
@@ -123,11 +135,44 @@ def test_records_that_no_training_gives_are_refused_in_one_line(tmp_path, what):
     assert len(str(refused.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("what", ["pipe", "device", "folder", "link"])
+def test_records_without_a_checksum_are_refused_in_no_time():
+    buffer = BytesIO()
+    table().write_parquet(buffer, metadata={CHECKSUM: "", "padding": "x" * 10**7})
+
+    with guarded(Path.cwd()), pytest.raises(RecordError, match="its checksum is another"):
+        from_bytes(buffer.getvalue())
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, float("inf")])
+def test_losses_of_any_size_are_drawn(tmp_path, monkeypatch, capsys, value):
+    monkeypatch.chdir(tmp_path)
+    golden(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "records.parquet"
+    path.write_bytes(to_bytes(pl.read_parquet(path).with_columns(epoch_val_loss=pl.lit([value, -value]))))
+
+    assert main(["report", "theirs"]) == 0
+
+
+def test_many_empty_files_of_a_store_take_neither_time_nor_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs" / "cells").mkdir(parents=True)
+    for number in range(5000):
+        (tmp_path / "theirs" / "cells" / f"{CELL}_{number * 1000}-{number * 1000 + 999}.parquet").touch()
+
+    with guarded(tmp_path):
+        assert main(["merge", "theirs", "--root", "mine"]) == 2
+
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "link", "sparse"])
 def test_what_is_no_file_is_not_read(tmp_path, what):
     path = tmp_path / "records.parquet"
     if what == "pipe":
         os.mkfifo(path)
+    elif what == "sparse":
+        path.touch()
+        os.truncate(path, 200 * 2**30)
     elif what == "folder":
         path.mkdir()
     else:
@@ -189,6 +234,13 @@ HOSTILE = {
     "weights of one value": lambda content: content["state_dict"].update(
         {name: torch.zeros(1).expand(value.shape) for name, value in content["state_dict"].items()}
     ),
+    "sparse weights": lambda content: content["state_dict"].update(
+        {name: value.to_sparse() for name, value in content["state_dict"].items()}
+    ),
+    "an activation on a device of its own": model(
+        activation={"class_path": "torch.nn.PReLU", "init_args": {"num_parameters": 5 * 10**8, "device": "cpu"}}
+    ),
+    "more replicates than anybody trains": model(replicates=10**12),
     "an optimiser's state of one value": lambda content: content["optimizer_states"][0]["state"][0].update(
         exp_avg=torch.zeros(1).expand(10**12)
     ),
@@ -212,6 +264,84 @@ def test_a_checkpoint_that_would_take_all_memory_or_time_is_refused_in_a_line(ho
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert after.ru_utime - before.ru_utime < 10  # both
     assert after.ru_maxrss - before.ru_maxrss < 2**20  # KiB
+
+
+@pytest.mark.parametrize("rows", [3 * 10**8, 10**12, 10**30])
+def test_a_checkpoint_whose_data_would_fill_memory_is_refused_in_a_line(honest, tmp_path, capsys, rows):
+    content = torch.load(honest, weights_only=True)
+    content["actbench"]["data"]["init_args"].update(rows=rows)
+    torch.save(content, tmp_path / "hostile.ckpt")
+
+    with guarded(tmp_path):
+        assert main(["test", "--ckpt_path", str(tmp_path / "hostile.ckpt")]) == 2
+
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def number(value):
+    """A whole number as pickle writes it."""
+    content = value.to_bytes(value.bit_length() // 8 + 1, "little")
+    return b"\x8a" + bytes([len(content)]) + content
+
+
+TEXT = b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6 + b"q\x01"
+PICKLES = {
+    "a bytearray of two gigabytes": b"cbuiltins\nbytearray\nJ" + (2 * 10**9).to_bytes(4, "little") + b"\x85R",
+    "bytes made of one text": b"]("
+    + TEXT
+    + b"X\x05\x00\x00\x00utf-8q\x02"
+    + b"c_codecs\nencode\nh\x01h\x02\x86R" * 2500
+    + b"e",
+    "keys that collide": b"}(" + b"".join(number(n * (2**61 - 1)) + b"N" for n in range(1, 80_000)) + b"u",
+    "millions of values": b"](" + b"N" * 6_000_000 + b"e",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("what", PICKLES)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_grows_is_refused_in_a_line(honest, tmp_path, capsys, what, zipped):
+    path, content = tmp_path / "hostile.ckpt", b"\x80\x02" + PICKLES[what] + b"."
+    path.write_bytes(content)
+    if zipped:
+        with ZipFile(honest) as whole, ZipFile(path, "w") as other:
+            for entry in whole.infolist():
+                other.writestr(entry.filename, content if entry.filename.endswith("data.pkl") else whole.read(entry))
+
+    with guarded(tmp_path):
+        assert main(["test", "--ckpt_path", str(path)]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "hostile.ckpt is damaged or no checkpoint" in line
+
+
+@pytest.mark.parametrize("value", [-(10**9), 10**30])
+def test_a_run_that_is_nowhere_is_not_resumed(run, tmp_path, monkeypatch, capsys, value):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"] = value
+    torch.save(content, tmp_path / "hostile.ckpt")
+
+    with guarded(tmp_path):
+        assert main(["fit", "--ckpt_path", "hostile.ckpt", "--trainer.max_epochs", "3"]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its entries are not what pytorch-lightning writes" in line
+
+
+def test_a_run_is_not_resumed_through_a_link(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "theirs")
+    (tmp_path / "theirs" / "checkpoints").rename(tmp_path / "outside")
+    (tmp_path / "theirs" / "checkpoints").symlink_to(tmp_path / "outside")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "outside").iterdir()}
+    path = tmp_path / "theirs" / "checkpoints" / "last.ckpt"
+
+    assert (
+        main(["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(path), "--trainer.max_epochs", "2"]) == 2
+    )
+
+    assert "checkpoints is a link, through which nothing is written" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "outside").iterdir()} == before
 
 
 def test_an_archive_that_is_larger_inside_is_refused(honest, tmp_path):
@@ -636,6 +766,55 @@ def test_records_of_other_cells_than_planned_are_told(tmp_path):
     )
 
     assert told.faults[0] == "swish: 3 records are not of what was planned"
+
+
+def planned(**changes):
+    return lambda content: content["plans"][-1]["question"].update(changes)
+
+
+ENDLESS = {
+    "a million replicates": planned(replicates=10**6),
+    "a million looks": planned(replicates={"min": 2, "max": 10**6, "batch": 1}),
+    "a level of next to nothing": planned(alpha=1e-300),
+    "thousands of arms": planned(asked=[["Digits", "MLP", f"arm {n}", CELL] for n in range(3000)]),
+    "thousands of plans": lambda content: content.update(plans=content["plans"] * 10_000),
+    "a command that is no Unicode": lambda content: content.update(command="\ud800"),
+    "a trouble that is no Unicode": lambda content: content.update(troubles=["\ud800"]),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_a_history_that_would_take_all_time_is_refused_in_a_line(tmp_path, monkeypatch, capsys, what):
+    monkeypatch.chdir(tmp_path)
+    golden(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "history.json"
+    content = json.loads(path.read_text())
+    ENDLESS[what](content)
+    for plan in content["plans"]:
+        plan["hash"] = fingerprint(plan["question"])
+    path.write_text(json.dumps(content))
+
+    with guarded(tmp_path):
+        assert main(["report", "theirs"]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "history.json is damaged" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"replicates": 10**6}, "a study has at most 100,000 replicates"),
+        ({"alpha": 1e-12}, "alpha is at least 1e-09"),
+    ],
+)
+def test_a_study_that_no_report_could_tell_of_is_refused_beforehand(tmp_path, settings, message):
+    config = {"study": {**settings, "root": str(tmp_path)}, "data": {"class_path": "FakeImages"}}
+
+    with pytest.raises(ValueError, match=message):
+        compare(config)
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_that_is_not_what_its_hash_says_is_refused(tmp_path):

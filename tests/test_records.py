@@ -16,6 +16,7 @@ from actbench.records import (
     fingerprint,
     frame,
     from_bytes,
+    holding,
     merge,
     read_records,
     same_results,
@@ -37,6 +38,7 @@ C0FFEE, DECAF = "c0ffee" * 5 + "c0", "decaf" * 6 + "de"  # hashes of cells
 
 def records(seeds, cell=C0FFEE, **values):
     row = {name: EXAMPLES[column.type] for name, column in COLUMNS.items()} | {"epochs": 3, "factors": "{}"}
+    row |= {key: [0.5, 0.25] for key in ("curve_x", "curve_y", "curve_slope")}
     row |= {"config": "{}", "cell": cell, **values}
     return frame({**row, "seed": seed} for seed in seeds)
 
@@ -101,10 +103,18 @@ def test_a_store_knows_its_seeds_without_reading(tmp_path):
     store.write(records(range(3), cell=DECAF))
     (tmp_path / "cells" / f".unfinished.x.{C0FFEE}_8-9.parquet").write_bytes(b"")
 
-    assert store.index() == {
-        C0FFEE: dict.fromkeys(range(6), first) | dict.fromkeys(range(6, 8), second),
-        DECAF: dict.fromkeys(range(3), store.folder / f"{DECAF}_0-2.parquet"),
-    }
+    files = store.files()
+    assert files == {C0FFEE: [first, second], DECAF: [store.folder / f"{DECAF}_0-2.parquet"]}
+    assert holding(files[C0FFEE], range(4, 20)) == {4: first, 5: first, 6: second, 7: second}
+
+
+def test_the_first_of_the_files_that_have_a_seed_counts(tmp_path):
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    mine, theirs = here.write(records(range(2))), there.write(records(range(4)))
+
+    found = Store(here.folder, there.folder).files()[C0FFEE]
+
+    assert holding(found, range(4)) == {0: mine, 1: mine, 2: theirs, 3: theirs}
 
 
 def test_a_file_under_another_cells_name_is_refused_and_set_aside(tmp_path):
@@ -119,7 +129,7 @@ def test_a_file_under_another_cells_name_is_refused_and_set_aside(tmp_path):
     aside.append(store.set_aside(wrong).name)
 
     assert aside == [f"{DECAF}_0-2.damaged", f"{DECAF}_0-2.damaged1"]
-    assert store.index() == {}
+    assert store.files() == {}
 
 
 def test_files_have_the_permissions_that_the_user_lets_them_have(tmp_path):
@@ -174,7 +184,7 @@ def test_merging_joins_stores(tmp_path):
     there.write(records(range(3, 6)))
 
     assert merge([there], here) == 1
-    assert sorted(here.index()[C0FFEE]) == list(range(6))
+    assert sorted(holding(here.files()[C0FFEE], range(100))) == list(range(6))
     assert merge([there], here) == 0
 
 
@@ -206,7 +216,7 @@ def test_merging_refuses_other_results_and_names_both(tmp_path):
     with pytest.raises(RecordError, match=f"{mine} and {theirs} have different results for seed 0"):
         merge([there], here)
 
-    assert sorted(here.index()[C0FFEE]) == [0, 1, 2]
+    assert sorted(holding(here.files()[C0FFEE], range(100))) == [0, 1, 2]
 
 
 def test_records_are_read_without_torch():

@@ -25,6 +25,7 @@ COLUMNS = {
     "effect": "Cohen's d or Hedges' g against the baseline",
 }
 NEEDED = ("name", "mean", "sd", "n")
+LARGEST, MOST_ROWS = 2**22, 1000  # bytes of a table, and rows
 BLANK = ("", "-", "–")  # of a column that is not needed
 
 EPILOG = f"""\
@@ -110,6 +111,9 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
     Raises:
         TableError: There is no such file, or it is no such table.
     """
+    # A pipe or a device need not end.
+    if path.exists() and not path.is_dir() and not (path.is_file() and path.stat().st_size <= LARGEST):
+        raise TableError(f"{path} is no file, or larger than any table")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -122,6 +126,8 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
     for name in COLUMNS:
         if header.count(name) != 1 and (name in NEEDED or name in header):
             raise TableError(f"{path}: the first line must name a column {name!r}, once")
+    if len(lines) > MOST_ROWS + 1:
+        raise TableError(f"{path} has {len(lines) - 1:,} rows, and at most {MOST_ROWS:,} are read")
     rows = []
     for number, cells in lines[1:]:
         if len(cells) != len(header):

@@ -37,7 +37,7 @@ from actbench.verdict import RECORDS, Foreseen, Question, foresee, points
 
 def compare(words: Sequence[str]) -> int:
     """Run a study; returns the exit status: 0, 2 for one that makes no sense, 1 if cells are missing at the end."""
-    command = f"{shown_program()} compare {shlex.join(words)}".strip()
+    command = f"{shown_program()} compare {shlex.join(words)}".strip().encode(errors="replace").decode()
     study: Study | None = None
     quieten()
     try:

@@ -143,6 +143,11 @@ class CommandCLI(BenchCLI):
         run = Path(ckpt_path).absolute().parent.parent if ckpt_path else None
         if run is None or root is not None or not (run / "config.yaml").exists():
             return RunLogger(root or ".")
+        folder = run / "checkpoints"
+        if folder.is_symlink():
+            raise checkpoints.CheckpointError(
+                f"{folder} is a link, through which nothing is written: remove it, or give --trainer.default_root_dir"
+            )
         step = checkpoints.load(ckpt_path)["global_step"]
         return RunLogger(run.parent.parent, name=run.parent.name, version=run.name, purge_step=step)
 

@@ -39,6 +39,9 @@ class Digits(ImageData):
         return [Table(images, torch.from_numpy(digits.target).long())]
 
 
+FAKE = 2**28  # numbers in made-up images, which are made at once
+
+
 class FakeImages(ImageData):
     """Made-up images, a random pattern per class under noise, for trying things out without any file.
 
@@ -70,6 +73,8 @@ class FakeImages(ImageData):
         super().__init__(batch_size, val_fraction, test_fraction, seed, replicates, drop_last)
         check_at_least(1, rows=rows, channels=channels, height=height, width=width)
         check_at_least(2, num_classes=num_classes)
+        if rows * channels * height * width > FAKE:
+            raise ValueError(f"rows, channels, height and width make {FAKE:,} values at most")
         sizes = {"rows": rows, "channels": channels, "height": height, "width": width, "num_classes": num_classes}
         self.save_hyperparameters(sizes, logger=False)
         self.rows = rows

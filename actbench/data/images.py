@@ -14,6 +14,7 @@ from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
 from actbench.streams import stream
 
 SCORED_ROWS = 1000  # of a batch that is only scored: its size changes the speed, not the score
+REPLICATES = 100_000  # of a run
 SCORED_IMAGES = 30_000  # of such a batch, over all replicates
 
 
@@ -87,7 +88,8 @@ class ImageData(LightningDataModule, ABC):
         fractions = {"val_fraction": val_fraction}
         if not self.official_test:
             fractions["test_fraction"] = test_fraction
-        check_at_least(1, batch_size=batch_size, replicates=replicates)
+        check_at_least(1, batch_size=batch_size)
+        check_replicates(replicates)
         for name, value in fractions.items():
             if not 0 < value < 1:
                 raise ValueError(f"{name} must lie strictly between 0 and 1, got {value}")
@@ -193,6 +195,13 @@ class ImageData(LightningDataModule, ABC):
         if batch.part == "train":
             images = self.augmented(images, rows)
         return Batch(images.float() / self.white, labels, rows)
+
+
+def check_replicates(replicates: int) -> None:
+    """Raise ValueError for a number of replicates that is too small or that nobody has."""
+    check_at_least(1, replicates=replicates)
+    if replicates > REPLICATES:
+        raise ValueError(f"replicates must be at most {REPLICATES:,}, got {replicates:,}")
 
 
 def check_at_least(least: int, **options: int) -> None:

@@ -39,6 +39,7 @@ SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
 BAND = 0.16  # how opaque
 MARKS = 6  # on a curve, so that arms are told apart without colour
 MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
+ENDLESS = 1e100  # a loss of a replicate that is about to diverge, whose square may overflow
 WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
 
 
@@ -86,11 +87,11 @@ def rounded(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def matrix(rows: Sequence[Sequence[float | None] | None]) -> Float[np.ndarray, "seeds epochs"]:
-    """Values by seed and epoch, NaN where there is none or it is infinite."""
+    """Values by seed and epoch, NaN where there is none or it is as good as infinite."""
     values = np.full((len(rows), max((len(row) for row in rows if row), default=0)), np.nan)
     for own, row in zip(values, rows, strict=True):
         own[: len(row or ())] = np.array(row or (), dtype=float)
-    values[~np.isfinite(values)] = np.nan
+    values[~(np.abs(values) < ENDLESS)] = np.nan
     return values
 
 
@@ -154,8 +155,8 @@ def loss_limits(rows: pl.DataFrame, told: Told) -> dict[str, Any]:
     """The scale of losses: those far above that of guessing are cut off, lest one arm flatten all others."""
     guess: Any = told.table["classes"].max()
     most = 2 * math.log(guess) if guess and guess > 1 else math.inf
-    lowest, highest = rows["mean"].min(), rows["mean"].max()
-    return {"domain": [0, most]} if lowest < most < highest else {"zero": True}  # type: ignore[operator]
+    means = rows["mean"].drop_nulls().drop_nans()
+    return {"domain": [0, most]} if (means < most).any() and (means > most).any() else {"zero": True}
 
 
 def tuning_figures(told: Told) -> list[Figure]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from actbench.cells import Cell, build_data
 from actbench.data import ImageData
-from actbench.records import NAMES, RecordError, Store, blocks
+from actbench.records import NAMES, RecordError, Store, blocks, holding
 from actbench.study.definition import Looks, Study, StudyError
 from actbench.study.grid import Entry, cells_of, entries
 from actbench.verdict import Asked, Question
@@ -38,10 +38,10 @@ def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
     """Which of the wanted records, all of the study's unless given, are there; its own store is not read."""
     wanted = [Wanted(entry, study.seeds) for entry in entries(study)] if wanted is None else wanted
     store = store_of(study)
-    index = store.index()
+    files = store.files()
     cached, missing = 0, list[list[Cell]]()
     for entry, seeds in wanted:
-        there = usable_seeds(store, index.get(entry.cell.hash, {}))
+        there = usable_seeds(store, holding(files.get(entry.cell.hash, []), seeds))
         lacking = [seed for seed in seeds if seed not in there]
         cached += len(seeds) - len(lacking)
         missing.append(cells_of(entry, blocks(lacking, WIDTH)))
@@ -102,10 +102,10 @@ def collect(
     """
     store = store_of(study)
     tables = []
-    index = store.index()
+    files = store.files()
     for entry, seeds in wanted:
-        there = index.get(entry.cell.hash, {})
-        for path in dict.fromkeys(there[seed] for seed in seeds if seed in there):
+        there = holding(files.get(entry.cell.hash, []), seeds)
+        for path in dict.fromkeys(there[seed] for seed in sorted(there)):
             try:
                 table = store.read(path)
             except FileNotFoundError:  # another process has just set it aside

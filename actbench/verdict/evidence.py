@@ -71,7 +71,7 @@ def paired(known: Scores, comparison: Comparison, question: Question) -> Pairs:
     seeds = [seed for seed in wanted if all(seed in side for side in sides)]
     signs = np.array([1, -1] * (len(sides) // 2)) / (len(sides) // 2)
     difference = np.array([[side[seed] for side in sides] for seed in seeds]).reshape(len(seeds), len(sides)) @ signs
-    unpaired = [seed for seed in wanted if seed not in seeds and any(seed in side for side in sides)]
+    unpaired = sorted({seed for side in sides for seed in side if seed in wanted}.difference(seeds))
     return Pairs(seeds, difference, unpaired)
 
 

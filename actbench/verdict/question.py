@@ -9,6 +9,9 @@ from typing import Any, Literal, NamedTuple
 from actbench.records import fingerprint
 from actbench.stats import Design
 
+MOST = {"rows": 1000, "comparisons": 2000, "replicates": 100_000}  # a report takes its time for each
+LEAST_ALPHA = 1e-9
+
 
 class Comparison(NamedTuple):
     """An arm and its baseline on one dataset, or on the mean over all (None), in one network."""
@@ -43,8 +46,8 @@ class Question:
         tune: The setting that each arm is tuned in, if one is, with its grid.
 
     Raises:
-        ValueError: The baseline is no arm, a combination of dataset, network and arm is missing or there twice, or no
-            seeds can be looked at so.
+        ValueError: The baseline is no arm, a combination of dataset, network and arm is missing or there twice, no
+            seeds can be looked at so, or there is more of something than a study has.
     """
 
     asked: Sequence[Asked]
@@ -63,6 +66,12 @@ class Question:
         if not len(named) == len(self.asked) == len(self.datasets) * len(self.networks) * len(self.arms):
             raise ValueError("an arm is missing on a dataset and network, or there twice")
         _ = self.design
+        extent = {"rows": len(self.asked), "comparisons": len(self.family), "replicates": self.most}
+        for name, most in MOST.items():
+            if extent[name] > most:
+                raise ValueError(f"a study has at most {most:,} {name}, got {extent[name]:,}")
+        if self.alpha < LEAST_ALPHA:
+            raise ValueError(f"alpha is at least {LEAST_ALPHA}, got {self.alpha}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Question":
