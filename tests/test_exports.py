@@ -415,7 +415,7 @@ def test_hparams_have_a_session_for_each_arm_with_its_factors(board):
 @pytest.mark.usefixtures("unpainted")
 def test_csv_and_hparams_leave_out_what_the_tables_leave_out(tmp_path):
     lost = arm_rows("tanh", [None, 0.9]).with_columns(
-        epochs=pl.Series([1, 50]), epoch_time_s=pl.Series([0.01, 9.0]), busy=pl.Series([False, True])
+        epochs=pl.Series([EPOCHS, 50]), epoch_time_s=pl.Series([0.01, 9.0]), busy=pl.Series([False, True])
     )
     told = tell(written(tmp_path, question(arms=("relu", "tanh")), [arm_rows("relu", RELU[:2]), lost]))
 
