@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -143,12 +144,16 @@ def test_records_without_a_checksum_are_refused_in_no_time():
         from_bytes(buffer.getvalue())
 
 
-@pytest.mark.parametrize("value", [1e308, -1e308, float("inf")])
-def test_losses_of_any_size_are_drawn(tmp_path, monkeypatch, capsys, value):
+@pytest.mark.parametrize("value", [1e300, 1e308, -1e308, float("inf")])
+def test_losses_of_any_size_are_told_and_drawn(tmp_path, monkeypatch, capsys, value):
     monkeypatch.chdir(tmp_path)
     golden(tmp_path / "theirs")
     path = tmp_path / "theirs" / "records.parquet"
-    path.write_bytes(to_bytes(pl.read_parquet(path).with_columns(epoch_val_loss=pl.lit([value, -value]))))
+    losses = {
+        "epoch_val_loss": pl.lit([value, -value]),
+        "test_loss": pl.when(pl.col("seed") == 1).then(value).otherwise(0.1),
+    }
+    path.write_bytes(to_bytes(pl.read_parquet(path).with_columns(**losses)))
 
     assert main(["report", "theirs"]) == 0
 
@@ -486,8 +491,11 @@ def harmless(capsys, folder, words, **allowed):
     with guarded(folder, **allowed):
         status = main([str(word) for word in words])
     shown = capsys.readouterr()
+    lines = [
+        line for line in shown.err.splitlines() if not re.match(r"W\d{4} ", line)
+    ]  # what torch logs as it is imported
     assert status in (0, 2)
-    assert status == 0 or len(shown.err.splitlines()) == 1
+    assert status == 0 or len(lines) == 1
     assert len(shown.err) < 10_000
     assert all(letter.isprintable() or letter in "\n\r\t" for letter in shown.out + shown.err)
 

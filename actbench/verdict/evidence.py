@@ -18,6 +18,7 @@ GUESS = {
     "test_loss": pl.col("classes").log(),
     "test_ece": pl.lit(None, dtype=pl.Float64),
 }
+ENDLESS = 1e100  # a loss of a replicate that is about to diverge, whose square may overflow
 LOWER_IS_BETTER = ("test_loss", "test_ece")
 
 Scores = Mapping[tuple[str, str, str], Mapping[int, float]]
@@ -55,8 +56,9 @@ class Cost(NamedTuple):
 
 
 def scores(table: pl.DataFrame, outcome: str) -> Scores:
-    """Score of each seed, by dataset, network and arm; that of guessing where the replicate has diverged."""
-    score = pl.when("diverged").then(GUESS[outcome]).otherwise(pl.col(outcome))
+    """Score of each seed, by dataset, network and arm; that of guessing where it has diverged, or is about to."""
+    lost = pl.col("diverged") | (pl.col(outcome).abs() > ENDLESS)
+    score = pl.when(lost).then(GUESS[outcome]).otherwise(pl.col(outcome))
     rows = table.select("dataset_name", "network_name", "arm", "seed", score.alias("score")).drop_nulls("score")
     by_cell = rows.rows_by_key(["dataset_name", "network_name", "arm"])
     return {cell: dict(values) for cell, values in by_cell.items()}
