@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actbench.streams import global_stream
+from actbench.seeding import global_stream
 
 Activation = Callable[[], nn.Module]
 MARK = "_is_compared"  # attribute of the modules that the activation's factory has made

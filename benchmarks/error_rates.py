@@ -29,9 +29,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from actbench.stats import Design, boundaries, crosses, detectable, histories, mean_interval, nominal_level, power
-from actbench.stats.paired import EXACT, FLIPS, TIE, Alternative, signs
-from actbench.stats.sequential import HISTORIES
+from actbench.inference.stats import (
+    Design,
+    boundaries,
+    crosses,
+    detectable,
+    histories,
+    mean_interval,
+    nominal_level,
+    power,
+)
+from actbench.inference.stats.paired import EXACT, FLIPS, TIE, Alternative, signs
+from actbench.inference.stats.sequential import HISTORIES
 
 RESULTS = Path(__file__).parent / "results" / "error_rates.json"
 PACKAGES = ("numpy", "scipy")
@@ -179,7 +188,7 @@ def limit(studies: int) -> float:
 
 
 def p_values(difference: Float[np.ndarray, "cases pairs"], sides: Sequence[Side]) -> Float[np.ndarray, "sides cases"]:
-    """Those of `actbench.stats.sign_flip`, of many comparisons at once."""
+    """Those of `actbench.inference.stats.sign_flip`, of many comparisons at once."""
     pairs = difference.shape[1]
     exact = pairs <= EXACT
     flips, itself = (2**pairs, 0) if exact else (FLIPS, 1)

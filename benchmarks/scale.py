@@ -24,14 +24,14 @@ from typing import Any
 
 import polars as pl
 
-from actbench.cells import Cell
-from actbench.executors import Failure, InProcess, Ray
-from actbench.progress import Progress
 from actbench.records import Store, frame, json_text, merge
-from actbench.study import Study, Wanted, collect, entries, make_plan, train
-from actbench.study.grid import cells_of
-from actbench.study.plan import Plan
-from actbench.study.training import Means, run_missing
+from actbench.studies import Study, Wanted, collect, entries, make_plan, train
+from actbench.studies.cells import Cell
+from actbench.studies.executors import Failure, InProcess, Ray
+from actbench.studies.grid import cells_of
+from actbench.studies.plan import Plan
+from actbench.studies.progress import Progress
+from actbench.studies.training import Means, run_missing
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "pytorch-lightning", "ray", "polars")

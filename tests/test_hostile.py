@@ -20,18 +20,18 @@ import torch
 import yaml
 from conftest import ROOT
 from hostile import AWKWARD, doubled, guarded, mutated, nested, plant_decoy
+from made_studies import golden, random_study, records, study
 from pytorch_lightning import Trainer
-from studies import golden, random_study, records, study
 from torch import nn
 
-from actbench.checkpoints import CheckpointError
-from actbench.classifier import Classifier
 from actbench.cli.main import main
 from actbench.data import FakeImages
+from actbench.inference.verdict import tell
 from actbench.records import CHECKSUM, FILE, RecordError, Store, fingerprint, from_bytes, read_records, to_bytes
 from actbench.specs import compose
-from actbench.study import compare
-from actbench.verdict import tell
+from actbench.studies import compare
+from actbench.training.checkpoints import CheckpointError
+from actbench.training.classifier import Classifier
 
 CELL = fingerprint("relu")
 

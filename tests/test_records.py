@@ -189,7 +189,7 @@ def test_merging_joins_stores(tmp_path):
 
 
 def test_merging_joins_files_of_seeds_that_follow_one_another(tmp_path, monkeypatch):
-    monkeypatch.setattr("actbench.records.JOINED", 5)
+    monkeypatch.setattr("actbench.records.store.JOINED", 5)
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     here.write(records(range(2)))
     for seeds in (range(4), range(4, 6), range(6, 9), range(10, 12)):

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import made_studies
 import numpy as np
 import polars as pl
 import pytest
-import studies
 import torch
 import yaml
 from torch import nn
@@ -603,7 +603,7 @@ def test_a_command_whose_output_nobody_reads_ends_quietly(start, args):
 @pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
 @pytest.mark.parametrize("command", ["main.py --help", "main.py report studies/study", "main.py report nowhere"])
 def test_head_ends_a_command_quietly(tmp_path, command, buffering):
-    told = studies.golden(tmp_path)
+    told = made_studies.golden(tmp_path)
     head = f"{sys.executable} {ROOT}/{command.replace('studies/study', str(tmp_path))} | true; exit ${{PIPESTATUS[0]}}"
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | buffering
 

@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from actbench.audit import GOAL, MOST, Audited, Printed, Row, TableError, audit, read_number
 from actbench.cli.main import OneLine, fail
-from actbench.verdict.words import count
+from actbench.inference.audit import GOAL, MOST, Audited, Printed, Row, TableError, audit, read_number
+from actbench.inference.verdict.words import count
 
 COLUMNS = {
     "name": "what was tried, each once",

@@ -12,11 +12,10 @@ from actbench import records
 from actbench.cli.main import OneLine, fail, shown_path, shown_program
 from actbench.cli.messages import quieten, show_help
 from actbench.cli.report import draw, print_told
-from actbench.executors import ExecutorError
-from actbench.forecast import forecast
+from actbench.inference.verdict import RECORDS, Foreseen, Question, foresee, points
 from actbench.records import RecordError, Store
 from actbench.specs import UsageError, compose, dump_yaml, one_line, without
-from actbench.study import (
+from actbench.studies import (
     FLAGS,
     MissingError,
     Study,
@@ -32,7 +31,8 @@ from actbench.study import (
     study_parser,
     test_images,
 )
-from actbench.verdict import RECORDS, Foreseen, Question, foresee, points
+from actbench.studies.executors import ExecutorError
+from actbench.studies.forecast import forecast
 
 
 def compare(words: Sequence[str]) -> int:

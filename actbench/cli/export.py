@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from actbench.checkpoints import trusted_names
-from actbench.classifier import Classifier
 from actbench.cli.main import OneLine, fail, shown_path
-from actbench.export import export_replicate
 from actbench.specs import one_line
+from actbench.training.checkpoints import trusted_names
+from actbench.training.classifier import Classifier
+from actbench.training.export import export_replicate
 
 
 def export(options: Sequence[str]) -> int:

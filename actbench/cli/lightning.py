@@ -17,22 +17,10 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from typing_extensions import override
 
-from actbench import checkpoints, data
-from actbench.callbacks import (
-    BestCheckpoint,
-    EpochLines,
-    Interruption,
-    LastCheckpoint,
-    ReplicateBar,
-    RunFolder,
-    RunLogger,
-)
+from actbench import data
 from actbench.cli.main import fail, shown_path
 from actbench.cli.messages import quieten, report_fit, report_interruption, report_scores, show_help
-from actbench.config import BenchCLI, versions
-from actbench.predictions import FORMATS, predicted_scores, write_predictions
-from actbench.processor import choose_threads, keep_memory
-from actbench.scores import gather
+from actbench.seeding import SOURCES, fixed
 from actbench.specs import (
     UsageError,
     class_paths,
@@ -46,8 +34,21 @@ from actbench.specs import (
     without,
 )
 from actbench.specs.compose import SPEC_NAMES, SPECS, nest
-from actbench.stack import StackError
-from actbench.streams import SOURCES, fixed
+from actbench.training import checkpoints
+from actbench.training.callbacks import (
+    BestCheckpoint,
+    EpochLines,
+    Interruption,
+    LastCheckpoint,
+    ReplicateBar,
+    RunFolder,
+    RunLogger,
+)
+from actbench.training.config import BenchCLI, versions
+from actbench.training.metrics import gather
+from actbench.training.predictions import FORMATS, predicted_scores, write_predictions
+from actbench.training.stack import StackError
+from actbench.training.threads import choose_threads, keep_memory
 
 
 class CommandCLI(BenchCLI):

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
-from actbench.callbacks import RunFolder
 from actbench.cli.main import shown_path, shown_program
-from actbench.scores import spread
+from actbench.training.callbacks import RunFolder
+from actbench.training.metrics import spread
 
 
 def show_help(parser: LightningArgumentParser, command: str, words: Sequence[str]) -> bool:

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from actbench.cli.main import OneLine, fail, shown_path
+from actbench.inference.verdict import RECORDS, VERDICT, Told, tell
+from actbench.inference.verdict.changes import changes
+from actbench.inference.verdict.pairing import verified
 from actbench.records import RecordError
 from actbench.report.tables import Column, Table, tables
-from actbench.verdict import RECORDS, VERDICT, Told, tell
-from actbench.verdict.changes import changes
-from actbench.verdict.pairing import verified
 
 FORMATS = ("html", "md", "tex", "csv", "json", "png", "svg", "tensorboard")
 PAGE = "report.html"

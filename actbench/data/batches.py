@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from actbench.data.images import DataError
 from actbench.data.rows import Batch
-from actbench.streams import Purpose, stream_seed
+from actbench.seeding import Purpose, stream_seed
 
 SEED = 0  # of what replicates share
 PARTS = ("train", "val", "test")

@@ -14,7 +14,7 @@ from typing_extensions import override
 from actbench.data.augmentation import crop, draw_crops
 from actbench.data.files import FileData
 from actbench.data.images import DataError, ImageData, Table, check_at_least
-from actbench.streams import stream
+from actbench.seeding import stream
 
 
 class Digits(ImageData):

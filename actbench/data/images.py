@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
-from actbench.streams import stream
+from actbench.seeding import stream
 
 SCORED_ROWS = 1000  # of a batch that is only scored: its size changes the speed, not the score
 REPLICATES = 100_000  # of a run

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from actbench.streams import stream
+from actbench.seeding import stream
 
 
 class Rows(NamedTuple):

@@ -23,7 +23,7 @@ from actbench.data.batches import NAME_THEM, PARTS, KeyedBatches, as_bytes, is_m
 from actbench.data.contents import contents, files_hash, hashed, sources_hash
 from actbench.data.images import DataError
 from actbench.data.rows import Batch
-from actbench.streams import unchanged_generators
+from actbench.seeding import unchanged_generators
 
 FEW = 3  # batches that are looked at of a dataset whose contents are known
 UNSIZED = 1000  # batches that are looked at of a loader without a length

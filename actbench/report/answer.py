@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 
-from actbench.plots.figure import called, known_scores
-from actbench.plots.palette import SIGNS
+from actbench.inference.verdict import Told, points
+from actbench.inference.verdict.words import count, level, listed
+from actbench.report.figures.figure import called, known_scores
+from actbench.report.figures.palette import SIGNS
 from actbench.report.numbers import Row, comparison_rows
-from actbench.verdict import Told, points
-from actbench.verdict.words import count, level, listed
 
 MOST = 3  # names that a heading holds
 

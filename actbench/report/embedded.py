@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import polars as pl
 from markupsafe import Markup
 
-from actbench.plots.curves import SCORES, SHAPES
-from actbench.verdict import Told
+from actbench.inference.verdict import Told
+from actbench.report.figures.curves import SCORES, SHAPES
 
 MOST_VALUES = 100_000  # of all curves: beyond, each arm has the same number of its first seeds
 MOST_ROWS = 10_000  # beyond, the page holds no records

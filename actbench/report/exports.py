@@ -5,12 +5,12 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from actbench import plots
-from actbench.plots import Figure, files, rendered
+from actbench.inference.verdict import VERDICT, Told
 from actbench.records import own_folder, write_whole
+from actbench.report import figures
+from actbench.report.figures import Figure, files, rendered
 from actbench.report.numbers import arm_rows, comparison_rows
 from actbench.report.tables import latex, markdown, tables
-from actbench.verdict import VERDICT, Told
 
 FOLDER = "exports"
 Format = Literal["md", "tex", "csv", "json", "png", "svg"]
@@ -51,8 +51,8 @@ def csv(table: pl.DataFrame) -> bytes:
 
 def all_figures(told: Told) -> list[Figure]:
     """All figures of a study that have something to show."""
-    measured = plots.forest_figures(told) + plots.pair_figures(told) + plots.curve_figures(told)
-    return measured + plots.cost_figures(told) + plots.tuning_figures(told) + plots.shape_figures(told)
+    measured = figures.forest_figures(told) + figures.pair_figures(told) + figures.curve_figures(told)
+    return measured + figures.cost_figures(told) + figures.tuning_figures(told) + figures.shape_figures(told)
 
 
 def sheets(told: Told) -> dict[str, pl.DataFrame]:

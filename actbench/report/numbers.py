@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from actbench.plots.cost import median_cost
-from actbench.plots.figure import known_scores, of_panel, panels
-from actbench.stats import Interval, mean_with_bounds
-from actbench.verdict import Ratio, Secondary, Told
+from actbench.inference.stats import Interval, mean_with_bounds
+from actbench.inference.verdict import Ratio, Secondary, Told
+from actbench.report.figures.cost import median_cost
+from actbench.report.figures.figure import known_scores, of_panel, panels
 
 Row = dict[str, Any]
 

@@ -11,15 +11,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from actbench import __version__
-from actbench.plots import SCORES, Figure
-from actbench.plots.figure import FONT, arm_labels, shown_first, specification, style
-from actbench.plots.palette import ARMS, INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles
+from actbench.inference.verdict import Told
 from actbench.records import write_whole
 from actbench.report import answer, provenance
 from actbench.report.embedded import embedded, json_in_page, packed
+from actbench.report.figures import SCORES, Figure
+from actbench.report.figures.figure import FONT, arm_labels, shown_first, specification, style
+from actbench.report.figures.palette import ARMS, INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles
 from actbench.report.sections import facts, stories, verdicts, warnings
 from actbench.report.tables import latex, markdown, tables
-from actbench.verdict import Told
 
 REPORT = "report.html"
 FOLDED = 6  # so many verdicts are seen at once

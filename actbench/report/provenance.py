@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 import yaml
 
-from actbench.verdict import Told
-from actbench.verdict.words import count, duration, listed
+from actbench.inference.verdict import Told
+from actbench.inference.verdict.words import count, duration, listed
 
 FACTS = {  # columns of the records, as people call them
     "device": "device",

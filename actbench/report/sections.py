@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from actbench import plots
-from actbench.plots import Figure
-from actbench.plots.figure import called
-from actbench.plots.forest import best_first
-from actbench.report import provenance
-from actbench.stats import Verdict
-from actbench.verdict import Told, points
-from actbench.verdict.pairing import verified
-from actbench.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
+from actbench.inference.stats import Verdict
+from actbench.inference.verdict import Told, points
+from actbench.inference.verdict.pairing import verified
+from actbench.inference.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
+from actbench.report import figures, provenance
+from actbench.report.figures import Figure
+from actbench.report.figures.figure import called
+from actbench.report.figures.forest import best_first
 
 
 class Story(NamedTuple):
@@ -90,7 +89,7 @@ def stories(told: Told) -> list[Story]:
     interval, margin = level(told.question), points(told.question.margin, sign=False)
     baseline = called(told.question.baseline)
     minus = "Arm minus baseline" if told.question.comparisons == "all" else f"Arm minus {baseline}"
-    dots = plots.pair_figures(told)
+    dots = figures.pair_figures(told)
     found = [
         Story(
             "differences",
@@ -99,7 +98,7 @@ def stories(told: Told) -> list[Story]:
             f"grey band, ±{margin} points, a difference does not matter. ▲ better, ▼ worse, ◆ equivalent, ○ undecided: "
             "verdicts are corrected for all comparisons and intervals are not, so one may miss zero where the verdict "
             "is undecided.",
-            plots.forest_figures(told),
+            figures.forest_figures(told),
         ),
         Story(
             "replicates",
@@ -115,14 +114,14 @@ def stories(told: Told) -> list[Story]:
             "Learning curves",
             f"Mean over seeds with its {interval} interval. A seed that has diverged is left out from there on. "
             "Point at a curve to see its single seeds. Seconds are those of training, a replicate's share of its fit.",
-            plots.curve_figures(told),
+            figures.curve_figures(told),
             ("arms", "scores", "along", "seeds"),
         ),
         Story(
             "tuning",
             "Choice of settings",
             f"Accuracy on val over the grid, with {interval} intervals over seeds; each arm's chosen value is ringed.",
-            plots.tuning_figures(told),
+            figures.tuning_figures(told),
             ("arms",),
         ),
         Story(
@@ -130,13 +129,13 @@ def stories(told: Told) -> list[Story]:
             "Cost",
             "Accuracy against time and against memory. No arm beats those on the dotted front in both. Hollow marks "
             "were measured on a busy machine and say little.",
-            plots.cost_figures(told),
+            figures.cost_figures(told),
         ),
         Story(
             "activations",
             "The activations",
             "Functions and their derivatives; of those that are trained, the shapes that a few seeds have learned.",
-            plots.shape_figures(told),
+            figures.shape_figures(told),
             ("arms",),
         ),
     ]

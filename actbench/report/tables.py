@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from actbench.plots.figure import panels
-from actbench.plots.palette import SIGNS
+from actbench.inference.verdict import Told, p_value, points
+from actbench.inference.verdict.words import OUTCOMES, count
+from actbench.report.figures.figure import panels
+from actbench.report.figures.palette import SIGNS
 from actbench.report.numbers import Row, arm_rows, comparison_rows, standing_rows
-from actbench.verdict import Told, p_value, points
-from actbench.verdict.words import OUTCOMES, count
 
 NONE = "–"
 LATEX = str.maketrans(

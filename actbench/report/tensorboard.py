@@ -25,14 +25,14 @@ from tensorboard.plugins.image import metadata as image
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from actbench.plots import forest_figures, shape_figures
-from actbench.plots.curves import matrix, mean_curve
-from actbench.plots.figure import Figure, Panel, file_name, files, of_panel, rendered
+from actbench.inference.verdict import Told
+from actbench.inference.verdict.changes import settings
+from actbench.inference.verdict.words import level
 from actbench.records import own_folder, write_whole
+from actbench.report.figures import forest_figures, shape_figures
+from actbench.report.figures.curves import matrix, mean_curve
+from actbench.report.figures.figure import Figure, Panel, file_name, files, of_panel, rendered
 from actbench.report.numbers import arm_rows
-from actbench.verdict import Told
-from actbench.verdict.changes import settings
-from actbench.verdict.words import level
 
 FOLDER = "tensorboard"
 FILE = "events.out.tfevents.{}.study"

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import torch
 
 from actbench import data
-from actbench.classifier import Classifier
-from actbench.processor import fitting_threads, keep_memory
-from actbench.scores import Scores
+from actbench.training.classifier import Classifier
+from actbench.training.metrics import Scores
+from actbench.training.threads import fitting_threads, keep_memory
 from workload import Fit, Task, main
 
 

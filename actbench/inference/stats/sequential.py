@@ -1,0 +1,166 @@
+"""Looking at a study while it grows, with the chance of a false alarm kept over all looks.
+
+A design looks after ``least``, ``least + batch``, ... and at last ``most``
+pairs. By the look with a share ``t`` of the pairs, at most ``alpha t^2`` of the
+error may have been spent: little at early looks, so that the last is hardly
+harder to pass than without any.
+
+The boundary of each look comes from flipping signs of whole histories: what a
+look may spend is how many of the histories that have not crossed yet may cross
+there. The chance of a false alarm over all looks is therefore at most
+``alpha`` under the null of `paired.sign_flip`, whatever the distribution of
+scores. What ties leave unspent is lost, so that a larger ``alpha`` crosses
+whenever a smaller one does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats as distributions
+
+from actbench.inference.stats.paired import EXACT, TIE, Alternative, check_finite, flipped_sums
+
+POWER = 2.0  # of the family of spending functions
+HISTORIES = 20_000  # flips of a history, where a design has more than `EXACT` pairs
+PRECISION = 1.01  # of a p-value, relative
+WALKS = 500_000  # random walks that intervals are taken from
+
+
+@dataclass(frozen=True)
+class Design:
+    """When a study is looked at: how many pairs come to the first look, to the last, and from one look to the next."""
+
+    least: int
+    most: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.least <= self.most or self.batch < 1:
+            raise ValueError(
+                f"replicates: 2 <= min <= max and batch of 1 at least, got min {self.least}, max {self.most}, "
+                f"batch {self.batch}"
+            )
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Pairs at each look."""
+        return (*range(self.least, self.most, self.batch), self.most)
+
+    def spending(self, pairs: int) -> list[float]:
+        """Share of alpha that each look up to so many pairs may spend.
+
+        Source:
+            Kim & DeMets (1987), Design and analysis of group sequential tests
+            based on the type I error spending rate function, Biometrika 74(1),
+            149-154.
+        """
+        spent = [(look / self.most) ** POWER for look in (0, *self.looks) if look <= pairs]
+        return [after - before for before, after in pairwise(spent)]
+
+
+def sequential_p(
+    difference: Float[np.ndarray, " pairs"], design: Design, *, alternative: Alternative = "two-sided"
+) -> float:
+    """Smallest level at which a study would have crossed a boundary at one of its looks so far, to 1 %.
+
+    It is a p-value whenever one stops: under the null, it is at most ``p`` with
+    probability ``p`` at most, over all looks. It can only fall as pairs are
+    added. Pairs go in the order of their seeds; those after the last whole look
+    do not count.
+
+    Raises:
+        ValueError: A difference is NaN or infinite.
+
+    Source:
+        Liu & Anderson (2008), On adaptive extensions of group sequential
+        trials, J. Am. Stat. Assoc. 103(484), 1621-1630, for p-values of
+        sequential designs; permuting histories as in Mathieu et al. (2023),
+        AdaStop, arXiv:2306.10882.
+    """
+    check_finite(difference)
+    return _sequential_p(np.ascontiguousarray(difference, dtype=float).tobytes(), design, alternative)
+
+
+@lru_cache(maxsize=4096)  # a study is judged anew at each look
+def _sequential_p(content: bytes, design: Design, alternative: Alternative) -> float:
+    spending = design.spending(len(content) // 8)
+    observed, sums = histories(np.frombuffer(content), design, alternative)
+    # The same for all looks, so that rounding to 1 % cannot make it rise.
+    low, high = 1 / (2**design.most if design.most <= EXACT else HISTORIES + 1), 1.0
+    if not crosses(observed, boundaries(sums, spending, level=high)):
+        return 1.0
+    while high > PRECISION * low:
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if crosses(observed, boundaries(sums, spending, level=middle)) else (middle, high)
+    return high
+
+
+def histories(
+    difference: Float[np.ndarray, " pairs"], design: Design, alternative: Alternative
+) -> tuple[Float[np.ndarray, " looks"], Float[np.ndarray, "looks flips"]]:
+    """Sums of the differences at each look: as they are, and under flips of their signs, which hold the former.
+
+    All flips where the design has few pairs. Within a batch they go by size, so
+    that the order of its seeds does not matter.
+    """
+    looks = [look for look in design.looks if look <= len(difference)]
+    exact = design.most <= EXACT
+    flips = (2 ** looks[-1] if looks else 1) if exact else HISTORIES
+    batches = list(pairwise((0, *looks)))
+    steps = [flipped_sums(np.abs(difference[a:b]), flips, exact=exact, first=a) for a, b in batches]
+    observed = np.cumsum([np.sum(difference[a:b]) for a, b in batches])
+    sums = np.cumsum(np.reshape(steps, (len(batches), flips)), axis=0)
+    if not exact:
+        sums = np.concatenate([observed[:, None], sums], axis=1)
+    # Sums that differ by rounding tie: they go to the same multiple of a power of two. Of another number, ties of
+    # decimal fractions could lie half-way between two multiples, and rounding would part them.
+    scale = 2.0 ** np.floor(np.log2(TIE * float(np.abs(difference).sum()) or 1.0))
+    observed, sums = np.round(observed / scale), np.round(sums / scale)
+    return (np.abs(observed), np.abs(sums)) if alternative == "two-sided" else (observed, sums)
+
+
+def boundaries(sums: Float[np.ndarray, "looks flips"], spending: Sequence[float], *, level: float) -> list[float]:
+    """The least sum at each look that crosses; inf for none.
+
+    Each look may spend its share of ``level``, the chance of crossing at any look.
+    """
+    running, limits = np.ones(sums.shape[1], dtype=bool), []
+    for row, share in zip(sums, spending, strict=True):
+        may = int(level * share * len(row) * (1 + TIE))
+        left = row[running]
+        limit = -np.inf
+        if may < len(left):
+            # The next one may not cross, nor may those that tie with it.
+            next_one = np.partition(left, -1 - may)[-1 - may]
+            limit = np.min(left, where=left > next_one, initial=np.inf)
+        limits.append(float(limit))
+        running &= row < limit
+    return limits
+
+
+def crosses(observed: Float[np.ndarray, " looks"], limits: Sequence[float]) -> bool:
+    """Whether a history crosses a boundary at one of its looks."""
+    return bool(np.any(observed >= limits))
+
+
+@lru_cache(maxsize=256)
+def nominal_level(design: Design, pairs: int, alpha: float) -> float:
+    """Level at which intervals at each look cover the truth at all looks together with chance 1 - alpha.
+
+    For differences that are about normal. Alpha itself before the first look.
+
+    Source:
+        Jennison & Turnbull (1989), Interim analyses: the repeated confidence
+        interval approach, J. R. Stat. Soc. B 51(3), 305-361.
+    """
+    looks = [look for look in design.looks if look <= pairs]
+    if not looks:
+        return alpha
+    rng = np.random.default_rng(0)
+    steps = [np.sqrt(after - before) * rng.standard_normal(WALKS) for before, after in pairwise((0, *looks))]
+    limits = boundaries(np.abs(np.cumsum(steps, axis=0)), design.spending(pairs), level=alpha)
+    return float(2 * distributions.norm.sf(limits[-1] / np.sqrt(looks[-1])))

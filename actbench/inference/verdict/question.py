@@ -1,0 +1,131 @@
+"""What a study asks of its records, in plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
+
+from actbench.inference.stats import Design
+from actbench.records import fingerprint
+
+MOST = {"rows": 1000, "comparisons": 2000, "replicates": 100_000}  # a report takes its time for each
+LEAST_ALPHA = 1e-9
+
+
+class Comparison(NamedTuple):
+    """An arm and its baseline on one dataset, or on the mean over all (None), in one network."""
+
+    dataset: str | None
+    network: str
+    arm: str
+    baseline: str
+
+
+class Asked(NamedTuple):
+    """Records that are compared: of an arm on a dataset and network, with the hash of what is trained."""
+
+    dataset: str
+    network: str
+    arm: str
+    cell: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a study asks.
+
+    Args:
+        asked: What is compared, arms in their order.
+        baseline: The arm that the others are compared with.
+        seed: The first seed.
+        replicates: Seeds of each arm; or ``min``, ``max`` and ``batch``, to stop once the verdicts are clear.
+        comparisons: With the baseline, or all pairs of arms.
+        alpha: Chance of any false verdict of a difference, over all comparisons and looks.
+        margin: The largest difference of accuracies that does not matter, a fraction.
+        tune: The setting that each arm is tuned in, if one is, with its grid.
+
+    Raises:
+        ValueError: The baseline is no arm, a combination of dataset, network and arm is missing or there twice, no
+            seeds can be looked at so, or there is more of something than a study has.
+    """
+
+    asked: Sequence[Asked]
+    baseline: str
+    seed: int = 0
+    replicates: int | Mapping[str, int] = 30
+    comparisons: Literal["baseline", "all"] = "baseline"
+    alpha: float = 0.05
+    margin: float = 0.005
+    tune: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline {self.baseline} is none of {', '.join(self.arms)}")
+        named = {row[:3] for row in self.asked}
+        if not len(named) == len(self.asked) == len(self.datasets) * len(self.networks) * len(self.arms):
+            raise ValueError("an arm is missing on a dataset and network, or there twice")
+        _ = self.design
+        extent = {"rows": len(self.asked), "comparisons": len(self.family), "replicates": self.most}
+        for name, most in MOST.items():
+            if extent[name] > most:
+                raise ValueError(f"a study has at most {most:,} {name}, got {extent[name]:,}")
+        if self.alpha < LEAST_ALPHA:
+            raise ValueError(f"alpha is at least {LEAST_ALPHA}, got {self.alpha}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Question":
+        """The question that `to_dict` has written."""
+        return cls(**{**values, "asked": [Asked(*row) for row in values["asked"]]})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The question in plain values, as JSON holds them."""
+        return {**asdict(self), "asked": [list(row) for row in self.asked]}
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of all that was planned: what is compared, with how many seeds, and by which rule."""
+        return fingerprint(self.to_dict())
+
+    @cached_property
+    def design(self) -> Design | None:
+        """When the study is looked at, if more than once."""
+        if isinstance(self.replicates, int):
+            return None
+        return Design(self.replicates["min"], self.replicates["max"], self.replicates["batch"])
+
+    @property
+    def most(self) -> int:
+        """Seeds of each arm at most."""
+        return self.replicates if isinstance(self.replicates, int) else self.replicates["max"]
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms in their order."""
+        return list(dict.fromkeys(row.arm for row in self.asked))
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the datasets."""
+        return list(dict.fromkeys(row.dataset for row in self.asked))
+
+    @property
+    def networks(self) -> list[str]:
+        """Names of the networks."""
+        return list(dict.fromkeys(row.network for row in self.asked))
+
+    @cached_property
+    def family(self) -> list[Comparison]:
+        """All comparisons that share alpha: of each dataset and network, and of the mean over datasets if several."""
+        arms = [self.baseline, *(arm for arm in self.arms if arm != self.baseline)]
+        all_pairs = [(arm, other) for other, arm in combinations(arms, 2)]
+        pairs = all_pairs if self.comparisons == "all" else [(arm, self.baseline) for arm in arms[1:]]
+        datasets: list[str | None] = [*self.datasets, *([None] if len(self.datasets) > 1 else [])]
+        return [
+            Comparison(dataset, network, *pair) for dataset in datasets for network in self.networks for pair in pairs
+        ]
+
+    def parts(self, comparison: Comparison) -> list[Comparison]:
+        """The comparisons that one over all datasets is the mean of; itself for another."""
+        datasets = self.datasets if comparison.dataset is None else [comparison.dataset]
+        return [comparison._replace(dataset=dataset) for dataset in datasets]

@@ -1,0 +1,181 @@
+"""Verdicts in plain words."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from actbench.inference.verdict.certificate import Certificate
+from actbench.inference.verdict.findings import Conclusion, Finding
+from actbench.inference.verdict.question import Question
+from actbench.inference.verdict.tuning import Tuning
+
+OTHER_PLAN = "What was run is not what was planned at first; history.json has both plans."
+OUTCOMES = {"test_loss": "test loss", "test_ece": "test calibration error"}
+
+
+def sentence(finding: Finding, question: Question) -> str:
+    """The verdict on one comparison, with its evidence."""
+    of, comparison = finding.judgement, finding.comparison
+    arm, base = comparison.arm, comparison.baseline
+    where = f"On {comparison.dataset}" if comparison.dataset else f"Over these {len(question.datasets)} datasets"
+    where = f"{where} with {comparison.network}"
+    margin = f"{points(question.margin, sign=False)} points"
+    if of.difference is None:
+        return f"{where}, {arm} and {base} have {count(of.pairs, 'pair')}, and a verdict needs 2 at least."
+    said = {
+        "better": f"{arm} is better than {base}",
+        "worse": f"{arm} is worse than {base}",
+        "equivalent": f"{arm} and {base} are equivalent, within {margin}",
+        "undecided": f"it is undecided whether {arm} does better than {base}",
+    }[of.verdict]
+    if of.verdict in ("better", "worse") and of.inside_margin:
+        said += f", though by less than the margin of {margin}"
+    p = of.adjusted_equivalence_p if of.verdict == "equivalent" else of.adjusted_p
+    evidence = (
+        f"{points(of.difference.estimate)} points of test accuracy ({level(question)} interval "
+        f"{points(of.difference.low)} to {points(of.difference.high)}, {count(of.pairs, 'pair')}, "
+        f"adjusted p {p_value(p)})"
+    )
+    return " ".join([f"{where}, {said}: {evidence}.", *remarks(finding, question)])
+
+
+def remarks(finding: Finding, question: Question) -> Iterator[str]:
+    """What a reader must know besides: divergence, missing seeds, and what an undecided verdict needs."""
+    of, comparison = finding.judgement, finding.comparison
+    lost = {arm: number for arm, number in finding.diverged.items() if number}
+    if lost:
+        yield f"Diverged, and counted as guessing: {', '.join(f'{n} of {arm}' for arm, n in lost.items())}."
+    if finding.without_diverged:
+        yield f"They drive the verdict: without them it is {finding.without_diverged}."
+    if finding.unpaired:
+        was = "was" if finding.unpaired == 1 else "were"
+        yield f"{count(finding.unpaired, 'seed')} had no partner in the other arm and {was} left out."
+    if of.verdict == "undecided":
+        yield needs(finding, question)
+    if comparison.dataset is None:
+        yield "This speaks of these datasets, not of others."
+
+
+def needs(finding: Finding, question: Question) -> str:
+    """What an undecided verdict needs."""
+    of, family, few = finding.judgement, len(question.family), ""
+    if 2 * 0.5**of.pairs > question.alpha / family:
+        among = f" among {family} comparisons" if family > 1 else ""
+        few = f"{count(of.pairs, 'pair')} can reach no adjusted p of {question.alpha:g}{among}. "
+    if finding.more_pairs is None:
+        return few.strip() or "No number of pairs would tell, at the difference seen."
+    time = "" if finding.more_minutes is None else f", {duration(finding.more_minutes)} here"
+    more = count(finding.more_pairs, "more pair")
+    return f"{few}About {more} would see a difference of this size with 80 % power{time}."
+
+
+def level_sentence(conclusion: Conclusion) -> str | None:
+    """That the level no longer holds, and why; None where it does."""
+    looks, question = conclusion.other_looks, conclusion.question
+    if not looks:
+        return None
+    what = []
+    pairs = sorted({number for look in looks for number in look.pairs.values()})
+    if any(look.pairs != conclusion.look.pairs for look in looks):
+        what.append(f"on {', '.join(map(str, pairs))} pairs")
+    if any(look.plan != question.hash for look in looks):
+        what.append("by another plan")
+    most = min(1.0, question.alpha * (1 + len(looks)))
+    times = "once" if len(looks) == 1 else f"{len(looks)} times"
+    return (
+        f"The level of {question.alpha:g} no longer holds: this study was looked at {times} before, "
+        f"{' and '.join(what) or 'otherwise'}. Verdicts that were reached at the first look stand; over all looks, a "
+        f"false one may come with a chance of up to {most:.2g}. To look more than once, say so beforehand: "
+        "study.replicates: {min: 6, max: 60, batch: 6}."
+    )
+
+
+def certificate_sentence(certificate: Certificate) -> str:
+    """What the self-test has measured."""
+    false, seen = certificate.false_alarms, certificate.power_seen
+    return (
+        f"Self-test on {certificate.dataset} with {certificate.network}: trained twice, {certificate.equal} of "
+        f"{certificate.repeated} replicates of the baseline are the same; false alarms {share(false.estimate)} "
+        f"({share(false.low)} to {share(false.high)}) of {certificate.splits:,} random splits, at a level of "
+        f"{share(certificate.alpha)}; a planted difference of {points(certificate.planted, sign=False)} points seen in "
+        f"{share(seen.estimate)}, planned {share(certificate.power_planned)}: "
+        f"{'passed' if certificate.passed else 'FAILED' if certificate.can_fail else 'too few seeds to tell'}."
+    )
+
+
+def tuning_sentences(tuning: Tuning) -> Iterator[str]:
+    """What was chosen for each arm, and whether the winner depends on it."""
+    where = f"On {tuning.dataset} with {tuning.network}"
+    chosen = ", ".join(f"{arm.arm} {arm.chosen:g}{' (at the edge)' if arm.at_edge else ''}" for arm in tuning.arms)
+    seeds = max(arm.seeds for arm in tuning.arms)
+    yield f"{where}, {tuning.setting} was tuned on val with {count(seeds, 'seed')} a value: {chosen}."
+    if tuning.extended:
+        added = ", ".join(f"{value:g}" for value in tuning.extended)
+        yield f"A best value lay at the grid's edge, so {added} came in for every arm."
+    if tuning.depends:
+        others = [(value, arm) for value, arm in tuning.winners.items() if arm != tuning.winner]
+        told = ", ".join(f"{arm} at {value:g}" for value, arm in others)
+        yield (
+            f"The winner on val depends on {tuning.setting}: {tuning.winner} where each arm has its own value, "
+            f"but {told} where all share it."
+        )
+    else:
+        yield f"The winner on val is {tuning.winner}, whether each arm has its own {tuning.setting} or all share one."
+
+
+def points(fraction: float, *, sign: bool = True) -> str:
+    """A fraction in percentage points, with two decimals below 1."""
+    value = 100 * fraction
+    digits = 1 if abs(value) >= 0.995 else 2
+    return f"{value:+z.{digits}f}" if sign else f"{value:z.{digits}f}"
+
+
+def share(fraction: float) -> str:
+    """A fraction in percent."""
+    return f"{100 * fraction:.1f} %"
+
+
+def p_value(p: float) -> str:
+    """As papers print it, with its sign."""
+    if p < 0.0001:
+        return "< .0001"
+    text = f"{p:.4f}" if p < 0.001 else f"{p:.3f}" if p < 0.995 else "1.00"
+    return f"= {text.removeprefix('0')}"
+
+
+def level(question: Question) -> str:
+    """Coverage of the intervals, in percent."""
+    return f"{100 * (1 - question.alpha):g} %"
+
+
+def listed(words: Sequence[str], most: int = 6) -> str:
+    """Words with commas and an "and", the last ones counted where there are many."""
+    if len(words) > most:
+        return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def count(number: int, what: str) -> str:
+    """So many of something, in its plural where it is not one."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def duration(minutes: float) -> str:
+    """A time that a person can take in."""
+    if not math.isfinite(minutes):
+        return "no time"
+    for limit, unit, size in ((1, "second", 1 / 60), (120, "minute", 1), (48 * 60, "hour", 60)):
+        if minutes < limit:
+            return count(round(minutes / size), unit)
+    return count(round(minutes / (24 * 60)), "day")
+
+
+def sentences(conclusion: Conclusion, tunings: Sequence[Tuning], certificates: Sequence[Certificate]) -> list[str]:
+    """All that is said of a study, the verdicts first."""
+    warning = level_sentence(conclusion)
+    return [
+        *(sentence(finding, conclusion.question) for finding in conclusion.findings),
+        *([warning] if warning else []),
+        *([] if conclusion.as_planned else [OTHER_PLAN]),
+        *(line for tuning in tunings for line in tuning_sentences(tuning)),
+        *map(certificate_sentence, certificates),
+    ]

@@ -1,0 +1,240 @@
+"""What a record holds, and records as a Parquet file with a checksum."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from actbench.records.files import RecordError, write_whole
+
+SCHEMA = 1
+CHECKSUM = "actbench.sha256"
+LONGEST = 200  # letters of a name
+CONFIG, DEPTH = 2_000_000, 50  # letters of a config, and mappings and lists in one another
+LARGEST, ROWS = 2**30, 250_000  # bytes of a file, and replicates
+BLANK = "0" * 64  # stands for the checksum while it is computed
+
+
+class Column(NamedTuple):
+    """A column of the records. ``provenance`` is how, where and when, which may differ where results are the same."""
+
+    type: pl.DataType | type[pl.DataType]
+    meaning: str
+    provenance: bool = False
+
+
+COLUMNS = {
+    # What was trained.
+    "cell": Column(pl.String, "hash of all that determines the results of the cell, but for the seed"),
+    "dataset": Column(pl.String, "class path of the DataModule"),
+    "network": Column(pl.String, "class path of the network"),
+    "activation": Column(pl.String, "class path of the activation"),
+    "factors": Column(pl.String, "JSON of all that determines the results: classes, arguments, settings"),
+    "seed": Column(pl.Int64, "the replicate's seed"),
+    # What came of it.
+    "weights": Column(pl.String, "which weights were scored: last, or best by the replicate's own val/loss"),
+    "val_accuracy": Column(pl.Float64, "accuracy on val of the weights that were scored, a fraction"),
+    "val_loss": Column(pl.Float64, "mean cross-entropy on val, in nats"),
+    "val_ece": Column(pl.Float64, "expected calibration error on val over 15 bins, a fraction"),
+    "test_accuracy": Column(pl.Float64, "accuracy on test, scored once, a fraction"),
+    "test_loss": Column(pl.Float64, "mean cross-entropy on test, in nats"),
+    "test_ece": Column(pl.Float64, "expected calibration error on test over 15 bins, a fraction"),
+    "epochs": Column(pl.Int64, "epochs that were trained"),
+    "epoch_train_loss": Column(pl.List(pl.Float64), "mean loss on train while the weights change, each epoch, in nats"),
+    "epoch_val_loss": Column(pl.List(pl.Float64), "loss on val after each epoch, in nats"),
+    "epoch_val_accuracy": Column(pl.List(pl.Float64), "accuracy on val after each epoch, a fraction"),
+    "epoch_val_ece": Column(pl.List(pl.Float64), "calibration error on val after each epoch, a fraction"),
+    "diverged": Column(pl.Boolean, "whether a loss was NaN or infinite"),
+    "diverged_epoch": Column(pl.Int64, "number of the first such epoch, from 0"),
+    "classes": Column(pl.Int64, "classes that the network tells apart"),
+    "curve_x": Column(pl.List(pl.Float64), "inputs at which the activation is drawn, after training"),
+    "curve_y": Column(pl.List(pl.Float64), "its outputs there, at its first place; null if it has several shapes"),
+    "curve_slope": Column(pl.List(pl.Float64), "its slopes there"),
+    "parameters": Column(pl.Int64, "trainable parameters of one replicate"),
+    "init_fingerprint": Column(pl.String, "hash of the initial weights, without those of the activations"),
+    "order_fingerprint": Column(pl.String, "hash of split and first epoch's batches; null if they are not known"),
+    # What it cost, and where it came from.
+    "epoch_time_s": Column(pl.Float64, "seconds of a training epoch, over the replicates that ran together", True),
+    "examples_per_s": Column(pl.Float64, "training images per second, of all replicates that ran together", True),
+    "peak_memory_mb": Column(pl.Float64, "most memory of process or GPU's tensors, MiB; null if not known", True),
+    "replicates_together": Column(pl.Int64, "replicates of the fit", True),
+    "load_before": Column(pl.Float64, "processes that wanted to run in the minute before the fit, per core", True),
+    "load_after": Column(pl.Float64, "the same, after the fit", True),
+    "busy": Column(pl.Boolean, "whether others used the machine, so that times say little", True),
+    "device": Column(pl.String, "name of the processor or GPU", True),
+    "threads": Column(pl.Int64, "threads of the fit", True),
+    "started": Column(pl.String, "when the fit started, UTC, ISO 8601", True),
+    "actbench_version": Column(pl.String, "version of actbench", True),
+    "torch_version": Column(pl.String, "version of torch", True),
+    "lightning_version": Column(pl.String, "version of pytorch-lightning", True),
+    "python_version": Column(pl.String, "version of Python", True),
+    "commit": Column(pl.String, "of the working directory, + if files were changed; null outside git", True),
+    "config": Column(pl.String, "JSON of the fit's resolved config", True),
+}
+NAMES = {"arm": pl.String, "dataset_name": pl.String, "network_name": pl.String, "value": pl.Float64}  # a study's own
+UNKNOWN = {  # columns of what need not be known
+    *(f"{part}val_{name}" for part in ("", "epoch_") for name in ("accuracy", "loss", "ece")),
+    *("diverged_epoch", "curve_x", "curve_y", "curve_slope", "order_fingerprint", "epoch_time_s", "examples_per_s"),
+    *("peak_memory_mb", "load_before", "load_after", "busy", "commit"),
+}
+BOUNDS = {  # of numbers: the least and the largest
+    **dict.fromkeys(("val_accuracy", "test_accuracy"), (0, 1)),
+    **dict.fromkeys(("seed", "parameters"), (0, 2**62)),
+    **dict.fromkeys(("epochs", "diverged_epoch"), (0, 10_000_000)),
+    **dict.fromkeys(("examples_per_s", "peak_memory_mb", "load_before", "load_after"), (0, 1e12)),
+    "epoch_time_s": (1e-12, 1e12),
+    **dict.fromkeys(("classes", "replicates_together", "threads"), (1, 2**31)),
+}
+CELL = re.compile(r"[0-9a-f]{32}")
+RESULTS = [name for name, column in COLUMNS.items() if not column.provenance]
+
+
+def fingerprint(value: Any) -> str:
+    """Hash of plain values, the same in every process: 32 hexadecimal digits."""
+    return hashlib.sha256(json_text(value).encode()).hexdigest()[:32]
+
+
+def json_text(value: Any) -> str:
+    """Plain values as JSON in one canonical form, in which a number that is infinite or NaN is a text."""
+    return json.dumps(with_finite_numbers(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def with_finite_numbers(value: Any) -> Any:
+    """Plain values in which JSON can hold every number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: with_finite_numbers(item) for key, item in value.items()}
+    return [with_finite_numbers(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    """Records as a table with all `COLUMNS`."""
+    return pl.DataFrame(list(rows), schema={name: column.type for name, column in COLUMNS.items()})
+
+
+def same_results(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    """Whether two tables of records agree bit for bit in all but times and provenance."""
+    return one.select(RESULTS).equals(other.select(RESULTS))
+
+
+def to_bytes(table: pl.DataFrame) -> bytes:
+    """Records as a Parquet file that holds the checksum of its every byte."""
+    buffer = BytesIO()
+    table.write_parquet(buffer, metadata={"actbench.schema": str(SCHEMA), CHECKSUM: BLANK})
+    content = buffer.getvalue()
+    if content.count(BLANK.encode()) != 1:
+        raise RecordError("records must not hold the text that stands for their checksum")
+    return content.replace(BLANK.encode(), hashlib.sha256(content).hexdigest().encode())
+
+
+def from_bytes(content: bytes) -> pl.DataFrame:
+    """The records of a file, after its checksum and format are verified.
+
+    Raises:
+        RecordError: A byte is not as it was written, or actbench has not written it.
+    """
+    try:
+        metadata = pl.read_parquet_metadata(BytesIO(content))
+    except Exception as error:  # polars has many kinds
+        raise RecordError("damaged, or no file of records") from error
+    if CHECKSUM not in metadata:
+        raise RecordError("not written by actbench")
+    checksum = metadata[CHECKSUM].encode()
+    before, _, after = content.partition(checksum or b"\0")
+    if hashlib.sha256(before + BLANK.encode() + after).hexdigest().encode() != checksum:
+        raise RecordError("damaged: its checksum is another")
+    if metadata.get("actbench.schema") != str(SCHEMA):
+        raise RecordError(f"in format {metadata.get('actbench.schema')}, and this actbench reads format {SCHEMA}")
+    try:
+        rows = pl.scan_parquet(BytesIO(content)).select(pl.len()).collect().item()
+        table = pl.read_parquet(BytesIO(content)) if rows <= ROWS else None
+    except Exception as error:  # as above
+        raise RecordError("damaged, or no file of records") from error
+    if table is None:
+        raise RecordError(f"it has {rows:,} rows, and no study has more than {ROWS:,}")
+    check(table)
+    return table
+
+
+def check(table: pl.DataFrame) -> None:
+    """Refuse, with a RecordError, records that no training gives.
+
+    A checksum tells what was changed by accident, and not who has written a file.
+    """
+    names = {name: kind for name, kind in NAMES.items() if name in table.columns}
+    types = {**{name: column.type for name, column in COLUMNS.items()}, **names}
+    for name in dict.fromkeys((*types, *table.columns)):
+        if table.schema.get(name) != types.get(name, "unknown"):
+            raise RecordError(f"its column {name} is not what actbench writes")
+        if name not in UNKNOWN and table[name].null_count():
+            raise RecordError(f"its column {name} lacks a value")
+    for name, (least, most) in BOUNDS.items():
+        if not table[name].drop_nulls().is_between(least, most).all():
+            raise RecordError(f"its column {name} has a value that is not from {least:,} to {most:,}")
+    check_texts(table)
+    if table.select("cell", "seed", *names).is_duplicated().any():
+        raise RecordError("it has a seed of a cell twice")
+
+
+def check_texts(table: pl.DataFrame) -> None:
+    """Refuse, with a RecordError, texts and lists that no training gives: `check` for what has no range."""
+    for name, kind in table.schema.items():
+        if kind == pl.String and name not in ("factors", "config"):
+            texts = table[name].drop_nulls().unique()
+            if not all(is_shown(text, LONGEST if name in NAMES else 1000) for text in texts):
+                raise RecordError(f"its column {name} has a text that is too long, or that cannot be printed")
+    epochs = table.select(pl.col("^epoch_(train|val)_.*$").list.len() > pl.col("epochs"))
+    if epochs.select(pl.any_horizontal(pl.all()).any()).item():
+        raise RecordError("it has more numbers of epochs than epochs")
+    curves = table.select("curve_x", "curve_y", "curve_slope")
+    lengths = curves.select(pl.all().list.len())
+    if not lengths.select(pl.min_horizontal(pl.all()).eq_missing(pl.max_horizontal(pl.all()))).to_series().all():
+        raise RecordError("its columns curve_x, curve_y and curve_slope have lists of different lengths")
+    finite = curves.select(pl.all().list.eval(pl.element().is_finite().fill_null(False)).list.all())
+    if not finite.select(pl.all_horizontal(pl.all().fill_null(True))).to_series().all():
+        raise RecordError("its columns curve_x, curve_y and curve_slope have numbers that cannot be drawn")
+    if not all(map(CELL.fullmatch, table["cell"].unique())):
+        raise RecordError("its column cell has what is no hash of a cell")
+    if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):
+        raise RecordError("its columns factors and config have what is no JSON object")
+
+
+def is_shown(text: str, most: int = LONGEST) -> bool:
+    """Whether tables and pages can show a text: it is not too long, and every letter can be printed."""
+    return text.isprintable() and len(text) <= most
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is a JSON object that can be shown: no longer and no deeper than any config, and in Unicode."""
+    try:
+        value = json.loads(text) if len(text) <= CONFIG else None
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    level, depth = [value], 0
+    while level and depth <= DEPTH:
+        groups = [of.values() if isinstance(of, dict) else of for of in level if isinstance(of, dict | list)]
+        level, depth = [item for group in groups for item in group], depth + 1
+    return isinstance(value, dict) and depth <= DEPTH
+
+
+def write_records(path: Path, table: pl.DataFrame) -> None:
+    """Write records whole or not at all, in place of a file that was there; see `whole`."""
+    write_whole(path, to_bytes(table))
+
+
+def read_records(path: Path) -> pl.DataFrame:
+    """The records of a file; a RecordError names one that is damaged or foreign."""
+    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST):  # a pipe, a device without an end
+        raise RecordError(f"{path}: it is no file, or larger than any of records")
+    try:
+        return from_bytes(path.read_bytes())
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error

@@ -1,0 +1,12 @@
+"""Figures of a study, from what its records say, each defined once for the page and for papers. None needs torch."""
+
+from actbench.report.figures.cost import cost_figures as cost_figures
+from actbench.report.figures.curves import SCORES as SCORES
+from actbench.report.figures.curves import curve_figures as curve_figures
+from actbench.report.figures.curves import shape_figures as shape_figures
+from actbench.report.figures.curves import tuning_figures as tuning_figures
+from actbench.report.figures.figure import Figure as Figure
+from actbench.report.figures.figure import files as files
+from actbench.report.figures.figure import rendered as rendered
+from actbench.report.figures.forest import forest_figures as forest_figures
+from actbench.report.figures.pairs import pair_figures as pair_figures

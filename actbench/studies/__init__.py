@@ -1,0 +1,19 @@
+"""A study: activations compared on datasets and networks, seed by seed. What is finished is never done twice."""
+
+from actbench.studies.definition import FLAGS as FLAGS
+from actbench.studies.definition import Study as Study
+from actbench.studies.definition import StudyError as StudyError
+from actbench.studies.definition import study_parser as study_parser
+from actbench.studies.grid import arms as arms
+from actbench.studies.grid import entries as entries
+from actbench.studies.plan import Wanted as Wanted
+from actbench.studies.plan import collect as collect
+from actbench.studies.plan import make_plan as make_plan
+from actbench.studies.plan import question_of as question_of
+from actbench.studies.plan import test_images as test_images
+from actbench.studies.rehearsal import rehearse as rehearse
+from actbench.studies.run import compare as compare
+from actbench.studies.run import pilot as pilot
+from actbench.studies.run import run_study as run_study
+from actbench.studies.training import MissingError as MissingError
+from actbench.studies.training import train as train

@@ -1,0 +1,9 @@
+"""One cell of a study: an activation on a dataset with some seeds. One fit, one test, a record for each seed."""
+
+from actbench.studies.cells.cell import Cell as Cell
+from actbench.studies.cells.cell import build_data as build_data
+from actbench.studies.cells.cell import cell_config as cell_config
+from actbench.studies.cells.cell import data_digest as data_digest
+from actbench.studies.cells.measurements import WARM_UP as WARM_UP
+from actbench.studies.cells.measurements import device_name as device_name
+from actbench.studies.cells.run import run_cell as run_cell

@@ -1,0 +1,122 @@
+"""A cell: one arm on one dataset with some seeds. One fit, one test, a record for each seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from uuid import uuid4
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+from actbench import records
+from actbench.data import ForeignData
+from actbench.seeding import SOURCES
+from actbench.specs import without
+from actbench.studies.cells.key import factors
+from actbench.training.config import BenchCLI
+
+# Settings of the Trainer that are a study's own, and the ones with which a cell cannot be run.
+SET_BY_STUDY = ("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+BARRED = ("fast_dev_run", "barebones")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained together: a fit's config, and the seeds of its replicates."""
+
+    config: Mapping[str, Any]  # in canonical form; see `cell_config`
+    seeds: range
+    digest: str = ""  # of the data; see `data_digest`
+    weights: str = "last"  # which are scored: of the last epoch, or each replicate's best by its own val/loss
+    vary: Sequence[str] = SOURCES  # the sources of randomness that differ from seed to seed
+    fixed_seed: int = 0  # keys the other sources, for every seed
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """The config of the fit that trains the cell's seeds."""
+        model = {**self.config["model"], "replicates": len(self.seeds)}
+        alike = self.fixed and self.fixed_seed == self.seeds[0]
+        vary = {"vary": [source for source in SOURCES if source in self.vary]} if alike else {}
+        return {"seed_everything": self.seeds[0], **vary, **self.config, "model": model}
+
+    @cached_property
+    def factors(self) -> dict[str, Any]:
+        """All that determines the results except the seeds, and nothing else: no paths, loggers or devices."""
+        return factors(self.config, self.digest, self.weights, fixed=self.fixed, fixed_seed=self.fixed_seed)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The sources of randomness that are the same for every seed."""
+        return tuple(source for source in SOURCES if source not in self.vary)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the factors."""
+        return records.fingerprint(self.factors)
+
+
+def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The canonical config of a composed fit as a study runs it: on one device, with the study's folders and loggers.
+
+    A ValueError says what is unknown or does not fit, or why no cell can be run so.
+    """
+    trainer = without(given.get("trainer") or {}, *SET_BY_STUDY)
+    if trainer.get("devices") in (None, "auto"):
+        trainer["devices"] = 1
+    config = BenchCLI("fit", {**given, "trainer": trainer}, build=False).canonical
+    check_trainer(config["trainer"])
+    return without({**config, "model": without(config["model"], "replicates")}, "seed_everything")
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Refuse, with a ValueError, settings with which no cell can be run.
+
+    Several devices are refused because under DDP each would run the whole study again.
+    """
+    for name in BARRED:
+        if trainer.get(name):
+            raise ValueError(f"trainer.{name}: a study trains whole fits; leave it out")
+    for name in ("devices", "num_nodes"):
+        value = trainer.get(name, 1)
+        if value not in (1, "1") and not (isinstance(value, list) and len(value) == 1):
+            raise ValueError(f"trainer.{name}: a cell runs on one device, got {value!r}; use study.workers for several")
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise ValueError(f"trainer.{name} is 0, and a cell needs one epoch or step at least")
+    if trainer.get("limit_test_batches") == 0:
+        raise ValueError("trainer.limit_test_batches is 0, and every seed is scored on test")
+    endless = trainer.get("max_epochs") == -1 and trainer.get("max_steps") in (None, -1)
+    if endless and not trainer.get("max_time") and not trainer.get("callbacks"):
+        raise ValueError("trainer.max_epochs is -1, and nothing else ends the training: give max_steps or max_time")
+
+
+def build_data(config: Mapping[str, Any]) -> Any:
+    """The DataModule of a cell's config for one replicate, without the rest of the fit."""
+    return BenchCLI("fit", config, build=False).build_data()
+
+
+def data_digest(config: Mapping[str, Any], known: dict[str, str] | None = None) -> str:
+    """Hash of what the dataset of a cell's config yields, after its batches and labels were checked.
+
+    The digest is added to those ``known``, by config, for as long as files do not change. Raises a ValueError if the
+    data are missing or damaged, or cannot be trained, validated and tested on.
+    """
+    reloaded = bool(config["trainer"].get("reload_dataloaders_every_n_epochs"))
+    key = records.json_text([config["data"], config["model"].get("batch_keys"), reloaded])
+    known = {} if known is None else known
+    if key not in known:
+        datamodule = build_data(config)
+        if isinstance(datamodule, ForeignData):
+            datamodule.scout.check()
+            known[key] = datamodule.scout.digest()
+            if reloaded:
+                known[key] = uuid4().hex
+                rank_zero_warn(
+                    f"{datamodule.scout.name} makes loaders anew while it trains: what later epochs hold is not known, "
+                    "so that finished replicates are not found again"
+                )
+        else:
+            datamodule.prepare_data()
+            datamodule.setup()
+            known[key] = datamodule.digest()
+    return known[key]

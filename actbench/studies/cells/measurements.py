@@ -1,0 +1,184 @@
+"""What a fit costs, where it ran, and the fingerprints of its weights and order."""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any, cast
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from actbench import __version__, data, records
+from actbench.networks import compared
+from actbench.training.classifier import Classifier
+from actbench.training.threads import available_cores, forget_peak_memory, peak_memory_mb
+
+WARM_UP = 60  # steps of a process that are not timed: the stack records its operations in them
+BUSY = 0.2  # share of the processor that others have used, above which times say little
+
+
+class Measurements(Callback):
+    """What a fit with this canonical config costs, where it runs, and the fingerprints of its weights and order.
+
+    They are part of every checkpoint.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+        self.init: list[str] = []
+        self.order: list[str] = []
+        self.provenance: dict[str, Any] = {}
+        self.steps = 0  # of this process
+        self.step_times_s: list[float] = []  # mean of each epoch, its own steps only
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in ("init", "order", "provenance", "step_times_s")}
+        return {"config": records.json_text(self.config), **kept}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state_dict.items() if name != "config"})
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.others = Others()
+        self.memory_known = forget_peak_memory(trainer.strategy.root_device)
+        self.steps, self.timed = 0, (0, time.perf_counter())
+        if self.init:  # resumed: these are of the first start
+            return
+        classifier = cast(Classifier, pl_module)
+        self.init = initial_weights(classifier)
+        datamodule = getattr(trainer, "datamodule", None)
+        self.order = batch_orders(datamodule) if isinstance(datamodule, data.ImageData) else []
+        self.provenance = {
+            "replicates_together": len(classifier.seeds),
+            "load_before": load(),
+            "device": device_name(trainer.strategy.root_device),
+            "threads": torch.get_num_threads(),
+            "started": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "actbench_version": __version__,
+            "torch_version": str(torch.__version__),
+            "lightning_version": version("pytorch-lightning"),
+            "python_version": platform.python_version(),
+            "commit": commit(),
+        }
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0 or self.steps == WARM_UP:
+            self.timed = (self.steps, time.perf_counter())
+        self.steps += 1
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_last_batch:
+            return
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        first, start = self.timed
+        mean_s = (time.perf_counter() - start) / (self.steps - first)
+        self.step_times_s = [*self.step_times_s, mean_s] if first >= WARM_UP else self.step_times_s or [mean_s]
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        replicates = len(cast(Classifier, pl_module).seeds)
+        step_s = statistics.median(self.step_times_s) if self.step_times_s else None
+        datamodule = getattr(trainer, "datamodule", None)
+        size, order = getattr(datamodule, "batch_size", None), getattr(datamodule, "order", None)
+        busy = self.others.share()
+        if isinstance(order, str):  # of batches that all replicates share
+            self.order = [order] * replicates
+        self.provenance = self.provenance | {
+            "epoch_time_s": step_s and step_s * (trainer.fit_loop.batch_idx + 1) / replicates,
+            "examples_per_s": step_s and size and size * replicates / step_s,
+            "peak_memory_mb": peak_memory_mb(trainer.strategy.root_device) if self.memory_known else None,
+            "load_after": load(),
+            "busy": None if busy is None else busy > BUSY,
+        }
+
+
+class Others:
+    """How much of the processor other processes use from now on; known on Linux only."""
+
+    def __init__(self) -> None:
+        self.start = self.now()
+
+    @staticmethod
+    def now() -> tuple[float, float, float] | None:
+        """Busy seconds of all cores, seconds used by this process, and the clock."""
+        if sys.platform != "linux":
+            return None
+        with open("/proc/stat") as file:  # noqa: PTH123
+            user, nice, system, _, _, irq, softirq, *_ = (int(word) for word in file.readline().split()[1:])
+        used = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        own = os.times()
+        return used, own.user + own.system, time.perf_counter()
+
+    def share(self) -> float | None:
+        """Share of all cores' time that other processes have used."""
+        now = self.now()
+        if now is None or self.start is None:
+            return None
+        used, own, clock = (after - before for after, before in zip(now, self.start, strict=True))
+        return max(0.0, used - own) / max(clock, 1e-9) / (os.cpu_count() or 1)
+
+
+def initial_weights(classifier: Classifier) -> list[str]:
+    """For each replicate, a hash of its weights without those of the activations that are compared."""
+    network = classifier.stack.network
+    own = {id(value) for module in compared(network) for value in (*module.parameters(), *module.buffers())}
+    values = network.state_dict(keep_vars=True)
+    shared = [(name, value.detach().cpu()) for name, value in values.items() if id(value) not in own]
+    hashes = [sha256() for _ in classifier.seeds]
+    for place, value in enumerate(hashes):
+        for name, weights in shared:
+            value.update(name.encode())
+            value.update(weights[place].flatten().view(torch.uint8).numpy().tobytes())
+    return [value.hexdigest()[:32] for value in hashes]
+
+
+def batch_orders(datamodule: data.ImageData) -> list[str]:
+    """For each replicate, a hash of its rows in the order of the first epoch, and of its val and test rows."""
+    datamodule.setup()
+    first = data.RowBatches("train", datamodule.parts["train"].rows, 10**9, seeds=datamodule.seeds)
+    (train,) = (batch.rows for batch in first)
+    parts = [train, datamodule.parts["val"].rows, datamodule.parts["test"].rows]
+    return [
+        sha256(b"".join(part[place].numpy().tobytes() for part in parts)).hexdigest()[:32]
+        for place in range(len(datamodule.seeds))
+    ]
+
+
+def load() -> float | None:
+    """Processes that wanted to run in the last minute, per core."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the processor or GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {available_cores()} cores"
+
+
+def commit() -> str | None:
+    """Commit of the working directory, with a + if files were changed; None outside of git."""
+    try:
+        head, changed = (
+            subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changed else "")

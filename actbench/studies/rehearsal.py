@@ -1,0 +1,124 @@
+"""One batch of each arm through training, validation and test, before anything is trained."""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from actbench.data import read_batch
+from actbench.networks import calls_activation
+from actbench.records import json_text
+from actbench.specs import one_line, without
+from actbench.studies.cells import Cell, run_cell
+from actbench.studies.definition import StudyError
+from actbench.studies.executors import FULL
+from actbench.studies.grid import short_name
+from actbench.studies.plan import Plan
+from actbench.training import preflight
+from actbench.training.classifier import Classifier
+
+
+def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
+    """Train, validate and test one batch of every arm on each dataset and network of the cells that are missing.
+
+    ``say`` is told of arms whose activations give the same outputs, bit for bit.
+    Returns the optimiser steps of an epoch by the cell's hash, NaN where nobody
+    knows how many batches there are. A StudyError says which cell cannot be run.
+    """
+    names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
+    said = set[str]()  # a tuned setting has each arm at several values
+    epoch_steps = dict[str, float]()
+    rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # with outputs, by data and network
+    for cell in plan.missing:
+        if cell.hash in epoch_steps:
+            continue
+        watch = Rehearsal(cell.config["trainer"])
+        network = short_name(cell.config["model"]["network"])
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                run_cell(rehearsal(cell), Path(folder, "rehearsal"), [watch])
+        except Exception as error:  # of any kind, in what is not ours
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
+            raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
+        epoch_steps[cell.hash] = watch.epoch_steps
+        model = cell.config["model"]
+        alike = rehearsed.setdefault(json_text([cell.config["data"], cell.digest, model["network"]]), [])
+        for twin, outputs in alike:
+            line = f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}"
+            differs = twin.config["model"]["activation"] != model["activation"]
+            if differs and line not in said and torch.equal(outputs, watch.outputs):
+                said.add(line)
+                say(line)
+        alike.append((cell, watch.outputs))
+    return epoch_steps
+
+
+def rehearsal(cell: Cell) -> Cell:
+    """A cell cut down to one step and one batch of the other parts, with one replicate, or two where it has several."""
+    ends = {"max_epochs": 1, "max_steps": 1, "check_val_every_n_epoch": 1, "val_check_interval": 1}
+    before = without(cell.config["trainer"], "min_epochs", "min_steps", "max_time", "overfit_batches")
+    limits = {"limit_test_batches": 1, "num_sanity_val_steps": 0}
+    if before.get("limit_val_batches") != 0:
+        limits["limit_val_batches"] = 1
+    return replace(cell, config={**cell.config, "trainer": {**before, **ends, **limits}}, seeds=cell.seeds[:2])
+
+
+class Rehearsal(Callback):
+    """Checks that a cell with these Trainer settings would come to its end, and keeps its outputs on the first batch.
+
+    A network that makes the activation's modules and calls none of them is refused
+    with a ValueError, and a schedule that does not fit the cell's length with
+    Lightning's MisconfigurationException.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.inputs = self.outputs = torch.empty(0)
+        self.epoch_steps = math.nan
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classifier = cast(Classifier, pl_module)
+        network = classifier.stack.replicate(0)
+        zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
+        if not calls_activation(network, zeros):
+            raise ValueError(
+                f"{type(network).__name__} calls no activation that it has made: it is the same network for all of them"
+            )
+        max_epochs = self.settings.get("max_epochs")
+        preflight.check_plateau(trainer, max_epochs, self.settings.get("check_val_every_n_epoch", 1))
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch_steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+        epochs = preflight.epochs_of(self.settings, self.epoch_steps)
+        preflight.check_schedule(trainer, study_steps=0 if epochs is None else epochs * self.epoch_steps)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.inputs = read_batch(batch, cast(Classifier, pl_module).batch_keys).inputs
+            self.outputs = self._outputs(pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A last layer that starts at zero gives the same before the first step, whatever comes before it.
+        if (self.outputs == self.outputs[:, :1]).all():
+            self.outputs = self._outputs(pl_module)
+
+    def _outputs(self, module: LightningModule) -> Tensor:
+        training = module.training
+        module.eval()
+        with torch.no_grad():
+            outputs: Tensor = module(self.inputs).cpu()
+        module.train(training)
+        return outputs

@@ -1,0 +1,187 @@
+"""Running a study: tuning, training in batches until the verdicts are clear, and the verdicts."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from actbench.inference.verdict import OUTCOME, RECORDS, TUNING, History, Question, Told, counted, plain, scores, tell
+from actbench.records import own_folder, write_records, write_whole
+from actbench.specs import dump_yaml, one_line
+from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
+from actbench.studies.executors import InProcess
+from actbench.studies.grid import Entry, entries
+from actbench.studies.plan import Wanted, collect, make_plan, question_of
+from actbench.studies.progress import Bars, Progress
+from actbench.studies.rehearsal import rehearse
+from actbench.studies.self_test import LEAST, certify
+from actbench.studies.training import Means, Work, run_wanted, train
+from actbench.studies.tuning import tune, wanted_at
+
+PILOT = 4  # seeds
+
+
+def compare(
+    study: Study | Mapping[str, Any], *, progress: Progress | None = None, work: Work | None = None
+) -> pl.DataFrame:
+    """Run what a study lacks, write its verdicts, and return its records, a row for each replicate.
+
+    Args:
+        study: A `Study`, or the content of a study file.
+        progress: Where progress is shown; unless given, bars in a terminal and lines elsewhere.
+        work: Function that trains a cell in its folder; `train` unless given.
+
+    Returns:
+        Columns of `actbench.records.COLUMNS`, and ``arm``, ``dataset_name``, ``network_name``.
+
+    Raises:
+        StudyError: The study makes no sense, or a dataset was not found.
+        ExecutorError: The cluster was not found, or cannot run any cell.
+        MissingError: Cells have failed.
+    """
+    study = study if isinstance(study, Study) else Study.of(study)
+    return run_study(study, progress=progress, work=work).table
+
+
+def run_study(
+    study: Study,
+    *,
+    self_test: bool = False,
+    progress: Progress | None = None,
+    work: Work | None = None,
+    show: Callable[[Told], None] = lambda told: None,
+    command: str | None = None,
+) -> Told:
+    """As `compare`, but returns all that the records say.
+
+    Args:
+        study: The study.
+        self_test: Test the harness on the study's own scores, too; see `Certificate`.
+        progress: As in `compare`.
+        work: As in `compare`.
+        show: Called with the results after each look at a study that goes on, and at the end.
+        command: The command line, for the study's page.
+    """
+    means = means_of(study, progress, work)
+    compared = entries(study, digests=means.digests)
+    question = question_of(study, compared)
+    # What makes no sense is refused before anything is written.
+    everything = [Wanted(entry, study.seeds) for entry in compared]
+    first = wanted_at(study, study.grid.values, means) if study.grid else everything
+    rehearse(make_plan(study, first), means.progress.say)
+    if self_test and question.most < LEAST:
+        raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
+    folder = Path(study.root, study.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    history = History.read(folder)
+    replace(history.planned(question), command=command).write(folder)
+    if history.planned(question) is not history:
+        for name in (RECORDS, TUNING):  # of another plan; what still holds is among the cells
+            (folder / name).unlink(missing_ok=True)
+    write_whole(folder / "study.yaml", dump_yaml(study.to_config()).encode())
+    write_arms(study, compared)
+    try:
+        with means.progress, means.executor:
+            if study.grid:
+                compared = entries(study, tune(study, means), digests=means.digests)
+                write_arms(study, compared)
+            wanted = train_until_clear(study, question, compared, means=means, show=show)
+            if self_test:
+                told = tell(folder)
+                certificates = [certify(of, study, told, means) for of in wanted if of.entry.arm == question.baseline]
+                replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
+    except BaseException as error:
+        means.troubles.append(f"stopped: {one_line(error)}" if isinstance(error, Exception) else "interrupted")
+        raise
+    finally:
+        if means.troubles:
+            History.read(folder).troubled(means.troubles).write(folder)
+    told = tell(folder)
+    show(told)
+    return told
+
+
+def write_arms(study: Study, compared: Sequence[Entry]) -> None:
+    """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
+    folder = own_folder(Path(study.root, study.name), "arms")
+    shutil.rmtree(folder, ignore_errors=True)
+    several = len({entry.key[:2] for entry in compared}) > 1
+    for entry in compared:
+        name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
+        path = folder / f"{name if len(name) <= 100 else f'{name[:60]}_{entry.cell.hash}'}.yaml"
+        fit = replace(entry.cell, seeds=study.seeds).fit
+        scored = "; it scored best.ckpt" if study.weights == "best" else ""
+        comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
+        write_whole(path, (comment + dump_yaml(fit)).encode())
+
+
+def train_until_clear(
+    study: Study, question: Question, compared: Sequence[Entry], *, means: Means, show: Callable[[Told], None]
+) -> list[Wanted]:
+    """Train what is missing of the entries, in batches until the verdicts are clear if asked, and keep the records.
+
+    Returns the seeds of each entry that count; raises MissingError when cells have failed.
+    """
+    first = question.design.looks[0] if question.design else question.most
+    wanted = [Wanted(entry, study.seeds[:first]) for entry in compared]
+    announced = False
+    while True:
+        try:
+            run_wanted(study, wanted, means, announce=not announced)
+            announced = True
+        finally:  # so that a page can show what there is of a study that was stopped
+            table = collect(study, wanted, means.progress.say)
+            if len(table):
+                write_records(Path(study.root, study.name, RECORDS), table)
+        following = next_look(study, question, wanted, table)
+        if following == wanted:
+            return wanted
+        going_on = sum(len(of.seeds) > len(before.seeds) for of, before in zip(following, wanted, strict=True))
+        show(tell(Path(study.root, study.name)))
+        means.progress.say(f"not yet clear: {going_on} of {len(wanted)} arms go on")
+        wanted = following
+
+
+def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table: pl.DataFrame) -> list[Wanted]:
+    """The seeds wanted after a look: those of the next look for the arms of each comparison that goes on.
+
+    A comparison over all datasets needs its arms on every dataset.
+    """
+    _, running = counted(scores(table, OUTCOME), question)
+    parts = [part for of in running for part in question.parts(of)]
+    needed = {(of.dataset, of.network, arm) for of in parts for arm in (of.arm, of.baseline)}
+    most = max(len(of.seeds) for of in wanted)
+    looks = question.design.looks if question.design else ()
+    following = next((look for look in looks if look > most), most)
+    return [Wanted(of.entry, study.seeds[:following]) if of.entry.key in needed else of for of in wanted]
+
+
+def pilot(study: Study) -> pl.DataFrame:
+    """Records of a few seeds of each arm apart from the comparison's, which say how much differences vary.
+
+    Raises StudyError and MissingError as `compare` does.
+    """
+    seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
+    means = means_of(study)
+    wanted = [Wanted(entry, seeds) for entry in entries(study)]
+    rehearse(make_plan(study, wanted), means.progress.say)
+    with means.progress, means.executor:
+        run_wanted(study, wanted, means, what="the pilot")
+        return collect(study, wanted, means.progress.say)
+
+
+def means_of(study: Study, progress: Progress | None = None, work: Work | None = None) -> Means:
+    """The study's own executor with the given progress and work, or their defaults; see `compare`."""
+    progress = progress or (Bars() if sys.stdout.isatty() else Progress())
+    executor = study.make_executor()
+    if work is None:
+        work = partial(train, checkpoints=study.checkpoints)
+        if isinstance(executor, InProcess):
+            work = partial(work, progress=progress)
+    return Means(executor, progress, work, [], {})

@@ -1,0 +1,158 @@
+"""Training what a study lacks, cell by cell, on an executor."""
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+from filelock import FileLock, Timeout
+from pytorch_lightning.callbacks import LambdaCallback
+
+from actbench.records import Store
+from actbench.studies.cells import Cell, run_cell
+from actbench.studies.definition import Study
+from actbench.studies.executors import Executor, Failure
+from actbench.studies.grid import short_name
+from actbench.studies.plan import Plan, Wanted, collect, make_plan, store_of
+from actbench.studies.progress import Progress
+from actbench.training.callbacks import CheckpointCopy
+
+Work = Callable[[tuple[Cell, Path]], pl.DataFrame]
+SHOWN = 300  # characters of a failure's message
+
+
+class MissingError(RuntimeError):
+    """A study, or the part of it that is named, has ended without all of its records; what is finished is kept."""
+
+    def __init__(self, failures: Sequence[str], what: str = "the study") -> None:
+        cells = "a cell has" if len(failures) == 1 else f"{len(failures)} cells have"
+        super().__init__(f"{what} is not finished: {cells} failed; the same command tries again")
+        self.failures = failures
+
+
+class Means(NamedTuple):
+    """The executor, progress and shared state of a study that runs."""
+
+    executor: Executor
+    progress: Progress
+    work: Work
+    troubles: list[str]  # what was tried again, or failed
+    digests: dict[str, str]  # of the data that were looked at
+
+
+def run_wanted(
+    study: Study, wanted: Sequence[Wanted], means: Means, *, announce: bool = False, what: str = "the study"
+) -> None:
+    """Run the cells of the wanted records that are missing; say first how many replicates are cached, if asked.
+
+    Raises MissingError when cells have failed; ``what`` is the part of the study that lacks them.
+    """
+    collect(study, wanted, means.progress.say)  # so that what is damaged is missing
+    plan = make_plan(study, wanted)
+    if announce and plan.cached:
+        total = sum(len(seeds) for _, seeds in wanted)
+        rest = "" if plan.missing else "; nothing was missing"
+        means.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
+    failures = run_missing(study, plan, means) if plan.missing else []
+    if failures:
+        raise MissingError(failures, what)
+
+
+def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints: str | None = None) -> pl.DataFrame:
+    """Run a cell in its folder, which is removed afterwards, with a copy of its checkpoint in ``checkpoints``."""
+    cell, folder = task
+    copy = CheckpointCopy(f"{checkpoints.rstrip('/')}/{folder.parent.name}/{folder.name}.ckpt") if checkpoints else None
+    name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
+    callbacks = []
+    if progress:
+        tell = progress.epoch
+        callbacks = [LambdaCallback(on_train_epoch_end=lambda of, _: tell(name, of.current_epoch + 1, of.max_epochs))]
+    table = run_cell(cell, folder, callbacks, copy=copy)
+    shutil.rmtree(folder, ignore_errors=True)
+    if copy:
+        copy.remove()
+    return table
+
+
+def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
+    """Run cells until none is missing; returns the failures. Another process may run some of the cells.
+
+    Raises OSError when the disk is full.
+    """
+    store, progress = store_of(study), means.progress
+    locks: dict[str, FileLock] = {}
+    labels = {entry.cell.hash: entry.label for entry, _ in plan.wanted}
+    failures = list[str]()
+    progress.begin(len(plan.missing), sum(len(cell.seeds) for cell in plan.missing))
+
+    def label(task: tuple[Cell, Path]) -> str:
+        cell, _ = task
+        return f"{labels[cell.hash]} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
+
+    def tasks() -> Iterator[tuple[Cell, Path] | None]:
+        for task in locked(plan.missing, store, Path(study.root, "running"), locks):
+            progress.running(len(locks), means.executor.where())
+            yield task
+
+    def again(task: tuple[Cell, Path], line: str) -> None:
+        progress.retried += 1
+        means.troubles.append(f"{label(task)}: {line}")
+        progress.say(means.troubles[-1])
+
+    results = means.executor.run(means.work, tasks(), report=again)
+    try:
+        for task, result in results:
+            if isinstance(result, Failure):
+                if result.full:
+                    raise result.full
+                reason = str(result)
+                failures.append(f"{label(task)}: {reason[:SHOWN]}{'...' if len(reason) > SHOWN else ''}")
+                means.troubles.append(failures[-1])
+                line = f"{failures[-1]} (failed)"
+            else:
+                store.write(result)
+                if os.name == "posix":  # who waits for the lock will see that the cell is there
+                    Path(locks[task[1].name].lock_file).unlink(missing_ok=True)
+                accuracy: Any = result["val_accuracy"].mean()
+                line = label(task) + ("" if accuracy is None else f": val accuracy {accuracy:.4f}")
+            locks.pop(task[1].name).release()
+            progress.running(len(locks), means.executor.where())
+            progress.end_cell(line, len(task[0].seeds))
+    finally:
+        results.close()  # type: ignore[attr-defined]
+        for lock in locks.values():
+            lock.release()
+    return failures
+
+
+def locked(
+    cells: Sequence[Cell], store: Store, running: Path, locks: dict[str, FileLock]
+) -> Iterator[tuple[Cell, Path] | None]:
+    """Cells that no other process runs or has finished, each with its folder; None while others run all that are left.
+
+    A cell's lock is added to ``locks`` by its folder's name, for the caller to release.
+    """
+    running.mkdir(parents=True, exist_ok=True)
+    waiting = deque(cells)
+    while waiting:
+        task = None
+        for _ in range(len(waiting)):
+            cell = waiting.popleft()
+            path = store.path(cell.hash, cell.seeds)
+            lock = FileLock(running / f"{path.stem}.lock")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                waiting.append(cell)  # behind the others, so that each is looked at once
+                continue
+            if path.exists():  # another process was quicker
+                lock.release()
+                continue
+            locks[path.stem] = lock
+            task = cell, running / path.stem
+            break
+        if task or waiting:
+            yield task

@@ -1,0 +1,203 @@
+"""The checkpoints of a run: its last epoch, and each replicate's best."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from fsspec.core import url_to_fs
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+from typing_extensions import override
+
+from actbench.records import whole
+from actbench.training.checkpoints import check_state
+
+
+class EpochCheckpoint(Checkpoint, ABC):
+    """A checkpoint written after an epoch, if the one before is ``seconds`` old, and at the end.
+
+    Written after every epoch, it would take longer than a small network's training.
+    """
+
+    name: str
+
+    def __init__(self, seconds: float = 10) -> None:
+        self.seconds = seconds
+        self.dirpath: str | None = None
+        self.written_s = time.monotonic()
+        self.step = -1  # what is written, or need not be
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint is written."""
+        return Path(str(self.dirpath), self.name)
+
+    @abstractmethod
+    def save(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the checkpoint."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir, "checkpoints"))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        due = last or time.monotonic() >= self.written_s + self.seconds
+        if trainer.strategy.broadcast(due):
+            self._save(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._save(trainer, pl_module)  # if something else than the epochs has ended the fit
+
+    def _save(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.save(trainer, pl_module)
+            self.step = trainer.global_step
+            self.written_s = time.monotonic()
+
+
+class CheckpointCopy:
+    """A copy of a checkpoint where other machines reach it, such as ``s3://bucket/x.ckpt``, or a path.
+
+    Raises:
+        ImportError: The package for the URL's protocol is not installed.
+        ValueError: fsspec knows no such protocol.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.files, self.path = url_to_fs(url)
+
+    def put(self, checkpoint: Path) -> None:
+        """Copy a checkpoint there, whole or not at all."""
+        unfinished = f"{self.path}.{uuid4().hex}.unfinished"
+        self.files.makedirs(self.path.rpartition("/")[0], exist_ok=True)
+        self.files.put_file(str(checkpoint), unfinished)
+        self.files.mv(unfinished, self.path)
+
+    def get(self, checkpoint: Path) -> None:
+        """Copy the kept checkpoint here, if there is one."""
+        if self.files.exists(self.path):
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            self.files.get_file(self.path, str(checkpoint))
+
+    def remove(self) -> None:
+        """Remove the kept checkpoint, if there is one."""
+        if self.files.exists(self.path):
+            self.files.rm(self.path)
+
+
+class LastCheckpoint(EpochCheckpoint):
+    """``last.ckpt``, from which a fit resumes: of the last epoch, or some ``seconds`` before the fit was killed."""
+
+    name = "last.ckpt"
+
+    def __init__(self, seconds: float = 10, copy: CheckpointCopy | None = None) -> None:
+        super().__init__(seconds)
+        self.copy = copy
+        self.handed = self.kept = torch.empty(0)  # sums of the weights: of any checkpoint, and of this one
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.handed = sums(checkpoint["state_dict"])
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        # A callback may have put an average in place of the weights that were kept.
+        if trainer.strategy.broadcast(not torch.equal(self.kept, sums(pl_module.state_dict()))):
+            self.step = -1
+        super().on_train_end(trainer, pl_module)
+
+    @override
+    def save(self, trainer: Trainer, pl_module: Any) -> None:
+        save_whole(trainer, self.path)
+        self.kept = self.handed
+        if self.copy and trainer.is_global_zero:
+            self.copy.put(self.path)
+
+
+class BestCheckpoint(EpochCheckpoint):
+    """``best.ckpt``: each replicate's weights of the time when its own ``val/loss`` was lowest.
+
+    They may be from different epochs, so no fit can resume from it.
+    """
+
+    name = "best.ckpt"
+
+    def __init__(self, seconds: float = 10) -> None:
+        super().__init__(seconds)
+        self.loss: Tensor | None = None
+        self.epoch: Tensor | None = None
+        self.weights: dict[str, Tensor] = {}
+        self.validated: dict[str, Tensor] = {}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss, "epoch": self.epoch, "weights": self.weights}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loss, self.epoch, self.weights = (state_dict[name] for name in ("loss", "epoch", "weights"))
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.loss is not None:
+            losses = torch.zeros(len(pl_module.seeds))
+            like = {"loss": losses, "epoch": losses.long(), "weights": pl_module.stack.network.state_dict()}
+            check_state(self.state_dict(), like, "best weights")
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        # Here, because a callback that averages weights takes its average back before the end.
+        network = pl_module.stack.network.state_dict()
+        self.validated = {name: value.clone() for name, value in network.items()}
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        loss = pl_module.evaluated["val/loss"]
+        if self.loss is None or self.epoch is None:
+            self.loss, self.epoch = torch.full_like(loss, torch.inf), torch.full(loss.shape, -1)
+            self.weights = {name: value.clone() for name, value in self.validated.items()}
+        lowest, epoch = self.loss.to(loss.device), self.epoch.to(loss.device)
+        better = loss < lowest  # never, for a loss of NaN
+        self.loss, self.epoch = torch.where(better, loss, lowest), torch.where(better, trainer.current_epoch, epoch)
+        for name, value in self.validated.items():
+            best = self.weights[name] = self.weights[name].to(value.device)
+            best[better] = value[better]
+
+    @override
+    def save(self, trainer: Trainer, pl_module: Any) -> None:
+        if not self.weights:
+            return
+        network = pl_module.stack.network
+        current = {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.weights)
+        try:
+            save_whole(trainer, self.path, weights_only=True)
+        finally:
+            network.load_state_dict(current)
+
+
+def sums(state: Mapping[str, Tensor]) -> Tensor:
+    """Sum of each tensor, which differs where the weights do."""
+    return torch.stack([value.detach().double().sum().cpu() for value in state.values()])
+
+
+def save_whole(trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
+    """Save a checkpoint whole or not at all.
+
+    Lightning moves a temporary file there, which is a copy if that lies on
+    another disk, and does not wait until it has reached the disk.
+    """
+    with whole(path) if trainer.is_global_zero else nullcontext(path) as unfinished:
+        trainer.save_checkpoint(unfinished, weights_only=weights_only)

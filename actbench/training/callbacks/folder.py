@@ -1,0 +1,158 @@
+"""The folder of a run: its logs, its table of epochs, its config."""
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+from typing_extensions import override
+
+from actbench.records import write_whole
+from actbench.training.callbacks.checkpoints import EpochCheckpoint
+from actbench.training.checkpoints import check_state
+from actbench.training.metrics import spread
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoard log in the run's folder, ``lightning_logs/version_N``.
+
+    The first process to make a folder owns its number, so runs that start at
+    the same time do not share one.
+    """
+
+    def __init__(self, save_dir: str | Path, **options: Any) -> None:
+        # Else TensorBoard shows a score of -1 for every run.
+        super().__init__(save_dir, **{"default_hp_metric": False} | options)
+
+    def log_replicates(self, scores: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
+        """Log a table of every replicate's final scores."""
+        rows = [[str(seed), *(f"{values[i]:z.4f}" for values in scores.values())] for i, seed in enumerate(seeds)]
+        head, *lines = (f"| {' | '.join(row)} |" for row in [["seed", *scores], *rows])
+        self.experiment.add_text("final scores", "\n".join([head, "|---" * (len(scores) + 1) + "|", *lines]))
+
+    @override
+    def _get_next_version(self) -> int:
+        version = int(super()._get_next_version())
+        while getattr(rank_zero_only, "rank", 0) == 0:
+            try:
+                Path(self.root_dir, f"version_{version}").mkdir(parents=True)
+                break
+            except FileExistsError:
+                version += 1
+        return version
+
+
+class RunFolder(Callback):
+    """The folder of one fit: ``config.yaml``, ``metrics.csv`` and ``checkpoints/``.
+
+    It is the first logger's, or a new ``lightning_logs/version_N``. ``metrics.csv``
+    (``replicates.csv`` where Lightning's CSVLogger has taken that name)
+    has one row an epoch and replicate, with its scores. They are part of every
+    checkpoint, so that a resumed run has each epoch once, whatever was written
+    before it was interrupted. Scores on val are there if the weights at the
+    epoch's end were validated. ``config`` is the text of the resolved config;
+    ``logger`` says where the folder is if the trainer has no logger with a folder.
+    """
+
+    def __init__(self, config: str | None = None, logger: RunLogger | None = None) -> None:
+        self.config = config
+        self.logger = logger
+        self.path: Path | None = None
+        self.columns: list[str] = []  # scores in the table; none before it is written
+        # Epoch, step, every score of all replicates, and which of them trained in it: some may have been stopped.
+        self.epochs: list[dict[str, Any]] = []
+        self.validated_step = -1
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if stage != "fit" or getattr(trainer, "fast_dev_run", False):
+            return
+        folder = trainer.logger and trainer.logger.log_dir
+        folder = folder or (self.logger or RunLogger(trainer.default_root_dir)).log_dir
+        self.path = Path(trainer.strategy.broadcast(folder))
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, EpochCheckpoint):
+                callback.dirpath = str(self.path / "checkpoints")
+        if self.config is not None and trainer.is_global_zero:
+            write_whole(self.path / "config.yaml", self.config.encode())
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if isinstance(trainer.logger, RunLogger) and len(pl_module.seeds) > 1 and self.path:
+            names = ("train/loss", "val/loss", "val/acc", "val/ece")
+            charts = {name: ["Margin", [name, f"{name}_min", f"{name}_max"]] for name in names}
+            trainer.logger.experiment.add_custom_scalars({"replicates: mean, least and largest": charts})
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = state_dict["epochs"]
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        values = torch.zeros(len(pl_module.seeds))
+        for epoch in self.epochs if isinstance(self.epochs, list) else [self.epochs]:
+            scores = epoch.get("scores") if isinstance(epoch, dict) else None
+            names = [name for name in scores if re.fullmatch(r"\w+/\w+", str(name))] if isinstance(scores, dict) else []
+            like = {"epoch": 0, "step": 0, "scores": dict.fromkeys(names, values), "trained": values.bool()}
+            check_state(epoch, like, "epochs")
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.validated_step = trainer.global_step
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        scores = dict(sorted(pl_module.replicate_scores().items()))
+        if self.validated_step != trainer.global_step:  # those on val are of other weights
+            scores = {name: values for name, values in scores.items() if not name.startswith("val/")}
+        trained = pl_module.train_loss.rows.cpu() > 0
+        epoch = {"epoch": trainer.current_epoch, "step": trainer.global_step, "scores": scores, "trained": trained}
+        self.epochs.append(epoch)
+        if not (trainer.is_global_zero and self.path):
+            return
+        # Lightning's CSVLogger writes a file of that name, with other columns.
+        taken = any(isinstance(of, CSVLogger) and Path(of.log_dir) == self.path for of in trainer.loggers)
+        path = self.path / ("replicates.csv" if taken else "metrics.csv")
+        if set(scores) <= set(self.columns):
+            with path.open("a", newline="") as file:
+                csv.writer(file).writerows(self._rows(self.epochs[-1:], pl_module.seeds))
+            return
+        # Once from the start: what was written before an interruption may go beyond the checkpoint.
+        self.columns = sorted({name for epoch in self.epochs for name in epoch["scores"]})
+        table = StringIO()
+        writer = csv.writer(table)
+        writer.writerow(["epoch", "step", "seed", *self.columns])
+        writer.writerows(self._rows(self.epochs, pl_module.seeds))
+        write_whole(path, table.getvalue().encode())
+
+    def _rows(self, epochs: list[dict[str, Any]], seeds: Sequence[int]) -> Iterator[list[Any]]:
+        for epoch in epochs:
+            # NaN as readers of tables know it, not as Python prints it.
+            scores = {
+                name: ["NaN" if math.isnan(value) else value for value in values.tolist()]
+                for name, values in epoch["scores"].items()
+            }
+            for place, seed in enumerate(seeds):
+                values = [scores[name][place] if name in scores else "" for name in self.columns]
+                yield [epoch["epoch"], epoch["step"], seed, *values]
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        # TensorBoard shows hyperparameters only beside scores.
+        if isinstance(trainer.logger, RunLogger) and self.epochs and self.path:
+            scores = self.epochs[-1]["scores"]
+            means = {f"final/{name}": spread(values)["mean"] for name, values in scores.items()}
+            trainer.logger.log_hyperparams(trainer.logger.hparams, means, trainer.global_step)
+            trainer.logger.log_replicates(scores, pl_module.seeds)

@@ -1,0 +1,77 @@
+"""What a run says while it trains."""
+
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+from typing_extensions import override
+
+from actbench.training.metrics import spread
+
+
+class EpochLines(Callback):
+    """Progress in plain lines, for a file or a pipe: the first epoch, the last, and at most one in some ``seconds``."""
+
+    def __init__(self, seconds: float = 10) -> None:
+        self.seconds = seconds
+        self.next_line = 0.0
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.pace = Pace()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        epochs = trainer.max_epochs or -1
+        progress = self.pace.after_epoch(pl_module)  # on every device: it may have to ask the others
+        if not trainer.is_global_zero or (time.monotonic() < self.next_line and trainer.current_epoch + 1 != epochs):
+            return
+        self.next_line = time.monotonic() + self.seconds
+        metrics = "  ".join(f"{name} {value}" for name, value in progress.items())
+        print(f"epoch {trainer.current_epoch + 1}/{epochs if epochs > 0 else '?'}  {metrics}", flush=True)
+
+
+class ReplicateBar(RichProgressBar):
+    """Lightning's progress bar, with mean and spread over replicates, and their epochs per second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[str, str] = {}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.pace = Pace()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.shown = self.pace.after_epoch(pl_module)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    @override
+    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
+        return dict(self.shown)
+
+
+class Pace:
+    """How far replicates are, and how fast they go."""
+
+    def __init__(self) -> None:
+        self.start_s = time.monotonic()
+        self.epochs = 0
+
+    def after_epoch(self, pl_module: Any) -> dict[str, str]:
+        """Each score as mean ± standard deviation over replicates, and replicate-epochs per second."""
+        replicates = len(pl_module.seeds)
+        shown = {}
+        for name, values in sorted(pl_module.replicate_scores().items()):
+            summary = spread(values)
+            shown[name] = f"{summary['mean']:z.4f}" + (f" ± {summary['sd']:z.4f}" if replicates > 1 else "")
+        losses = pl_module.evaluated.get("val/loss", torch.empty(0))
+        apart = {"diverged": ~losses.isfinite(), "stopped": ~pl_module.active}
+        shown |= {name: str(int(flags.sum())) for name, flags in apart.items() if flags.any()}
+        self.epochs += 1
+        shown["replicate-epochs/s"] = f"{self.epochs * replicates / (time.monotonic() - self.start_s):.1f}"
+        return shown

@@ -1,0 +1,31 @@
+"""Checkpoints that describe themselves in plain values, and can be read without trusting them.
+
+What built a checkpoint stands under its key ``actbench``::
+
+    schema: 3
+    version: 0.1.0
+    seed: 0
+    vary: [init, split, order, augmentation, dropout]
+    model: {activation: ..., network: ..., optimizer: ..., lr_scheduler: ...,
+            replicates: ..., input_shape: ..., num_classes: ...}
+    data: {class_path: ..., init_args: {...}}
+    trainer: {max_epochs: ..., precision: ..., ...}
+
+It holds no absolute path, and nothing is imported before every class path in it is known to be trusted.
+"""
+
+from actbench.training.checkpoints.description import TRAINER_SETTINGS as TRAINER_SETTINGS
+from actbench.training.checkpoints.description import describe_data as describe_data
+from actbench.training.checkpoints.description import describe_trainer as describe_trainer
+from actbench.training.checkpoints.description import is_default as is_default
+from actbench.training.checkpoints.description import passed_on as passed_on
+from actbench.training.checkpoints.description import portable as portable
+from actbench.training.checkpoints.description import replace_folder as replace_folder
+from actbench.training.checkpoints.form import CheckpointError as CheckpointError
+from actbench.training.checkpoints.form import check_state as check_state
+from actbench.training.checkpoints.reading import KEY as KEY
+from actbench.training.checkpoints.reading import SCHEMA as SCHEMA
+from actbench.training.checkpoints.reading import load as load
+from actbench.training.checkpoints.reading import read_description as read_description
+from actbench.training.checkpoints.trust import names_in_texts as names_in_texts
+from actbench.training.checkpoints.trust import trusted_names as trusted_names

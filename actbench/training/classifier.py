@@ -1,0 +1,377 @@
+"""The LightningModule: trains and scores one network with one activation."""
+
+from collections.abc import Iterable, Sequence
+from inspect import signature
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float, Int64
+from pytorch_lightning import LightningModule
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
+from typing_extensions import override
+
+from actbench import __version__
+from actbench.data import read_batch
+from actbench.data.images import check_at_least, check_replicates
+from actbench.networks import build_network
+from actbench.seeding import stream, varying
+from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec
+from actbench.training import checkpoints, preflight
+from actbench.training.callbacks import for_replicates
+from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, spread
+from actbench.training.stack import Stack
+
+VECTOR = 64  # values: a multiple of what any processor handles at once
+RELU = ActivationSpec("relu")
+TUTORIAL_CNN = NetworkSpec("TutorialCNN")
+ADAM = OptimizerSpec("torch.optim.Adam")
+
+
+class Prediction(NamedTuple):
+    """What `Classifier.predict_step` returns for a batch, on the CPU: places and labels where they are known."""
+
+    rows: Int64[Tensor, "*replicates batch"] | None
+    labels: Int64[Tensor, "*replicates batch"] | None
+    probabilities: Float[Tensor, "replicates batch classes"]
+
+
+class Classifier(LightningModule):
+    """Classifiers in which only the activation function varies: one for each seed, trained together.
+
+    ``forward`` maps inputs ``(replicates, batch, *input_shape)``, such as images
+    scaled to [0, 1], to logits ``(replicates, batch, classes)``; inputs without
+    the first axis are given to every replicate. The loss is cross-entropy.
+
+    Replicates do not mix. Each has its own initial weights, split and batch
+    order, which follow from its seed alone; gradients are clipped, training is
+    stopped and the best epoch is chosen for each by itself. One that diverges
+    changes no bit of the others.
+
+    Logs ``train/loss``, ``val/loss`` and ``test/loss`` in nats per example,
+    ``val/acc`` and ``test/acc`` as a fraction of examples, and ``val/ece`` and
+    ``test/ece``, the expected calibration error over 15 bins of confidence, as
+    a fraction: the mean over replicates, and with ``_sd``, ``_min`` and
+    ``_max`` added to the name their spread, of those that have not diverged.
+    ``train/loss`` is the mean over the epoch while the weights change.
+
+    Args:
+        activation: What is compared: a name ("python main.py activations" lists them), a class path, or a class
+            path with arguments.
+        network: What the activation is put into: TutorialCNN, MLP, ConvNet, ResNet20, or the class path of a
+            network that takes activation, input_shape and num_classes.
+        optimizer: Class path of a torch optimiser, with arguments.
+        lr_scheduler: Class path of a torch learning-rate schedule, with arguments. It steps once an epoch;
+            OneCycleLR and CyclicLR step once a batch; ReduceLROnPlateau after each validation, by the val/loss of
+            one replicate only.
+        replicates: How many seeds to train together: seed, seed + 1, and so on.
+        stack_width: The most replicates to compute at once; unless set, chosen by device and size. Where memory runs
+            out, it is halved.
+        batch_keys: Keys of the images and the labels where batches are mappings with unusual names.
+        input_shape: Shape of one input, of any number of axes; of an image: channels, height, width.
+        num_classes: How many classes there are.
+        seed: Seed of the first replicate. It keys the initial weights and what the network draws while it trains.
+
+    Raises:
+        ValueError: A spec is wrong, the network does not fit the images, or it cannot be stacked.
+    """
+
+    def __init__(
+        self,
+        activation: ActivationSpec = RELU,
+        network: NetworkSpec = TUTORIAL_CNN,
+        optimizer: OptimizerSpec = ADAM,
+        lr_scheduler: SchedulerSpec | None = None,
+        replicates: int = 1,
+        stack_width: int | None = None,
+        batch_keys: Sequence[str] | None = None,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_replicates(replicates)
+        check_at_least(1, stack_width=1 if stack_width is None else stack_width)
+        self.activation = ActivationSpec(activation)
+        self.network_spec = NetworkSpec(network)
+        self.optimizer = OptimizerSpec(optimizer)
+        self.lr_scheduler = None if lr_scheduler is None else SchedulerSpec(lr_scheduler)
+        self.batch_keys = batch_keys
+        self.input_shape = tuple(input_shape)
+        self.num_classes = int(num_classes)
+        self.seeds = range(int(seed), int(seed) + replicates)
+        if replicates > 1 and self.lr_scheduler and issubclass(self.lr_scheduler.cls, ReduceLROnPlateau):
+            raise ValueError("ReduceLROnPlateau lowers one rate for all replicates; it needs replicates: 1")
+
+        networks = [
+            build_network(
+                self.network_spec, self.activation, input_shape=self.input_shape, num_classes=num_classes, seed=seed
+            )
+            for seed in self.seeds
+        ]
+        self.stack = Stack(networks, self.seeds, input_shape=self.input_shape, width=stack_width)
+        # Not stopped early; no buffer, because callbacks that average weights average those, too.
+        self.active = torch.ones(replicates, dtype=torch.bool)
+        self.train_loss = MeanLoss(replicates)
+        self.scores = nn.ModuleDict({part: Scores(replicates) for part in ("val", "test")})
+        self.evaluated: dict[str, Tensor] = {}  # latest scores of every replicate, by name
+
+    def describe(self) -> dict[str, Any]:
+        """The arguments, but for seed and width, in plain values; see `actbench.training.checkpoints`."""
+        return {
+            "activation": self.activation.to_dict(),
+            "network": self.network_spec.to_dict(),
+            "optimizer": self.optimizer.to_dict(),
+            "lr_scheduler": self.lr_scheduler and self.lr_scheduler.to_dict(),
+            "replicates": len(self.seeds),
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+        } | ({"batch_keys": list(self.batch_keys)} if self.batch_keys else {})
+
+    def replicate_scores(self) -> dict[str, Float[Tensor, " replicates"]]:
+        """Every replicate's latest scores by name, on the CPU."""
+        scores = {"train/loss": self.train_loss.compute()} if self.train_loss.update_called else {}
+        return {name: value.detach().cpu().view(len(self.seeds)) for name, value in (scores | self.evaluated).items()}
+
+    @override
+    def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:
+        logits: Tensor = self.stack(images.to(self.dtype))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @override
+    def setup(self, stage: str) -> None:
+        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
+        callbacks[:] = map(for_replicates, callbacks)
+        self.ensemble = Ensemble(self.global_rank)
+
+    @override
+    def on_fit_start(self) -> None:
+        preflight.check_precision(self.trainer, len(self.seeds))
+        preflight.check_plateau(self.trainer, self.trainer.max_epochs, self.trainer.check_val_every_n_epoch)
+        data = checkpoints.describe_data(getattr(self.trainer, "datamodule", None))
+        for logger in self.loggers:
+            logger.log_hyperparams({"seed": self.seeds[0], "model": self.describe(), "data": data})
+
+    @override
+    def on_train_start(self) -> None:
+        preflight.check_schedule(self.trainer)
+        preflight.check_last_batch(self.trainer, self)
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.train_loss.reset()  # a checkpoint of a whole epoch holds that epoch's sum
+
+    @override
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        images, labels = self._labelled(batch)[:2]
+        rows = labels.shape[-1]
+        share: float | Tensor = 1
+        if self.trainer.world_size > 1:  # before any return: it waits for the other devices
+            # Weighted by a device's rows over the mean of all, gradients, averaged over devices, are the batch's.
+            share = rows / self.trainer.strategy.reduce(torch.tensor(float(rows), device=self.device), reduce_op="mean")
+        if not rows:  # a last batch with fewer rows than devices leaves one without any
+            return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
+        replicates = self.active.nonzero().flatten().tolist()
+
+        def streams(seed: int) -> torch.Generator:
+            return stream(seed, "dropout", self.current_epoch, batch_idx, self.global_rank, device=images.device)
+
+        losses = self.stack.losses(images.to(self.dtype), labels, replicates=replicates, streams=streams)
+        self.train_loss.update(losses.detach(), rows, self.active.to(losses.device))
+        chosen = losses if len(replicates) == len(losses) else losses[self.active]
+        return chosen.sum() * share
+
+    @override
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._score(batch, "val")
+
+    @override
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._score(batch, "test")
+
+    def _labelled(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs, labels and rows of a batch that is trained on or scored."""
+        inputs, labels, rows = read_batch(batch, self.batch_keys)
+        if labels is None:
+            raise ValueError("a batch that is trained on or scored has no labels")
+        return inputs, labels, rows
+
+    def _score(self, batch: Sequence[Tensor], part: str) -> None:
+        images, labels, rows = self._labelled(batch)
+        if labels.shape[-1]:
+            logits = self(images)
+            cast(Scores, self.scores[part]).update(logits, labels)
+            if self.trainer.state.fn != TrainerFn.FITTING:  # during a fit, nobody asks for the ensemble
+                self.ensemble.update(logits, labels, rows)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._publish("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._publish("test")
+
+    def _publish(self, part: str) -> None:
+        """Log a part's scores, and keep each replicate's."""
+        metric = cast(Scores, self.scores[part])
+        # torchmetrics makes a single value a scalar.
+        scores = {f"{part}/{name}": values.view(len(self.seeds)) for name, values in metric.compute().items()}
+        metric.reset()
+        if self.trainer.sanity_checking:
+            return
+        self.evaluated |= scores
+        for name, values in scores.items():
+            self._log(name, values, prog_bar=True)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self.ensemble.parts = [part for device in gather(self.ensemble.parts, self.trainer) for part in device]
+            ensemble = self.ensemble.compute()
+            self.log_dict({f"{part}/{name}_ensemble": value for name, value in ensemble.items()})
+            return
+        # Lightning steps a plateau after it has written the epoch's checkpoint: a resumed run would miss a step.
+        for schedule in self.trainer.lr_scheduler_configs:
+            if isinstance(schedule.scheduler, ReduceLROnPlateau):
+                schedule.scheduler.step(scores["val/loss"].item())
+
+    def _log(self, name: str, values: Float[Tensor, " replicates"], *, prog_bar: bool = False) -> None:
+        """Log the mean over replicates and, if there are several, their spread."""
+        summary = spread(values)
+        self.log(name, summary.pop("mean"), prog_bar=prog_bar)
+        if len(self.seeds) > 1:
+            self.log_dict({f"{name}_{statistic}": value for statistic, value in summary.items()})
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
+        images, labels, rows = read_batch(batch, self.batch_keys)
+        probabilities = self(images).softmax(2).cpu()
+        return Prediction(None if rows is None else rows.cpu(), None if labels is None else labels.cpu(), probabilities)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(parameter_groups(list(self.parameters()), self.optimizer))
+        for group in optimizer.param_groups:
+            # On a processor torch would go through the parameters one by one.
+            if group.get("foreach", False) is None and not group.get("fused"):
+                group["foreach"] = True
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        interval = "step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch"
+        # A plateau's steps are made here, after each validation; see _publish.
+        schedule = {"scheduler": scheduler, "interval": interval, "reduce_on_plateau": False}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    @override
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    @override
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if gradient_clip_val is None:
+            return
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradient_clip_algorithm == "value":
+            torch._foreach_clamp_min_(gradients, -gradient_clip_val)
+            torch._foreach_clamp_max_(gradients, gradient_clip_val)
+            return
+        norm = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+        factor = (gradient_clip_val / (norm + 1e-6)).clamp(max=1)  # as in torch's clip_grad_norm_
+        for gradient in gradients:
+            gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+
+    @override
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        # Momentum and weight decay would move stopped replicates on without any gradient.
+        stopped = ~self.active
+        parameters = list(self.parameters()) if stopped.any() else []
+        kept = [parameter.detach()[stopped] for parameter in parameters]
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for parameter, values in zip(parameters, kept, strict=True):
+            parameter.detach()[stopped] = values
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        if self.train_loss.update_called:  # not in an epoch without batches
+            self._log("train/loss", self.replicate_scores()["train/loss"])
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[checkpoints.KEY] = self._state() | {
+            "schema": checkpoints.SCHEMA,
+            "version": __version__,
+            "seed": self.seeds[0],
+            "model": self.describe(),
+            "vary": varying(),
+            "data": checkpoints.describe_data(getattr(self.trainer, "datamodule", None)),
+            "trainer": checkpoints.describe_trainer(self.trainer),
+            "scores": {name: value.cpu() for name, value in self.evaluated.items()},
+        }
+        # One description, and no path of this machine: Lightning's own hold the data's root.
+        for name in ("hyper_parameters", "hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
+            checkpoint.pop(name, None)
+        self._move_paths(checkpoint, to_relative=True)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get(checkpoints.KEY, {})
+        checkpoints.check_state({name: saved.get(name) for name in self._state()}, self._state(), "sums")
+        for name, value in saved["train_loss"].items():
+            setattr(self.train_loss, name, value.to(self.device))
+        self.active = saved["active"]
+        self.evaluated = dict(saved["scores"])
+        self._move_paths(checkpoint, to_relative=False)
+
+    def _state(self) -> dict[str, Any]:
+        """What training goes on from besides weights: who has not stopped, and the sums of the epoch so far."""
+        sums = {name: torch.as_tensor(value).cpu() for name, value in self.train_loss.metric_state.items()}
+        return {"active": self.active.clone(), "train_loss": sums}
+
+    def _move_paths(self, checkpoint: dict[str, Any], *, to_relative: bool) -> None:
+        """Write the paths in ModelCheckpoint's state relative to its folder, or back."""
+        states = checkpoint.get("callbacks", {})
+        for callback in self.trainer.checkpoint_callbacks:
+            key = callback.state_key
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath and key in states:
+                pair = (str(callback.dirpath), "CHECKPOINTS")
+                states[key] = checkpoints.replace_folder(states[key], *(pair if to_relative else pair[::-1]))
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str, *, map_location: Any = "cpu", trust: Iterable[str] = ()
+    ) -> "Classifier":
+        """The classifier of a checkpoint, with its weights. Runs no code from the file.
+
+        Its class paths may name what is in actbench, in torch, and in the
+        packages or modules of ``trust``.
+
+        Raises:
+            CheckpointError: The file is no checkpoint of actbench, is damaged, or names code that is not trusted.
+        """
+        description = checkpoints.read_description(checkpoint_path, trust=trust)
+        classifier = cls(**description["model"], seed=description["seed"])
+        classifier.load_state_dict(checkpoints.load(checkpoint_path)["state_dict"])
+        return classifier.to(map_location)
+
+
+def parameter_groups(parameters: list[nn.Parameter], optimizer: OptimizerSpec) -> list[dict[str, Any]]:
+    """Parameters of a stack in two groups: those for the fused form of torch's optimisers, and the rest.
+
+    The fused form is the fastest, but it rounds the last few values of a tensor
+    otherwise, so that a replicate's result would depend on its place, unless the
+    values of each replicate fill whole vectors.
+    """
+    chosen = any(map(optimizer.init_args.get, ("foreach", "fused", "capturable", "differentiable")))
+    fusible = optimizer.cls.__module__.startswith("torch.optim") and "fused" in signature(optimizer.cls).parameters
+    if fusible and not chosen:
+        even = [parameter for parameter in parameters if parameter[0].numel() % VECTOR == 0]
+        rest = [parameter for parameter in parameters if parameter[0].numel() % VECTOR]
+        if even and rest:
+            return [{"params": even, "fused": True}, {"params": rest}]
+    return [{"params": parameters}]

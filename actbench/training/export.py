@@ -1,0 +1,94 @@
+"""One replicate as a plain network, in a file that runs without actbench."""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from actbench.records import whole
+from actbench.specs import one_line
+from actbench.training.classifier import Classifier
+
+Run = Callable[[Tensor], Tensor]
+
+
+class ExportError(ValueError):
+    """A replicate cannot be exported; one line."""
+
+
+def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None:
+    """Write a replicate's network, and check the file against the stack's own outputs.
+
+    It maps images ``(batch, channels, height, width)``, scaled to [0, 1], to
+    logits ``(batch, classes)``, as it does when it is tested, for a batch of any
+    size.
+
+    Args:
+        classifier: The stack.
+        replicate: Number of the replicate, from 0.
+        path: The file: ``.pt2`` for `torch.export.load`, ``.onnx`` for ONNX.
+
+    Raises:
+        ExportError: There is no such replicate or format, ONNX is not installed, the network cannot be exported, or
+            the file gives other outputs than the stack. No file is left.
+        OSError: The file cannot be written.
+    """
+    if not 0 <= replicate < len(classifier.seeds):
+        raise ExportError(f"replicate must be from 0 to {len(classifier.seeds) - 1}, got {replicate}")
+    if path.suffix not in FORMATS:
+        raise ExportError(f"{path} must end in {' or '.join(FORMATS)}")
+    if path.suffix == ".onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+        raise ExportError("ONNX is not installed: pip install 'actbench[onnx]'")
+    generator = torch.Generator().manual_seed(0)
+    network = classifier.stack.replicate(replicate).eval()
+    images = torch.rand(3, *classifier.input_shape, generator=generator).to(next(network.parameters()).dtype)
+
+    try:
+        with whole(path) as unfinished:
+            run = FORMATS[path.suffix](network, images, unfinished)
+            classifier.eval()
+            # Another number of images than it was exported with, because the size of a batch must not be fixed.
+            for batch in (images, images[:1]):
+                exported, expected = run(batch), classifier.stack(batch)[replicate]
+                if not torch.allclose(exported, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
+                    difference = (exported - expected).abs().max().item()
+                    raise ExportError(f"the exported network differs from the stack by up to {difference:.2g}")
+    except (ExportError, OSError):
+        raise
+    except Exception as error:  # the exporters raise errors of many kinds
+        raise ExportError(f"{type(network).__name__} cannot be exported: {one_line(error)[:300]}") from error
+
+
+def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:
+    """Write a network as a program of torch's own operators; returns what the file runs."""
+    program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    buffer = BytesIO()  # where a disk is full, torch's own writer ends the process
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getvalue())
+    loaded: Run = torch.export.load(path).module()
+    return loaded
+
+
+def write_onnx(network: nn.Module, images: Tensor, path: Path) -> Run:
+    """Write a network as an ONNX graph with input ``images`` and output ``logits``; returns what the file runs."""
+    import onnxruntime  # here: it belongs to the extra actbench[onnx]
+
+    torch.onnx.export(
+        network,
+        (images,),
+        path,
+        dynamo=True,
+        external_data=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: "batch"},),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda batch: torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
+
+
+FORMATS: Mapping[str, Callable[[nn.Module, Tensor, Path], Run]] = {".pt2": write_pt2, ".onnx": write_onnx}

@@ -1,0 +1,63 @@
+"""Tables of predictions: one row an image and replicate."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from actbench.records import whole
+from actbench.training.classifier import Prediction
+from actbench.training.metrics import Ensemble, Scores
+
+FORMATS: Mapping[str, Callable[[pl.DataFrame, Path], None]] = {
+    ".csv": pl.DataFrame.write_csv,
+    ".parquet": pl.DataFrame.write_parquet,
+}
+
+
+def prediction_table(predictions: Sequence[Prediction], seeds: Sequence[int]) -> pl.DataFrame:
+    """One row an image and replicate, in order of ``seed`` and ``index``.
+
+    Columns: ``seed``, the replicate's; ``index``, the image's place in its
+    dataset; ``label``, the true class, if it is known; ``predicted``, the most
+    probable class; ``probability_0``, ``probability_1``, ...
+    """
+    probability = torch.cat([batch.probabilities for batch in predictions], dim=1)
+    shape = probability.shape[:2]
+    index = concatenated([batch.rows for batch in predictions])
+    label = concatenated([batch.labels for batch in predictions])
+    columns = {
+        "seed": torch.tensor(seeds)[:, None],
+        "index": torch.arange(shape[1]) if index is None else index,
+        "label": label,
+        "predicted": probability.argmax(2),
+    }
+    columns |= {f"probability_{place}": column for place, column in enumerate(probability.unbind(2))}
+    table = {name: c.expand(shape).flatten().numpy() for name, c in columns.items() if c is not None}
+    return pl.DataFrame(table).sort("seed", "index")
+
+
+def predicted_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Scores of each replicate, and of the ensemble, of predictions whose labels are known; else empty."""
+    scores, ensemble = Scores(len(predictions[0].probabilities)), Ensemble()
+    for batch in predictions:
+        if batch.labels is None:
+            return {}, {}
+        logits = batch.probabilities.log()
+        scores.update(logits, batch.labels)
+        ensemble.update(logits, batch.labels, batch.rows)
+    each = {name: values.view(-1) for name, values in scores.compute().items()}  # torchmetrics makes one value a scalar
+    return each, {f"{name}_ensemble": value for name, value in ensemble.compute().items()}
+
+
+def concatenated(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """The parts as one tensor, None if one is missing."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known, dim=-1) if len(known) == len(parts) else None
+
+
+def write_predictions(predictions: Sequence[Prediction], seeds: Sequence[int], path: Path) -> None:
+    """Write the table, whole or not at all, in the format that the file's ending names; see `FORMATS`."""
+    with whole(path) as unfinished:
+        FORMATS[path.suffix](prediction_table(predictions, seeds), unfinished)

@@ -1,0 +1,158 @@
+"""Records of studies that never ran, for tests of what is said of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from actbench.inference.stats import Interval
+from actbench.inference.verdict import Asked, Certificate, History, Question, Told, plain, tell
+from actbench.records import COLUMNS, fingerprint, frame, write_records
+
+EPOCHS = 4
+KNOWN = {pl.String: "not known", pl.Int64: 1}
+# Of columns that a test does not care for.
+BARE = {name: KNOWN.get(column.type) for name, column in COLUMNS.items()} | {
+    "factors": "{}",
+    "config": "{}",
+    "epoch_train_loss": [],
+}
+
+
+def record(arm: str, seed: int, accuracy: float | None, **columns: Any) -> dict[str, Any]:
+    """A record without names; an accuracy of None is a replicate that has diverged in its second epoch."""
+    score = 0.1 if accuracy is None else accuracy
+    epochs = columns.pop("epochs", EPOCHS)
+    rising = (score * (1 - 0.5 ** np.arange(1, epochs + 1))).tolist()
+    if accuracy is None:
+        rising[1:] = [float("nan")] * (epochs - 1)
+    return (
+        BARE
+        | {
+            "cell": fingerprint(arm),
+            "activation": f"torch.nn.{arm}",
+            "seed": seed,
+            "test_accuracy": score,
+            "test_loss": float("nan") if accuracy is None else 1 - score,
+            "test_ece": 0.1,
+            "val_accuracy": score,
+            "val_loss": float("inf") if accuracy is None else 1 - score,
+            "epochs": epochs,
+            "epoch_train_loss": [1.2 - value for value in rising],
+            "epoch_val_loss": [1.1 - value for value in rising],
+            "epoch_val_accuracy": rising,
+            "diverged": accuracy is None,
+            "diverged_epoch": 1 if accuracy is None else None,
+            "classes": 10,
+            "parameters": 1234,
+            "init_fingerprint": str(seed),
+            "order_fingerprint": str(seed),
+            "epoch_time_s": 0.010 + 0.001 * len(arm),
+            "peak_memory_mb": 800.0 + len(arm),
+            "busy": False,
+            "device": "a processor",
+            "threads": 1,
+            "started": "2026-01-02T03:04:05+00:00",
+            "actbench_version": "0.1.0",
+            "torch_version": "2.11.0",
+            "lightning_version": "2.6.6",
+            "python_version": "3.11.7",
+            "commit": "abc1234",
+            "config": json.dumps({"model": {"activation": {"class_path": arm}}, "trainer": {"max_epochs": epochs}}),
+        }
+        | columns
+    )
+
+
+def records(arm: str, accuracies: Sequence[float | None], *, dataset: str = "Digits", **columns: Any) -> pl.DataFrame:
+    """Records of an arm, one seed after another from 0 on; see `record`."""
+    table = frame(record(arm, seed, accuracy, **columns) for seed, accuracy in enumerate(accuracies))
+    names = {"arm": arm, "dataset_name": dataset, "network_name": "MLP"}
+    return table.select(*(pl.lit(value).alias(name) for name, value in names.items()), pl.all())
+
+
+def study(
+    folder: Path,
+    tables: Sequence[pl.DataFrame],
+    *,
+    arms: Sequence[str] = ("relu", "swish"),
+    datasets: Sequence[str] = ("Digits",),
+    tuned: pl.DataFrame | None = None,
+    tested: bool = False,
+    **settings: Any,
+) -> Told:
+    """Write a study's folder, and tell what its records say.
+
+    Args:
+        folder: The study's.
+        tables: See `records`.
+        arms: The first is the baseline.
+        datasets: Names.
+        tuned: Records of the tuning, with the column ``value``.
+        tested: Whether a self-test has passed.
+        settings: Of the question.
+    """
+    asked = [Asked(dataset, "MLP", arm, fingerprint(arm)) for dataset in datasets for arm in arms]
+    question = Question(asked, arms[0], **{"replicates": 8, **settings})
+    write_records(folder / "records.parquet", pl.concat(tables))
+    if tuned is not None:
+        write_records(folder / "tuning.parquet", tuned)
+    certificate = Certificate(
+        "Digits", "MLP", 8, 8, 2000, 6, 0.05, Interval(0.04, 0.03, 0.05), 0.01, 0.8, Interval(0.8, 0.7, 0.9)
+    )
+    certificates = {question.hash: [plain(certificate)]} if tested else {}
+    History(certificates=certificates).planned(question).write(folder)
+    return tell(folder)
+
+
+def random_study(
+    folder: Path, *, arms: int, seeds: int, datasets: int = 1, epochs: int = EPOCHS, **settings: Any
+) -> Told:
+    """A study of so many arms, seeds and datasets, always the same."""
+    rng = np.random.default_rng(0)
+    names = [f"arm{number}" for number in range(arms)]
+    data = [f"Data{number}" for number in range(datasets)]
+    luck = rng.normal(0, 0.01, (datasets, seeds))
+    tables = [
+        records(arm, (0.9 + 0.002 * place + luck[at] + rng.normal(0, 0.005, seeds)).tolist(), dataset=of, epochs=epochs)
+        for at, of in enumerate(data)
+        for place, arm in enumerate(names)
+    ]
+    return study(folder, tables, arms=names, datasets=data, **{"replicates": seeds, **settings})
+
+
+def with_shapes(table: pl.DataFrame, *, learned: bool = False) -> pl.DataFrame:
+    """Records that hold their activation's curve: a hinge, whose slope below 0 each seed has learned or none has."""
+    x = np.linspace(-3, 3, 25)
+    slopes = [0.1 * seed if learned else 0.0 for seed in table["seed"]]
+    curves = {
+        "curve_x": [x.tolist() for _ in slopes],
+        "curve_y": [np.where(x > 0, x, slope * x).tolist() for slope in slopes],
+        "curve_slope": [np.where(x > 0, 1.0, slope).tolist() for slope in slopes],
+    }
+    return table.with_columns(pl.Series(name, of, dtype=pl.List(pl.Float64)) for name, of in curves.items())
+
+
+def golden(folder: Path) -> Told:
+    """Three arms, eight seeds, one replicate diverged, one arm measured on a busy machine, tuned and tested."""
+    relu = [0.95, 0.96, 0.94, 0.95, 0.97, 0.93, 0.95, 0.96]
+    swish = [0.96, 0.98, 0.95, 0.97, 0.98, 0.95, 0.96, 0.98]
+    tanh: list[float | None] = [0.95, 0.95, 0.94, 0.96, 0.97, 0.92, 0.95, None]
+    tables = [
+        with_shapes(records("relu", relu)),
+        with_shapes(records("swish", swish), learned=True),
+        with_shapes(records("tanh", tanh, busy=True)),
+    ]
+    grid = {0.001: 0.90, 0.01: 0.94, 0.1: 0.2}
+    tuned = pl.concat(
+        [
+            records(arm, [score + shift, score - shift]).with_columns(pl.lit(value).alias("value"))
+            for arm, shift in {"relu": 0.01, "swish": 0.02, "tanh": 0.03}.items()
+            for value, score in grid.items()
+        ]
+    )
+    tune = {"model.optimizer.lr": list(grid), "replicates": 2}
+    return study(folder, tables, arms=("relu", "swish", "tanh"), tuned=tuned, tested=True, tune=tune)

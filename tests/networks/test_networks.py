@@ -1,0 +1,200 @@
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from actbench.activations import Swish
+from actbench.networks import (
+    MLP,
+    NETWORKS,
+    ConvNet,
+    ResNet20,
+    TutorialCNN,
+    build_network,
+    calls_activation,
+    compared,
+)
+from actbench.studies.cells.measurements import initial_weights
+from actbench.training.classifier import Classifier
+
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("network", NETWORKS.values())
+def test_networks_map_images_to_logits(network, shape):
+    built = build_network(network, nn.ReLU, input_shape=shape, num_classes=7, seed=0)
+
+    logits = built(torch.rand(5, *shape))
+
+    assert logits.shape == (5, 7)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in built.parameters())
+
+
+@pytest.mark.parametrize("network", NETWORKS.values())
+def test_every_site_has_its_own_activation(network):
+    built = build_network(network, nn.PReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+    plain = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+    slopes = [module for module in built.modules() if isinstance(module, nn.PReLU)]
+
+    sites = [module for module in plain.modules() if isinstance(module, nn.ReLU)]
+    assert len(slopes) == len(sites) > 1
+    assert parameters(built) == parameters(plain) + len(sites)
+
+
+@pytest.mark.parametrize("network", NETWORKS.values())
+@pytest.mark.parametrize("activation", [nn.PReLU, lambda: Swish(trainable=True), nn.Tanh])
+def test_an_activation_does_not_change_the_initial_weights(network, activation):
+    relu = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=3).state_dict()
+
+    other = build_network(network, activation, input_shape=(1, 8, 8), num_classes=10, seed=3).state_dict()
+
+    assert set(relu) <= set(other)
+    assert all(torch.equal(relu[name], other[name]) for name in relu)
+
+
+def test_an_activation_that_draws_does_not_change_the_initial_weights():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = nn.Parameter(torch.rand(1))
+
+        def forward(self, x):
+            return self.slope * x
+
+    relu = build_network(TutorialCNN, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=3).state_dict()
+
+    noisy = build_network(TutorialCNN, Noisy, input_shape=(1, 8, 8), num_classes=10, seed=3).state_dict()
+
+    slopes = [value.item() for name, value in noisy.items() if name.endswith("slope")]
+    assert len(set(slopes)) == 5
+    assert all(torch.equal(relu[name], noisy[name]) for name in relu)
+
+
+def test_another_seed_gives_other_weights_and_the_global_generator_does_not_matter():
+    torch.manual_seed(1)
+    first = build_network(TutorialCNN, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0).state_dict()
+    torch.manual_seed(2)
+    again = build_network(TutorialCNN, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0).state_dict()
+    other = build_network(TutorialCNN, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=1).state_dict()
+
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_tutorial_cnn_has_the_tutorials_layers():
+    network = TutorialCNN(nn.ReLU, (1, 8, 8), 10)
+
+    channels = [(m.in_channels, m.out_channels, m.kernel_size) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    widths = [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)]
+
+    assert channels == [(1, 4, (3, 3)), (4, 4, (3, 3)), (4, 1, (3, 3))]
+    assert widths == [(64, 128), (128, 128), (128, 10)]
+
+
+def test_parameter_counts():
+    conv = 9 * (1 * 32 + 32 * 64 + 64 * 128) + 2 * (32 + 64 + 128) + 128 * 10 + 10
+    widths = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
+    blocks = sum(9 * (a * b + b * b) + 4 * b for a, b in pairwise(widths))
+    resnet = 9 * 3 * 16 + 2 * 16 + blocks + 64 * 10 + 10
+
+    assert parameters(ConvNet(nn.ReLU, (1, 28, 28), 10)) == conv == 94_186
+    assert parameters(ResNet20(nn.ReLU, (3, 32, 32), 10)) == resnet == 269_722
+    assert parameters(MLP(nn.ReLU, (1, 8, 8), 10, hidden=(3,))) == 64 * 3 + 3 + 3 * 10 + 10
+
+
+def test_resnet20_has_twenty_weight_layers():
+    network = ResNet20(nn.ReLU, (3, 32, 32), 10)
+
+    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules()) == 20
+
+
+@pytest.mark.parametrize("hidden", [(), (0,), (128, -1)])
+def test_mlp_refuses_widths_that_are_none(hidden):
+    with pytest.raises(ValueError, match="hidden"):
+        MLP(nn.ReLU, (1, 8, 8), 10, hidden=hidden)
+
+
+def test_convnet_refuses_images_that_it_would_pool_away():
+    with pytest.raises(ValueError, match="7x9"):
+        ConvNet(nn.ReLU, (1, 7, 9), 10)
+
+
+def test_a_network_with_other_outputs_is_refused():
+    class TwoLogits(nn.Module):
+        def __init__(self, activation, input_shape, num_classes):
+            super().__init__()
+
+        def forward(self, images):
+            return images.flatten(1)[:, :2]
+
+    with pytest.raises(ValueError, match=r"TwoLogits maps inputs of shape \(2, 1, 8, 8\) to \(2, 2\)"):
+        build_network(TwoLogits, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+
+class Deaf(nn.Sequential):
+    """Takes the factory and does not call it, or makes an activation and does not call that."""
+
+    def __init__(self, activation, input_shape, num_classes, *, makes):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+        self.__dict__["unused"] = activation() if makes else None
+
+
+class Hidden(nn.Module):
+    """Keeps its activation where torch does not see it."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.linear, self.activations = nn.Linear(64, num_classes), [activation()]
+
+    def forward(self, inputs):
+        return self.activations[0](self.linear(inputs.flatten(1)))
+
+
+def test_a_network_that_makes_no_activation_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^Deaf never calls its argument activation"):
+        build_network(partial_class(Deaf, makes=False), nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+
+@pytest.mark.parametrize(("network", "calls"), [(MLP, True), (ConvNet, True), (Hidden, True), (Deaf, False)])
+def test_whether_a_network_calls_the_activation_that_it_makes(network, calls):
+    network = partial_class(Deaf, makes=True) if network is Deaf else network
+    built = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+
+    assert calls_activation(built, torch.rand(4, 1, 8, 8)) is calls
+    assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
+
+
+def partial_class(cls, **arguments):
+    return type(cls.__name__, (cls,), {"__init__": lambda self, **given: cls.__init__(self, **given, **arguments)})
+
+
+class Both(nn.Sequential):
+    """Has a PReLU of its own, and one activation in two places."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        act = activation()
+        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.PReLU(), act, nn.Linear(8, 10), act)
+
+
+def test_what_the_factory_made_is_told_from_what_the_network_has_of_its_own():
+    built = build_network(Both, nn.PReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+    assert list(compared(built)) == [built[3]]
+    assert len(list(compared(copy.deepcopy(built)))) == 1
+
+
+def test_pairs_start_from_the_same_weights_whatever_the_network_has_of_its_own():
+    def fingerprints(activation):
+        return initial_weights(Classifier(activation, "test_networks.Both", input_shape=(1, 8, 8), num_classes=10))
+
+    assert fingerprints("relu") == fingerprints("prelu") == fingerprints("silu")

@@ -1,0 +1,131 @@
+"""One rule for all that a user gives."""
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actbench.specs import UsageError, compose, dump_yaml, merge
+from actbench.specs.values import load_yaml, parameters_of
+from actbench.studies.cells import cell_config
+from actbench.studies.cells.key import KEY
+from actbench.training.config import BenchCLI
+
+SGD = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5, "momentum": 0.9}}}
+
+
+def resolved(*words):
+    return canonical(compose(words))
+
+
+def canonical(config):
+    return BenchCLI("fit", config, build=False).canonical
+
+
+def test_a_group_file_and_a_dotted_option_add_up(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(yaml.safe_dump(SGD))
+
+    optimizer = resolved("--model", str(path), "--model.optimizer.lr", "0.1")["model"]["optimizer"]
+
+    assert optimizer["class_path"] == "torch.optim.SGD"
+    assert (optimizer["init_args"]["lr"], optimizer["init_args"]["momentum"]) == (0.1, 0.9)
+
+
+def test_a_group_may_be_given_as_yaml():
+    assert resolved("--model", "{network: MLP}")["model"]["network"]["class_path"] == "actbench.networks.MLP"
+
+
+def test_arguments_that_stand_before_their_class_are_its():
+    optimizer = resolved("--model.optimizer.lr", "0.1", "--model.optimizer", "SGD")["model"]["optimizer"]
+
+    assert (optimizer["class_path"], optimizer["init_args"]["lr"]) == ("torch.optim.SGD", 0.1)
+
+
+def test_another_class_starts_with_no_arguments():
+    base = {"model": SGD, "data": {"class_path": "Digits", "init_args": {"batch_size": 7}}}
+
+    changed = merge(merge({}, base), {"model": {"optimizer": "Adam"}, "data": "MNIST"})
+
+    assert changed["model"]["optimizer"] == {"class_path": "Adam"}
+    assert changed["data"] == {"class_path": "actbench.data.MNIST"}
+
+
+def test_a_callback_by_its_bare_name_takes_dotted_arguments_and_another_is_appended():
+    words = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+
+    first, second = resolved(*words, "--trainer.callbacks+", "LearningRateMonitor")["trainer"]["callbacks"]
+
+    assert first["class_path"] == "pytorch_lightning.callbacks.EarlyStopping"
+    assert first["init_args"]["monitor"] == "val/loss"
+    assert second["class_path"] == "pytorch_lightning.callbacks.LearningRateMonitor"
+
+
+def test_max_steps_alone_ends_a_fit():
+    assert resolved("--trainer.max_steps", "5000")["trainer"]["max_epochs"] == -1
+    assert resolved("--trainer.max_steps", "5000", "--trainer.max_epochs", "3")["trainer"]["max_epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit"], "what is fit"),
+        (["--data"], "--data: a value is missing"),
+        (["--model", "none.yaml"], "--model: file none.yaml not found"),
+    ],
+)
+def test_words_that_are_no_options_are_refused(words, message):
+    with pytest.raises(UsageError, match=message):
+        compose(words)
+
+
+OPTIONS = {
+    "model.activation": ["swish", "torch.nn.ELU"],
+    "model.network": ["MLP", "TutorialCNN"],
+    "model.optimizer": ["SGD", "torch.optim.AdamW"],
+    "model.optimizer.lr": ["0.1", "1e-3"],
+    "model.lr_scheduler": ["{class_path: StepLR, init_args: {step_size: 3}}"],
+    "data": ["FakeImages", "actbench.data.Digits"],
+    "data.batch_size": ["7"],
+    "trainer.max_epochs": ["3"],
+    "trainer.gradient_clip_val": ["1", "0.5"],
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_options_in_any_order_and_in_files_are_one_config_and_one_cell(tmp_path_factory, data):
+    chosen = {key: data.draw(st.sampled_from(values)) for key, values in OPTIONS.items() if data.draw(st.booleans())}
+    shuffled = data.draw(st.permutations(list(chosen.items())))
+    plain, mixed = (
+        compose([word for key, value in of for word in (f"--{key}", value)]) for of in (chosen.items(), shuffled)
+    )
+
+    written = canonical(plain)
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(yaml.safe_dump(written))
+    again = compose(["--config", str(path)])
+
+    assert canonical(mixed) == written
+    assert canonical(again) == written
+    assert cell_config(plain) == cell_config(mixed) == cell_config(again)
+
+
+def test_every_setting_of_the_trainer_is_known_to_count_or_not():
+    from pytorch_lightning import Trainer
+
+    assert {f"trainer.{name}" for name in parameters_of(Trainer)} <= set(KEY)
+
+
+def test_a_parsed_config_is_built_by_lightnings_own_cli():
+    cli = BenchCLI("fit", compose(["--data", "FakeImages", "--model.network", "MLP", "--model.replicates", "2"]))
+
+    assert cli.trainer.max_epochs == 100
+    assert list(cli.datamodule.seeds) == list(cli.model.seeds) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["12e4", "1e-3", "3e1", "007", "1_000", "yes", "null", "a: b", "", " x", "é", "2026-01-02", "x\ny"]
+)
+def test_a_text_is_written_so_that_it_is_read_as_that_text(text):
+    assert load_yaml(dump_yaml({"fold": text})) == {"fold": text}

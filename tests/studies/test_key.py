@@ -1,0 +1,219 @@
+"""What a finished cell is found again by: each row of the table, in its direction."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from actbench.specs import merge, nest
+from actbench.studies.cells import Cell, cell_config, data_digest
+from actbench.studies.cells import key as module
+from actbench.studies.cells.key import KEY
+
+CALLBACK = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
+OTHERS = {  # rows that are settings, with a value that is not the default
+    "seed_everything": 5,
+    "trust": "somebody",
+    "ckpt_path": "last.ckpt",
+    "model.activation": "swish",
+    "model.network": "MLP",
+    "model.optimizer": {"class_path": "Adam", "init_args": {"lr": 0.1}},
+    "model.lr_scheduler": {"class_path": "StepLR", "init_args": {"step_size": 2}},
+    "model.batch_keys": ["a", "b"],
+    "model.replicates": 7,
+    "model.stack_width": 2,
+    "data": {"class_path": "Digits", "init_args": {"batch_size": 7}},
+    "trainer.accelerator": "cpu",
+    "trainer.strategy": "ddp",
+    "trainer.devices": [0],
+    "trainer.num_nodes": "1",
+    "trainer.plugins": {
+        "class_path": "pytorch_lightning.plugins.MixedPrecision",
+        "init_args": {"precision": "16-mixed", "device": "cpu"},
+    },
+    "trainer.precision": "64-true",
+    "trainer.logger": True,
+    "trainer.callbacks": [CALLBACK],
+    "trainer.max_epochs": 7,
+    "trainer.min_epochs": 3,
+    "trainer.max_steps": 7,
+    "trainer.min_steps": 3,
+    "trainer.max_time": "00:00:10:00",
+    "trainer.limit_train_batches": 3,
+    "trainer.limit_val_batches": 3,
+    "trainer.limit_test_batches": 3,
+    "trainer.limit_predict_batches": 3,
+    "trainer.overfit_batches": 3,
+    "trainer.val_check_interval": 3,
+    "trainer.check_val_every_n_epoch": 3,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.log_every_n_steps": 9,
+    "trainer.enable_checkpointing": False,
+    "trainer.enable_progress_bar": False,
+    "trainer.enable_model_summary": True,
+    "trainer.accumulate_grad_batches": 2,
+    "trainer.gradient_clip_val": 0.5,
+    "trainer.gradient_clip_algorithm": "value",
+    "trainer.deterministic": True,
+    "trainer.benchmark": True,
+    "trainer.inference_mode": False,
+    "trainer.use_distributed_sampler": False,
+    "trainer.profiler": "simple",
+    "trainer.detect_anomaly": True,
+    "trainer.sync_batchnorm": True,
+    "trainer.reload_dataloaders_every_n_epochs": 1,
+    "trainer.default_root_dir": "elsewhere",
+    "trainer.enable_autolog_hparams": False,
+    "trainer.model_registry": "models",
+}
+ELSEWHERE = {  # rows with tests of their own, below
+    "data.root",
+    "data.download",
+    "a path among the arguments of another DataModule",
+    "digest",
+    "files",
+    "code",
+    "versions",
+    "weights",
+    "vary",
+}
+BARRED = {"trainer.fast_dev_run", "trainer.barebones"}  # see test_cells
+
+
+def cell(given=None, **options):
+    return Cell(cell_config(merge({}, given or {})), range(2), **options)
+
+
+def same(row, one, other):
+    assert (one.hash == other.hash) == (not KEY[row].counts)
+
+
+def test_every_row_of_the_table_is_tried():
+    assert set(KEY) == set(OTHERS) | ELSEWHERE | BARRED
+
+
+@pytest.mark.parametrize("row", OTHERS)
+def test_a_setting_is_part_of_the_key_if_the_table_says_so(row):
+    same(row, cell(), cell(nest(row, OTHERS[row])))
+
+
+@pytest.mark.parametrize(("row", "value"), [("data.root", "elsewhere"), ("data.download", True)])
+def test_where_files_are_and_how_they_came_is_not_what_they_hold(row, value):
+    mnist = {"data": {"class_path": "MNIST"}}
+
+    same(row, cell(mnist), cell(merge(mnist, nest(row, value))))
+
+
+class Files(LightningDataModule):
+    def __init__(self, where: str = "", rows: int = 30, mode: str = "plain"):
+        super().__init__()
+        self.rows = rows
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.zeros(self.rows, 1, 8, 8), torch.arange(self.rows) % 3), 10)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def files(**arguments):
+    return {"data": {"class_path": "test_key.Files", "init_args": arguments}}
+
+
+def test_a_path_of_another_datamodule_is_not_what_its_data_are(tmp_path):
+    row = "a path among the arguments of another DataModule"
+
+    same(row, cell(files()), cell(files(where=str(tmp_path))))
+    assert cell(files()).hash != cell(files(where="no such place")).hash
+    assert cell(files()).hash != cell(files(rows=40)).hash
+
+
+def test_a_word_that_is_also_the_name_of_a_folder_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "noisy").mkdir()
+
+    assert cell(files(mode="plain")).hash != cell(files(mode="noisy")).hash
+
+
+def test_a_file_that_a_datamodule_is_given_counts_by_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"a.json": "1", "b.json": "2", "copy.json": "1"}.items():
+        (tmp_path / name).write_text(content)
+    hashes = {name: cell(files(mode=name)).hash for name in ("a.json", "b.json", "copy.json")}
+
+    assert hashes["a.json"] == hashes["copy.json"] != hashes["b.json"]
+
+
+class Pretrained(nn.Module):
+    def __init__(self, activation, input_shape, num_classes, weights: str = ""):
+        super().__init__()
+
+
+@pytest.mark.parametrize("given", ["argument", "code"])
+def test_a_file_that_the_network_reads_counts(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "nets_of_key.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, activation, input_shape, num_classes):\n"
+        "        self.text = open('weights.txt').read()\n"
+    )
+    (tmp_path / "weights.txt").write_text("before")
+    argument = {"class_path": "test_key.Pretrained", "init_args": {"weights": "weights.txt"}}
+    config = {"model": {"network": argument if given == "argument" else {"class_path": "nets_of_key.Net"}}}
+    before = cell(config).hash
+
+    (tmp_path / "weights.txt").write_text("after")
+
+    assert (cell(config).hash != before) == KEY["files"].counts
+
+
+def test_what_the_data_hold_counts():
+    digests = [data_digest(cell(files(rows=rows)).config) for rows in (30, 40)]
+
+    same("digest", *(cell(files(), digest=digest) for digest in digests))
+
+
+def test_the_users_own_code_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "helper_of_key.py").write_text("SLOPE = 0.1\n")
+    (tmp_path / "acts_of_key.py").write_text(
+        "from torch import nn\nfrom helper_of_key import SLOPE\n"
+        "class Leaky(nn.Module):\n    def forward(self, x):\n        return x.clamp(min=0) + SLOPE * x.clamp(max=0)\n"
+    )
+    leaky = {"model": {"activation": "acts_of_key.Leaky"}}
+    before = cell(leaky).hash
+
+    (tmp_path / "helper_of_key.py").write_text("SLOPE = 0.2\n")
+
+    assert (cell(leaky).hash != before) == KEY["code"].counts
+
+
+@pytest.mark.parametrize("package", ["torch", "torchvision", "pytorch-lightning"])
+def test_versions_that_change_results_count(monkeypatch, package):
+    before = cell()
+    assert before.hash
+    monkeypatch.setattr(module, "version", lambda name: "99.0" if name == package else real(name))
+
+    same("versions", before, cell())
+
+
+real = module.version
+
+
+def test_which_weights_are_scored_counts():
+    same("weights", cell(), cell(weights="best"))
+
+
+def test_what_varies_counts():
+    same("vary", cell(), cell(vary=("init",)))
+    assert cell(vary=("init",)).hash != cell(vary=("init",), fixed_seed=1).hash
+    assert cell(vary=("init",)).hash == replace(cell(vary=("init",)), seeds=range(9, 12)).hash
+
+
+@pytest.mark.parametrize(("short", "long"), [("16", "16-mixed"), ("bf16", "bf16-mixed"), (64, "64-true")])
+def test_a_precisions_two_names_are_one(short, long):
+    assert cell(nest("trainer.precision", short)).hash == cell(nest("trainer.precision", long)).hash

@@ -1,0 +1,578 @@
+import errno
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from filelock import FileLock
+from rich.console import Console
+
+from actbench import records
+from actbench.inference.verdict import pairing_faults
+from actbench.records import Store, blocks, read_records
+from actbench.studies import (
+    MissingError,
+    Study,
+    StudyError,
+    arms,
+    compare,
+    entries,
+    make_plan,
+    rehearse,
+    train,
+)
+from actbench.studies.executors import Failure, InProcess, LocalProcesses
+from actbench.studies.forecast import forecast
+from actbench.studies.plan import Wanted
+from actbench.studies.progress import Bars, Progress
+from actbench.studies.training import Means, run_wanted
+
+ROOT = Path(__file__).parents[2]
+
+
+def study(root, **section):
+    defaults = {"activations": ["relu", "swish"], "replicates": 3, "root": str(root), "name": "s"}
+    return {
+        "model": {"network": "MLP"},
+        "data": {"class_path": "FakeImages", "init_args": {"rows": 300}},
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+        "study": {**defaults, **section},
+    }
+
+
+class Ran(list):
+    """Trains cells, and remembers which."""
+
+    def __call__(self, task):
+        self.append((task[0].factors["activation"]["class_path"].split(".")[-1], list(task[0].seeds)))
+        return train(task)
+
+
+def run(root, **section):
+    ran, lines = Ran(), Lines()
+    table = compare(study(root, **section), work=ran, progress=lines)
+    return table, ran, lines.said
+
+
+class Lines(Progress):
+    """Keeps what is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def say(self, line):
+        self.said.append(line)
+
+
+# --- what a study wants ---
+
+
+def test_arms_are_named_by_what_was_given_and_told_apart_by_arguments():
+    given = Study(
+        [
+            "relu",
+            {"class_path": "actbench.activations.Swish", "init_args": {"beta": 1.5}},
+            {"class_path": "actbench.activations.Swish", "init_args": {"beta": 2.0}},
+            {"name": "slow", "activation": "relu", "model.optimizer.lr": 1e-4},
+        ]
+    )
+
+    assert [name for name, _ in arms(given)] == ["relu", "Swish(beta=1.5)", "Swish(beta=2.0)", "slow"]
+
+
+def test_a_setting_of_an_arm_is_its_own(tmp_path):
+    slow = {"name": "slow", "activation": "relu", "model.optimizer.lr": 1e-4, "data.batch_size": 32}
+    normal, own = entries(Study.of(study(tmp_path, activations=["relu", slow])))
+
+    assert own.cell.config["model"]["optimizer"]["init_args"]["lr"] == 1e-4
+    assert own.cell.config["data"]["init_args"]["batch_size"] == 32
+    assert own.cell.config["data"]["init_args"]["rows"] == 300
+    assert normal.cell.config["model"]["optimizer"]["init_args"]["lr"] == 1e-3
+    assert normal.cell.config["model"]["activation"] == own.cell.config["model"]["activation"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"activations": ["relu", "relo"]}, "arm relo: .*unknown activation 'relo'"),
+        ({"activations": ["relu", "relu"]}, "relu is there twice"),
+        ({"activations": ["relu", "torch.nn.ReLU"]}, "Digits/MLP/relu and .*/ReLU are the same"),
+        ({"activations": []}, "at least"),
+        ({"activations": "relu"}, "--study.activations: Expected a list"),
+        ({"activations": [{"name": "x"}]}, "an arm needs an activation"),
+        ({"activations": [{"activation": "relu", "lr": 0.1}]}, "arm relu: unknown lr"),
+        (
+            {"activations": [{"activation": "relu", "trainer.max_epoch": 1}]},
+            "unknown option --trainer.max_epoch; did you",
+        ),
+        ({"replicates": 0}, "--study.replicates: .*0"),
+        ({"baseline": "gelu"}, "study.baseline: gelu is not among the arms relu, swish"),
+        ({"datasets": ["Digits", "Digitz"]}, "unknown dataset 'Digitz'"),
+        ({"datasets": [{"class_path": "MNIST", "init_args": {"root": "nowhere"}}]}, "dataset MNIST: .*nowhere"),
+        ({"networks": ["MLPP"]}, "unknown network 'MLPP'"),
+        ({"seeds": 3}, "unknown option --study.seeds"),
+        ({"executor": "InProces"}, "--study.executor: unknown executor 'InProces'"),
+        ({"executor": {"class_path": "LocalProcesses", "init_args": {"workers": 0}}}, "at least 1, got 0"),
+        ({"checkpoints": 3}, "--study.checkpoints: Expected a str"),
+        ({"checkpoints": "nowhere://x"}, "study.checkpoints: Protocol not known: nowhere"),
+        ({"weights": "first"}, "--study.weights: .*last.*best"),
+        ({"name": "../x"}, "the name of a folder"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused_before_anything_is_written(tmp_path, section, message):
+    config = study(tmp_path / "studies", **section)
+    if "same" in message:
+        config["data"] = "Digits"
+
+    with pytest.raises(StudyError, match=message) as error:
+        compare(config)
+
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("removed", [[0], [1], [0, 2], [1, 2]])
+def test_blocks_stay_as_they_are_when_some_are_finished(removed):
+    whole = list(blocks(range(5, 105), width=32))
+    assert whole == [range(5, 37), range(37, 69), range(69, 101), range(101, 105)]
+
+    rest = [block for place, block in enumerate(whole) if place not in removed]
+    assert list(blocks([seed for block in rest for seed in block], width=32)) == rest
+
+
+# --- running one ---
+
+
+def test_what_is_finished_is_never_done_twice(tmp_path):
+    six, ran, _ = run(tmp_path, replicates=6)
+    assert ran == [("ReLU", list(range(6))), ("Swish", list(range(6)))]
+    assert run(tmp_path, replicates=6)[1] == []
+
+    twelve, ran, _ = run(tmp_path, replicates=12)
+    assert ran == [("ReLU", list(range(6, 12))), ("Swish", list(range(6, 12)))]
+    assert records.same_results(twelve.filter(pl.col("seed") < 6).select(six.columns), six)
+
+    _, ran, _ = run(tmp_path, replicates=12, activations=["relu", "swish", "gelu"], name="other")
+    assert ran == [("GELU", list(range(12)))]
+    table, ran, _ = run(tmp_path, replicates=2, datasets=["Digits", study(tmp_path)["data"]])
+    assert ran == [("ReLU", [0, 1]), ("Swish", [0, 1])]
+    assert table["dataset_name"].to_list() == ["Digits"] * 4 + ["FakeImages"] * 4
+
+
+def test_the_folder_holds_the_study_and_its_records(tmp_path):
+    table, _, lines = run(tmp_path)
+
+    assert read_records(tmp_path / "s" / "records.parquet").equals(table)
+    again = Study.of(yaml.safe_load((tmp_path / "s" / "study.yaml").read_text()))
+    assert make_plan(again).missing == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "running", "s"]
+    assert not [path for path in (tmp_path / "running").iterdir() if path.is_dir()]
+    assert [line.split(":")[0] for line in lines] == [
+        "1/2 FakeImages/MLP/relu seeds 0-2",
+        "2/2 FakeImages/MLP/swish seeds 0-2",
+    ]
+
+
+def test_processes_give_the_same_records_as_this_one(tmp_path):
+    here = compare(study(tmp_path / "here"))
+
+    executor = {"class_path": "LocalProcesses", "init_args": {"workers": 2}}
+    there = compare(study(tmp_path / "there", executor=executor))
+
+    assert records.same_results(here, there)
+
+
+def test_cells_in_another_order_give_the_same_records(tmp_path):
+    here = compare(study(tmp_path / "here"))
+    compare(study(tmp_path / "there", activations=["swish", "relu"]))
+
+    there = compare(study(tmp_path / "there"))
+
+    assert records.same_results(here, there)
+
+
+def test_a_damaged_file_is_set_aside_and_its_cell_run_again(tmp_path):
+    before, _, _ = run(tmp_path)
+    path = sorted((tmp_path / "cells").glob("*.parquet"))[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+    after, ran, lines = run(tmp_path)
+
+    assert len(ran) == 1
+    assert any("set aside as" in line for line in lines)
+    assert path.with_suffix(".damaged").read_bytes() == content
+    assert records.same_results(before, after)
+
+
+def test_a_cell_that_fails_is_named_and_tried_again(tmp_path):
+    def fails(task):
+        if "Swish" in task[0].factors["activation"]["class_path"]:
+            raise RuntimeError("no luck")
+        return train(task)
+
+    lines = Lines()
+    with pytest.raises(MissingError, match="a cell has failed; the same command tries again") as missing:
+        compare(study(tmp_path), work=fails, progress=lines)
+
+    reason = "FakeImages/MLP/swish seeds 0-2: RuntimeError: no luck"
+    assert missing.value.failures == [reason]
+    assert [line for line in lines.said if "no luck" in line] == [f"2/2 {reason} (failed)"]
+
+    assert run(tmp_path)[1] == [("Swish", [0, 1, 2])]
+
+
+def test_a_full_disk_damages_nothing(tmp_path, monkeypatch):
+    run(tmp_path, activations=["relu"])
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path)
+
+    assert run(tmp_path)[1] == [("Swish", [0, 1, 2])]
+
+
+def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
+    config = Study.of(study(tmp_path))
+    first = make_plan(config).missing[0]
+    store = Store(tmp_path / "cells")
+    (tmp_path / "running").mkdir()
+    lock = FileLock(tmp_path / "running" / f"{store.path(first.hash, first.seeds).stem}.lock")
+    lock.acquire()
+    ran = Ran()
+
+    def work(task):
+        table = ran(task)
+        if len(ran) == 1:  # the other process has finished meanwhile
+            store.write(train((first, tmp_path / "other")))
+            lock.release()
+        return table
+
+    table = compare(config, work=work)
+
+    assert ran == [("Swish", [0, 1, 2])]
+    assert table["arm"].to_list() == ["relu"] * 3 + ["swish"] * 3
+
+
+def test_pairs_are_verified(tmp_path):
+    table, _, _ = run(tmp_path)
+    assert pairing_faults(table, "relu") == []
+
+    column = pl.when(pl.col("arm").eq("swish") & pl.col("seed").eq(1)).then(pl.lit("other"))
+    other = table.with_columns(column.otherwise("order_fingerprint").alias("order_fingerprint"))
+    assert pairing_faults(other, "relu") == ["swish: 1 seeds have another batch order than relu, or an unknown one"]
+
+
+@pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "processes"])
+def test_errors_of_cells_are_told_by_every_executor(executor, tmp_path):
+    ((_, result),) = executor.run(train, [(None, tmp_path)])
+
+    assert isinstance(result, Failure)
+
+
+def test_bars_show_cells_and_epochs(tmp_path):
+    terminal = Console(file=StringIO(), force_terminal=True, width=100)
+
+    compare(study(tmp_path), progress=Bars(terminal))
+
+    shown = terminal.file.getvalue()
+    assert "1/2 FakeImages/MLP/relu seeds 0-2: val accuracy" in shown
+    assert "ReLU seeds 0-2" in shown
+    assert "Swish seeds 0-2" in shown
+    assert "6/6" in shown.splitlines()[-1] + shown.splitlines()[-2]  # replicates
+
+
+def test_a_long_cell_tells_of_its_epochs(tmp_path):
+    lines = Lines()
+    lines.seconds = 0
+
+    compare(study(tmp_path, activations=["relu"]), progress=lines)
+
+    assert lines.said[:2] == [f"1/1 ReLU seeds 0-2: epoch {epoch}/2" for epoch in (1, 2)]
+
+
+def test_a_forecast_is_near_what_cells_take(tmp_path):
+    config = study(tmp_path, activations=["relu"])
+    config["data"] = "FakeImages"
+    config["trainer"] = {"max_epochs": 30, "accelerator": "cpu"}
+    plan = make_plan(Study.of(config))
+    cells, epoch_steps = plan.missing, rehearse(plan, print)
+
+    expected = forecast(cells, pl.DataFrame(), epoch_steps)
+    (table,) = (train((cell, tmp_path / "cell")) for cell in cells)
+
+    training_s = 30 * len(table) * table["epoch_time_s"][0]
+    assert training_s / 4 < 60 * expected.minutes < training_s * 4
+    assert expected.steps == 30 * 3 * 12  # 716 to 718 images to train on, by 64
+    size = sum(path.stat().st_size for path in [Store(tmp_path / "cells").write(table)])
+    assert size / 3 < expected.disk_mb * 2**20 < size * 3
+
+    known = table.with_columns(pl.lit(2.0).alias("epoch_time_s"), pl.lit(value=False).alias("busy"))
+    assert forecast(cells, known, epoch_steps).minutes == 2 * 30 * 3 / 60
+    busy = known.with_columns(pl.lit(value=True).alias("busy"))
+    assert forecast(cells, busy, epoch_steps).minutes < 1
+
+
+@pytest.mark.slow
+def test_ten_thousand_finished_cells_are_planned_in_seconds(tmp_path):
+    networks = [{"class_path": "MLP", "init_args": {"hidden": [width]}} for width in range(1, 101)]
+    rates = [{"name": f"lr {lr}", "activation": "relu", "model.optimizer.lr": lr} for lr in range(1, 101)]
+    config = study(tmp_path, networks=networks, activations=rates, replicates=2)
+    store = Store(tmp_path / "cells")
+    store.folder.mkdir()
+    for entry in entries(Study.of(config)):
+        store.path(entry.cell.hash, [0, 1]).write_bytes(b"a plan reads no record")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+
+    said, seconds, memory_mb = dry_run(tmp_path)
+    one = {"activations": rates[:1], "networks": networks[:1]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study(tmp_path, replicates=2, **one)))
+    said_of_one, least_seconds, least_mb = dry_run(tmp_path)
+
+    assert "finished: 20,000; missing: 0, in 0 cells" in said
+    assert "finished: 2; missing: 0, in 0 cells" in said_of_one
+    # How fast a machine is differs, so planning is held against starting up, which is imports for the most part.
+    assert seconds < 1.7 * least_seconds
+    assert memory_mb - least_mb < 200  # torch and Lightning alone take 900
+
+
+def dry_run(folder):
+    """What it says, seconds of the processor, and MiB of memory at most."""
+    # A small process starts it: the system counts to a process the memory of the one that it was forked from.
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command(folder, "--dry_run")], stdout=subprocess.PIPE, text=True, check=True
+    )
+    *said, seconds, memory_mb = run.stdout.splitlines()
+    return "\n".join(said), float(seconds), float(memory_mb)
+
+
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10, sep="\\n")
+"""
+
+
+# --- as a process ---
+
+
+def command(folder, *options):
+    words = [sys.executable, ROOT / "main.py", "compare", "--config", folder / "study.yaml", *options]
+    return [str(word) for word in words]
+
+
+@pytest.fixture
+def config(tmp_path):
+    content = study("studies", replicates=2)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path
+
+
+def test_compare_prints_a_table_and_pairs(actbench, config):
+    result = actbench("compare", "--config", "study.yaml", "--study.activations", "[relu, mish]")
+
+    assert result.returncode == 0, result.stderr
+    arms = result.stdout.partition("Comparisons")[0]
+    rows = {words[0]: words[1:] for line in arms.splitlines() if (words := line.split())}
+    table = read_records(config / "studies" / "s" / "records.parquet")
+    for arm in ("relu", "mish"):
+        own = table.filter(arm=arm)["test_accuracy"]
+        low, to, high = rows[arm][2:5]
+        assert [*rows[arm][:2], rows[arm][5]] == ["2", f"{100 * own.mean():.2f}", f"{100 * own.std():.2f}"]
+        assert to == "to"
+        assert (float(low) + float(high)) / 2 == pytest.approx(100 * own.mean(), abs=0.01)
+    assert "pairs verified" in result.stdout
+    assert result.stdout.splitlines()[-2:] == [
+        "records: studies/s/records.parquet; verdicts: studies/s/verdict.json",
+        "page: studies/s/report.html; tensorboard --logdir studies/s",
+    ]
+    assert (config / "studies" / "s" / "report.html").is_file()
+    assert not list((config / "studies" / "running").iterdir())
+    assert "Lightning" not in result.stderr + result.stdout
+
+
+def test_a_dry_run_trains_nothing(actbench, config):
+    result = actbench("compare", "--config", "study.yaml", "--dry_run")
+
+    assert result.returncode == 0, result.stderr
+    assert "finished: 0; missing: 4, in 2 cells" in result.stdout
+    assert "an exact sign-flip test of 2 pairs gives p >= 0.5" in result.stdout
+    # 300 images, of which 15 % each are held out: 4 batches of 64.
+    assert re.search(r"time: about \d+\.\d min here, .*; 32 optimiser steps; \d+ MB memory", result.stdout)
+    assert not (config / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--study.activations", "[relu, relo]"], "unknown activation 'relo'"),
+        (["--study.baseline", "gelu"], "gelu is not among the arms"),
+        (["--stud.name", "x"], "unknown option --stud"),
+        (["--config", "absent.yaml"], "file absent.yaml not found"),
+        (["what"], "what is what?"),
+    ],
+)
+def test_wrong_options_are_one_line(actbench, config, options, message):
+    result = actbench("compare", "--config", "study.yaml", *options)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_study_may_be_named_like_a_flag(actbench, config):
+    result = actbench("compare", "--config", "study.yaml", "--study.name", "pilot")
+
+    assert result.returncode == 0, result.stderr
+    assert (config / "studies" / "pilot" / "report.html").is_file()
+
+
+def test_fit_refuses_a_study_file(actbench, config):
+    result = actbench("fit", "--config", "study.yaml")
+
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "'study" in result.stderr
+
+
+def test_merge_joins_studies(actbench, config, tmp_path):
+    run(tmp_path / "a", activations=["relu"])
+    run(tmp_path / "b", activations=["swish"])
+
+    result = actbench("merge", "a", "b", "--root", "c")
+
+    assert result.returncode == 0, result.stderr
+    assert run(tmp_path / "c")[1] == []
+    absent = actbench("merge", "a", "nowhere")
+    assert (absent.returncode, len(absent.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_keeps_what_is_finished_and_goes_on(start, config, workers):
+    options = ["--study.workers", workers, "--trainer.max_epochs", 200, "--study.replicates", 4]
+    study = start("compare", "--config", "study.yaml", *options)
+    deadline = time.monotonic() + 60
+    while not list(config.glob("studies/running/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(study.process.pid, signal.SIGINT)
+    interrupted = study.ended(30)
+
+    assert interrupted.returncode == 130, interrupted.stderr
+    assert "go on with: python main.py compare --config" in interrupted.stderr
+    again = start("compare", "--config", "study.yaml", *options).ended()
+    assert again.returncode == 0, again.stderr
+
+
+def kill_and_go_on(start, config, workers, name, instants):
+    """Run a study in a folder of its own; it is killed at instants, in seconds after each start, until it ends first.
+
+    Returns:
+        Its records, and for each kill whether a cell had a checkpoint to go on from.
+    """
+    root, written, kills = config / name, {}, []
+    options = ["--study.workers", workers, "--study.root", name, "--trainer.max_epochs", 500]
+    while True:
+        process = start("compare", "--config", "study.yaml", *options).process
+        process.join(next(instants, None))
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills.append(any(root.glob("running/*/checkpoints/last.ckpt")))
+        finished = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.glob("cells/*.parquet")}
+        assert finished.items() >= written.items()  # no finished cell ran again, for it would have been written again
+        written = finished
+        if process.exitcode != -signal.SIGKILL:
+            assert process.exitcode == 0
+            return read_records(root / "s" / "records.parquet"), kills
+
+
+KILLS = 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_study_killed_at_random_instants_ends_with_the_same_records(start, config, workers):
+    began = time.monotonic()
+    whole, _ = kill_and_go_on(start, config, workers, "whole", iter(()))
+    needed_s = time.monotonic() - began
+    # Evenly spread, in no order, over starting up and training. A start that ends before is no kill.
+    instants = (needed_s * (number * 0.618 % 1) for number in itertools.count())
+
+    kills = []
+    for number in itertools.count():
+        left = itertools.islice(instants, KILLS - len(kills))
+        killed, new = kill_and_go_on(start, config, workers, f"killed{number}", left)
+        kills += new
+        assert records.same_results(killed, whole)
+        if len(kills) == KILLS:
+            break
+
+    assert any(kills)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(start, config):
+    options = ["--study.workers", 2, "--study.activations", "[relu, swish, tanh]", "--trainer.max_epochs", 1]
+    both = [start("compare", "--config", "study.yaml", *options) for _ in range(2)]
+
+    ended = [one.ended() for one in both]
+
+    assert [one.returncode for one in ended] == [0, 0], ended
+    assert len(list(config.glob("studies/cells/*.parquet"))) == 3
+    trained = [line for one in ended for line in one.stdout.splitlines() if "val accuracy" in line]
+    assert len(trained) == 3
+
+
+def test_a_full_disk_ends_a_study_at_once(tmp_path):
+    ran = []
+
+    def full(task):
+        ran.append(task)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        compare(study(tmp_path), work=full)
+
+    assert len(ran) == 1
+
+
+def test_bars_show_how_many_cells_run():
+    terminal = Console(file=StringIO(), force_terminal=True, width=100)
+
+    with Bars(terminal) as bars:
+        bars.begin(4, 12)
+        bars.running(2)
+
+    assert "replicates of 4 cells, 2 running" in terminal.file.getvalue()
+
+
+def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
+    config = study(tmp_path, activations=["relu"])
+    config["trainer"]["limit_val_batches"] = 0
+    lines = Lines()
+
+    run_wanted(*wanted_of(config), Means(InProcess(), lines, train, [], {}))
+
+    assert lines.said == ["1/1 FakeImages/MLP/relu seeds 0-2"]
+
+
+def wanted_of(config):
+    """A study, and all that it wants."""
+    asked = Study.of(config)
+    return asked, [Wanted(entry, asked.seeds) for entry in entries(asked)]

@@ -1,0 +1,65 @@
+"""Modules that keep tensors of their last call, as people do for plots."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from actbench.training.classifier import Classifier
+from actbench.training.stack import StackError
+
+IMAGES, LABELS = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
+
+
+class Keeps(nn.Module):
+    """Keeps its last output, and all of them in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs = []
+
+    def forward(self, x):
+        self.last = torch.tanh(x)
+        self.outputs.append(self.last)
+        return self.last
+
+
+class Hooked(nn.Tanh):
+    """Keeps its outputs by a hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs = {}
+        self.register_forward_hook(lambda module, _, output: module.outputs.update(last=output))
+
+
+class Remembers(nn.Module):
+    """Computes with what it has kept."""
+
+    last = None
+
+    def forward(self, x):
+        before, self.last = self.last, torch.tanh(x)
+        return self.last if before is None or before.shape != x.shape else self.last + before.detach()
+
+
+@pytest.mark.parametrize("activation", ["test_kept.Keeps", "test_kept.Hooked"])
+def test_a_module_that_keeps_tensors_is_trained_and_copied_as_another(activation):
+    plain, keeping = (
+        Classifier(name, "MLP", replicates=3, input_shape=(1, 4, 4), num_classes=3) for name in ("tanh", activation)
+    )
+
+    for model in (plain, keeping):
+        model.stack.losses(IMAGES, LABELS).sum().backward()
+        model.eval()
+
+    for ours, theirs in zip(keeping.parameters(), plain.parameters(), strict=True):
+        assert ours.grad.equal(theirs.grad)
+    assert copy.deepcopy(keeping)(IMAGES).equal(plain(IMAGES))
+    assert keeping.stack.replicate(2)(IMAGES).shape == (6, 3)
+
+
+def test_a_module_that_computes_with_what_it_has_kept_is_refused():
+    with pytest.raises(StackError, match="it computes with a tensor that it has kept of the call before"):
+        Classifier("test_kept.Remembers", "MLP", replicates=2, input_shape=(1, 4, 4), num_classes=3)

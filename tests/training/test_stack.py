@@ -1,0 +1,667 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from scipy import stats
+from torch import nn
+from torch.nn import functional as F
+
+from actbench.activations import PadeUnit
+from actbench.data import Digits
+from actbench.networks import MLP, ConvNet, ResNet20, TutorialCNN, build_network
+from actbench.seeding import stream
+from actbench.specs import OptimizerSpec
+from actbench.training.classifier import Classifier
+from actbench.training.stack import Stack, StackError, replay
+from actbench.training.stack.chunk import Chunk
+from actbench.training.stack.convolution import convolve
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=1e-3),
+    "Adam": lambda p: torch.optim.Adam(p, lr=1e-3),
+}
+
+FAST = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}
+
+
+@pytest.fixture(autouse=True)
+def early_replay(monkeypatch):
+    """Steps are recorded soon, so that what holds for steps is tested for recorded ones too."""
+    monkeypatch.setattr(replay, "CALLS", 5)
+
+
+def networks(network, activation, seeds, shape=(1, 8, 8)):
+    return [build_network(network, activation, input_shape=shape, num_classes=10, seed=seed) for seed in seeds]
+
+
+def stack(network, activation=nn.SiLU, seeds=range(4), shape=(1, 8, 8), width=None):
+    return Stack(networks(network, activation, seeds, shape), seeds, input_shape=shape, width=width)
+
+
+def batches(seeds, steps, batch=16, shape=(1, 8, 8), dtype=torch.float32):
+    """Each replicate's own batches, which follow from its seed."""
+    drawn = []
+    for step in range(steps):
+        generators = [torch.Generator().manual_seed(1000 * seed + step) for seed in seeds]
+        images = torch.stack([torch.rand(batch, *shape, generator=g, dtype=torch.float64) for g in generators])
+        labels = torch.stack([torch.randint(10, (batch,), generator=g) for g in generators])
+        drawn.append((images.to(dtype), labels))
+    return drawn
+
+
+def train(trained, steps, make=OPTIMIZERS["Adam"]):
+    """Losses of each step, and logits after the last."""
+    optimizer = make(trained.parameters())
+    losses = []
+    for images, labels in steps:
+        optimizer.zero_grad()
+        loss = trained.losses(images, labels)
+        loss.sum().backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    trained.eval()
+    return torch.stack(losses, 1), trained(steps[0][0])
+
+
+def train_alone(network, steps, make):
+    """The same for a plain network, with torch's own loss and nothing of ours."""
+    optimizer = make(network.parameters())
+    losses = []
+    for images, labels in steps:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    network.eval()
+    with torch.no_grad():
+        return torch.stack(losses), network(steps[0][0])
+
+
+# --- stack against solo ---
+
+
+@pytest.mark.parametrize("width", [1, 3], ids=["one by one", "together"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("network", "shape", "activation"),
+    [
+        pytest.param(
+            network,
+            shape,
+            activation,
+            id=f"{network.__name__}-{activation.__name__}",
+            # Twenty layers take a minute with each activation.
+            marks=[pytest.mark.slow] if network is ResNet20 and activation is not nn.SiLU else [],
+        )
+        for network, shape in {
+            TutorialCNN: (1, 8, 8),
+            MLP: (1, 8, 8),
+            ConvNet: (3, 8, 8),
+            ResNet20: (1, 8, 8),
+        }.items()
+        for activation in (nn.SiLU, nn.Tanh, PadeUnit)
+    ],
+)
+def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimizer, width):
+    seeds, make = range(3, 6), OPTIMIZERS[optimizer]
+    steps = batches(seeds, 20, batch=8, shape=shape, dtype=torch.float64)
+
+    stacked = stack(network, activation, seeds, shape, width).double()
+    losses, logits = train(stacked, steps, make)
+
+    for replicate, alone in enumerate(networks(network, activation, seeds, shape)):
+        own = [(images[replicate], labels[replicate]) for images, labels in steps]
+        expected_losses, expected_logits = train_alone(alone.double(), own, make)
+        assert torch.allclose(losses[replicate], expected_losses, rtol=1e-9, atol=0)
+        assert torch.allclose(logits[replicate], expected_logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [1, 2], ids=["one by one", "together"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.Tanh, PadeUnit], ids=["silu", "tanh", "pade"])
+@pytest.mark.parametrize(
+    ("network", "shape", "count", "atol"),
+    # Through many layers of BatchNorm, rounding grows with every step, and max-pooling may take another pixel; it does
+    # so between two orders of torch's own operations, too. Only the first steps tell a wrong one from rounding.
+    [
+        (TutorialCNN, (1, 8, 8), 20, 1e-4),
+        (MLP, (1, 8, 8), 20, 1e-4),
+        (ConvNet, (3, 8, 8), 6, 1e-3),
+        (ResNet20, (1, 8, 8), 6, 1e-3),
+    ],
+    ids=["TutorialCNN", "MLP", "ConvNet", "ResNet20"],
+)
+def test_in_single_precision_a_stack_trains_as_each_network_alone(
+    network, shape, count, atol, activation, optimizer, width, monkeypatch
+):
+    if count < 20:
+        monkeypatch.setattr(replay, "CALLS", 60)  # to record a deep network takes seconds
+    seeds, make = range(3, 5), OPTIMIZERS[optimizer]
+    steps = batches(seeds, count, batch=8, shape=shape)
+
+    losses, logits = train(stack(network, activation, seeds, shape, width), steps, make)
+
+    for replicate, alone in enumerate(networks(network, activation, seeds, shape)):
+        own = [(images[replicate], labels[replicate]) for images, labels in steps]
+        expected_losses, expected_logits = train_alone(alone, own, make)
+        assert torch.allclose(losses[replicate], expected_losses, rtol=1e-4, atol=0)
+        assert torch.allclose(logits[replicate], expected_logits, rtol=1e-4, atol=atol * expected_logits.abs().max())
+
+
+def test_batchnorm_keeps_the_statistics_of_each_replicate():
+    seeds = range(3)
+    steps = batches(seeds, 5)
+
+    stacked = stack(ConvNet, seeds=seeds, width=3)
+    train(stacked, steps)
+
+    for replicate, alone in enumerate(networks(ConvNet, nn.SiLU, seeds)):
+        train_alone(alone, [(images[replicate], labels[replicate]) for images, labels in steps], OPTIMIZERS["Adam"])
+        ours, theirs = dict(stacked.replicate(replicate).named_buffers()), dict(alone.named_buffers())
+        assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-4) for name in theirs)
+        assert ours["stages.0.1.num_batches_tracked"] == 5
+
+
+ALLOWED = {
+    "SGD": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
+    "Adam": {},
+    "AdamW": {},
+    "NAdam": {},
+    "RAdam": {"lr": 0.01},
+    "RMSprop": {},
+    "Adagrad": {},
+    "Adadelta": {},
+    "Adamax": {},
+    "Rprop": {},
+    "ASGD": {},
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_each_allowed_optimizer_trains_as_alone(name):
+    spec = OptimizerSpec({"class_path": f"torch.optim.{name}", "init_args": ALLOWED[name]})
+    steps = batches(range(3), 10, dtype=torch.float64)
+
+    losses, logits = train(stack(MLP, seeds=range(3)).double(), steps, spec)
+
+    for replicate, alone in enumerate(networks(MLP, nn.SiLU, range(3))):
+        own = [(images[replicate], labels[replicate]) for images, labels in steps]
+        expected_losses, expected_logits = train_alone(alone.double(), own, spec)
+        assert not torch.allclose(expected_losses[0], expected_losses[-1])
+        assert torch.allclose(losses[replicate], expected_losses, rtol=1e-9)
+        assert torch.allclose(logits[replicate], expected_logits, rtol=1e-9)
+
+
+class Lars(torch.optim.SGD):
+    """SGD with a rate for each tensor that follows from the norms of weights and gradient."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(parameter.norm() / (parameter.grad.norm() + 1e-9))
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    "refused", ["torch.optim.LBFGS", "torch.optim.Adafactor", "torch.optim.Muon", "torch.optim.SparseAdam", Lars]
+)
+def test_an_optimizer_that_would_mix_replicates_is_refused_by_name(refused):
+    name = refused if isinstance(refused, str) else refused.__name__
+
+    with pytest.raises(ValueError, match=rf"optimizer .*{name}.*it cannot train replicates together: "):
+        OptimizerSpec(refused)
+
+
+@pytest.mark.slow
+def test_after_a_whole_run_accuracies_are_distributed_as_those_of_plain_loops(tmp_path):
+    epochs = 15
+    model = Classifier("swish", input_shape=(1, 8, 8), num_classes=10, replicates=24, optimizer=FAST)
+    off = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=epochs, **off)
+    trainer.fit(model, Digits(replicates=24))
+    ours = model.replicate_scores()["val/acc"].numpy()
+
+    theirs = []
+    for seed in range(100, 124):  # other seeds: the same would be the same runs, but for rounding
+        (network,), data = networks(TutorialCNN, nn.SiLU, [seed]), Digits(seed=seed)
+        data.setup("fit")
+        images, labels = data.tables[0].images / 16, data.tables[0].labels
+        train_rows, val_rows = data.parts["train"].rows[0], data.parts["val"].rows[0]
+        optimizer, generator = torch.optim.Adam(network.parameters(), lr=2e-3), torch.Generator().manual_seed(seed)
+        for _ in range(epochs):
+            for rows in train_rows[torch.randperm(len(train_rows), generator=generator)].split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(network(images[rows]), labels[rows]).backward()
+                optimizer.step()
+        theirs.append((network(images[val_rows]).argmax(1) == labels[val_rows]).float().mean().item())
+
+    assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
+    assert abs(ours.mean() - np.mean(theirs)) < 0.01
+
+
+# --- company ---
+
+
+@pytest.mark.parametrize("network", [TutorialCNN, MLP])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_replicate_is_the_same_bit_for_bit_in_any_company(network, threads):
+    torch.set_num_threads(threads)
+
+    def outcome(seeds, width=None):
+        trained = stack(network, seeds=seeds, width=width)
+        losses, logits = train(trained, batches(seeds, 10))
+        return {seed: (losses[place], logits[place]) for place, seed in enumerate(seeds)}
+
+    expected = outcome(range(8))
+
+    for company in (
+        outcome([5, 3, 0, 7, 1, 6, 2, 4]),  # in other places
+        outcome(range(16)),  # grown
+        outcome([3]),  # alone
+        outcome(range(8), width=3),  # in chunks
+    ):
+        for seed in set(company) & set(expected):
+            assert all(torch.equal(a, b) for a, b in zip(company[seed], expected[seed], strict=True)), seed
+
+
+@pytest.mark.parametrize("network", [TutorialCNN, ConvNet])
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_neighbour_that_diverges_changes_no_bit(network, width):
+    def outcome(poison):
+        trained = stack(network, width=width)
+        if poison is not None:
+            with torch.no_grad():
+                next(trained.parameters())[2] = poison
+        losses, logits = train(trained, batches(range(4), 6))
+        return losses, logits
+
+    losses, logits = outcome(None)
+
+    others = [0, 1, 3]
+    for poison in (torch.nan, torch.inf, 1e30):
+        poisoned_losses, poisoned_logits = outcome(poison)
+        assert poison == 1e30 or not poisoned_losses[2].isfinite().any()
+        assert torch.equal(poisoned_losses[others], losses[others])
+        assert torch.equal(poisoned_logits[others], logits[others])
+
+
+def test_replicates_that_take_no_part_have_no_gradient():
+    trained = stack(TutorialCNN)
+    ((images, labels),) = batches(range(4), 1)
+
+    losses = trained.losses(images, labels, replicates=[1, 3])
+    losses[[1, 3]].sum().backward()
+
+    assert losses.isnan().tolist() == [True, False, True, False]
+    for parameter in trained.parameters():
+        assert not parameter.grad[[0, 2]].any()
+        assert parameter.grad[[1, 3]].any()
+
+
+# --- convolution ---
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding"),
+    [((8, 8), (3, 3), (1, 1)), ((5, 9), (3, 5), (1, 2)), ((6, 4), (2, 3), (0, 1)), ((7, 7), (7, 7), (0, 0))],
+)
+def test_a_banded_convolution_is_torchs(size, kernel, padding):
+    images = torch.rand(4, 2, 3, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(4, 5, 3, *kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
+    inputs = images, weight, bias
+
+    ours = torch.func.vmap(lambda i, w, b: convolve(i, w, b, padding))(*inputs)
+    theirs = torch.stack([F.conv2d(i, w, b, padding=padding) for i, w, b in zip(*inputs, strict=True)])
+
+    assert torch.allclose(ours, theirs)
+    outer = torch.rand_like(ours)
+    for ours_gradient, theirs_gradient in zip(
+        torch.autograd.grad(ours, inputs, outer), torch.autograd.grad(theirs, inputs, outer), strict=True
+    ):
+        assert torch.allclose(ours_gradient, theirs_gradient)
+
+
+# --- random numbers ---
+
+
+class Dropouts(nn.Module):
+    """Every kind of dropout."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.Dropout2d(0.3), activation(), nn.Flatten(), nn.Dropout(0.5),
+            nn.Linear(256, 64), nn.AlphaDropout(0.2), activation(), nn.FeatureAlphaDropout(0.1),
+            nn.Linear(64, num_classes),
+        )  # fmt: skip
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.RReLU])
+def test_what_a_replicate_draws_follows_from_its_seed_alone(activation):
+    def outcome(seeds):
+        torch.manual_seed(torch.seed())
+        losses, _ = train(stack(Dropouts, activation, seeds), batches(seeds, 4))
+        return dict(zip(seeds, losses, strict=True))
+
+    first, second = outcome(range(4)), outcome([6, 2, 3])
+
+    assert torch.equal(first[2], second[2])
+    assert torch.equal(first[3], second[3])
+
+
+def drops_in_place(x):
+    F.dropout(x, 0.9, training=True, inplace=True)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("draws", "mean", "sd"),
+    [
+        (lambda x: torch.bernoulli(torch.ones_like(x), 0.9), 0.9, 0.3),
+        (lambda x: torch.bernoulli(torch.ones_like(x), p=0.9), 0.9, 0.3),
+        (lambda x: torch.bernoulli(torch.full_like(x, 0.9)), 0.9, 0.3),
+        (lambda x: torch.rand_like(x.long(), dtype=torch.float64).to(x.dtype), 0.5, 12**-0.5),
+        (lambda x: torch.randn_like(x, dtype=torch.float64).to(x.dtype), 0, 1),
+        (lambda x: drops_in_place(torch.ones_like(x)), 1, 3),
+        (lambda x: torch.dropout(torch.ones_like(x), 0.9, True), 1, 3),
+        (lambda x: torch.dropout(torch.ones_like(x), p=0.9, train=True), 1, 3),
+    ],
+)
+@pytest.mark.parametrize("width", [1, 4])
+def test_random_functions_draw_as_torchs_do(draws, mean, sd, width):
+    class Draws(nn.Module):
+        def __init__(self, activation, input_shape, num_classes):
+            super().__init__()
+            self.scale, self.activation = nn.Parameter(torch.ones(())), activation()
+
+        def forward(self, images):
+            return self.activation(draws(images.flatten(1) * self.scale) + 0 * self.scale)[:, :10]
+
+    drawn = stack(Draws, nn.Identity, shape=(1, 20, 20), width=width)(torch.zeros(2000, 1, 20, 20))
+
+    assert torch.allclose(drawn.mean((1, 2)), torch.tensor(float(mean)), atol=4 * sd / 20000**0.5)
+    assert torch.allclose(drawn.std((1, 2)), torch.tensor(float(sd)), rtol=0.03)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout(0.3), nn.Dropout2d(0.3), nn.AlphaDropout(0.3)], ids=str)
+def test_dropout_drops_its_share_and_keeps_the_moments(dropout):
+    class Only(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.dropout = dropout
+
+        def forward(self, images):
+            return self.dropout(images * self.scale).flatten(1)
+
+    shape = (50, 10, 10)
+    trained = Stack([Only(), Only()], [0, 1], input_shape=shape, width=2)
+    images = torch.randn(400, *shape, generator=torch.Generator().manual_seed(0))
+
+    ours = trained(images)
+    theirs = dropout.train()(images).flatten(1)
+
+    assert not torch.equal(ours[0], ours[1])
+    for replicate in ours:
+        units = replicate.view(400, 50, 100)
+        dropped = (
+            (units == units.mode(dim=2, keepdim=True).values) if isinstance(dropout, nn.AlphaDropout) else units == 0
+        )
+        assert isinstance(dropout, nn.AlphaDropout) or abs(dropped.float().mean() - 0.3) < 0.02
+        assert replicate.mean() == pytest.approx(theirs.mean().item(), abs=0.02)
+        assert replicate.var() == pytest.approx(theirs.var().item(), rel=0.03)
+    trained.eval()
+    assert torch.equal(trained(images)[0], images.flatten(1))
+
+
+# --- what cannot be stacked ---
+
+
+class Refused(nn.Module):
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.linear, self.activation = nn.Linear(math.prod(input_shape), num_classes), activation()
+
+
+class DataDependent(Refused):
+    def forward(self, images):
+        logits = self.linear(images.flatten(1))
+        return logits * 2 if logits.sum() > 0 else logits
+
+
+class GlobalRandom(Refused):
+    def forward(self, images):
+        logits = self.linear(images.flatten(1))
+        return logits + torch.rand(10) if self.training else logits
+
+
+class Recurrent(Refused):
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__(activation, input_shape, num_classes)
+        self.recurrent = nn.LSTM(input_shape[-1], num_classes, batch_first=True)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1)) + self.recurrent(images[:, 0])[0][:, -1]
+
+
+class ReplacesBuffer(Refused):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images):
+        if self.training:
+            self.calls = self.calls + 1
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (DataDependent, "data-dependent control flow"),
+        (GlobalRandom, "draws random numbers by a function that cannot follow"),
+        (ReplacesBuffer, "replaces its buffer calls"),
+        (Recurrent, "lstm"),
+    ],
+)
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_what_cannot_be_stacked_is_refused_with_the_reason(network, reason, seeds):
+    with pytest.raises(StackError, match=f"{network.__name__} cannot be stacked: .*{reason}"):
+        stack(network, seeds=seeds)
+
+
+def test_tied_parameters_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self, activation, input_shape, num_classes):
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+            self.second.weight = self.first.weight
+            self.head, self.activation = nn.Linear(64, num_classes), activation()
+
+        def forward(self, images):
+            return self.head(self.activation(self.second(self.first(images.flatten(1)))))
+
+    trained = stack(Tied)
+    train(trained, batches(range(4), 3))
+
+    assert trained.network.first.weight is trained.network.second.weight
+    single = trained.replicate(2)
+    assert single.first.weight is single.second.weight
+    images = torch.rand(4, 5, 1, 8, 8)
+    assert torch.allclose(single(images[2]), trained(images)[2], atol=1e-5)
+
+
+# --- replay ---
+
+
+class Mixed(nn.Module):
+    """BatchNorm, dropout, noise and a trainable activation in one."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        width = input_shape[1] * input_shape[2]
+        self.features = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), activation(), nn.Dropout2d(0.3))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(3 * width, num_classes))
+
+    def forward(self, images):
+        return self.head(self.features(images + 0.1 * torch.randn_like(images)))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_recorded_steps_give_what_the_steps_give(monkeypatch, precision):
+    def run():
+        trained = stack(Mixed, PadeUnit)
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            return trained, *train(trained, batches(range(4), 40))
+
+    replayed, *ours = run()
+    monkeypatch.setattr(replay, "CALLS", math.inf)
+    stepped, *theirs = run()
+
+    assert len(replayed.replay.recordings) == 1
+    assert not stepped.replay.recordings
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    ours, theirs = replayed.state_dict(), stepped.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours["network.features.1.num_batches_tracked"].tolist() == [40] * 4
+
+
+def test_a_batch_of_another_size_is_recorded_anew():
+    trained = stack(TutorialCNN)
+    steps = [step for size in (16, 5) for step in batches(range(4), 12, batch=size)]
+    losses, _ = train(trained, steps)
+
+    alone = networks(TutorialCNN, nn.SiLU, [2])[0]
+    expected, _ = train_alone(alone, [(images[2], labels[2]) for images, labels in steps], OPTIMIZERS["Adam"])
+    assert len(trained.replay.recordings) == 2
+    assert torch.allclose(losses[2], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("crop", [lambda x: x[..., :8], lambda x: x[..., :1].expand(*x.shape[:-1], 8)])
+def test_images_with_gaps_in_memory_are_trained_on_as_alone(crop):
+    steps = [(crop(images), labels) for images, labels in batches(range(4), 10, shape=(1, 8, 9))]
+
+    losses, _ = train(stack(MLP), steps)
+
+    expected, _ = train_alone(*networks(MLP, nn.SiLU, [2]), [(x[2], y[2]) for x, y in steps], OPTIMIZERS["Adam"])
+    assert torch.allclose(losses[2], expected, rtol=1e-4)
+
+
+def test_an_attribute_that_is_changed_between_steps_takes_effect():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = 1.0
+
+        def forward(self, x):
+            return x * self.scale
+
+    trained = stack(MLP, Scaled)
+    images, labels = batches(range(4), 1)[0]
+    before = [trained.losses(images, labels) for _ in range(15)][-1]
+    assert trained.replay.recordings
+    for module in trained.modules():
+        if isinstance(module, Scaled):
+            module.scale = 0.0
+
+    after = trained.losses(images, labels)
+
+    trained.network.register_forward_pre_hook(lambda *_: None)  # so that it is not replayed
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, trained.losses(images, labels))
+
+
+def test_a_step_that_follows_from_more_than_its_tensors_is_never_recorded():
+    calls = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            calls.append(1)
+            return x * (1 + len(calls) / 1000)
+
+    trained = stack(MLP, Counting)
+    images, labels = batches(range(4), 1)[0]
+    losses = torch.stack([trained.losses(images, labels) for _ in range(20)])
+
+    assert not trained.replay.recordings
+    assert (losses[1:] != losses[:-1]).all()
+
+
+def test_a_hook_that_is_added_between_steps_is_run():
+    trained = stack(MLP)
+    images, labels = batches(range(4), 1)[0]
+    before = [trained.losses(images, labels) for _ in range(15)][-1]
+    assert trained.replay.recordings
+
+    trained.network.register_forward_hook(lambda module, args, output: output * 0)
+
+    assert torch.allclose(trained.losses(images, labels), torch.full((4,), math.log(10)))
+    assert not torch.allclose(before, torch.full((4,), math.log(10)))
+
+
+# --- memory ---
+
+
+def test_out_of_memory_halves_the_width_and_changes_no_bit(monkeypatch):
+    expected = train(stack(TutorialCNN, seeds=range(8)), batches(range(8), 3))
+    sizes, original = [], Chunk._logits
+
+    def logits(chunk, *args):
+        sizes.append(chunk.size)
+        result = original(chunk, *args)
+        if chunk.size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return result
+
+    trained = stack(TutorialCNN, seeds=range(8))
+    monkeypatch.setattr(Chunk, "_logits", logits)
+    losses, outputs = train(trained, batches(range(8), 3))
+
+    assert sizes[:7] == [8, 4, 2, 2, 2, 2, 2]
+    assert torch.equal(losses, expected[0])
+    assert torch.equal(outputs, expected[1])
+
+
+def test_batchnorm_is_not_updated_twice_when_memory_runs_out(monkeypatch):
+    trained, original = stack(ConvNet, seeds=range(4), width=4), Chunk._logits
+
+    def logits(chunk, *args):
+        result = original(chunk, *args)
+        if chunk.size > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return result
+
+    monkeypatch.setattr(Chunk, "_logits", logits)
+    train(trained, batches(range(4), 1))
+
+    assert trained.network.stages[0][1].num_batches_tracked.tolist() == [1, 1, 1, 1]
+
+
+def test_a_single_replicate_that_does_not_fit_is_an_error_that_says_what_was_needed(monkeypatch):
+    def logits(chunk, *args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    trained = stack(TutorialCNN)
+    monkeypatch.setattr(Chunk, "_logits", logits)
+
+    with pytest.raises(StackError, match=r"one replicate with a batch of 16 inputs.*Tried to allocate 2.00 GiB"):
+        train(trained, batches(range(4), 1))
+
+
+def test_replicates_start_from_the_weights_that_each_seed_gives_alone():
+    stacked = stack(ConvNet, seeds=[4, 9])
+
+    for place, alone in enumerate(networks(ConvNet, nn.SiLU, [4, 9])):
+        single = stacked.replicate(place).state_dict()
+        assert single.keys() == alone.state_dict().keys()
+        assert all(torch.equal(single[name], value) for name, value in alone.state_dict().items())
+    assert stream(4, "init").initial_seed() != stream(9, "init").initial_seed()
