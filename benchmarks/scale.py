@@ -31,7 +31,7 @@ from actbench.studies.executors import Failure, InProcess, Ray
 from actbench.studies.grid import cells_of
 from actbench.studies.plan import Plan
 from actbench.studies.progress import Progress
-from actbench.studies.training import Means, run_missing
+from actbench.studies.training import RunContext, run_missing
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "pytorch-lightning", "ray", "polars")
@@ -129,7 +129,7 @@ def many(folder: Path, count: int) -> dict[str, Any]:
     plan = Plan(wanted, 0, [cell for turn in zip(*missing, strict=True) for cell in turn])
     clock("plan_s")
     with Ray(workers=2) as executor:
-        failures = run_missing(asked, plan, Means(executor, Silence(), synthetic, [], {}))
+        failures = run_missing(asked, plan, RunContext(executor, Silence(), synthetic, [], {}))
     clock("run_s")
     measured |= {"failures": len(failures), "run_mb": peak_mb()}
     measured |= reading("apart", asked, wanted, clock)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from actbench.inference.stats import Interval
-from actbench.inference.verdict import Asked, Certificate, History, Question, Told, plain, tell
+from actbench.inference.verdict import Certificate, History, PlannedArm, Question, StudyResults, load_results, plain
 from actbench.records import COLUMNS, fingerprint, frame, write_records
 
 EPOCHS = 4
@@ -83,7 +83,7 @@ def study(
     tuned: pl.DataFrame | None = None,
     tested: bool = False,
     **settings: Any,
-) -> Told:
+) -> StudyResults:
     """Write a study's folder, and tell what its records say.
 
     Args:
@@ -95,7 +95,7 @@ def study(
         tested: Whether a self-test has passed.
         settings: Of the question.
     """
-    asked = [Asked(dataset, "MLP", arm, fingerprint(arm)) for dataset in datasets for arm in arms]
+    asked = [PlannedArm(dataset, "MLP", arm, fingerprint(arm)) for dataset in datasets for arm in arms]
     question = Question(asked, arms[0], **{"replicates": 8, **settings})
     write_records(folder / "records.parquet", pl.concat(tables))
     if tuned is not None:
@@ -105,12 +105,12 @@ def study(
     )
     certificates = {question.hash: [plain(certificate)]} if tested else {}
     History(certificates=certificates).planned(question).write(folder)
-    return tell(folder)
+    return load_results(folder)
 
 
 def random_study(
     folder: Path, *, arms: int, seeds: int, datasets: int = 1, epochs: int = EPOCHS, **settings: Any
-) -> Told:
+) -> StudyResults:
     """A study of so many arms, seeds and datasets, always the same."""
     rng = np.random.default_rng(0)
     names = [f"arm{number}" for number in range(arms)]
@@ -136,7 +136,7 @@ def with_shapes(table: pl.DataFrame, *, learned: bool = False) -> pl.DataFrame:
     return table.with_columns(pl.Series(name, of, dtype=pl.List(pl.Float64)) for name, of in curves.items())
 
 
-def golden(folder: Path) -> Told:
+def golden(folder: Path) -> StudyResults:
     """Three arms, eight seeds, one replicate diverged, one arm measured on a busy machine, tuned and tested."""
     relu = [0.95, 0.96, 0.94, 0.95, 0.97, 0.93, 0.95, 0.96]
     swish = [0.96, 0.98, 0.95, 0.97, 0.98, 0.95, 0.96, 0.98]

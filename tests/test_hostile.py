@@ -26,7 +26,7 @@ from torch import nn
 
 from actbench.cli.main import main
 from actbench.data import FakeImages
-from actbench.inference.verdict import tell
+from actbench.inference.verdict import load_results
 from actbench.records import CHECKSUM, FILE, RecordError, Store, fingerprint, from_bytes, read_records, to_bytes
 from actbench.specs import compose
 from actbench.studies import compare
@@ -769,11 +769,11 @@ def test_a_checkpoint_says_neither_where_data_are_nor_that_they_are_downloaded(h
 
 
 def test_records_of_other_cells_than_planned_are_told(tmp_path):
-    told = study(
+    results = study(
         tmp_path, [records("relu", [0.9] * 3), records("swish", [0.9] * 3, cell=fingerprint("x"))], replicates=3
     )
 
-    assert told.faults[0] == "swish: 3 records are not of what was planned"
+    assert results.faults[0] == "swish: 3 records are not of what was planned"
 
 
 def planned(**changes):
@@ -833,4 +833,4 @@ def test_a_plan_that_is_not_what_its_hash_says_is_refused(tmp_path):
     path.write_text(json.dumps(content))
 
     with pytest.raises(RecordError, match="is not what was planned under that hash"):
-        tell(tmp_path)
+        load_results(tmp_path)

@@ -603,7 +603,7 @@ def test_a_command_whose_output_nobody_reads_ends_quietly(start, args):
 @pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
 @pytest.mark.parametrize("command", ["main.py --help", "main.py report studies/study", "main.py report nowhere"])
 def test_head_ends_a_command_quietly(tmp_path, command, buffering):
-    told = made_studies.golden(tmp_path)
+    results = made_studies.golden(tmp_path)
     head = f"{sys.executable} {ROOT}/{command.replace('studies/study', str(tmp_path))} | true; exit ${{PIPESTATUS[0]}}"
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | buffering
 
@@ -612,7 +612,7 @@ def test_head_ends_a_command_quietly(tmp_path, command, buffering):
     if "nowhere" in command:  # an error is said even so
         refused(result, "nowhere")
     else:
-        assert told.sentences
+        assert results.sentences
         assert result.returncode in (1, 141)
         assert result.stderr == ""
 

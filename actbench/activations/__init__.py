@@ -5,7 +5,7 @@ and dtype. ``CATALOGUE`` gives all of them by name.
 """
 
 from actbench.activations.catalogue import CATALOGUE as CATALOGUE
-from actbench.activations.catalogue import Entry as Entry
+from actbench.activations.catalogue import CatalogueEntry as CatalogueEntry
 from actbench.activations.catalogue import trainable_parameters as trainable_parameters
 from actbench.activations.fixed import GCU as GCU
 from actbench.activations.fixed import ISRLU as ISRLU

@@ -10,7 +10,7 @@ from torch import nn
 from actbench.activations import fixed, trainable
 
 
-class Entry(NamedTuple):
+class CatalogueEntry(NamedTuple):
     """One activation: how it is built, its formula, and who published it."""
 
     cls: type[nn.Module]
@@ -19,16 +19,16 @@ class Entry(NamedTuple):
     source: str
 
 
-def entry(cls: type[nn.Module], formula: str = "", source: str = "", **init_args: Any) -> Entry:
+def entry(cls: type[nn.Module], formula: str = "", source: str = "", **init_args: Any) -> CatalogueEntry:
     """Entry of a class; the docstrings of our classes give formula and source."""
     if not formula:
         text = inspect.getdoc(cls) or ""
         formula = text.splitlines()[0].partition(": ")[2].removesuffix(".")
         source = " ".join(text.partition("Source:")[2].split()).removesuffix(".")
-    return Entry(cls, MappingProxyType(init_args), formula, source)
+    return CatalogueEntry(cls, MappingProxyType(init_args), formula, source)
 
 
-def trainable_parameters(activation: Entry) -> int:
+def trainable_parameters(activation: CatalogueEntry) -> int:
     """Trainable parameters of one instance: each place in a network has so many of its own."""
     return sum(parameter.numel() for parameter in activation.cls(**activation.init_args).parameters())
 
@@ -40,7 +40,7 @@ SHRINKAGE_PAPER = (
 )
 TORCH = "PyTorch's torch.nn; no publication known"
 
-CATALOGUE: Mapping[str, Entry] = MappingProxyType(
+CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
     {
         "acon_c": entry(trainable.AconC),
         "arctan": entry(fixed.Arctan),

@@ -14,7 +14,7 @@ def trained(value: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(float(value)))
 
 
-def number(value: float, *, trainable: bool) -> nn.Parameter | float:
+def scalar(value: float, *, trainable: bool) -> nn.Parameter | float:
     """A number, trained or not."""
     return trained(value) if trainable else float(value)
 
@@ -34,7 +34,7 @@ class Swish(nn.Module):
 
     def __init__(self, beta: float = 1.0, trainable: bool = False) -> None:
         super().__init__()
-        self.beta = number(beta, trainable=trainable)
+        self.beta = scalar(beta, trainable=trainable)
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.beta, float) and self.beta:
@@ -58,8 +58,8 @@ class StarReLU(nn.Module):
 
     def __init__(self, scale: float = 0.8944, bias: float = -0.4472, trainable: bool = True) -> None:
         super().__init__()
-        self.scale = number(scale, trainable=trainable)
-        self.bias = number(bias, trainable=trainable)
+        self.scale = scalar(scale, trainable=trainable)
+        self.bias = scalar(bias, trainable=trainable)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * relu(x).square() + self.bias
@@ -105,7 +105,7 @@ class Snake(nn.Module):
     def __init__(self, a: float = 1.0, trainable: bool = False) -> None:
         super().__init__()
         check_positive(a=a)
-        self.a = number(a, trainable=trainable)
+        self.a = scalar(a, trainable=trainable)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.sin(self.a * x).square() / self.a

@@ -1,4 +1,4 @@
-"""``compare`` and ``merge``: studies."""
+"""``run_compare`` and ``run_merge``: studies."""
 
 import shlex
 import sys
@@ -35,7 +35,7 @@ from actbench.studies.executors import ExecutorError
 from actbench.studies.forecast import forecast
 
 
-def compare(words: Sequence[str]) -> int:
+def run_compare(words: Sequence[str]) -> int:
     """Run a study; returns the exit status: 0, 2 for one that makes no sense, 1 if cells are missing at the end."""
     command = f"{shown_program()} compare {shlex.join(words)}".strip().encode(errors="replace").decode()
     study: Study | None = None
@@ -57,7 +57,7 @@ def compare(words: Sequence[str]) -> int:
             return 0
         folder = Path(study.root, study.name)
         show = partial(draw, folder=folder)
-        told = run_study(study, self_test=bool(given.get("self_test")), show=show, command=command)
+        results = run_study(study, self_test=bool(given.get("self_test")), show=show, command=command)
     except (StudyError, UsageError, RecordError, ExecutorError) as error:
         return fail(f"compare: {one_line(error)}" if isinstance(error, UsageError) else one_line(error))
     except MissingError as error:
@@ -68,7 +68,7 @@ def compare(words: Sequence[str]) -> int:
         return 1
     except (KeyboardInterrupt, SystemExit) as error:
         return interrupted(error, study, command)
-    print_told(told, folder)
+    print_told(results, folder)
     return 0
 
 
@@ -143,7 +143,7 @@ def print_foresight(question: Question, foreseen: Sequence[Foreseen]) -> None:
         print(f"too few for level {level:.3g}: an exact sign-flip test of {question.most} pairs gives p >= {least:.3g}")
 
 
-def merge(words: Sequence[str]) -> int:
+def run_merge(words: Sequence[str]) -> int:
     """Join the stores of several folders of studies; returns the exit status."""
     parser = OneLine("merge")
     parser.add_argument("roots", nargs="+", type=Path, help="folders of studies, which hold cells/")

@@ -26,10 +26,10 @@ from actbench.specs import (
     class_paths,
     compose,
     dump_yaml,
-    merge,
+    merge_config,
     one_line,
     read_file,
-    readable,
+    readable_error,
     setting,
     without,
 )
@@ -44,7 +44,7 @@ from actbench.training.callbacks import (
     RunFolder,
     RunLogger,
 )
-from actbench.training.config import BenchCLI, versions
+from actbench.training.config import BenchCLI, library_versions
 from actbench.training.metrics import gather
 from actbench.training.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.training.stack import StackError
@@ -70,7 +70,7 @@ class CommandCLI(BenchCLI):
             if "GradientAccumulationScheduler" in str(setting(given, "trainer.callbacks")):
                 # The Trainer's own setting is the callback's of that moment, and Lightning refuses both.
                 self.saved["trainer"] = without(self.saved["trainer"], "accumulate_grad_batches")
-            given = merge(as_config(self.saved), given)
+            given = merge_config(as_config(self.saved), given)
             check_local(self.saved, given, path)
         elif command != "fit":
             raise UsageError(f"{command} needs --ckpt_path: without it, it would score an untrained network")
@@ -126,7 +126,7 @@ class CommandCLI(BenchCLI):
         if plain_lines:  # a bar is for a terminal
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         logger = self._run_logger()
-        text = f"# {versions()}\n{dump_yaml(self.canonical)}"  # running it again starts afresh
+        text = f"# {library_versions()}\n{dump_yaml(self.canonical)}"  # running it again starts afresh
         callbacks += [RunFolder(text, logger), Interruption(report_interruption)]
         if config.enable_checkpointing is not False:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
@@ -149,7 +149,7 @@ class CommandCLI(BenchCLI):
             raise checkpoints.CheckpointError(
                 f"{folder} is a link, through which nothing is written: remove it, or give --trainer.default_root_dir"
             )
-        step = checkpoints.load(ckpt_path)["global_step"]
+        step = checkpoints.load_checkpoint(ckpt_path)["global_step"]
         return RunLogger(run.parent.parent, name=run.parent.name, version=run.name, purge_step=step)
 
     # --- running ---
@@ -228,7 +228,7 @@ def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> d
     trusted = checkpoints.trusted_names(given.get("trust"))
     trusted += [str(path).partition(".")[0] for path in class_paths(without(given, "trainer")) if "." in str(path)]
     saved = checkpoints.read_description(ckpt_path, trust=trusted, data=setting(given, "data.class_path"))
-    if command == "fit" and "optimizer_states" not in checkpoints.load(ckpt_path):
+    if command == "fit" and "optimizer_states" not in checkpoints.load_checkpoint(ckpt_path):
         raise UsageError(f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt")
     described, folder = saved["data"], Path(ckpt_path).absolute().parent
     config = next((of for of in (folder.parent / "config.yaml", folder / "config.yaml") if of.exists()), None)
@@ -238,7 +238,7 @@ def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> d
         if setting(beside, "data.class_path") == described["class_path"]:
             for name in map(argument, local):
                 if (value := setting(beside, name)) is not None:
-                    saved["data"] = merge({"data": saved["data"]}, nest(name, value))["data"]
+                    saved["data"] = merge_config({"data": saved["data"]}, nest(name, value))["data"]
     return saved
 
 
@@ -251,7 +251,7 @@ def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's description as a config, to which what is given is added."""
     model = without(saved["model"], "input_shape", "num_classes")
     config = {"seed_everything": saved["seed"], "vary": saved["vary"], "trainer": saved["trainer"], "model": model}
-    return merge({}, {**config, "data": saved["data"] and without(saved["data"], "local")})
+    return merge_config({}, {**config, "data": saved["data"] and without(saved["data"], "local")})
 
 
 def check_local(saved: Mapping[str, Any], given: Mapping[str, Any], ckpt_path: str) -> None:
@@ -304,7 +304,7 @@ def run(command: str, options: Sequence[str]) -> int:
             return 0
         cli = CommandCLI(command, given)
     except (ValueError, ImportError, ArgumentError, MisconfigurationException) as error:
-        return fail(readable(str(error)))
+        return fail(readable_error(str(error)))
     try:
         return cli.execute()
     except (MisconfigurationException, data.DataError, checkpoints.CheckpointError, StackError) as error:

@@ -36,9 +36,9 @@ COMMANDS = {
 
 PARSERS = {  # where each command is that LightningCLI does not run: module of actbench.cli, function
     "export": ("export", "export"),
-    "compare": ("compare", "compare"),
+    "compare": ("compare", "run_compare"),
     "report": ("report", "report"),
-    "merge": ("compare", "merge"),
+    "merge": ("compare", "run_merge"),
     "audit": ("audit", "print_audit"),
     "activations": ("catalogue", "print_catalogue"),
 }

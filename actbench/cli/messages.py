@@ -19,7 +19,7 @@ from torch import Tensor
 
 from actbench.cli.main import shown_path, shown_program
 from actbench.training.callbacks import RunFolder
-from actbench.training.metrics import spread
+from actbench.training.metrics import summary_statistics
 
 
 def show_help(parser: LightningArgumentParser, command: str, words: Sequence[str]) -> bool:
@@ -55,7 +55,7 @@ def report_scores(scores: Mapping[str, Tensor], seeds: Sequence[int], metrics: M
         table.add_row(str(seed), *(f"{values[place]:z.6f}" for values in scores.values()))
     if len(seeds) > 1:
         table.add_section()
-        spreads = [spread(values) for values in scores.values()]
+        spreads = [summary_statistics(values) for values in scores.values()]
         for what in ("mean", "sd", "min", "max"):
             table.add_row(what, *(f"{of[what]:z.6f}" for of in spreads))
         table.add_section()

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from actbench.cli.main import OneLine, fail, shown_path
-from actbench.inference.verdict import RECORDS, VERDICT, Told, tell
+from actbench.inference.verdict import RECORDS, VERDICT, StudyResults, load_results
 from actbench.inference.verdict.changes import changes
 from actbench.inference.verdict.pairing import verified
 from actbench.records import RecordError
-from actbench.report.tables import Column, Table, tables
+from actbench.report.tables import ReportTable, TableColumn, tables
 
 FORMATS = ("html", "md", "tex", "csv", "json", "png", "svg", "tensorboard")
 PAGE = "report.html"
@@ -47,57 +47,57 @@ def report(words: Sequence[str]) -> int:
     if chosen.other and chosen.format:
         return fail("report: two studies side by side have no format; leave out --format")
     try:
-        told = tell(chosen.study)
+        results = load_results(chosen.study)
         if chosen.other:
-            print(*changes(told, tell(chosen.other)), sep="\n")
+            print(*changes(results, load_results(chosen.other)), sep="\n")
         elif chosen.format in (None, "html"):
-            draw(told, chosen.study, tensorboard=False)
-            print_told(told, chosen.study)
+            draw(results, chosen.study, tensorboard=False)
+            print_told(results, chosen.study)
         elif chosen.format == "tensorboard":
-            draw(told, chosen.study)
+            draw(results, chosen.study)
             print(f"tensorboard --logdir {shown_path(chosen.study)}")
         else:
             from actbench.report.exports import write_exports
 
-            print(*map(shown_path, write_exports(told, chosen.study, chosen.format)), sep="\n")
+            print(*map(shown_path, write_exports(results, chosen.study, chosen.format)), sep="\n")
     except (RecordError, OSError) as error:
         return fail(" ".join(str(error).split()))
     return 0
 
 
-def draw(told: Told, folder: Path, *, tensorboard: bool = True) -> None:
+def draw(results: StudyResults, folder: Path, *, tensorboard: bool = True) -> None:
     """Write a study's page, and TensorBoard's files."""
     from actbench.report import write_page
 
-    write_page(told, folder)
+    write_page(results, folder)
     if tensorboard:  # importing what they need takes as long as all the rest
         from actbench.report.tensorboard import write_tensorboard
 
-        write_tensorboard(told, folder)
+        write_tensorboard(results, folder)
 
 
-def print_told(told: Told, folder: Path) -> None:
+def print_told(results: StudyResults, folder: Path) -> None:
     """Print what a study's records say: the tables of its page, arms first, and the verdicts in words."""
     console = Console(width=None if sys.stdout.isatty() else UNLIMITED, markup=False, emoji=False, highlight=False)
-    shown = {table.name: table for table in tables(told)}
+    shown = {table.name: table for table in tables(results)}
     for name, spare in SPARE.items():
         if name in shown:
             console.print(shown[name].title)
             print_table(console, shown[name], spare=spare)
-    if told.table["busy"].any():
+    if results.table["busy"].any():
         print("* others used the machine meanwhile: these times say little")
-    if told.conclusion.findings:
+    if results.conclusion.findings:
         print(
             "P(better): chance to win on a new seed; Bouthillier et al. (2021) ask for .75 before a difference matters"
         )
-    alone = told.table["arm"].n_unique() < 2
-    pairs = "no pairs: there is one arm" if alone else f"pairs {verified(told.table, told.question.baseline)}"
-    print(*(told.faults or [pairs]), *told.sentences, sep="\n")
+    alone = results.table["arm"].n_unique() < 2
+    pairs = "no pairs: there is one arm" if alone else f"pairs {verified(results.table, results.question.baseline)}"
+    print(*(results.faults or [pairs]), *results.sentences, sep="\n")
     print(f"records: {shown_path(folder / RECORDS)}; verdicts: {shown_path(folder / VERDICT)}")
     print(f"page: {shown_path(folder / PAGE)}; tensorboard --logdir {shown_path(folder)}")
 
 
-def print_table(console: Console, table: Table, *, spare: Sequence[str]) -> None:
+def print_table(console: Console, table: ReportTable, *, spare: Sequence[str]) -> None:
     """Print a table in which no number is cut.
 
     Where the console is too narrow, columns named by ``spare`` are left out in
@@ -115,7 +115,7 @@ def print_table(console: Console, table: Table, *, spare: Sequence[str]) -> None
         console.print(f"left out, for the terminal is narrow: {', '.join(left_out)}")
 
 
-def grid(table: Table, kept: Sequence[Column]) -> Grid:
+def grid(table: ReportTable, kept: Sequence[TableColumn]) -> Grid:
     """Columns of a table: names and words on the left, numbers on the right."""
     shown = Grid(box=box.SIMPLE)
     for column in kept:

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from actbench.data.augmentation import crop, draw_crops
 from actbench.data.files import FileData
-from actbench.data.images import DataError, ImageData, Table, check_at_least
+from actbench.data.images import DataError, ImageData, LabelledImages, check_at_least
 from actbench.seeding import stream
 
 
@@ -31,12 +31,12 @@ class Digits(ImageData):
     white = 16
 
     @override
-    def read(self) -> list[Table]:
+    def read(self) -> list[LabelledImages]:
         from sklearn.datasets import load_digits  # here: --help need not wait for it
 
         digits = load_digits()
         images = torch.from_numpy(digits.images).to(torch.uint8)[:, None]  # whole numbers from 0 to 16
-        return [Table(images, torch.from_numpy(digits.target).long())]
+        return [LabelledImages(images, torch.from_numpy(digits.target).long())]
 
 
 FAKE = 2**28  # numbers in made-up images, which are made at once
@@ -82,13 +82,13 @@ class FakeImages(ImageData):
         self.num_classes = num_classes
 
     @override
-    def read(self) -> list[Table]:
+    def read(self) -> list[LabelledImages]:
         generator = torch.Generator().manual_seed(0)
         labels = torch.arange(self.rows) % self.num_classes
         patterns = torch.rand(self.num_classes, *self.input_shape, generator=generator)
         noise = torch.rand(self.rows, *self.input_shape, generator=generator)
         images = (patterns[labels] + 3 * noise) / 4  # so much noise that no network gets all of 8x8 pixels right
-        return [Table((images * self.white).round().to(torch.uint8), labels)]
+        return [LabelledImages((images * self.white).round().to(torch.uint8), labels)]
 
 
 class IdxData(FileData):
@@ -105,11 +105,11 @@ class IdxData(FileData):
         return {f"{folder}/{name.removesuffix('.gz')}": None for name, _ in self.torchvision_class().resources}
 
     @override
-    def read_part(self, root: Path, part: str) -> Table:
+    def read_part(self, root: Path, part: str) -> LabelledImages:
         folder, prefix = root / type(self).__name__ / "raw", "train" if part == "train" else "t10k"
         images = read_idx(folder / f"{prefix}-images-idx3-ubyte", 3)
         labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte", 1)
-        return Table(images[:, None], labels.long())
+        return LabelledImages(images[:, None], labels.long())
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
@@ -209,9 +209,11 @@ class CifarData(ColourData):
         return {f"{source.base_folder}/{name}": md5 for name, md5 in names}
 
     @override
-    def read_part(self, root: Path, part: str) -> Table:
+    def read_part(self, root: Path, part: str) -> LabelledImages:
         source: Any = self.torchvision_class()(root, train=part == "train")
-        return Table(torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets))
+        return LabelledImages(
+            torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
+        )
 
 
 class CIFAR10(CifarData):
@@ -251,9 +253,9 @@ class SVHN(ColourData):
             self.torchvision_class()(folder, split=part, download=True)
 
     @override
-    def read_part(self, root: Path, part: str) -> Table:
+    def read_part(self, root: Path, part: str) -> LabelledImages:
         source: Any = self.torchvision_class()(root, split=part)
-        return Table(torch.from_numpy(source.data).contiguous(), torch.from_numpy(source.labels))
+        return LabelledImages(torch.from_numpy(source.data).contiguous(), torch.from_numpy(source.labels))
 
 
 DATASETS = (Digits, FakeImages, MNIST, FashionMNIST, KMNIST, CIFAR10, CIFAR100, SVHN)

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from actbench.data.images import DataError, ImageData, Table
+from actbench.data.images import DataError, ImageData, LabelledImages
 
 
 class FileData(ImageData):
@@ -53,7 +53,7 @@ class FileData(ImageData):
         self.torchvision_class()(folder, download=True)
 
     @abstractmethod
-    def read_part(self, root: Path, part: str) -> Table:
+    def read_part(self, root: Path, part: str) -> LabelledImages:
         """Read the ``train`` or ``test`` part."""
 
     def torchvision_class(self) -> Any:
@@ -64,7 +64,7 @@ class FileData(ImageData):
         return getattr(datasets, type(self).__name__)
 
     @override
-    def read(self) -> list[Table]:
+    def read(self) -> list[LabelledImages]:
         root = Path(self.root).expanduser()
         try:
             return self._read_from(root)
@@ -73,7 +73,7 @@ class FileData(ImageData):
                 raise
         return self._fetch_to(root)
 
-    def _read_from(self, root: Path) -> list[Table]:
+    def _read_from(self, root: Path) -> list[LabelledImages]:
         name = type(self).__name__
         fit = f"python main.py fit --data {name} --data.root {shlex.quote(self.root)}"
         hint = f"to fetch it: {fit} --data.download true"
@@ -100,7 +100,7 @@ class FileData(ImageData):
             if not check_integrity(str(root / file), md5):
                 raise DataError(f"{root / file} is damaged: its MD5 sum is not {md5}")
 
-    def _check_table(self, table: Table, what: str) -> None:
+    def _check_table(self, table: LabelledImages, what: str) -> None:
         images, labels = table
         if len(images) != len(labels):
             raise DataError(f"{what} has {len(images)} images and {len(labels)} labels")
@@ -109,7 +109,7 @@ class FileData(ImageData):
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise DataError(f"{what} has labels from {labels.min()} to {labels.max()}, not 0 to {self.num_classes - 1}")
 
-    def _fetch_to(self, root: Path) -> list[Table]:
+    def _fetch_to(self, root: Path) -> list[LabelledImages]:
         """Fetch the files to a folder of their own, read them there, and only then put them in place."""
         try:
             root.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ class DataError(ValueError):
         super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
-class Table(NamedTuple):
+class LabelledImages(NamedTuple):
     """Images as they were read, and their classes."""
 
     images: UInt8[Tensor, "rows channels height width"]
@@ -101,11 +101,11 @@ class ImageData(LightningDataModule, ABC):
         self.drop_last = drop_last
         self.fractions = fractions
         self.seeds = range(seed, seed + replicates)
-        self.tables: list[Table] = []
+        self.tables: list[LabelledImages] = []
         self.parts: dict[str, Part] = {}
 
     @abstractmethod
-    def read(self) -> list[Table]:
+    def read(self) -> list[LabelledImages]:
         """Read all images, in one table or in two: for training, and the official ones for testing."""
 
     def augmented(
@@ -187,7 +187,7 @@ class ImageData(LightningDataModule, ABC):
         if not isinstance(batch, Rows):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         number = self.parts[batch.part].table
-        table = self.tables[number] = Table(*(values.to(device) for values in self.tables[number]))
+        table = self.tables[number] = LabelledImages(*(values.to(device) for values in self.tables[number]))
         rows = batch.rows.to(device)
         flat = rows.flatten()  # on a CPU, index_select is 6 times faster than [rows]
         images, labels = table.images.index_select(0, flat), table.labels[rows]

@@ -30,7 +30,7 @@ UNSIZED = 1000  # batches that are looked at of a loader without a length
 PATIENCE = 5  # seconds of reading before it is said
 
 
-class Look(NamedTuple):
+class PartSummary(NamedTuple):
     """What a part's batches hold."""
 
     shapes: Sequence[tuple[int, ...]]  # of inputs
@@ -51,7 +51,7 @@ class Scout:
         self.data = data
         self.name = type(data.inner).__name__
         self.again = again
-        self.looks: dict[str, Look] = {}
+        self.looks: dict[str, PartSummary] = {}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -112,7 +112,7 @@ class Scout:
             raise DataError(f"{name} of {self.name} gives {len(held)} loaders, and one is needed")
         return loader
 
-    def look(self, part: str) -> Look:
+    def look(self, part: str) -> PartSummary:
         """What a part's batches hold, which is looked at once."""
         if part not in self.looks:
             loader = self.loader(part)
@@ -120,7 +120,7 @@ class Scout:
                 self.looks[part] = self._look_through(part, loader)
         return self.looks[part]
 
-    def _look_through(self, part: str, loader: Any) -> Look:
+    def _look_through(self, part: str, loader: Any) -> PartSummary:
         known, what = contents(loader), f"the {part} part of {self.name}"
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
         digests = list[bytes]()
@@ -151,7 +151,7 @@ class Scout:
                 )
         every = torch.cat(labels)
         bounds = int(every.min()), int(every.max())
-        return Look([*shapes], bounds, hashed(*digests, repr(rows).encode()), known.sources if known else ())
+        return PartSummary([*shapes], bounds, hashed(*digests, repr(rows).encode()), known.sources if known else ())
 
     def first(self, part: str, loader: Any) -> bytes:
         """Hash of a part's first batch."""

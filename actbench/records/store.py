@@ -14,7 +14,7 @@ JOINED = 1024  # replicates of a file in which many are joined
 FILE = re.compile(rf"(?P<cell>{CELL.pattern})_(?P<first>[0-9]{{1,10}})-(?P<last>[0-9]{{1,10}})\.parquet")
 
 
-def named(path: Path) -> tuple[str, range]:
+def parse_file_name(path: Path) -> tuple[str, range]:
     """Cell and seeds in the name of a store's file; no seeds if the name has none, or too many for one file."""
     name = FILE.fullmatch(path.name)
     if not name:
@@ -27,7 +27,7 @@ def holding(paths: Iterable[Path], seeds: range) -> dict[int, Path]:
     """For each of these seeds, the first of a cell's files that has it by name."""
     found: dict[int, Path] = {}
     for path in paths:
-        own = named(path)[1]
+        own = parse_file_name(path)[1]
         for seed in range(max(own.start, seeds.start), min(own.stop, seeds.stop)):
             found.setdefault(seed, path)
     return found
@@ -55,7 +55,7 @@ class Store:
         """The files of each cell, those of the store itself first. Nothing is read."""
         found: dict[str, list[Path]] = {}
         for path in (path for folder in (self.folder, *self.others) for path in sorted(folder.glob("*.parquet"))):
-            cell, seeds = named(path)
+            cell, seeds = parse_file_name(path)
             if seeds:
                 found.setdefault(cell, []).append(path)
         return found
@@ -68,7 +68,7 @@ class Store:
 
     def read(self, path: Path) -> pl.DataFrame:
         """Records of a file of the store; RecordError if they are damaged, foreign, or another cell's."""
-        table, (cell, seeds) = read_records(path), named(path)
+        table, (cell, seeds) = read_records(path), parse_file_name(path)
         if not seeds or set(table["cell"]) != {cell} or table["seed"].to_list() != list(seeds):
             raise RecordError(f"{path}: its name belongs to other records")
         return table

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 
-from actbench.inference.verdict import Told, points
+from actbench.inference.verdict import StudyResults, points
 from actbench.inference.verdict.words import count, level, listed
 from actbench.report.figures.figure import called, known_scores
 from actbench.report.figures.palette import SIGNS
@@ -14,9 +14,9 @@ from actbench.report.numbers import Row, comparison_rows
 MOST = 3  # names that a heading holds
 
 
-def asked(told: Told) -> str:
+def asked(results: StudyResults) -> str:
     """The question of the study, as a heading."""
-    of = told.question
+    of = results.question
     baseline, others = called(of.baseline), [called(arm) for arm in of.arms if arm != of.baseline]
     where = f"{several(of.datasets, 'datasets')} with {several(of.networks, 'networks')}"
     if not others:
@@ -34,28 +34,28 @@ def several(names: Sequence[str], what: str) -> str:
     return listed([called(name) for name in names]) if len(names) <= MOST else f"{len(names)} {what}"
 
 
-def decisive(told: Told) -> list[Row]:
+def decisive(results: StudyResults) -> list[Row]:
     """The comparisons that answer the question: those over all datasets, if there are several."""
-    rows = comparison_rows(told)
+    rows = comparison_rows(results)
     return [row for row in rows if row["dataset"] is None] or rows
 
 
-def answered(told: Told) -> str:
+def answered(results: StudyResults) -> str:
     """The answer in one sentence or two."""
-    rows = decisive(told)
-    if not len(told.table):
+    rows = decisive(results)
+    if not len(results.table):
         return "Nothing has finished yet."
-    if len(told.question.arms) == 1:
-        values = [value for of in known_scores(told).values() for value in of.values()]
+    if len(results.question.arms) == 1:
+        values = [value for of in known_scores(results).values() for value in of.values()]
         mean = f"{100 * sum(values) / len(values):.1f} %"
         return f"{mean} on test, the mean of {count(len(values), 'replicate')}; it is compared with nothing."
-    if told.table["diverged"].all():
+    if results.table["diverged"].all():
         return "Every replicate has diverged: there is nothing to compare."
     if all(row["difference"] is None for row in rows):
         return "Nothing can be said yet: a verdict needs two pairs at least."
     if len(rows) == 1:
-        return single(rows[0], margin=told.question.margin)
-    return best_of_all(rows) if told.question.comparisons == "all" else best_of(rows)
+        return single(rows[0], margin=results.question.margin)
+    return best_of_all(rows) if results.question.comparisons == "all" else best_of(rows)
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
@@ -71,9 +71,9 @@ def best_of(rows: Sequence[Row]) -> str:
         most = "" if counts["better"] == 1 else f", the most of {counts['better']}"
         where = f" with {called(best['network'])}" if len({row["network"] for row in rows}) > 1 else ""
         return f"Yes: {called(best['arm'])} beats {called(best['baseline'])}{where} by {gap(best)}{most}."
-    told = listed([f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict]])
+    results = listed([f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict]])
     start = "Not decided" if counts["undecided"] == len(rows) else "None was found better"
-    return f"{start}: of {len(rows)} comparisons, {told}."
+    return f"{start}: of {len(rows)} comparisons, {results}."
 
 
 def best_of_all(rows: Sequence[Row]) -> str:
@@ -104,18 +104,18 @@ def gap(row: Row) -> str:
     return f"{points(abs(row['difference']), sign=False)} points{inside}"
 
 
-def price(told: Told) -> str | None:
+def price(results: StudyResults) -> str | None:
     """How sure the answer is, and what it costs: of the best comparison, in words."""
-    best = best_row(decisive(told))
+    best = best_row(decisive(results))
     if not best:
         return None
     sure = (
         f"{called(best['arm'])} minus {called(best['baseline'])}: "
-        f"{points(best['difference'])} points of test accuracy, {level(told.question)} interval "
+        f"{points(best['difference'])} points of test accuracy, {level(results.question)} interval "
         f"{points(best['difference_low'])} to {points(best['difference_high'])} over {count(best['pairs'], 'pair')}"
     )
     names = itemgetter("network", "arm", "baseline")
-    same = [row for row in comparison_rows(told) if names(row) == names(best)]
+    same = [row for row in comparison_rows(results) if names(row) == names(best)]
     times = [row for row in same if row["fits"] and best["dataset"] in (None, row["dataset"])]
     if not times:
         return f"{sure}."
@@ -124,15 +124,15 @@ def price(told: Told) -> str | None:
     return f"{sure}; training takes {ratio:.2f} times as long{busy}."
 
 
-def missing(told: Told) -> list[str]:
+def missing(results: StudyResults) -> list[str]:
     """What an unfinished study lacks, a line each; nothing where it is whole."""
-    question = told.question
+    question = results.question
     if question.design:
         return [
             f"{of.dataset or 'all datasets'} with {of.network}: {of.arm} against {of.baseline} goes on"
-            for of in told.conclusion.running
-        ] or ([] if len(told.table) else ["no replicate is there yet"])
-    there = Counter(told.table.select("dataset_name", "network_name", "arm").iter_rows())
+            for of in results.conclusion.running
+        ] or ([] if len(results.table) else ["no replicate is there yet"])
+    there = Counter(results.table.select("dataset_name", "network_name", "arm").iter_rows())
     return [
         f"{row.arm} on {row.dataset} with {row.network} has {there[row[:3]]} of {count(question.most, 'seed')}"
         for row in question.asked

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from markupsafe import Markup
 
-from actbench.inference.verdict import Told
+from actbench.inference.verdict import StudyResults
 from actbench.report.figures.curves import SCORES, SHAPES
 
 MOST_VALUES = 100_000  # of all curves: beyond, each arm has the same number of its first seeds
@@ -24,14 +24,14 @@ class Embedded(NamedTuple):
     seeds: int | None  # None for all
 
 
-def embedded(told: Told) -> Embedded:
+def embedded(results: StudyResults) -> Embedded:
     """The records, as far as the page has room for them.
 
     A column is ``{"values": [...]}``, or ``{"levels": [...], "codes": [...]}``
     where values repeat. Numbers that JSON does not know are text outside lists,
     and null in them.
     """
-    table = told.table.sort("seed", maintain_order=True)
+    table = results.table.sort("seed", maintain_order=True)
     table, seeds = thinned(table)
     records = len(table) <= MOST_ROWS
     if not records:

@@ -8,14 +8,14 @@ import polars as pl
 from jaxtyping import Float
 
 from actbench.inference.stats import Interval, mean_with_bounds
-from actbench.inference.verdict import Ratio, Secondary, Told
+from actbench.inference.verdict import Ratio, Secondary, StudyResults
 from actbench.report.figures.cost import median_cost
 from actbench.report.figures.figure import known_scores, of_panel, panels
 
 Row = dict[str, Any]
 
 
-def comparison_rows(told: Told) -> list[Row]:
+def comparison_rows(results: StudyResults) -> list[Row]:
     """A row for each comparison, arm minus baseline; a number that is not known is None.
 
     Accuracies and their differences are fractions, losses are in nats, and
@@ -25,7 +25,7 @@ def comparison_rows(told: Told) -> list[Row]:
     not corrected, and ``x_effect`` is in standard deviations.
     """
     rows = []
-    for finding in told.conclusion.findings:
+    for finding in results.conclusion.findings:
         of, costs, between = finding.judgement, finding.cost, finding.comparison
         others = {secondary.outcome: secondary for secondary in finding.secondary}
         rows.append(
@@ -35,9 +35,9 @@ def comparison_rows(told: Told) -> list[Row]:
                 "inside_margin": of.inside_margin,
                 "pairs": of.pairs,
                 "unpaired": finding.unpaired,
-                **spread("difference", of.difference),
+                **interval_columns("difference", of.difference),
                 **{name: getattr(of, name) for name in ("p", "adjusted_p", "equivalence_p", "adjusted_equivalence_p")},
-                **spread("probability_better", of.superiority),
+                **interval_columns("probability_better", of.superiority),
                 "effect": finite(of.effect),
                 "arm_test_accuracy": finite(finding.means[between.arm]),
                 "baseline_test_accuracy": finite(finding.means[between.baseline]),
@@ -59,7 +59,7 @@ def comparison_rows(told: Told) -> list[Row]:
     return rows
 
 
-def arm_rows(told: Told) -> list[Row]:
+def arm_rows(results: StudyResults) -> list[Row]:
     """A row for each arm on a dataset and network that has records; a number that is not known is None.
 
     Accuracies are fractions, losses in nats, times in seconds and memory in
@@ -68,16 +68,16 @@ def arm_rows(told: Told) -> list[Row]:
     some. ``busy`` says that the machine did other things during every fit. The
     chosen value of a tuned setting has the setting's name.
     """
-    known = known_scores(told)
-    tuned = {(of.dataset, of.network, of.arm): of.chosen for tuning in told.tunings for of in tuning.arms}
+    known = known_scores(results)
+    tuned = {(of.dataset, of.network, of.arm): of.chosen for tuning in results.tunings for of in tuning.arms}
     rows = []
-    for panel in panels(told):
-        for arm in told.question.arms:
-            own, cell = of_panel(told.table, panel, arm), (*panel, arm)
+    for panel in panels(results):
+        for arm in results.question.arms:
+            own, cell = of_panel(results.table, panel, arm), (*panel, arm)
             if len(own):
-                chosen = {told.tunings[0].setting: tuned.get(cell)} if told.tunings else {}
+                chosen = {results.tunings[0].setting: tuned.get(cell)} if results.tunings else {}
                 scores = np.array(list(known.get(cell, {}).values()))
-                rows.append({**panel._asdict(), "arm": arm, **chosen, **measured(own, scores, told.question.alpha)})
+                rows.append({**panel._asdict(), "arm": arm, **chosen, **measured(own, scores, results.question.alpha)})
     return rows
 
 
@@ -87,7 +87,7 @@ def measured(own: pl.DataFrame, scores: Float[np.ndarray, " seeds"], alpha: floa
     time, memory = median_cost(own, "epoch_time_s"), median_cost(own, "peak_memory_mb")
     return {
         "seeds": len(own),
-        **spread("test_accuracy", mean_with_bounds(scores, level=1 - alpha) if len(scores) else None),
+        **interval_columns("test_accuracy", mean_with_bounds(scores, level=1 - alpha) if len(scores) else None),
         "test_accuracy_sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "test_accuracy_min": min(scores.tolist(), default=None),
         "test_accuracy_max": max(scores.tolist(), default=None),
@@ -101,17 +101,17 @@ def measured(own: pl.DataFrame, scores: Float[np.ndarray, " seeds"], alpha: floa
     }
 
 
-def standing_rows(told: Told) -> list[Row]:
+def standing_rows(results: StudyResults) -> list[Row]:
     """A row for each arm over several datasets; the interquartile mean of its scores is a fraction."""
     return [
         {"network": of.network, "arm": of.arm}
-        | spread("interquartile_mean", of.interquartile_mean)
-        | spread("rank", of.rank)
-        for of in told.conclusion.standings
+        | interval_columns("interquartile_mean", of.interquartile_mean)
+        | interval_columns("rank", of.rank)
+        for of in results.conclusion.standings
     ]
 
 
-def spread(name: str, interval: Interval | None) -> dict[str, float | None]:
+def interval_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
     """An estimate and its bounds in columns of their own."""
     values = interval or (math.nan, math.nan, math.nan)
     return {name + end: finite(value) for end, value in zip(("", "_low", "_high"), values, strict=True)}
@@ -121,7 +121,7 @@ def tested(name: str, of: Secondary | Ratio | None) -> dict[str, float | None]:
     """An estimate with its bounds, its p and its effect."""
     interval = of.ratio if isinstance(of, Ratio) else of.difference if of else None
     p, effect = (of.p, finite(of.effect)) if of else (None, None)
-    return {**spread(name, interval), f"{name}_p": p, f"{name}_effect": effect}
+    return {**interval_columns(name, interval), f"{name}_p": p, f"{name}_effect": effect}
 
 
 def finite(value: float) -> float | None:

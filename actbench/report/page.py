@@ -11,28 +11,28 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from actbench import __version__
-from actbench.inference.verdict import Told
+from actbench.inference.verdict import StudyResults
 from actbench.records import write_whole
 from actbench.report import answer, provenance
 from actbench.report.embedded import embedded, json_in_page, packed
 from actbench.report.figures import SCORES, Figure
 from actbench.report.figures.figure import FONT, arm_labels, shown_first, specification, style
 from actbench.report.figures.palette import ARMS, INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles
-from actbench.report.sections import facts, stories, verdicts, warnings
+from actbench.report.sections import stories, study_facts, verdict_sentences, warnings
 from actbench.report.tables import latex, markdown, tables
 
 REPORT = "report.html"
 FOLDED = 6  # so many verdicts are seen at once
 
 
-def write_page(told: Told, folder: Path) -> Path:
+def write_page(results: StudyResults, folder: Path) -> Path:
     """Write ``report.html`` into a study's folder, whole or not at all; returns its path."""
     path = folder / REPORT
-    write_whole(path, page(told, name=folder.resolve().name).encode())
+    write_whole(path, page(results, name=folder.resolve().name).encode())
     return path
 
 
-def page(told: Told, *, name: str) -> str:
+def page(results: StudyResults, *, name: str) -> str:
     """The page of a study as text."""
     environment = Environment(
         loader=PackageLoader("actbench.report"),
@@ -44,13 +44,13 @@ def page(told: Told, *, name: str) -> str:
     environment.filters["embedded"] = json_in_page
     with ThreadPoolExecutor() as pool:
         script = pool.submit(vega)  # takes a second, which it need not add to that of all the rest
-        held, found, told_stories = embedded(told), tables(told), stories(told)
-        common, fits = provenance.configs(told)
+        held, found, told_stories = embedded(results), tables(results), stories(results)
+        common, fits = provenance.configs(results)
         figures = {of.name: drawing(of) for story in told_stories for of in story.figures}
     return environment.get_template("report.html.j2").render(
         version=__version__,
         name=name,
-        told=told,
+        results=results,
         folded=FOLDED,
         styles=part("report.css"),
         script=part("report.js"),
@@ -62,24 +62,24 @@ def page(told: Told, *, name: str) -> str:
         drawings=figures,
         scores=SCORES,
         signs=SIGNS,
-        labels=arm_labels(told),
-        shown=shown_first(told),
-        looks=arm_styles(told.question.arms, told.question.baseline),
+        labels=arm_labels(results),
+        shown=shown_first(results),
+        looks=arm_styles(results.question.arms, results.question.baseline),
         stories=told_stories,
         held=held,
         tables=found,
         texts={"md": "\n".join(map(markdown, found)), "tex": "\n".join(map(latex, found))},
-        provenance=provenance.facts(told.table),
-        diverged=provenance.diverged(told.table),
+        provenance=provenance.provenance_facts(results.table),
+        diverged=provenance.diverged(results.table),
         common=common,
         fits=fits,
-        question=answer.asked(told),
-        answer=answer.answered(told),
-        price=answer.price(told),
-        missing=answer.missing(told),
-        warnings=warnings(told),
-        verdicts=verdicts(told),
-        facts=facts(told),
+        question=answer.asked(results),
+        answer=answer.answered(results),
+        price=answer.price(results),
+        missing=answer.missing(results),
+        warnings=warnings(results),
+        verdicts=verdict_sentences(results),
+        facts=study_facts(results),
     )
 
 

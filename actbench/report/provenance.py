@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from actbench.inference.verdict import Told
+from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.words import count, duration, listed
 
 FACTS = {  # columns of the records, as people call them
@@ -33,7 +33,7 @@ def values_of(table: pl.DataFrame, column: str) -> str:
     return listed([f"{value} ({number})" for value, number in counts])
 
 
-def facts(table: pl.DataFrame) -> list[tuple[str, str]]:
+def provenance_facts(table: pl.DataFrame) -> list[tuple[str, str]]:
     """Versions, machine and code."""
     return [(name, values_of(table, column)) for column, name in FACTS.items()]
 
@@ -68,11 +68,11 @@ def diverged(table: pl.DataFrame) -> list[str]:
     return lines
 
 
-def configs(told: Told) -> tuple[str, dict[str, dict[str, str]]]:
+def configs(results: StudyResults) -> tuple[str, dict[str, dict[str, str]]]:
     """What the configs of all fits have in common, as YAML, and by fit its other settings, by dotted name."""
     found: dict[str, Any] = {}
     keys = ["dataset_name", "network_name", "arm"]
-    for (dataset, network, arm), own in told.table.group_by(keys, maintain_order=True):
+    for (dataset, network, arm), own in results.table.group_by(keys, maintain_order=True):
         for number, text in enumerate(own["config"].drop_nulls().unique(maintain_order=True)):
             more = f" ({number + 1})" if number else ""
             found[f"{arm} on {dataset} with {network}{more}"] = json.loads(text)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from actbench.inference.stats import Verdict
-from actbench.inference.verdict import Told, points
+from actbench.inference.verdict import StudyResults, points
 from actbench.inference.verdict.pairing import verified
 from actbench.inference.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
 from actbench.report import figures, provenance
@@ -23,73 +23,73 @@ class Story(NamedTuple):
     controls: Sequence[str] = ()
 
 
-def warnings(told: Told) -> list[str]:
+def warnings(results: StudyResults) -> list[str]:
     """What a reader must know before anything else."""
-    level_lost = level_sentence(told.conclusion)
-    failed = [certificate_sentence(of) for of in told.certificates if not of.passed]
-    pairing = [f"Not all pairs are pairs: {'; '.join(told.faults)}."] if told.faults else []
-    unsettled = [of for of in told.tunings if of.depends]
+    level_lost = level_sentence(results.conclusion)
+    failed = [certificate_sentence(of) for of in results.certificates if not of.passed]
+    pairing = [f"Not all pairs are pairs: {'; '.join(results.faults)}."] if results.faults else []
+    unsettled = [of for of in results.tunings if of.depends]
     where = listed([f"{of.dataset} with {of.network}" for of in unsettled])
     depends = [f"The winner on val depends on {of.setting}, on {where}; see below." for of in unsettled[:1]]
-    replanned = [] if told.conclusion.as_planned else [OTHER_PLAN]
+    replanned = [] if results.conclusion.as_planned else [OTHER_PLAN]
     return [*pairing, *([level_lost] if level_lost else []), *replanned, *failed, *depends]
 
 
-def verdicts(told: Told) -> list[tuple[Verdict, str]]:
+def verdict_sentences(results: StudyResults) -> list[tuple[Verdict, str]]:
     """Verdict and sentence of all comparisons: those over all datasets first, and the best arms."""
-    said = list(zip(told.conclusion.findings, told.sentences, strict=False))
-    order = best_first(told.conclusion)
+    said = list(zip(results.conclusion.findings, results.sentences, strict=False))
+    order = best_first(results.conclusion)
     said.sort(key=lambda of: (of[0].comparison.dataset is not None, order[of[0].comparison[2:]]))
     return [(of.judgement.verdict, sentence) for of, sentence in said]
 
 
-def facts(told: Told) -> list[tuple[str, str]]:
+def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     """What the answer rests on, in a few lines."""
-    of = told.question
+    of = results.question
     chance = (
         "it no longer holds, see above"
-        if told.conclusion.other_looks
+        if results.conclusion.other_looks
         else f"any false better or worse among {count(len(of.family), 'comparison')} comes with a chance of at most "
         f"{100 * of.alpha:g} %, and so does any false equivalent"
     )
     promise = f"{chance}; differences up to {points(of.margin, sign=False)} points do not matter"
     return [
-        ("Replicates", replicates(told)),
-        ("Hardware", provenance.hardware(told.table)),
-        ("Time", provenance.time_taken(told.table)),
-        ("Pairs", pairs(told)),
-        ("Self-test", " ".join(map(certificate_sentence, told.certificates)) or "not run"),
+        ("Replicates", replicates(results)),
+        ("Hardware", provenance.hardware(results.table)),
+        ("Time", provenance.time_taken(results.table)),
+        ("Pairs", pairs(results)),
+        ("Self-test", " ".join(map(certificate_sentence, results.certificates)) or "not run"),
         *([("Level", promise)] if of.family else []),
     ]
 
 
-def replicates(told: Told) -> str:
+def replicates(results: StudyResults) -> str:
     """How many replicates there are, and how many were planned."""
-    of = told.question
+    of = results.question
     least = "" if isinstance(of.replicates, int) else f"{of.replicates['min']} to "
-    lost = int(told.table["diverged"].sum())
+    lost = int(results.table["diverged"].sum())
     more = f", of which {lost} diverged" if lost else ""
     planned = f"{least}{count(of.most, 'seed')} planned for each of {count(len(of.arms), 'arm')}"
-    return f"{len(told.table):,} in all{more}; {planned}"
+    return f"{len(results.table):,} in all{more}; {planned}"
 
 
-def pairs(told: Told) -> str:
+def pairs(results: StudyResults) -> str:
     """Whether both sides of every pair started alike."""
-    if told.faults:
-        return f"NOT verified: {'; '.join(told.faults)}"
-    if not len(told.table):
+    if results.faults:
+        return f"NOT verified: {'; '.join(results.faults)}"
+    if not len(results.table):
         return "none yet"
-    if told.table["arm"].n_unique() < 2:
+    if results.table["arm"].n_unique() < 2:
         return "none: there is one arm"
-    return verified(told.table, told.question.baseline)
+    return verified(results.table, results.question.baseline)
 
 
-def stories(told: Told) -> list[Story]:
+def stories(results: StudyResults) -> list[Story]:
     """The sections that have figures."""
-    interval, margin = level(told.question), points(told.question.margin, sign=False)
-    baseline = called(told.question.baseline)
-    minus = "Arm minus baseline" if told.question.comparisons == "all" else f"Arm minus {baseline}"
-    dots = figures.pair_figures(told)
+    interval, margin = level(results.question), points(results.question.margin, sign=False)
+    baseline = called(results.question.baseline)
+    minus = "Arm minus baseline" if results.question.comparisons == "all" else f"Arm minus {baseline}"
+    dots = figures.pair_figures(results)
     found = [
         Story(
             "differences",
@@ -98,7 +98,7 @@ def stories(told: Told) -> list[Story]:
             f"grey band, ±{margin} points, a difference does not matter. ▲ better, ▼ worse, ◆ equivalent, ○ undecided: "
             "verdicts are corrected for all comparisons and intervals are not, so one may miss zero where the verdict "
             "is undecided.",
-            figures.forest_figures(told),
+            figures.forest_figures(results),
         ),
         Story(
             "replicates",
@@ -114,14 +114,14 @@ def stories(told: Told) -> list[Story]:
             "Learning curves",
             f"Mean over seeds with its {interval} interval. A seed that has diverged is left out from there on. "
             "Point at a curve to see its single seeds. Seconds are those of training, a replicate's share of its fit.",
-            figures.curve_figures(told),
+            figures.curve_figures(results),
             ("arms", "scores", "along", "seeds"),
         ),
         Story(
             "tuning",
             "Choice of settings",
             f"Accuracy on val over the grid, with {interval} intervals over seeds; each arm's chosen value is ringed.",
-            figures.tuning_figures(told),
+            figures.tuning_figures(results),
             ("arms",),
         ),
         Story(
@@ -129,13 +129,13 @@ def stories(told: Told) -> list[Story]:
             "Cost",
             "Accuracy against time and against memory. No arm beats those on the dotted front in both. Hollow marks "
             "were measured on a busy machine and say little.",
-            figures.cost_figures(told),
+            figures.cost_figures(results),
         ),
         Story(
             "activations",
             "The activations",
             "Functions and their derivatives; of those that are trained, the shapes that a few seeds have learned.",
-            figures.shape_figures(told),
+            figures.shape_figures(results),
             ("arms",),
         ),
     ]

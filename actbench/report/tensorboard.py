@@ -25,8 +25,8 @@ from tensorboard.plugins.image import metadata as image
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from actbench.inference.verdict import Told
-from actbench.inference.verdict.changes import settings
+from actbench.inference.verdict import StudyResults
+from actbench.inference.verdict.changes import factor_values
 from actbench.inference.verdict.words import level
 from actbench.records import own_folder, write_whole
 from actbench.report.figures import forest_figures, shape_figures
@@ -65,7 +65,7 @@ class Run(NamedTuple):
     final: Mapping[str, float | None]
 
 
-def write_tensorboard(told: Told, folder: Path) -> None:
+def write_tensorboard(results: StudyResults, folder: Path) -> None:
     """Write what TensorBoard shows of a study into ``tensorboard/`` in its folder, and remove what was written before.
 
     There is a run for each arm, and dataset and network if there are several.
@@ -77,10 +77,12 @@ def write_tensorboard(told: Told, folder: Path) -> None:
     top = own_folder(folder, FOLDER)
     old = list(top.rglob(FILE.format("*")))
     name = FILE.format(time.time_ns())  # later than what TensorBoard may be reading, so that it goes on to this one
-    runs = list(runs_of(told, top))
-    images = [picture(name, of) for name, of in files([*forest_figures(told), *shape_figures(told)]).items()]
-    above = [charts(level(told.question)), experiment(runs), *images]
-    written = {top: events([(0, above)])} | {run.folder: events(run_values(run, told.question.alpha)) for run in runs}
+    runs = list(runs_of(results, top))
+    images = [picture(name, of) for name, of in files([*forest_figures(results), *shape_figures(results)]).items()]
+    above = [charts(level(results.question)), experiment(runs), *images]
+    written = {top: events([(0, above)])} | {
+        run.folder: events(run_values(run, results.question.alpha)) for run in runs
+    }
     for where, content in written.items():
         write_whole(where / name, content)
     for path in old:
@@ -100,18 +102,18 @@ def events(values: Iterable[tuple[int, Sequence[Summary.Value]]]) -> bytes:
     return buffer.getvalue()
 
 
-def runs_of(told: Told, top: Path) -> Iterator[Run]:
+def runs_of(results: StudyResults, top: Path) -> Iterator[Run]:
     """A run for each arm that has records, with its name and every setting as HParams."""
-    several = [len(told.question.datasets) > 1, len(told.question.networks) > 1, True]
+    several = [len(results.question.datasets) > 1, len(results.question.networks) > 1, True]
     taken: set[str] = set()
-    for row in arm_rows(told):
+    for row in arm_rows(results):
         panel, arm = Panel(row["dataset"], row["network"]), row["arm"]
-        table, cell = of_panel(told.table, panel, arm), (*panel, arm)
-        chosen = {of.setting.removeprefix("model."): row[of.setting] for of in told.tunings[:1]}
+        table, cell = of_panel(results.table, panel, arm), (*panel, arm)
+        chosen = {of.setting.removeprefix("model."): row[of.setting] for of in results.tunings[:1]}
         names = {"arm": arm, **panel._asdict(), "epochs": row["epochs"], **chosen}
         hparams = {
             name: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
-            for name, value in {**settings(table["factors"][0]), **names}.items()
+            for name, value in {**factor_values(table["factors"][0]), **names}.items()
             if value is not None
         }
         final = {name: row[column] for name, column in FINAL.items()}

@@ -3,7 +3,7 @@
 from actbench.specs.compose import UsageError as UsageError
 from actbench.specs.compose import class_paths as class_paths
 from actbench.specs.compose import compose as compose
-from actbench.specs.compose import merge as merge
+from actbench.specs.compose import merge_config as merge_config
 from actbench.specs.compose import nest as nest
 from actbench.specs.compose import read_file as read_file
 from actbench.specs.compose import setting as setting
@@ -18,6 +18,6 @@ from actbench.specs.values import import_object as import_object
 from actbench.specs.values import is_plain as is_plain
 from actbench.specs.values import one_line as one_line
 from actbench.specs.values import public_path as public_path
-from actbench.specs.values import readable as readable
+from actbench.specs.values import readable_error as readable_error
 from actbench.specs.values import settle as settle
 from actbench.specs.values import written as written

@@ -68,10 +68,10 @@ def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
     config, layer = dict[str, Any](), dict[str, Any]()  # a layer: options that stand together
     for name, value in options(words, flags):
         if name == "config":
-            config, layer = merge(merge(config, layer), read_file(value, "--config")), {}
+            config, layer = merge_config(merge_config(config, layer), read_file(value, "--config")), {}
         else:
-            layer = merge(layer, nest(name, value))
-    return merge(config, layer)
+            layer = merge_config(layer, nest(name, value))
+    return merge_config(config, layer)
 
 
 def read_file(path: str, option: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def nest(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def merge(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
+def merge_config(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
     """A config, or the group of its settings that the key names, with another over it; neither is changed.
 
     Null says nothing, and a text is YAML or names a file. A UsageError says which group is no mapping.
@@ -109,7 +109,7 @@ def merge(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
     for name, value in (new or {}).items():
         inner = f"{key}.{name}".lstrip(".")
         if inner in GROUPS:
-            result[name] = merge(result.get(name), value, key=inner)
+            result[name] = merge_config(result.get(name), value, key=inner)
         elif inner.endswith("+"):
             before, added = result.get(name[:-1]) or [], merged_class(inner[:-1], None, value)
             result[name[:-1]] = [item for of in (before, added) for item in (of if isinstance(of, list) else [of])]

@@ -26,7 +26,7 @@ from actbench.specs.values import (
     one_line,
     parameters_of,
     public_path,
-    readable,
+    readable_error,
     settle_arguments,
     written,
 )
@@ -159,7 +159,9 @@ class Spec:
         try:
             bound = vars(parser.parse_object(known))
         except ArgumentError as error:
-            raise ValueError(f"{self.kind} {self.class_path}: {readable(str(error)).removeprefix('--')}") from error
+            raise ValueError(
+                f"{self.kind} {self.class_path}: {readable_error(str(error)).removeprefix('--')}"
+            ) from error
         settle_arguments(self.cls, bound, known)
         bound |= {name: value for name, value in arguments.items() if name not in known}
         self.raw = {"init_args": arguments}

@@ -24,7 +24,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def readable(message: str) -> str:
+def readable_error(message: str) -> str:
     """What jsonargparse says of a wrong value, in one line: the option, and the cause without the types tried."""
     text = " ".join(message.split())
     text = re.sub(r'(Parser key|Problem with given class_path) "([^"]+)"( element \d+)?:', r"--\2:", text)

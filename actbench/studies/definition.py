@@ -16,7 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from actbench.inference.stats import Design
 from actbench.records import LONGEST, is_shown
 from actbench.seeding import SOURCES, Source
-from actbench.specs import Spec, UsageError, merge, one_line, without, written
+from actbench.specs import Spec, UsageError, merge_config, one_line, without, written
 from actbench.specs.values import load_yaml
 from actbench.studies.executors import Executor, InProcess, LocalProcesses, Ray
 from actbench.training.callbacks import CheckpointCopy
@@ -202,7 +202,7 @@ class Study:
         StudyError says which key is unknown, or which value makes no sense.
         """
         try:
-            config = merge({}, config)
+            config = merge_config({}, config)
             if config.get("ckpt_path") not in (None, "null"):
                 raise UsageError("ckpt_path: a study trains every cell from its start; leave it out")
             section = dict(config.get("study") or {})

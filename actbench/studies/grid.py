@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
-from actbench.specs import NetworkSpec, UsageError, import_object, merge, nest, one_line, readable, without
+from actbench.specs import NetworkSpec, UsageError, import_object, merge_config, nest, one_line, readable_error, without
 from actbench.specs.compose import merged_class, same_class
 from actbench.specs.values import parameters_of
 from actbench.studies.cells import Cell, cell_config, data_digest
@@ -14,7 +14,7 @@ from actbench.studies.definition import Study, StudyError, check_name
 from actbench.training.config import check_dataset
 
 
-class Entry(NamedTuple):
+class PlannedCell(NamedTuple):
     """One arm on one dataset and network, under the study's names; the cell does not depend on them."""
 
     dataset: str
@@ -135,7 +135,7 @@ class Arm(NamedTuple):
         own: dict[str, Any] = {}
         try:
             for key, value in without(given, "name", "activation").items():
-                own = merge(own, nest(str(key), value) if "." in str(key) else {key: value})
+                own = merge_config(own, nest(str(key), value) if "." in str(key) else {key: value})
         except UsageError as error:
             raise StudyError(f"arm {name or short_name(activation)}: {error}") from error
         wrong = [key for key in own if key not in ("model", "data", "trainer")]
@@ -150,16 +150,16 @@ class Arm(NamedTuple):
     @property
     def arguments(self) -> dict[str, Any]:
         """What tells an arm without a name from another of the same activation."""
-        return {} if self.name else arguments_of(self.activation) | dict(leaves(self.own))
+        return {} if self.name else arguments_of(self.activation) | dict(arm_settings(self.own))
 
 
-def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def arm_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """An arm's settings by the last part of their names; a class with its arguments stays whole."""
     for name, value in settings.items():
         if not isinstance(value, Mapping) or "class_path" in value:
             yield (prefix if name == "class_path" else name), value
         else:
-            yield from leaves(value, prefix if name == "init_args" else name)
+            yield from arm_settings(value, prefix if name == "init_args" else name)
 
 
 def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
@@ -170,9 +170,9 @@ def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
     if twice:
         raise StudyError(f"study.activations: {twice[0]} is there twice; give them names of their own")
     for name, arm in zip(names, given, strict=True):
-        if study.grid and study.grid.setting.rpartition(".")[2] in dict(leaves(arm.own)):
+        if study.grid and study.grid.setting.rpartition(".")[2] in dict(arm_settings(arm.own)):
             raise StudyError(f"arm {name} sets {study.grid.setting}, which study.tune chooses; leave out one of them")
-    settings = [merge(arm.own, {"model": {"activation": arm.activation}}) for arm in given]
+    settings = [merge_config(arm.own, {"model": {"activation": arm.activation}}) for arm in given]
     return list(zip(names, settings, strict=True))
 
 
@@ -184,7 +184,7 @@ def entries(
     value: float | Callable[[tuple[str, str, str]], float] | None = None,
     *,
     digests: dict[str, str] | None = None,
-) -> list[Entry]:
+) -> list[PlannedCell]:
     """All that a study compares, each config checked.
 
     ``value`` is that of the tuned setting, for all or by dataset, network and arm; the config's unless given.
@@ -202,22 +202,22 @@ def entries(
     networks = choices(study, "model.network", study.networks, "TutorialCNN")
     for name, _ in (*datasets, *networks, *arms(study)):
         check_name(name)
-    found = dict[str, Entry]()
+    found = dict[str, PlannedCell]()
     digests = {} if digests is None else digests
     for (dataset, data), (network, network_spec), (arm, own) in product(datasets, networks, arms(study)):
         tuned = value((dataset, network, arm)) if callable(value) else value
         model = {**without(given, "activation", "replicates"), "network": network_spec}
-        config = merge({**study.fit, "model": model, "data": data}, own)
+        config = merge_config({**study.fit, "model": model, "data": data}, own)
         if study.grid and tuned is not None:
-            config = merge(config, nest(study.grid.setting, tuned))
+            config = merge_config(config, nest(study.grid.setting, tuned))
         try:
             config = cell_config(config)
             try:
                 digest = data_digest(config, digests)
             except Exception as error:  # of any kind, in a DataModule that is not ours
-                raise ValueError(f"dataset {dataset}: {readable(str(error))}") from error
+                raise ValueError(f"dataset {dataset}: {readable_error(str(error))}") from error
             cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
-            entry = Entry(dataset, network, arm, cell, tuned)
+            entry = PlannedCell(dataset, network, arm, cell, tuned)
             twin = found.setdefault(cell.hash, entry)
         except ValueError as error:
             raise StudyError(f"arm {arm}: {one_line(error)}") from error
@@ -226,7 +226,7 @@ def entries(
     return list(found.values())
 
 
-def cells_of(entry: Entry, blocks: Iterable[range]) -> list[Cell]:
+def cells_of(entry: PlannedCell, blocks: Iterable[range]) -> list[Cell]:
     """An entry's cells of these seeds, which share one mapping of factors."""
     cells = [replace(entry.cell, seeds=seeds) for seeds in blocks]
     for cell in cells:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import polars as pl
 
 from actbench.data import ImageData
-from actbench.inference.verdict import Asked, Question
+from actbench.inference.verdict import PlannedArm, Question
 from actbench.records import NAMES, RecordError, Store, blocks, holding
 from actbench.studies.cells import Cell, build_data
 from actbench.studies.definition import Looks, Study, StudyError
-from actbench.studies.grid import Entry, cells_of, entries
+from actbench.studies.grid import PlannedCell, cells_of, entries
 
 WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, and less would be lost with one
 
@@ -22,7 +22,7 @@ WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, an
 class Wanted(NamedTuple):
     """Records of an entry with these seeds."""
 
-    entry: Entry
+    entry: PlannedCell
     seeds: range
 
 
@@ -65,12 +65,12 @@ def usable_seeds(store: Store, there: Mapping[int, Path]) -> set[int]:
     return {seed for seed, path in there.items() if path in usable}
 
 
-def question_of(study: Study, compared: Sequence[Entry]) -> Question:
+def question_of(study: Study, compared: Sequence[PlannedCell]) -> Question:
     """What a study asks of the records of its `entries`, in which a tuned setting is as in its config.
 
     Raises a StudyError if the baseline is not among the arms.
     """
-    asked = [Asked(*entry.key, entry.cell.hash) for entry in compared]
+    asked = [PlannedArm(*entry.key, entry.cell.hash) for entry in compared]
     names = list(dict.fromkeys(row.arm for row in asked))
     baseline = names[0] if study.baseline is None else str(study.baseline)
     if baseline not in names:
@@ -126,7 +126,7 @@ def collect(
     return pl.concat(tables) if tables else pl.DataFrame()
 
 
-def test_images(entry: Entry) -> int | None:
+def test_images(entry: PlannedCell) -> int | None:
     """How many images the test part of an entry's dataset has; None where it is not ours."""
     datamodule = build_data(entry.cell.config)
     if not isinstance(datamodule, ImageData):

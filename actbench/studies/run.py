@@ -11,17 +11,28 @@ from typing import Any
 
 import polars as pl
 
-from actbench.inference.verdict import OUTCOME, RECORDS, TUNING, History, Question, Told, counted, plain, scores, tell
+from actbench.inference.verdict import (
+    OUTCOME,
+    RECORDS,
+    TUNING,
+    History,
+    Question,
+    StudyResults,
+    counted,
+    load_results,
+    plain,
+    scores,
+)
 from actbench.records import own_folder, write_records, write_whole
 from actbench.specs import dump_yaml, one_line
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
 from actbench.studies.executors import InProcess
-from actbench.studies.grid import Entry, entries
+from actbench.studies.grid import PlannedCell, entries
 from actbench.studies.plan import Wanted, collect, make_plan, question_of
 from actbench.studies.progress import Bars, Progress
 from actbench.studies.rehearsal import rehearse
 from actbench.studies.self_test import LEAST, certify
-from actbench.studies.training import Means, Work, run_wanted, train
+from actbench.studies.training import RunContext, Work, run_wanted, train
 from actbench.studies.tuning import tune, wanted_at
 
 PILOT = 4  # seeds
@@ -55,9 +66,9 @@ def run_study(
     self_test: bool = False,
     progress: Progress | None = None,
     work: Work | None = None,
-    show: Callable[[Told], None] = lambda told: None,
+    show: Callable[[StudyResults], None] = lambda results: None,
     command: str | None = None,
-) -> Told:
+) -> StudyResults:
     """As `compare`, but returns all that the records say.
 
     Args:
@@ -68,13 +79,13 @@ def run_study(
         show: Called with the results after each look at a study that goes on, and at the end.
         command: The command line, for the study's page.
     """
-    means = means_of(study, progress, work)
-    compared = entries(study, digests=means.digests)
+    context = context_of(study, progress, work)
+    compared = entries(study, digests=context.digests)
     question = question_of(study, compared)
     # What makes no sense is refused before anything is written.
     everything = [Wanted(entry, study.seeds) for entry in compared]
-    first = wanted_at(study, study.grid.values, means) if study.grid else everything
-    rehearse(make_plan(study, first), means.progress.say)
+    first = wanted_at(study, study.grid.values, context) if study.grid else everything
+    rehearse(make_plan(study, first), context.progress.say)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
     folder = Path(study.root, study.name)
@@ -87,27 +98,29 @@ def run_study(
     write_whole(folder / "study.yaml", dump_yaml(study.to_config()).encode())
     write_arms(study, compared)
     try:
-        with means.progress, means.executor:
+        with context.progress, context.executor:
             if study.grid:
-                compared = entries(study, tune(study, means), digests=means.digests)
+                compared = entries(study, tune(study, context), digests=context.digests)
                 write_arms(study, compared)
-            wanted = train_until_clear(study, question, compared, means=means, show=show)
+            wanted = train_until_clear(study, question, compared, context=context, show=show)
             if self_test:
-                told = tell(folder)
-                certificates = [certify(of, study, told, means) for of in wanted if of.entry.arm == question.baseline]
+                results = load_results(folder)
+                certificates = [
+                    certify(of, study, results, context) for of in wanted if of.entry.arm == question.baseline
+                ]
                 replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
     except BaseException as error:
-        means.troubles.append(f"stopped: {one_line(error)}" if isinstance(error, Exception) else "interrupted")
+        context.troubles.append(f"stopped: {one_line(error)}" if isinstance(error, Exception) else "interrupted")
         raise
     finally:
-        if means.troubles:
-            History.read(folder).troubled(means.troubles).write(folder)
-    told = tell(folder)
-    show(told)
-    return told
+        if context.troubles:
+            History.read(folder).troubled(context.troubles).write(folder)
+    results = load_results(folder)
+    show(results)
+    return results
 
 
-def write_arms(study: Study, compared: Sequence[Entry]) -> None:
+def write_arms(study: Study, compared: Sequence[PlannedCell]) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
     folder = own_folder(Path(study.root, study.name), "arms")
     shutil.rmtree(folder, ignore_errors=True)
@@ -122,7 +135,12 @@ def write_arms(study: Study, compared: Sequence[Entry]) -> None:
 
 
 def train_until_clear(
-    study: Study, question: Question, compared: Sequence[Entry], *, means: Means, show: Callable[[Told], None]
+    study: Study,
+    question: Question,
+    compared: Sequence[PlannedCell],
+    *,
+    context: RunContext,
+    show: Callable[[StudyResults], None],
 ) -> list[Wanted]:
     """Train what is missing of the entries, in batches until the verdicts are clear if asked, and keep the records.
 
@@ -133,18 +151,18 @@ def train_until_clear(
     announced = False
     while True:
         try:
-            run_wanted(study, wanted, means, announce=not announced)
+            run_wanted(study, wanted, context, announce=not announced)
             announced = True
         finally:  # so that a page can show what there is of a study that was stopped
-            table = collect(study, wanted, means.progress.say)
+            table = collect(study, wanted, context.progress.say)
             if len(table):
                 write_records(Path(study.root, study.name, RECORDS), table)
         following = next_look(study, question, wanted, table)
         if following == wanted:
             return wanted
         going_on = sum(len(of.seeds) > len(before.seeds) for of, before in zip(following, wanted, strict=True))
-        show(tell(Path(study.root, study.name)))
-        means.progress.say(f"not yet clear: {going_on} of {len(wanted)} arms go on")
+        show(load_results(Path(study.root, study.name)))
+        context.progress.say(f"not yet clear: {going_on} of {len(wanted)} arms go on")
         wanted = following
 
 
@@ -168,15 +186,15 @@ def pilot(study: Study) -> pl.DataFrame:
     Raises StudyError and MissingError as `compare` does.
     """
     seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
-    means = means_of(study)
+    context = context_of(study)
     wanted = [Wanted(entry, seeds) for entry in entries(study)]
-    rehearse(make_plan(study, wanted), means.progress.say)
-    with means.progress, means.executor:
-        run_wanted(study, wanted, means, what="the pilot")
-        return collect(study, wanted, means.progress.say)
+    rehearse(make_plan(study, wanted), context.progress.say)
+    with context.progress, context.executor:
+        run_wanted(study, wanted, context, what="the pilot")
+        return collect(study, wanted, context.progress.say)
 
 
-def means_of(study: Study, progress: Progress | None = None, work: Work | None = None) -> Means:
+def context_of(study: Study, progress: Progress | None = None, work: Work | None = None) -> RunContext:
     """The study's own executor with the given progress and work, or their defaults; see `compare`."""
     progress = progress or (Bars() if sys.stdout.isatty() else Progress())
     executor = study.make_executor()
@@ -184,4 +202,4 @@ def means_of(study: Study, progress: Progress | None = None, work: Work | None =
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return Means(executor, progress, work, [], {})
+    return RunContext(executor, progress, work, [], {})

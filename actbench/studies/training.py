@@ -33,7 +33,7 @@ class MissingError(RuntimeError):
         self.failures = failures
 
 
-class Means(NamedTuple):
+class RunContext(NamedTuple):
     """The executor, progress and shared state of a study that runs."""
 
     executor: Executor
@@ -44,19 +44,19 @@ class Means(NamedTuple):
 
 
 def run_wanted(
-    study: Study, wanted: Sequence[Wanted], means: Means, *, announce: bool = False, what: str = "the study"
+    study: Study, wanted: Sequence[Wanted], context: RunContext, *, announce: bool = False, what: str = "the study"
 ) -> None:
     """Run the cells of the wanted records that are missing; say first how many replicates are cached, if asked.
 
     Raises MissingError when cells have failed; ``what`` is the part of the study that lacks them.
     """
-    collect(study, wanted, means.progress.say)  # so that what is damaged is missing
+    collect(study, wanted, context.progress.say)  # so that what is damaged is missing
     plan = make_plan(study, wanted)
     if announce and plan.cached:
         total = sum(len(seeds) for _, seeds in wanted)
         rest = "" if plan.missing else "; nothing was missing"
-        means.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
-    failures = run_missing(study, plan, means) if plan.missing else []
+        context.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
+    failures = run_missing(study, plan, context) if plan.missing else []
     if failures:
         raise MissingError(failures, what)
 
@@ -77,12 +77,12 @@ def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints
     return table
 
 
-def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
+def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
     """Run cells until none is missing; returns the failures. Another process may run some of the cells.
 
     Raises OSError when the disk is full.
     """
-    store, progress = store_of(study), means.progress
+    store, progress = store_of(study), context.progress
     locks: dict[str, FileLock] = {}
     labels = {entry.cell.hash: entry.label for entry, _ in plan.wanted}
     failures = list[str]()
@@ -94,15 +94,15 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
 
     def tasks() -> Iterator[tuple[Cell, Path] | None]:
         for task in locked(plan.missing, store, Path(study.root, "running"), locks):
-            progress.running(len(locks), means.executor.where())
+            progress.running(len(locks), context.executor.where())
             yield task
 
     def again(task: tuple[Cell, Path], line: str) -> None:
         progress.retried += 1
-        means.troubles.append(f"{label(task)}: {line}")
-        progress.say(means.troubles[-1])
+        context.troubles.append(f"{label(task)}: {line}")
+        progress.say(context.troubles[-1])
 
-    results = means.executor.run(means.work, tasks(), report=again)
+    results = context.executor.run(context.work, tasks(), report=again)
     try:
         for task, result in results:
             if isinstance(result, Failure):
@@ -110,7 +110,7 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
                     raise result.full
                 reason = str(result)
                 failures.append(f"{label(task)}: {reason[:SHOWN]}{'...' if len(reason) > SHOWN else ''}")
-                means.troubles.append(failures[-1])
+                context.troubles.append(failures[-1])
                 line = f"{failures[-1]} (failed)"
             else:
                 store.write(result)
@@ -119,7 +119,7 @@ def run_missing(study: Study, plan: Plan, means: Means) -> list[str]:
                 accuracy: Any = result["val_accuracy"].mean()
                 line = label(task) + ("" if accuracy is None else f": val accuracy {accuracy:.4f}")
             locks.pop(task[1].name).release()
-            progress.running(len(locks), means.executor.where())
+            progress.running(len(locks), context.executor.where())
             progress.end_cell(line, len(task[0].seeds))
     finally:
         results.close()  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from actbench.seeding import stream, varying
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec
 from actbench.training import checkpoints, preflight
 from actbench.training.callbacks import for_replicates
-from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, spread
+from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
 from actbench.training.stack import Stack
 
 VECTOR = 64  # values: a multiple of what any processor handles at once
@@ -239,7 +239,7 @@ class Classifier(LightningModule):
 
     def _log(self, name: str, values: Float[Tensor, " replicates"], *, prog_bar: bool = False) -> None:
         """Log the mean over replicates and, if there are several, their spread."""
-        summary = spread(values)
+        summary = summary_statistics(values)
         self.log(name, summary.pop("mean"), prog_bar=prog_bar)
         if len(self.seeds) > 1:
             self.log_dict({f"{name}_{statistic}": value for statistic, value in summary.items()})
@@ -356,7 +356,7 @@ class Classifier(LightningModule):
         """
         description = checkpoints.read_description(checkpoint_path, trust=trust)
         classifier = cls(**description["model"], seed=description["seed"])
-        classifier.load_state_dict(checkpoints.load(checkpoint_path)["state_dict"])
+        classifier.load_state_dict(checkpoints.load_checkpoint(checkpoint_path)["state_dict"])
         return classifier.to(map_location)
 
 

@@ -22,7 +22,7 @@ from typing_extensions import override
 from actbench import __version__, data
 from actbench.data import ForeignData, ImageData, adopt
 from actbench.seeding import SOURCES, Source
-from actbench.specs import UsageError, import_object, readable, settle, without, written
+from actbench.specs import UsageError, import_object, readable_error, settle, without, written
 from actbench.specs.compose import SPEC_NAMES
 from actbench.specs.values import ABSENT, defaults_of, settle_arguments
 from actbench.training.classifier import Classifier
@@ -49,7 +49,7 @@ class OneLineParser(LightningArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        text = readable(message)
+        text = readable_error(message)
         unknown = re.search(r"(?:Group '(?P<group>[\w.]+)' does not accept option|Option) '(?P<name>[\w.+]+)'", text)
         if unknown:
             name = f"{unknown['group']}.{unknown['name']}" if unknown["group"] else unknown["name"]
@@ -263,6 +263,6 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**seeds, "trainer": trainer, "model": model, "data": chosen}
 
 
-def versions() -> str:
+def library_versions() -> str:
     """Versions of what a run's results rest on."""
     return f"actbench {__version__}, torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')}"

@@ -130,7 +130,7 @@ def gather(value: Any, trainer: Trainer) -> list[Any]:
     return values
 
 
-def spread(values: Float[Tensor, " replicates"]) -> dict[str, float]:
+def summary_statistics(values: Float[Tensor, " replicates"]) -> dict[str, float]:
     """Mean, standard deviation, least and largest of the values that are finite; NaN if there is none.
 
     The standard deviation is that of a sample, and 0 of one value.

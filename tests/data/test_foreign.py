@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
 from actbench.data import ForeignData, read_batch
-from actbench.specs import merge
+from actbench.specs import merge_config
 from actbench.studies import compare
 from actbench.studies.cells import Cell, cell_config, data_digest, run_cell
 from actbench.studies.cells.run import CellCLI
@@ -57,7 +57,7 @@ def cell(epochs=2, **arguments):
         "model": {"network": "MLP"},
         "trainer": {"max_epochs": epochs, "accelerator": "cpu"},
     }
-    config = cell_config(merge({}, given))
+    config = cell_config(merge_config({}, given))
     return Cell(config, range(2), data_digest(config))
 
 
@@ -154,7 +154,7 @@ def test_a_datamodule_that_frees_its_data_is_set_up_again_for_its_test(tmp_path)
         "model": {"network": "MLP"},
         "trainer": {"max_epochs": 1, "accelerator": "cpu"},
     }
-    config = cell_config(merge({}, given))
+    config = cell_config(merge_config({}, given))
 
     table = run_cell(Cell(config, range(2), data_digest(config)), tmp_path / "cell")
 
@@ -507,7 +507,7 @@ def test_the_rows_that_a_sampler_chooses_are_part_of_what_the_data_are():
     digests = set()
     for arguments in ({}, {"last": 150}, {"rows": 101, "last": 100}, {"last": 99}):
         data = {"class_path": "test_foreign.Rows", "init_args": arguments}
-        digests.add(data_digest(cell_config(merge({}, {"data": data}))))
+        digests.add(data_digest(cell_config(merge_config({}, {"data": data}))))
 
     assert len(digests) == 3
 
@@ -551,9 +551,9 @@ class Several(Own):
 
 
 def test_lightnings_combined_loader_is_taken_if_it_has_one_loader():
-    assert data_digest(cell_config(merge({}, {"data": {"class_path": "test_foreign.Combined"}})))
+    assert data_digest(cell_config(merge_config({}, {"data": {"class_path": "test_foreign.Combined"}})))
     with pytest.raises(ValueError, match="val_dataloader of Several gives 2 loaders, and one is needed"):
-        data_digest(cell_config(merge({}, {"data": {"class_path": "test_foreign.Several"}})))
+        data_digest(cell_config(merge_config({}, {"data": {"class_path": "test_foreign.Several"}})))
 
 
 class Named(Own):
@@ -562,12 +562,12 @@ class Named(Own):
 
 def test_a_number_of_classes_that_is_a_word_is_refused():
     with pytest.raises(ValueError, match="num_classes of Named is 'three', and should be a whole number"):
-        data_digest(cell_config(merge({}, {"data": {"class_path": "test_foreign.Named"}})))
+        data_digest(cell_config(merge_config({}, {"data": {"class_path": "test_foreign.Named"}})))
 
 
 def test_loaders_that_are_made_anew_while_training_are_not_known():
     config = {"data": {"class_path": "test_foreign.Own"}, "trainer": {"reload_dataloaders_every_n_epochs": 1}}
-    config = cell_config(merge({}, config))
+    config = cell_config(merge_config({}, config))
 
     with pytest.warns(UserWarning, match="makes loaders anew while it trains"):
         digests = {data_digest(config), data_digest(config)}
@@ -586,8 +586,8 @@ class Clipped(Own):
 
 
 def test_a_default_that_is_infinite_is_taken(tmp_path):
-    config = merge({}, {"data": {"class_path": "test_foreign.Clipped"}, "model": {"network": "MLP"}})
-    cell = Cell(cell_config(merge(config, {"trainer": {"max_epochs": 1, "accelerator": "cpu"}})), range(2))
+    config = merge_config({}, {"data": {"class_path": "test_foreign.Clipped"}, "model": {"network": "MLP"}})
+    cell = Cell(cell_config(merge_config(config, {"trainer": {"max_epochs": 1, "accelerator": "cpu"}})), range(2))
 
     table = run_cell(cell, tmp_path)
 

@@ -3,14 +3,13 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import polars as pl
 import pytest
-from made_studies import BARE
+from made_records import SCORES, question, rows, tuning_table
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
@@ -18,64 +17,27 @@ from actbench import records
 from actbench.cli import main
 from actbench.inference.stats import Interval
 from actbench.inference.verdict import (
-    Asked,
     Certificate,
     Comparison,
     History,
     Look,
-    Question,
     alarms,
     beyond,
     certificate_sentence,
     choose,
     conclude,
     foresee,
+    load_results,
     plain,
     schema,
     sentences,
     summary,
-    tell,
 )
-from actbench.inference.verdict.certificate import share
+from actbench.inference.verdict.certificate import proportion_interval
 from actbench.inference.verdict.evidence import Cost, Ratio, cost
 from actbench.inference.verdict.findings import joint
 
 RELU = [0.95, 0.96, 0.94, 0.95, 0.97, 0.93, 0.95, 0.96]
-
-
-def rows(arm, accuracies, *, dataset="Digits", network="MLP", first_seed=0, **columns):
-    """Records of an arm, one seed after another; a score of None is a replicate that diverged."""
-    made = []
-    for seed, accuracy in enumerate(accuracies, first_seed):
-        row = BARE | {
-            "cell": records.fingerprint([dataset, network, arm]),
-            "diverged_epoch": None,
-            "seed": seed,
-            "test_accuracy": 0.02 if accuracy is None else accuracy,
-            "test_loss": 1 - (accuracy or 0),
-            "test_ece": 0.1,
-            "val_accuracy": accuracy,
-            "val_loss": 1 - (accuracy or 0),
-            "diverged": accuracy is None,
-            "classes": 10,
-            "epochs": 50,
-            "epoch_time_s": 0.01,
-            "peak_memory_mb": 900.0,
-            "started": arm,
-            "busy": False,
-            "parameters": 100,
-            "init_fingerprint": str(seed),
-            "order_fingerprint": str(seed),
-        }
-        made.append(row | columns)
-    table = records.frame(made)
-    labels = {"arm": arm, "dataset_name": dataset, "network_name": network}
-    return table.select(*(pl.lit(value).alias(name) for name, value in labels.items()), pl.all())
-
-
-def question(arms=("relu", "swish"), datasets=("Digits",), networks=("MLP",), **settings):
-    asked = [Asked(*key, records.fingerprint([*key])) for key in product(datasets, networks, arms)]
-    return Question(asked, "relu", **{"replicates": 8, **settings})
 
 
 def said(table, asked, history=None):
@@ -450,23 +412,6 @@ def test_over_datasets_a_comparison_goes_on_by_itself_when_those_of_each_are_dec
 # --- tuning ---
 
 
-def tuning_table(scores):
-    """Records of a tuning: by arm, val accuracies of two seeds at each value."""
-    return pl.concat(
-        [
-            rows(arm, of).with_columns(pl.lit(value).alias("value"))
-            for arm, by_value in scores.items()
-            for value, of in by_value.items()
-        ]
-    )
-
-
-SCORES = {
-    "relu": {0.001: [0.90, 0.92], 0.01: [0.94, 0.94], 0.1: [0.1, 0.1]},
-    "tanh": {0.001: [0.95, 0.95], 0.01: [0.90, 0.92], 0.1: [0.2, 0.2]},
-}
-
-
 def test_each_arm_gets_its_best_value_on_val():
     assert choose(tuning_table(SCORES)) == {("Digits", "MLP", "relu"): 0.01, ("Digits", "MLP", "tanh"): 0.001}
 
@@ -564,7 +509,7 @@ def test_a_self_test_of_pairs_that_reach_no_p_proves_nothing():
 
 def test_a_share_has_its_exact_interval():
     # Clopper and Pearson's interval of 4 in 20, from published tables.
-    assert share(4, 20) == pytest.approx((0.2, 0.0573, 0.4366), abs=1e-4)
+    assert proportion_interval(4, 20) == pytest.approx((0.2, 0.0573, 0.4366), abs=1e-4)
 
 
 # --- planning ---
@@ -620,12 +565,12 @@ def folder(tmp_path):
 
 
 def test_what_is_told_follows_its_schema(folder):
-    told = tell(folder)
+    results = load_results(folder)
 
     content = json.loads((folder / "verdict.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema())
     jsonschema.validate(content, schema())
-    assert [of["sentence"] for of in content["comparisons"]] == list(told.sentences)[: len(content["comparisons"])]
+    assert [of["sentence"] for of in content["comparisons"]] == list(results.sentences)[: len(content["comparisons"])]
     assert content["certificates"][0]["passed"]
     assert content["tuning"][0]["depends"]
     assert content["plan"]["as_planned"]
@@ -633,10 +578,10 @@ def test_what_is_told_follows_its_schema(folder):
 
 
 def test_told_again_it_is_the_same(folder):
-    tell(folder)
+    load_results(folder)
     before = (folder / "verdict.json").read_bytes()
 
-    tell(folder)
+    load_results(folder)
 
     assert (folder / "verdict.json").read_bytes() == before
     assert len(History.read(folder).looks) == 1
@@ -715,16 +660,16 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_line(folder, damage, messa
     damage(folder)
 
     with pytest.raises(records.RecordError, match=message) as error:
-        tell(folder)
+        load_results(folder)
 
     assert "\n" not in str(error.value)
 
 
 def test_a_look_is_kept_with_its_decisions(folder):
-    told = tell(folder)
+    results = load_results(folder)
 
     (look,) = History.read(folder).looks
 
     assert isinstance(look, Look)
-    assert look.verdicts["Digits/MLP: swish - relu"] == told.conclusion.findings[0].judgement.verdict
+    assert look.verdicts["Digits/MLP: swish - relu"] == results.conclusion.findings[0].judgement.verdict
     assert look.pairs["all datasets/MLP: swish - relu"] == 8

@@ -10,16 +10,16 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
+from made_records import SCORES, question, rows, tuning_table
 from PIL import Image
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
-from test_verdict import SCORES, question, rows, tuning_table
 
 from actbench import records
-from actbench.inference.verdict import History, p_value, points, tell
-from actbench.inference.verdict.changes import changes, settings, spans
+from actbench.inference.verdict import History, load_results, p_value, points
+from actbench.inference.verdict.changes import changes, factor_values, spans
 from actbench.report.exports import FORMATS, all_figures, write_exports
 from actbench.report.figures import files, rendered
 from actbench.report.figures.figure import file_name
@@ -80,7 +80,7 @@ def written(folder, asked, tables, tuning=None):
 def made(folder, arms=ARMS, **settings):
     """What a study with one dataset says."""
     tables = [arm_rows(arm, list(scores)) for arm, scores in arms.items()]
-    return tell(written(folder, question(arms=tuple(arms), **settings), tables))
+    return load_results(written(folder, question(arms=tuple(arms), **settings), tables))
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +89,19 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(folder):
+def results(folder):
     return made(folder)
 
 
 @pytest.fixture(scope="module")
-def vectors(told):
-    return {name: rendered(figures, "svg") for name, figures in drawn(told).items()}
+def vectors(results):
+    return {name: rendered(figures, "svg") for name, figures in drawn(results).items()}
 
 
 @pytest.fixture(scope="module")
-def board(told, folder):
+def board(results, folder):
     """Its folder for TensorBoard."""
-    write_tensorboard(told, folder)
+    write_tensorboard(results, folder)
     return folder / "tensorboard"
 
 
@@ -113,8 +113,10 @@ def read(path):
 # --- tables ---
 
 
-def test_every_format_gives_files_and_another_is_refused(told, folder):
-    found = {form: [path.name for path in write_exports(told, folder, form)] for form in ("md", "tex", "csv", "json")}
+def test_every_format_gives_files_and_another_is_refused(results, folder):
+    found = {
+        form: [path.name for path in write_exports(results, folder, form)] for form in ("md", "tex", "csv", "json")
+    }
 
     assert found == {
         "md": ["comparisons.md", "secondary.md", "arms.md"],
@@ -125,17 +127,17 @@ def test_every_format_gives_files_and_another_is_refused(told, folder):
     assert all((folder / "exports" / name).is_file() for names in found.values() for name in names)
     assert set(FORMATS) == {*found, "png", "svg"}
     with pytest.raises(ValueError, match="'pdf' is no format; there are md, tex"):
-        write_exports(told, folder, "pdf")
+        write_exports(results, folder, "pdf")
 
 
-def test_json_is_the_verdict(told, folder):
-    (path,) = write_exports(told, folder, "json")
+def test_json_is_the_verdict(results, folder):
+    (path,) = write_exports(results, folder, "json")
 
     assert json.loads(path.read_text()) == json.loads((folder / "verdict.json").read_text())
 
 
-def test_csv_has_the_numbers_in_full(told, folder):
-    comparisons, arms, replicates = map(read, write_exports(told, folder, "csv"))
+def test_csv_has_the_numbers_in_full(results, folder):
+    comparisons, arms, replicates = map(read, write_exports(results, folder, "csv"))
 
     difference = np.subtract(ARMS["swish"], RELU)
     low, high = stats.t.interval(0.95, 7, difference.mean(), stats.sem(difference))
@@ -147,7 +149,7 @@ def test_csv_has_the_numbers_in_full(told, folder):
     assert float(swish["test_loss_difference"]) == pytest.approx(-difference.mean())
     assert float(swish["test_loss_difference_p"]) == 2 / 2**8  # all differences have one sign
     assert (swish["fits"], swish["time_ratio_p"], swish["memory_ratio_low"]) == ("1", "1.0", "")
-    assert float(swish["adjusted_p"]) == told.conclusion.findings[0].judgement.adjusted_p
+    assert float(swish["adjusted_p"]) == results.conclusion.findings[0].judgement.adjusted_p
     guessed = [0.1, *ARMS["tanh"][1:]]
     assert float(arms[2]["test_accuracy"]) == pytest.approx(np.mean(guessed))
     assert float(arms[2]["test_loss"]) == pytest.approx(np.mean(1 - np.array(guessed[1:])))
@@ -157,20 +159,20 @@ def test_csv_has_the_numbers_in_full(told, folder):
 
 
 def test_csv_leaves_unknown_numbers_empty(tmp_path):
-    told = made(tmp_path, {"relu": RELU[:1], "swish": RELU[:1]}, replicates=1)
+    results = made(tmp_path, {"relu": RELU[:1], "swish": RELU[:1]}, replicates=1)
 
-    comparisons, arms, _ = map(read, write_exports(told, tmp_path, "csv"))
+    comparisons, arms, _ = map(read, write_exports(results, tmp_path, "csv"))
 
     assert (comparisons[0]["difference"], comparisons[0]["effect"], comparisons[0]["pairs"]) == ("", "", "1")
     assert (arms[0]["test_accuracy"], arms[0]["test_accuracy_low"], arms[0]["test_accuracy_sd"]) == ("0.95", "", "")
 
 
-def test_markdown_parses_back(told, folder):
-    path, *_ = write_exports(told, folder, "md")
+def test_markdown_parses_back(results, folder):
+    path, *_ = write_exports(results, folder, "md")
 
     lines = [line.strip("| ").split(" | ") for line in path.read_text().splitlines() if line.startswith("|")]
     table = [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
-    for row, finding in zip(table, told.conclusion.findings, strict=True):
+    for row, finding in zip(table, results.conclusion.findings, strict=True):
         of = finding.judgement
         assert row["arm"] == finding.comparison.arm
         assert float(row["difference (points)"]) == pytest.approx(100 * of.difference.estimate, abs=0.06)
@@ -179,9 +181,9 @@ def test_markdown_parses_back(told, folder):
 
 
 def test_latex_parses_back_and_escapes_names(tmp_path):
-    told = made(tmp_path, {"relu": RELU, TRICKY: ARMS["swish"]})
+    results = made(tmp_path, {"relu": RELU, TRICKY: ARMS["swish"]})
 
-    path, *_ = write_exports(told, tmp_path, "tex")
+    path, *_ = write_exports(results, tmp_path, "tex")
 
     text = path.read_text()
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
@@ -189,7 +191,7 @@ def test_latex_parses_back_and_escapes_names(tmp_path):
     cells = dict(zip(re.split(r"(?<!\\)&", head), re.split(r"(?<!\\)&", row), strict=True))
     cells = {name.strip(): cell.strip() for name, cell in cells.items()}
     assert cells["arm"] == r"a\_b \& 50\% \#1 \$x\$ \{y\} \textasciitilde{}z\textasciicircum{}2 \textbackslash{}end"
-    difference = told.conclusion.findings[0].judgement.difference.estimate
+    difference = results.conclusion.findings[0].judgement.difference.estimate
     assert float(cells["difference (points)"]) == pytest.approx(100 * difference, abs=0.006)
 
 
@@ -211,15 +213,15 @@ def words(content):
     }
 
 
-def drawn(told):
-    return files(all_figures(told))
+def drawn(results):
+    return files(all_figures(results))
 
 
-def test_a_figure_is_drawn_in_png_and_svg(told, folder, monkeypatch):
-    forest = drawn(told)["forest"]
-    monkeypatch.setattr("actbench.report.exports.all_figures", lambda told: forest)
+def test_a_figure_is_drawn_in_png_and_svg(results, folder, monkeypatch):
+    forest = drawn(results)["forest"]
+    monkeypatch.setattr("actbench.report.exports.all_figures", lambda results: forest)
 
-    (image,), (vector,) = (write_exports(told, folder, form) for form in ("png", "svg"))
+    (image,), (vector,) = (write_exports(results, folder, form) for form in ("png", "svg"))
 
     assert (image.name, vector.name) == ("forest.png", "forest.svg")
     picture = Image.open(image)
@@ -231,8 +233,8 @@ def test_a_figure_is_drawn_in_png_and_svg(told, folder, monkeypatch):
     assert (picture.width / width, *picture.info["dpi"]) == pytest.approx((300, 300, 300), rel=0.01)
 
 
-def test_all_figures_are_there_and_none_is_blank(told):
-    found = drawn(told)
+def test_all_figures_are_there_and_none_is_blank(results):
+    found = drawn(results)
 
     assert list(found) == ["forest", "pairs", "curves", "cost", "activations"]
     for figures in found.values():
@@ -240,14 +242,14 @@ def test_all_figures_are_there_and_none_is_blank(told):
         assert 0.005 < (pixels < 200).mean() < 0.5
 
 
-def test_a_forest_has_a_mark_for_each_comparison_in_the_shape_of_its_verdict(told, vectors):
+def test_a_forest_has_a_mark_for_each_comparison_in_the_shape_of_its_verdict(results, vectors):
     content = vectors["forest"]
 
-    assert [finding.judgement.verdict for finding in told.conclusion.findings] == ["better", "worse"]
+    assert [finding.judgement.verdict for finding in results.conclusion.findings] == ["better", "worse"]
     assert marks(content, "estimates") == 2
     (group,) = (of for of in ElementTree.fromstring(content).iter() if "estimates_marks" in of.get("class", ""))
     assert len({(mark.get("d"), mark.get("fill")) for mark in group}) == 2
-    of = told.conclusion.findings[0].judgement.difference
+    of = results.conclusion.findings[0].judgement.difference
     numbers = f"{points(of.estimate)} ({points(of.low)} to {points(of.high)})"
     expected = {"swish", "tanh", numbers, "percentage points", "arm minus relu", "within the margin", "better", "worse"}
     assert expected <= words(content)
@@ -275,9 +277,9 @@ def test_curves_costs_and_shapes_are_all_there(vectors):
 def test_the_tuned_setting_is_drawn_with_the_chosen_values(tmp_path):
     asked = question(arms=("relu", "tanh"), tune={"model.optimizer.lr": [0.001, 0.01], "replicates": 2})
     tables = [arm_rows(arm, RELU) for arm in asked.arms]
-    told = tell(written(tmp_path, asked, tables, tuning_table(SCORES)))
+    results = load_results(written(tmp_path, asked, tables, tuning_table(SCORES)))
 
-    content = rendered(drawn(told)["tuning"], "svg")
+    content = rendered(drawn(results)["tuning"], "svg")
 
     assert marks(content, "marks") == 6
     assert marks(content, "chosen") == 2
@@ -288,7 +290,7 @@ def test_several_datasets_have_figures_of_their_own(tmp_path):
     asked = question(datasets=("Digits", "MNIST"))
     tables = [arm_rows(arm, RELU, dataset=dataset) for dataset in asked.datasets for arm in asked.arms]
 
-    names = list(drawn(tell(written(tmp_path, asked, tables))))
+    names = list(drawn(load_results(written(tmp_path, asked, tables))))
 
     assert names[:3] == ["forest_all_MLP", "forest_Digits_MLP", "forest_MNIST_MLP"]
     assert {"pairs_Digits_MLP", "curves_MNIST_MLP", "cost_MNIST_MLP"} <= set(names)
@@ -296,17 +298,17 @@ def test_several_datasets_have_figures_of_their_own(tmp_path):
 
 def test_names_are_text_whatever_they_hold(tmp_path):
     names = ["relu", TRICKY, "_hidden", "激活 <b>&amp;", 200 * "x"]
-    told = made(tmp_path, {name: RELU + place / 1000 for place, name in enumerate(names)})
+    results = made(tmp_path, {name: RELU + place / 1000 for place, name in enumerate(names)})
 
-    found = drawn(told)
+    found = drawn(results)
 
     for name in ("forest", "cost"):  # names of rows, and those of a legend
         assert {"_hidden", "激活 <b>&amp;"} <= words(rendered(found[name], "svg"))
     rendered(found["forest"], "png", dpi=60)  # with boxes, but without a warning
 
 
-def test_the_same_figure_gives_the_same_file(told):
-    for figures in drawn(told).values():
+def test_the_same_figure_gives_the_same_file(results):
+    for figures in drawn(results).values():
         assert rendered(figures, "svg") == rendered(figures, "svg")
 
 
@@ -316,11 +318,11 @@ def test_file_names_are_plain():
 
 def test_a_study_without_records_has_a_forest_only(tmp_path):
     asked = question()
-    told = tell(written(tmp_path, asked, [arm_rows("relu", [])]))
+    results = load_results(written(tmp_path, asked, [arm_rows("relu", [])]))
 
-    assert list(drawn(told)) == ["forest"]
-    assert [path.name for path in write_exports(told, tmp_path, "csv")] == ["comparisons.csv"]
-    write_tensorboard(told, tmp_path)
+    assert list(drawn(results)) == ["forest"]
+    assert [path.name for path in write_exports(results, tmp_path, "csv")] == ["comparisons.csv"]
+    write_tensorboard(results, tmp_path)
 
 
 # --- TensorBoard ---
@@ -330,7 +332,7 @@ def test_a_study_without_records_has_a_forest_only(tmp_path):
 def unpainted(monkeypatch):
     """Pictures take most of the time."""
     for name in ("forest_figures", "shape_figures"):
-        monkeypatch.setattr(f"actbench.report.tensorboard.{name}", lambda told: [])
+        monkeypatch.setattr(f"actbench.report.tensorboard.{name}", lambda results: [])
 
 
 def accumulated(folder):
@@ -357,10 +359,10 @@ def test_custom_scalars_chart_means_and_bands(board):
     assert [chart.title for chart in first.chart] == list(CURVES)
 
 
-def test_scalars_are_means_over_seeds(told, board):
+def test_scalars_are_means_over_seeds(results, board):
     for arm in ARMS:
         events = accumulated(board / arm)
-        own = told.table.filter(arm=arm)
+        own = results.table.filter(arm=arm)
         for tag, column in list(CURVES.items())[:3]:
             values = np.array(own[column].to_list())
             expected = {
@@ -375,8 +377,8 @@ def test_scalars_are_means_over_seeds(told, board):
         assert "val/ece" not in events.Tags()["scalars"]  # the records hold none
 
 
-def test_the_band_of_the_mean_is_students_interval(told, board):
-    values = np.array(told.table.filter(arm="swish")["epoch_train_loss"].to_list())[:, :-1]
+def test_the_band_of_the_mean_is_students_interval(results, board):
+    values = np.array(results.table.filter(arm="swish")["epoch_train_loss"].to_list())[:, :-1]
     low, high = stats.t.interval(0.95, 7, values.mean(axis=0), stats.sem(values, axis=0))
     events = accumulated(board / "swish")
     assert list(scalars(events, "train/loss_low").values())[:-1] == pytest.approx(list(low), rel=1e-5)
@@ -417,10 +419,10 @@ def test_csv_and_hparams_leave_out_what_the_tables_leave_out(tmp_path):
     lost = arm_rows("tanh", [None, 0.9]).with_columns(
         epochs=pl.Series([EPOCHS, 50]), epoch_time_s=pl.Series([0.01, 9.0]), busy=pl.Series([False, True])
     )
-    told = tell(written(tmp_path, question(arms=("relu", "tanh")), [arm_rows("relu", RELU[:2]), lost]))
+    results = load_results(written(tmp_path, question(arms=("relu", "tanh")), [arm_rows("relu", RELU[:2]), lost]))
 
-    _, arms, _ = map(read, write_exports(told, tmp_path, "csv"))
-    write_tensorboard(told, tmp_path)
+    _, arms, _ = map(read, write_exports(results, tmp_path, "csv"))
+    write_tensorboard(results, tmp_path)
 
     events = accumulated(tmp_path / "tensorboard" / "tanh")
     session = hparams.parse_session_start_info_plugin_data(content_of(events, hparams.SESSION_START_INFO_TAG))
@@ -433,9 +435,9 @@ def test_csv_and_hparams_leave_out_what_the_tables_leave_out(tmp_path):
 def test_hparams_have_the_tuned_setting_and_what_differs(tmp_path):
     asked = question(arms=("relu", "tanh"), tune={"model.optimizer.lr": [0.001, 0.01], "replicates": 2})
     tables = [arm_rows("relu", RELU, lr=0.01), arm_rows("tanh", RELU, lr=0.001)]
-    told = tell(written(tmp_path, asked, tables, tuning_table(SCORES)))
+    results = load_results(written(tmp_path, asked, tables, tuning_table(SCORES)))
 
-    write_tensorboard(told, tmp_path)
+    write_tensorboard(results, tmp_path)
 
     for arm, chosen in {"relu": 0.01, "tanh": 0.001}.items():
         events = accumulated(tmp_path / "tensorboard" / arm)
@@ -458,7 +460,7 @@ def test_each_dataset_has_its_runs_and_names_are_folders(tmp_path):
     asked = question(arms=arms, datasets=("Digits", "MNIST"))
     tables = [arm_rows(arm, RELU, dataset=dataset) for dataset in asked.datasets for arm in arms]
 
-    write_tensorboard(tell(written(tmp_path, asked, tables)), tmp_path)
+    write_tensorboard(load_results(written(tmp_path, asked, tables)), tmp_path)
 
     folders = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*tfevents*")}
     expected = {f"tensorboard/{d}/{arm}" for d in asked.datasets for arm in ("relu", "A_b", "a_b (2)", "unnamed")}
@@ -466,14 +468,14 @@ def test_each_dataset_has_its_runs_and_names_are_folders(tmp_path):
 
 
 @pytest.mark.usefixtures("unpainted")
-def test_written_again_the_study_is_there_once_and_nothing_else_is_touched(told, tmp_path):
-    write_tensorboard(told, tmp_path)
+def test_written_again_the_study_is_there_once_and_nothing_else_is_touched(results, tmp_path):
+    write_tensorboard(results, tmp_path)
     before = set(tmp_path.rglob("*tfevents*"))
     mine = tmp_path / "tensorboard" / "tanh" / "notes.txt"
     mine.write_text("keep")
     foreign = tmp_path / "tensorboard" / "relu" / "events.out.tfevents.1.host.2.0"
     foreign.write_bytes(b"")
-    gone = told._replace(table=told.table.filter(pl.col("arm") != "swish"))
+    gone = results._replace(table=results.table.filter(pl.col("arm") != "swish"))
 
     write_tensorboard(gone, tmp_path)
 
@@ -485,13 +487,13 @@ def test_written_again_the_study_is_there_once_and_nothing_else_is_touched(told,
     assert not (tmp_path / "tensorboard" / "swish").exists()
 
 
-def test_exports_need_no_torch(told, folder):
+def test_exports_need_no_torch(results, folder):
     code = (
-        "import sys; from pathlib import Path; from actbench.inference.verdict import tell\n"
+        "import sys; from pathlib import Path; from actbench.inference.verdict import load_results\n"
         "from actbench.report.exports import write_exports\n"
         "from actbench.report.tensorboard import write_tensorboard\n"
-        "folder = Path(sys.argv[1]); told = tell(folder); write_tensorboard(told, folder)\n"
-        "write_exports(told, folder, 'tex')\n"
+        "folder = Path(sys.argv[1]); results = load_results(folder); write_tensorboard(results, folder)\n"
+        "write_exports(results, folder, 'tex')\n"
         "heavy = {'torch', 'pytorch_lightning', 'tensorflow', 'matplotlib.pyplot'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -504,14 +506,14 @@ def test_exports_need_no_torch(told, folder):
 # --- two studies ---
 
 
-def test_a_study_is_like_itself(told):
-    assert changes(told, told) == ["nothing changed"]
+def test_a_study_is_like_itself(results):
+    assert changes(results, results) == ["nothing changed"]
 
 
 def study_of(folder, arms, *, lr=0.002, device="a CPU", **settings):
     folder.mkdir()
     tables = [arm_rows(arm, list(scores), lr=lr).with_columns(device=pl.lit(device)) for arm, scores in arms.items()]
-    return tell(written(folder, question(arms=tuple(arms), **settings), tables))
+    return load_results(written(folder, question(arms=tuple(arms), **settings), tables))
 
 
 BASE = RELU - [0.01, *[0] * 7]  # its mean is .95
@@ -559,13 +561,13 @@ def test_seeds_and_settings_of_one_arm_are_told_of_it(tmp_path):
 
 
 def test_settings_have_the_names_that_configs_use():
-    found = settings(json.dumps(factors("relu")))
+    found = factor_values(json.dumps(factors("relu")))
 
     assert found["activation"] == "acts.relu"
     assert found["optimizer.betas"] == [0.9, 0.999]
     assert found["trainer.max_epochs"] == 50
     assert found["lr_scheduler"] is None
-    assert settings(None) == {}
+    assert factor_values(None) == {}
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ class Text(HTMLParser):
             self.scripts.append(text)
 
 
-def lines_of(told):
+def lines_of(results):
     """The words of a study's page, a line for each block."""
-    found = Text(page(told._replace(command=COMMAND), name="a study")).lines
+    found = Text(page(results._replace(command=COMMAND), name="a study")).lines
     return [" ".join(line.split()).replace(__version__, "VERSION") for line in found if line.strip()]
 
 
@@ -76,7 +76,7 @@ def test_nothing_is_minus_zero(tmp_path, capsys):
     luck = 1e-7 * np.array(
         [1, 2, -9, 3, 4, -8, 2, 1]
     )  # differences whose means and bounds are tiny, on either side of 0
-    told = study(
+    results = study(
         tmp_path,
         [
             with_shapes(records("relu", [0.9] * 8)).with_columns(test_loss=pl.lit(-0.0)),
@@ -84,16 +84,16 @@ def test_nothing_is_minus_zero(tmp_path, capsys):
         ],
     )
 
-    print_told(told, tmp_path)
+    print_told(results, tmp_path)
 
-    words = "\n".join([*lines_of(told), *map(markdown, tables(told)), capsys.readouterr().out])
+    words = "\n".join([*lines_of(results), *map(markdown, tables(results)), capsys.readouterr().out])
     assert re.findall(r".*[-−]0(?:\.0+)?(?![.\d]).*", words) == []
 
 
 def test_the_page_is_one_file_that_is_told_where(tmp_path):
-    told = golden(tmp_path)
+    results = golden(tmp_path)
 
-    path = write_page(told._replace(command=None), tmp_path)
+    path = write_page(results._replace(command=None), tmp_path)
 
     assert path == tmp_path / "report.html"
     assert sorted(of.name for of in tmp_path.iterdir() if of.name.startswith("report")) == ["report.html"]
@@ -101,15 +101,15 @@ def test_the_page_is_one_file_that_is_told_where(tmp_path):
 
 
 def test_a_page_that_cannot_be_made_leaves_the_last_one(tmp_path, monkeypatch):
-    told = golden(tmp_path)
-    before = write_page(told._replace(command=None), tmp_path).read_bytes()
+    results = golden(tmp_path)
+    before = write_page(results._replace(command=None), tmp_path).read_bytes()
 
     def full(*_):
         raise OSError("no space left")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
-        write_page(told._replace(command="another"), tmp_path)
+        write_page(results._replace(command="another"), tmp_path)
 
     assert (tmp_path / "report.html").read_bytes() == before
     assert not list(tmp_path.glob(".report*"))
@@ -128,9 +128,9 @@ NAMES = ["<script>alert(1)</script>", "\"quoted' & </td> {{ 7 * 7 }} $x$", "激�
 
 
 def test_names_are_text(tmp_path):
-    told = study(tmp_path, [with_shapes(records(arm, [0.9, 0.91, 0.93])) for arm in NAMES], arms=NAMES, replicates=3)
+    results = study(tmp_path, [with_shapes(records(arm, [0.9, 0.91, 0.93])) for arm in NAMES], arms=NAMES, replicates=3)
 
-    content = page(told._replace(command="echo '<i>'"), name="<b>name</b>")
+    content = page(results._replace(command="echo '<i>'"), name="<b>name</b>")
 
     text = Text(content)
     assert "alert(1)</script>" not in content.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
@@ -175,32 +175,32 @@ def test_the_answer_is_a_sentence(tmp_path, difference, answer):
     relu = np.array([0.9, 0.91, 0.92, 0.9, 0.91, 0.92, 0.9, 0.91])
     noise = np.array([0.001, -0.001] * 4)
 
-    told = study(tmp_path, [records("relu", relu.tolist()), records("swish", (relu + difference + noise).tolist())])
+    results = study(tmp_path, [records("relu", relu.tolist()), records("swish", (relu + difference + noise).tolist())])
 
-    assert answer in lines_of(told)
+    assert answer in lines_of(results)
 
 
 def test_the_line_under_the_answer_speaks_of_the_same_arm(tmp_path):
     relu = np.full(8, 0.8)
     swish, tanh = relu + 0.01 + [0.001, -0.001] * 4, relu + 0.03 + [0.1, -0.1] * 4
 
-    told = study(
+    results = study(
         tmp_path,
         [records(arm, scores.tolist()) for arm, scores in (("relu", relu), ("swish", swish), ("tanh", tanh))],
         arms=("relu", "swish", "tanh"),
     )
 
-    lines = lines_of(told)
+    lines = lines_of(results)
     assert "Yes: swish beats relu by 1.0 points." in lines  # that tanh is more than that is undecided
     assert any(line.startswith("swish minus relu: +1.0 points") for line in lines)
 
 
 def test_a_winner_that_depends_on_the_tuned_value_is_said_once_with_all_datasets(tmp_path):
-    told = golden(tmp_path)
-    (tuning,) = told.tunings
+    results = golden(tmp_path)
+    (tuning,) = results.tunings
     unsettled = tuning._replace(winner="relu", winners={0.001: "swish"})
 
-    lines = lines_of(told._replace(tunings=[unsettled, unsettled._replace(dataset="MNIST")]))
+    lines = lines_of(results._replace(tunings=[unsettled, unsettled._replace(dataset="MNIST")]))
 
     said = [line for line in lines if line.startswith("The winner on val depends") and "see below" in line]
     assert said == [f"The winner on val depends on {tuning.setting}, on Digits with MLP and MNIST with MLP; see below."]
@@ -210,10 +210,10 @@ def test_a_winner_that_depends_on_the_tuned_value_is_said_once_with_all_datasets
 
 
 def test_the_tables_hold_the_numbers_of_verdict_json(tmp_path):
-    told = random_study(tmp_path, arms=3, seeds=8, datasets=2)
+    results = random_study(tmp_path, arms=3, seeds=8, datasets=2)
     comparisons = json.loads((tmp_path / "verdict.json").read_text())["comparisons"]
 
-    table = next(of for of in tables(told) if of.name == "comparisons")
+    table = next(of for of in tables(results) if of.name == "comparisons")
 
     names = [column.name for column in table.columns]
     for row, of in zip(table.rows, comparisons, strict=True):
@@ -227,10 +227,10 @@ def test_the_tables_hold_the_numbers_of_verdict_json(tmp_path):
 
 
 def test_what_is_beside_accuracy_stands_in_a_table_with_its_tests(tmp_path):
-    told = random_study(tmp_path, arms=3, seeds=8, datasets=2)
+    results = random_study(tmp_path, arms=3, seeds=8, datasets=2)
     comparisons = json.loads((tmp_path / "verdict.json").read_text())["comparisons"]
 
-    (table,) = (of for of in tables(told) if of.name == "secondary")
+    (table,) = (of for of in tables(results) if of.name == "secondary")
 
     names = [column.name for column in table.columns]
     rows = [{name: cell.value for name, cell in zip(names, row, strict=True)} for row in table.rows]
@@ -255,9 +255,9 @@ def test_what_is_beside_accuracy_stands_in_a_table_with_its_tests(tmp_path):
 
 
 def test_markdown_and_latex_have_every_row_and_escape_names(tmp_path):
-    told = study(tmp_path, [records(arm, [0.9, 0.91, 0.93]) for arm in NAMES], arms=NAMES, replicates=3)
+    results = study(tmp_path, [records(arm, [0.9, 0.91, 0.93]) for arm in NAMES], arms=NAMES, replicates=3)
 
-    arms = next(table for table in tables(told) if table.name == "arms")
+    arms = next(table for table in tables(results) if table.name == "arms")
 
     rows = markdown(arms).splitlines()[4:]
     assert len(rows) == len(NAMES)
@@ -272,15 +272,15 @@ def test_markdown_and_latex_have_every_row_and_escape_names(tmp_path):
 
 
 def test_the_forest_has_a_mark_for_each_comparison_where_it_belongs(tmp_path):
-    told = random_study(tmp_path, arms=4, seeds=8, datasets=2)
+    results = random_study(tmp_path, arms=4, seeds=8, datasets=2)
 
-    forests = figures.forest_figures(told)
+    forests = figures.forest_figures(results)
 
     marks = {}
     for figure, dataset in zip(forests, [None, "Data0", "Data1"], strict=True):
         for row in figure.data.to_dicts():
             marks[dataset, figure.params["names"][row["row"]]] = (row["verdict"], row["estimate"])
-    for finding in told.conclusion.findings:
+    for finding in results.conclusion.findings:
         of = finding.judgement
         mark = marks.pop((finding.comparison.dataset, finding.comparison.arm))
         assert mark == (of.verdict, pytest.approx(100 * of.difference.estimate))
@@ -288,13 +288,13 @@ def test_the_forest_has_a_mark_for_each_comparison_where_it_belongs(tmp_path):
 
 
 def test_every_replicate_is_a_dot(tmp_path):
-    told = golden(tmp_path)
+    results = golden(tmp_path)
 
-    (figure,) = figures.pair_figures(told)
+    (figure,) = figures.pair_figures(results)
 
     swish, tanh = (figure.data.filter(arm=arm) for arm in ("swish", "tanh"))
     for arm, column in {"swish": "score", "relu": "baseline"}.items():
-        own = told.table.filter(arm=arm).sort("seed")
+        own = results.table.filter(arm=arm).sort("seed")
         assert swish["seed"].to_list() == own["seed"].to_list()
         assert swish[column].to_list() == pytest.approx(100 * own["test_accuracy"].to_numpy(), rel=1e-6)
     assert len(figure.data) == 2 * 8
@@ -304,9 +304,9 @@ def test_every_replicate_is_a_dot(tmp_path):
 
 
 def test_a_curve_is_the_mean_over_seeds_with_students_interval(tmp_path):
-    told = study(tmp_path, [records("relu", [0.9, 0.8, 0.85]), records("swish", [0.9])], replicates=3)
+    results = study(tmp_path, [records("relu", [0.9, 0.8, 0.85]), records("swish", [0.9])], replicates=3)
 
-    figure = figure_of(figures.curve_figures(told), "curves-0-epoch-val-accuracy")
+    figure = figure_of(figures.curve_figures(results), "curves-0-epoch-val-accuracy")
 
     last = figure.data.filter(arm="relu").row(-1, named=True)
     values = np.array([0.9, 0.8, 0.85]) * (1 - 0.5**4) * 100
@@ -321,9 +321,9 @@ def test_a_curve_is_the_mean_over_seeds_with_students_interval(tmp_path):
 def test_a_loss_without_bound_does_not_flatten_the_others(tmp_path):
     table = records("relu", [0.9] * 3, epoch_val_loss=[2.0, 1e30])
 
-    told = study(tmp_path, [table, records("swish", [0.9] * 3)], replicates=3)
+    results = study(tmp_path, [table, records("swish", [0.9] * 3)], replicates=3)
 
-    figure = figure_of(figures.curve_figures(told), "curves-0-epoch-val-loss")
+    figure = figure_of(figures.curve_figures(results), "curves-0-epoch-val-loss")
     for layer in figure.chart.to_dict()["layer"]:
         assert layer["encoding"]["y"]["scale"]["domain"] == pytest.approx([0, 2 * np.log(10)])
         assert layer["mark"]["clip"]
@@ -356,10 +356,10 @@ def test_learned_shapes_are_drawn_for_a_few_seeds_and_fixed_ones_once(tmp_path):
 
 
 def test_without_stored_shapes_there_is_no_such_section(tmp_path):
-    told = study(tmp_path, [records("relu", [0.9] * 3), records("swish", [0.9] * 3)], replicates=3)
+    results = study(tmp_path, [records("relu", [0.9] * 3), records("swish", [0.9] * 3)], replicates=3)
 
-    assert figures.shape_figures(told) == []
-    assert "The activations" not in lines_of(told)
+    assert figures.shape_figures(results) == []
+    assert "The activations" not in lines_of(results)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -399,11 +399,11 @@ def test_long_names_that_begin_and_end_alike_have_labels_of_their_own():
 
 
 def test_held_records_are_those_of_the_study(tmp_path):
-    told = golden(tmp_path)
+    results = golden(tmp_path)
 
-    held = embedded(told)
+    held = embedded(results)
 
-    table = told.table.sort("seed", maintain_order=True)
+    table = results.table.sort("seed", maintain_order=True)
     unpacked = {
         name: [of["levels"][code] for code in of["codes"]] if "codes" in of else of["values"]
         for name, of in held.columns.items()
@@ -419,7 +419,7 @@ def test_held_records_are_those_of_the_study(tmp_path):
 def test_of_many_records_the_curves_are_thinned(tmp_path):
     many = MOST_VALUES // (3 * 40)
     rows = [record("relu", seed, 0.9, epochs=40) for seed in range(20)]
-    told = study(tmp_path, [records("relu", [0.9])], arms=["relu"], replicates=1)
+    results = study(tmp_path, [records("relu", [0.9])], arms=["relu"], replicates=1)
     table = (
         frame(rows)
         .sample(2 * many, with_replacement=True, seed=0)
@@ -430,7 +430,7 @@ def test_of_many_records_the_curves_are_thinned(tmp_path):
         )
     )
 
-    held = embedded(told._replace(table=table))
+    held = embedded(results._replace(table=table))
 
     curves = held.columns["epoch_val_loss"]
     kept = [curves["levels"][code] if "codes" in curves else None for code in curves["codes"]]
@@ -440,19 +440,19 @@ def test_of_many_records_the_curves_are_thinned(tmp_path):
 
 @pytest.mark.slow
 def test_a_large_study_makes_a_page_that_is_not(tmp_path):
-    told = random_study(tmp_path, arms=40, seeds=300, epochs=50)
+    results = random_study(tmp_path, arms=40, seeds=300, epochs=50)
 
     before = time.perf_counter()
-    path = write_page(told._replace(command=None), tmp_path)
+    path = write_page(results._replace(command=None), tmp_path)
 
     assert time.perf_counter() - before < 10
     assert path.stat().st_size < 3_000_000
 
 
 def test_an_ordinary_page_is_small(tmp_path):
-    told = random_study(tmp_path, arms=8, seeds=30, epochs=50)
+    results = random_study(tmp_path, arms=8, seeds=30, epochs=50)
 
-    assert len(page(told._replace(command=None), name="s").encode()) < 2_000_000
+    assert len(page(results._replace(command=None), name="s").encode()) < 2_000_000
 
 
 def test_figures_are_described_in_the_language_of_what_draws_them():

@@ -56,8 +56,8 @@ def visit(browser, tmp_path):
     """Writes the page of a study and opens it; the page must be silent, and ask for nothing but itself."""
     contexts, troubles = [], []
 
-    def opened(told, *, width=1280, scheme="light"):
-        path = write_page(told._replace(command="python main.py compare --config study.yaml"), tmp_path)
+    def opened(results, *, width=1280, scheme="light"):
+        path = write_page(results._replace(command="python main.py compare --config study.yaml"), tmp_path)
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
@@ -77,7 +77,7 @@ def visit(browser, tmp_path):
 
 
 @pytest.fixture
-def told(tmp_path):
+def results(tmp_path):
     return golden(tmp_path)
 
 
@@ -109,11 +109,11 @@ def overflow(page):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_figure_is_drawn_from_the_records(visit, told, width):
-    page = visit(told, width=width)
+def test_every_figure_is_drawn_from_the_records(visit, results, width):
+    page = visit(results, width=width)
 
-    assert marks(page, "forest-0") == len(told.conclusion.findings)
-    assert marks(page, "pairs-0") == 2 * sum(of.judgement.pairs for of in told.conclusion.findings)
+    assert marks(page, "forest-0") == len(results.conclusion.findings)
+    assert marks(page, "pairs-0") == 2 * sum(of.judgement.pairs for of in results.conclusion.findings)
     assert lines(page, "curves-0-epoch-val-accuracy") == 3
     assert marks(page, "tuning-0") == 3 * 3 + 3  # arms at each value, and the chosen ones
     assert marks(page, "cost-0-time") == marks(page, "cost-0-memory") == 3
@@ -123,8 +123,8 @@ def test_every_figure_is_drawn_from_the_records(visit, told, width):
     assert shown >= page.locator("figure:visible").count() == 8
 
 
-def test_arms_scores_and_time_can_be_chosen(visit, told):
-    page = visit(told)
+def test_arms_scores_and_time_can_be_chosen(visit, results):
+    page = visit(results)
     curves = page.locator("#curves")
 
     curves.get_by_role("checkbox", name="swish").uncheck()
@@ -147,8 +147,8 @@ def test_arms_scores_and_time_can_be_chosen(visit, told):
     assert lines(page, "curves-0-epoch-val-loss") == 0
 
 
-def test_single_seeds_come_by_pointing_and_by_keyboard(visit, told):
-    page = visit(told)
+def test_single_seeds_come_by_pointing_and_by_keyboard(visit, results):
+    page = visit(results)
     figure, seeds = "curves-0-epoch-val-accuracy", "data('seeds')"
 
     page.get_by_label("Single seeds of").select_option(label="tanh")
@@ -156,7 +156,7 @@ def test_single_seeds_come_by_pointing_and_by_keyboard(visit, told):
     rows = view(page, figure, seeds)
     assert {(row["arm"], row["seed"]) for row in rows} == {("tanh", seed) for seed in range(8)}
     assert lines(page, figure) == 3 + 8
-    own = told.table.filter(arm="tanh", seed=0)["epoch_val_accuracy"][0].to_list()
+    own = results.table.filter(arm="tanh", seed=0)["epoch_val_accuracy"][0].to_list()
     assert [row["mean"] for row in rows[:4]] == pytest.approx([100 * value for value in own], rel=1e-5)
 
     page.get_by_label("Single seeds of").select_option(label="no arm")
@@ -171,8 +171,8 @@ def test_single_seeds_come_by_pointing_and_by_keyboard(visit, told):
     assert re.match(r"arm: \w+\nepoch: 4\nmean: \d", page.locator(".tip").inner_text())
 
 
-def test_far_off_replicates_can_be_left_out(visit, told):
-    page = visit(told)
+def test_far_off_replicates_can_be_left_out(visit, results):
+    page = visit(results)
     low, _ = view(page, "pairs-0", "scale('x').domain()")
 
     page.get_by_label("without what is far off").check()
@@ -205,8 +205,8 @@ def test_tables_sort_by_any_column(visit, tmp_path):
     assert heading.get_attribute("aria-sort") is None
 
 
-def test_the_tables_numbers_are_those_of_verdict_json(visit, told, tmp_path):
-    page = visit(told)
+def test_the_tables_numbers_are_those_of_verdict_json(visit, results, tmp_path):
+    page = visit(results)
     comparisons = json.loads((tmp_path / "verdict.json").read_text())["comparisons"]
 
     headings = [of.split("\n")[0] for of in page.locator("#comparisons th").all_inner_texts()]
@@ -224,8 +224,8 @@ def test_the_tables_numbers_are_those_of_verdict_json(visit, told, tmp_path):
         assert int(cells["pairs"]) == of["pairs"]
 
 
-def test_records_and_tables_are_saved_from_inside_the_file(visit, told):
-    page = visit(told)
+def test_records_and_tables_are_saved_from_inside_the_file(visit, results):
+    page = visit(results)
 
     def saved(name):
         with page.expect_download() as download:
@@ -235,7 +235,7 @@ def test_records_and_tables_are_saved_from_inside_the_file(visit, told):
     name, text = saved("Records as CSV")
     assert name == "records.csv"
     table = pl.read_csv(StringIO(text), infer_schema_length=None)
-    known = told.table.sort("seed", maintain_order=True)
+    known = results.table.sort("seed", maintain_order=True)
     assert table.columns == known.columns
     for column in ("arm", "seed", "test_accuracy", "config", "diverged", "started"):
         assert table[column].to_list() == known[column].to_list()
@@ -248,8 +248,8 @@ def test_records_and_tables_are_saved_from_inside_the_file(visit, told):
     assert text.count(r"\begin{tabular}") == 3  # comparisons, what is beside accuracy, arms
 
 
-def test_dark_follows_the_reader_and_paper_is_light(visit, told):
-    page = visit(told, scheme="dark")
+def test_dark_follows_the_reader_and_paper_is_light(visit, results):
+    page = visit(results, scheme="dark")
     tones = (palette.PAPER, palette.QUIET, palette.VERDICTS["better"])
     name = "getComputedStyle(document.querySelector('#forest-0 .role-axis-label text')).fill"
     mark = "getComputedStyle(document.querySelector('#forest-0 .estimates_marks path')).stroke"
@@ -277,8 +277,8 @@ def test_dark_follows_the_reader_and_paper_is_light(visit, told):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
-def test_nothing_serious_is_in_the_way_of_those_who_see_or_hear_it_otherwise(visit, told, width, scheme):
-    page = visit(told, width=width, scheme=scheme)
+def test_nothing_serious_is_in_the_way_of_those_who_see_or_hear_it_otherwise(visit, results, width, scheme):
+    page = visit(results, width=width, scheme=scheme)
     page.locator("details").evaluate_all("all => all.forEach(of => { of.open = true })")
 
     found = Axe().run(page).response["violations"]
@@ -342,24 +342,24 @@ def test_a_figure_grows_with_its_legend(visit, tmp_path, width):
     ],
 )
 def test_any_study_fits_any_screen(visit, tmp_path, make, width):
-    told = make(tmp_path)
+    results = make(tmp_path)
 
-    page = visit(told, width=width)
+    page = visit(results, width=width)
 
     assert overflow(page) == 0
-    drawn = [of for of in told.conclusion.findings if of.judgement.difference]
+    drawn = [of for of in results.conclusion.findings if of.judgement.difference]
     assert page.locator("#differences .mark-symbol.role-mark > path").count() == len(drawn)
-    if told.question.comparisons == "baseline":
-        pairs = sum(of.judgement.pairs for of in told.conclusion.findings if of.comparison.dataset)
-        alone = len(told.table) if len(told.question.arms) == 1 else 0
+    if results.question.comparisons == "baseline":
+        pairs = sum(of.judgement.pairs for of in results.conclusion.findings if of.comparison.dataset)
+        alone = len(results.table) if len(results.question.arms) == 1 else 0
         assert page.locator("#replicates .mark-symbol.role-mark > path").count() == 2 * pairs + alone
-    assert page.locator("#arms tbody tr").count() == told.table.select("dataset_name", "arm").n_unique()
+    assert page.locator("#arms tbody tr").count() == results.table.select("dataset_name", "arm").n_unique()
 
 
 @pytest.mark.slow
 def test_a_large_study_opens(visit, tmp_path):
-    told = random_study(tmp_path, arms=40, seeds=300, epochs=50)
+    results = random_study(tmp_path, arms=40, seeds=300, epochs=50)
 
-    page = visit(told)
+    page = visit(results)
 
     assert page.locator("#replicates .mark-symbol.role-mark > path").count() == 2 * 39 * 300

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actbench.specs import UsageError, compose, dump_yaml, merge
+from actbench.specs import UsageError, compose, dump_yaml, merge_config
 from actbench.specs.values import load_yaml, parameters_of
 from actbench.studies.cells import cell_config
 from actbench.studies.cells.key import KEY
@@ -45,7 +45,7 @@ def test_arguments_that_stand_before_their_class_are_its():
 def test_another_class_starts_with_no_arguments():
     base = {"model": SGD, "data": {"class_path": "Digits", "init_args": {"batch_size": 7}}}
 
-    changed = merge(merge({}, base), {"model": {"optimizer": "Adam"}, "data": "MNIST"})
+    changed = merge_config(merge_config({}, base), {"model": {"optimizer": "Adam"}, "data": "MNIST"})
 
     assert changed["model"]["optimizer"] == {"class_path": "Adam"}
     assert changed["data"] == {"class_path": "actbench.data.MNIST"}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate, random_
 from actbench import data, records
 from actbench.networks import MLP
 from actbench.seeding import SOURCES
-from actbench.specs import merge
+from actbench.specs import merge_config
 from actbench.studies.cells import Cell, cell_config, data_digest, run_cell
 from actbench.studies.cells.curves import curve
 from actbench.training.classifier import Classifier
@@ -30,7 +30,7 @@ def cell(seeds=range(3), weights="last", vary=SOURCES, fixed_seed=0, **settings)
             config[section] = {**config[section], name: value}
         else:
             config[section] = value
-    config = cell_config(merge({}, config))
+    config = cell_config(merge_config({}, config))
     return Cell(config, seeds, data_digest(config), weights, vary, fixed_seed)
 
 
@@ -156,7 +156,7 @@ def test_the_hash_follows_from_all_that_matters():
 )
 def test_a_config_that_makes_no_sense_is_refused(config, message):
     with pytest.raises(ValueError, match=message) as error:
-        cell_config(merge({}, config))
+        cell_config(merge_config({}, config))
 
     assert "\n" not in str(error.value)
 

@@ -73,12 +73,12 @@ def test_processes_start_once_and_share_the_cores():
 
 
 def test_a_task_whose_worker_dies_is_tried_again(tmp_path):
-    task, told = str(tmp_path / "calls"), []
+    task, results = str(tmp_path / "calls"), []
 
-    ((_, result),) = LocalProcesses(2).run(die_once, [task], report=lambda *report: told.append(report))
+    ((_, result),) = LocalProcesses(2).run(die_once, [task], report=lambda *report: results.append(report))
 
     assert result == "alive"
-    assert told == [(task, "its worker died with SIGKILL; it is tried again")]
+    assert results == [(task, "its worker died with SIGKILL; it is tried again")]
     assert (tmp_path / "calls").read_text() == "xx"
 
 

@@ -8,7 +8,7 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from actbench.specs import merge, nest
+from actbench.specs import merge_config, nest
 from actbench.studies.cells import Cell, cell_config, data_digest
 from actbench.studies.cells import key as module
 from actbench.studies.cells.key import KEY
@@ -84,7 +84,7 @@ BARRED = {"trainer.fast_dev_run", "trainer.barebones"}  # see test_cells
 
 
 def cell(given=None, **options):
-    return Cell(cell_config(merge({}, given or {})), range(2), **options)
+    return Cell(cell_config(merge_config({}, given or {})), range(2), **options)
 
 
 def same(row, one, other):
@@ -104,7 +104,7 @@ def test_a_setting_is_part_of_the_key_if_the_table_says_so(row):
 def test_where_files_are_and_how_they_came_is_not_what_they_hold(row, value):
     mnist = {"data": {"class_path": "MNIST"}}
 
-    same(row, cell(mnist), cell(merge(mnist, nest(row, value))))
+    same(row, cell(mnist), cell(merge_config(mnist, nest(row, value))))
 
 
 class Files(LightningDataModule):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from test_study import Lines, study
+from small_studies import Lines, study
 
 from actbench import records
 from actbench.cli.main import main
@@ -28,7 +28,7 @@ from actbench.studies import MissingError, compare, train
 from actbench.studies.executors import ExecutorError, Failure, Ray
 from actbench.studies.executors import cluster as cluster_module
 from actbench.studies.executors.connection import copy_code
-from actbench.studies.executors.nodes import versions
+from actbench.studies.executors.nodes import node_versions
 from actbench.training.callbacks import LastCheckpoint
 
 ray = pytest.importorskip("ray")
@@ -198,30 +198,30 @@ def test_closing_ends_what_runs_and_leaves_the_cluster_free(two_nodes):
 
 
 def test_a_task_whose_worker_dies_is_tried_again(two_nodes, tmp_path, capfd):
-    task, told = str(tmp_path / "calls"), []
+    task, results = str(tmp_path / "calls"), []
 
-    ((_, result),) = Ray(two_nodes).run(die_once, [task], report=lambda *report: told.append(report))
+    ((_, result),) = Ray(two_nodes).run(die_once, [task], report=lambda *report: results.append(report))
 
     assert result == "alive"
-    assert told == [(task, "its worker died; it is tried again")]
+    assert results == [(task, "its worker died; it is tried again")]
     assert (tmp_path / "calls").read_text() == "xx"
     assert capfd.readouterr() == ("", "")  # Ray would tell of it, too
 
 
 def test_a_task_that_kills_three_workers_fails_and_the_others_go_on(two_nodes):
-    told = []
+    results = []
 
-    ((_, dead),) = Ray(two_nodes).run(die, ["bad"], report=lambda *report: told.append(report))
+    ((_, dead),) = Ray(two_nodes).run(die, ["bad"], report=lambda *report: results.append(report))
     others = dict(Ray(two_nodes).run(square, [2]))
 
     assert str(dead) == "it was tried 3 times; the last time, its worker died"
-    assert told == [("bad", "its worker died; it is tried again")] * 2
+    assert results == [("bad", "its worker died; it is tried again")] * 2
     assert others == {2: 4}
 
 
 @pytest.mark.slow
 def test_a_node_that_is_lost_takes_no_result_with_it(tmp_path):
-    tasks, told, done = [(str(tmp_path), number) for number in range(4)], [], []
+    tasks, results, done = [(str(tmp_path), number) for number in range(4)], [], []
 
     with nodes(1, 1) as cluster, ThreadPoolExecutor() as other:
 
@@ -231,13 +231,15 @@ def test_a_node_that_is_lost_takes_no_result_with_it(tmp_path):
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
         removed = other.submit(remove)
-        for task, result in Ray(cluster.address).run(meet_and_wait, tasks, report=lambda *report: told.append(report)):
+        for task, result in Ray(cluster.address).run(
+            meet_and_wait, tasks, report=lambda *report: results.append(report)
+        ):
             done.append(task)
             assert result is None
         removed.result()
 
     assert sorted(done) == tasks
-    ((_, line),) = told
+    ((_, line),) = results
     assert "lost" in line
 
 
@@ -294,12 +296,12 @@ def test_a_cluster_that_cannot_do_it_is_one_line(two_nodes, arguments, message):
 
 @pytest.mark.parametrize("package", ["torch", "actbench"])
 def test_versions_that_differ_are_named(two_nodes, monkeypatch, package):
-    monkeypatch.setattr(cluster_module, "versions", lambda: versions() | {package: "0.0.1"})
+    monkeypatch.setattr(cluster_module, "node_versions", lambda: node_versions() | {package: "0.0.1"})
 
     with pytest.raises(ExecutorError) as error:
         list(Ray(two_nodes).run(square, [1]))
 
-    there = f"{package} {versions()[package]}"
+    there = f"{package} {node_versions()[package]}"
     assert str(error.value) == (f"node 127.0.0.1 has {there}, and the driver {package} 0.0.1: install the same on both")
 
 
@@ -461,37 +463,37 @@ def test_the_code_of_a_folder_is_sent_without_what_else_lies_there(tmp_path):
 
     files = {str(path.relative_to(copy / "files")) for path in (copy / "files").rglob("*") if path.is_file()}
     assert files == {"acts.py", "own/more.py"}
-    assert (copy / "actbench" / "executors" / "nodes.py").exists()
+    assert (copy / "actbench" / "studies" / "executors" / "nodes.py").exists()
     assert not list(copy.rglob("__pycache__"))
 
 
-def killed_in_its_fit(task, told):
+def killed_in_its_fit(task, results):
     """Trains a cell; the first time, its process is killed in the fit, and its folder is lost with the node."""
     LastCheckpoint.__init__.__defaults__ = (0, None)  # a checkpoint after each epoch
     saved = LastCheckpoint.save
 
     def save(self, trainer, pl_module):
         saved(self, trainer, pl_module)
-        first = not told.exists() or "2" not in told.read_text().split()
-        with told.open("a") as file:
+        first = not results.exists() or "2" not in results.read_text().split()
+        with results.open("a") as file:
             file.write(f"{trainer.current_epoch}\n")
         if trainer.current_epoch == 2 and first:
             shutil.rmtree(task[1])
             os.kill(os.getpid(), signal.SIGKILL)
 
     LastCheckpoint.save = save
-    return train(task, checkpoints=told.with_name("copies").as_uri())
+    return train(task, checkpoints=results.with_name("copies").as_uri())
 
 
 def test_a_cell_that_is_tried_again_goes_on_from_the_copy_of_its_checkpoint(two_nodes, tmp_path):
     config = {"activations": ["relu"]}, {"max_epochs": 6, "accelerator": "cpu"}
     here, there = (study(tmp_path / name, **config[0]) | {"trainer": config[1]} for name in ("here", "there"))
     there["study"]["executor"] = on(two_nodes)
-    lines, told = Lines(), tmp_path / "told"
+    lines, results = Lines(), tmp_path / "told"
 
-    table = compare(there, work=partial(killed_in_its_fit, told=told), progress=lines)
+    table = compare(there, work=partial(killed_in_its_fit, results=results), progress=lines)
 
-    assert told.read_text().split() == ["0", "1", "2", "3", "4", "5"]
+    assert results.read_text().split() == ["0", "1", "2", "3", "4", "5"]
     assert lines.said[0] == "FakeImages/MLP/relu seeds 0-2: its worker died; it is tried again"
     assert "1 tried again" in lines.said[-1]
     assert records.same_results(table, compare(here))

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from filelock import FileLock
 from rich.console import Console
+from small_studies import Lines, Ran, run, study
 
 from actbench import records
 from actbench.inference.verdict import pairing_faults
@@ -32,45 +33,10 @@ from actbench.studies import (
 from actbench.studies.executors import Failure, InProcess, LocalProcesses
 from actbench.studies.forecast import forecast
 from actbench.studies.plan import Wanted
-from actbench.studies.progress import Bars, Progress
-from actbench.studies.training import Means, run_wanted
+from actbench.studies.progress import Bars
+from actbench.studies.training import RunContext, run_wanted
 
 ROOT = Path(__file__).parents[2]
-
-
-def study(root, **section):
-    defaults = {"activations": ["relu", "swish"], "replicates": 3, "root": str(root), "name": "s"}
-    return {
-        "model": {"network": "MLP"},
-        "data": {"class_path": "FakeImages", "init_args": {"rows": 300}},
-        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
-        "study": {**defaults, **section},
-    }
-
-
-class Ran(list):
-    """Trains cells, and remembers which."""
-
-    def __call__(self, task):
-        self.append((task[0].factors["activation"]["class_path"].split(".")[-1], list(task[0].seeds)))
-        return train(task)
-
-
-def run(root, **section):
-    ran, lines = Ran(), Lines()
-    table = compare(study(root, **section), work=ran, progress=lines)
-    return table, ran, lines.said
-
-
-class Lines(Progress):
-    """Keeps what is said."""
-
-    def __init__(self):
-        super().__init__()
-        self.said = []
-
-    def say(self, line):
-        self.said.append(line)
 
 
 # --- what a study wants ---
@@ -567,7 +533,7 @@ def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
     config["trainer"]["limit_val_batches"] = 0
     lines = Lines()
 
-    run_wanted(*wanted_of(config), Means(InProcess(), lines, train, [], {}))
+    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train, [], {}))
 
     assert lines.said == ["1/1 FakeImages/MLP/relu seeds 0-2"]
 

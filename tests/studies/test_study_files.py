@@ -9,7 +9,7 @@ import torch
 import yaml
 from pytorch_lightning import LightningDataModule
 from rich.console import Console
-from test_study import Lines, Ran, run, study
+from small_studies import Lines, Ran, run, study
 
 from actbench.cli import compare as command
 from actbench.cli.main import main
@@ -365,15 +365,15 @@ def test_the_command_that_goes_on_can_be_pasted_and_says_what_is_done(capsys, tm
 def test_no_number_is_cut_at_any_width(tmp_path, width, arm):
     datasets, scores = ["Digits", "FashionMNIST"], {"tanh": [0.91, 0.12, 0.5, 0.6], arm: [0.95, 0.2, 0.45, 0.7]}
     rows = [made_studies.records(name, of, dataset=dataset) for name, of in scores.items() for dataset in datasets]
-    told = made_studies.study(tmp_path, rows, arms=["tanh", arm], datasets=datasets, comparisons="all")
+    results = made_studies.study(tmp_path, rows, arms=["tanh", arm], datasets=datasets, comparisons="all")
     shown = Console(file=StringIO(), width=width, markup=False)
 
-    for table in tables(told):
+    for table in tables(results):
         print_table(shown, table, spare=SPARE[table.name])
 
     text = shown.file.getvalue()
     estimates = {"arms": "test accuracy", "comparisons": "difference", "secondary": "p", "standings": "mean rank"}
-    for table in tables(told):
+    for table in tables(results):
         (place,) = [number for number, column in enumerate(table.columns) if column.name == estimates[table.name]]
         assert all(f" {row[place].text} " in text for row in table.rows)
     assert "…" not in text
@@ -382,9 +382,9 @@ def test_no_number_is_cut_at_any_width(tmp_path, width, arm):
 
 
 def test_tables_are_whole_in_a_pipe_and_one_arm_is_no_pair(capsys, tmp_path):
-    told = run_study(Study.of(study(tmp_path, activations=["relu"])), work=Ran(), progress=Lines())
+    results = run_study(Study.of(study(tmp_path, activations=["relu"])), work=Ran(), progress=Lines())
 
-    print_told(told, tmp_path / "s")
+    print_told(results, tmp_path / "s")
 
     said = capsys.readouterr().out
     assert "parameters" in said
@@ -395,11 +395,11 @@ def test_tables_are_whole_in_a_pipe_and_one_arm_is_no_pair(capsys, tmp_path):
 
 def test_weights_are_compared_only_in_the_same_network(tmp_path):
     wide = {"name": "wide", "activation": "swish", "model.network.hidden": [16]}
-    told = run_study(Study.of(study(tmp_path, activations=["relu", "prelu", wide])), work=Ran(), progress=Lines())
+    results = run_study(Study.of(study(tmp_path, activations=["relu", "prelu", wide])), work=Ran(), progress=Lines())
 
-    other = told.table.with_columns(init_fingerprint=pl.col("seed").cast(pl.String) + pl.col("arm"))
+    other = results.table.with_columns(init_fingerprint=pl.col("seed").cast(pl.String) + pl.col("arm"))
 
-    assert told.faults == []
-    assert other_networks(told.table, "relu") == ["wide"]
-    assert verified(told.table, "relu").endswith("weights of their own, in another network: wide")
+    assert results.faults == []
+    assert other_networks(results.table, "relu") == ["wide"]
+    assert verified(results.table, "relu").endswith("weights of their own, in another network: wide")
     assert pairing_faults(other, "relu") == ["prelu: 3 seeds have another initial weights than relu, or an unknown one"]

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from test_study import Lines, Ran, study
+from small_studies import Lines, Ran, study
 
 from actbench import records
 from actbench.inference.stats import detectable
-from actbench.inference.verdict import History, schema, tell
+from actbench.inference.verdict import History, load_results, schema
 from actbench.records import read_records
 from actbench.studies import Study, StudyError, compare, entries, run_study
 
@@ -20,8 +20,8 @@ LOOKS = {"min": 4, "max": 12, "batch": 4}
 def run(root, **section):
     """Run a study; returns what is told, which cells were trained, and what was said meanwhile."""
     ran, lines = Ran(), Lines()
-    told = run_study(Study.of(study(root, **section)), work=ran, progress=lines)
-    return told, ran, lines.said
+    results = run_study(Study.of(study(root, **section)), work=ran, progress=lines)
+    return results, ran, lines.said
 
 
 def gap(task):
@@ -40,12 +40,12 @@ def test_a_clear_arm_stops_and_an_unclear_one_goes_on(tmp_path):
     gap.ran = Ran()
     config = study(tmp_path, activations=["relu", "tanh", "torch.nn.SiLU"], replicates=LOOKS, alpha=0.4)
 
-    told = run_study(Study.of(config), work=gap, progress=Lines())
+    results = run_study(Study.of(config), work=gap, progress=Lines())
 
     seeds = {name: sorted(seed for arm, block in gap.ran if arm == name for seed in block) for name, _ in gap.ran}
     assert seeds == {"ReLU": list(range(12)), "Tanh": list(range(8)), "SiLU": list(range(12))}
-    assert [finding.judgement.verdict for finding in told.conclusion.findings] == ["better", "undecided"]
-    assert [finding.judgement.pairs for finding in told.conclusion.findings] == [8, 12]
+    assert [finding.judgement.verdict for finding in results.conclusion.findings] == ["better", "undecided"]
+    assert [finding.judgement.pairs for finding in results.conclusion.findings] == [8, 12]
 
 
 def test_what_goes_on_over_all_datasets_goes_on_for_each(tmp_path):
@@ -63,9 +63,9 @@ def test_what_goes_on_over_all_datasets_goes_on_for_each(tmp_path):
     datasets = ["FakeImages", {"class_path": "FakeImages", "init_args": {"num_classes": 3}}]
     config = study(tmp_path, activations=["relu", "tanh"], replicates=LOOKS | {"max": 16}, alpha=0.4, datasets=datasets)
 
-    told = run_study(Study.of(config), work=train, progress=Lines())
+    results = run_study(Study.of(config), work=train, progress=Lines())
 
-    verdicts = [(of.comparison.dataset, of.judgement.verdict, of.judgement.pairs) for of in told.conclusion.findings]
+    verdicts = [(of.comparison.dataset, of.judgement.verdict, of.judgement.pairs) for of in results.conclusion.findings]
     assert [verdict for _, verdict, _ in verdicts] == ["better", "worse", "undecided"]
     assert verdicts[2][2] == 16 > max(verdicts[0][2], verdicts[1][2])
     assert len({(arm, block[0]) for arm, block in ran}) == 2 * 4
@@ -77,7 +77,7 @@ def test_a_sequential_study_resumed_or_told_anew_decides_the_same(tmp_path):
 
     assert len(ran) > 0
     assert more == []
-    assert again.sentences == whole.sentences == tell(tmp_path / "s").sentences
+    assert again.sentences == whole.sentences == load_results(tmp_path / "s").sentences
     # Another study has trained more seeds meanwhile: they are not looked at.
     run(tmp_path, replicates=14, name="other")
     later, _, _ = run(tmp_path, replicates=LOOKS)
@@ -114,7 +114,7 @@ def test_records_of_another_plan_do_not_stay_when_a_study_is_stopped(tmp_path):
         run_study(Study.of(longer), work=interrupted, progress=Lines())
 
     with pytest.raises(records.RecordError, match="no folder of a study with records"):
-        tell(tmp_path / "s")
+        load_results(tmp_path / "s")
 
 
 def interrupted(task):
@@ -129,10 +129,10 @@ def test_a_stopped_study_shows_what_there_is(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_study(Study.of(study(tmp_path, replicates=2)), work=Second(), progress=Lines())
 
-    told = tell(tmp_path / "s")
-    assert told.table["arm"].to_list() == ["relu"] * 2
-    assert [line.partition(" ")[2] for line in told.troubles] == ["interrupted"]
-    assert told.conclusion.findings[0].judgement.pairs == 0
+    results = load_results(tmp_path / "s")
+    assert results.table["arm"].to_list() == ["relu"] * 2
+    assert [line.partition(" ")[2] for line in results.troubles] == ["interrupted"]
+    assert results.conclusion.findings[0].judgement.pairs == 0
 
 
 def test_a_look_under_another_studys_name_is_a_look(tmp_path):
@@ -143,7 +143,7 @@ def test_a_look_under_another_studys_name_is_a_look(tmp_path):
     assert ran == []
     assert any("no longer holds" in line for line in fewer.sentences)
     assert not any("no longer holds" in line for line in [*first.sentences, *elsewhere.sentences])
-    assert not any("no longer holds" in line for line in tell(tmp_path / "a").sentences)
+    assert not any("no longer holds" in line for line in load_results(tmp_path / "a").sentences)
 
 
 # --- tuning ---
@@ -152,17 +152,17 @@ TUNE = {"model.optimizer.lr": [1e-4, 1e-3, 3e-3], "replicates": 2}
 
 
 def test_each_arm_is_compared_at_its_own_best_value(tmp_path):
-    told, _, said = run(tmp_path, tune=TUNE)
+    results, _, said = run(tmp_path, tune=TUNE)
 
     tuned = read_records(tmp_path / "s" / "tuning.parquet")
     for arm in ("relu", "swish"):
         own = tuned.filter(arm=arm).group_by("value").agg(pl.col("val_accuracy").mean(), pl.col("val_loss").mean())
         best = own.sort("val_accuracy", "val_loss", descending=[True, False])["value"][0]
-        compared = told.table.filter(arm=arm)
+        compared = results.table.filter(arm=arm)
         assert compared["value"].unique().to_list() == [best]
         factors = json.loads(compared["factors"][0])
         assert factors["optimizer"]["init_args"]["lr"] == best
-    assert not set(tuned["seed"]) & set(told.table["seed"])
+    assert not set(tuned["seed"]) & set(results.table["seed"])
     assert tuned.group_by("arm").len()["len"].n_unique() == 1  # the same budget for every arm
     assert set(tuned.filter(arm="relu")["value"]) == set(tuned.filter(arm="swish")["value"])
     extended = sorted(set(tuned["value"]) - set(TUNE["model.optimizer.lr"]))
@@ -195,9 +195,9 @@ def test_a_grid_that_makes_no_sense_is_refused_before_anything_is_written(tmp_pa
 
 
 def test_a_grid_may_mix_whole_numbers_with_others(tmp_path):
-    told, _, _ = run(tmp_path, tune={"model.optimizer.lr": [1, 0.1], "replicates": 1}, replicates=1)
+    results, _, _ = run(tmp_path, tune={"model.optimizer.lr": [1, 0.1], "replicates": 1}, replicates=1)
 
-    (tuning,) = told.tunings
+    (tuning,) = results.tunings
     assert {1.0, 0.1} <= set(tuning.grid)
     assert all(arm.chosen in tuning.grid for arm in tuning.arms)
 
@@ -245,13 +245,13 @@ def test_the_self_test_trains_the_baseline_again_and_is_kept(tmp_path):
     ran = Ran()
     config = Study.of(study(tmp_path, replicates=12))
 
-    told = run_study(config, self_test=True, work=ran, progress=Lines())
-    (certificate,) = told.certificates
+    results = run_study(config, self_test=True, work=ran, progress=Lines())
+    (certificate,) = results.certificates
 
     assert [arm for arm, _ in ran] == ["ReLU", "Swish", "ReLU"]
     assert (certificate.repeated, certificate.equal, certificate.splits, certificate.pairs) == (12, 12, 2000, 6)
     assert certificate.passed
-    assert tell(tmp_path / "s").certificates == [certificate]
+    assert load_results(tmp_path / "s").certificates == [certificate]
     assert [path.name for path in (tmp_path / "s").iterdir() if path.is_dir()] == ["arms"]
 
 
@@ -262,11 +262,11 @@ def test_a_self_test_notices_training_that_does_not_repeat(tmp_path):
         table = ran(task)
         return table.with_columns(pl.col("test_loss") + 1e-12 * len(ran))
 
-    told = run_study(Study.of(study(tmp_path, replicates=12)), self_test=True, work=drifts, progress=Lines())
+    results = run_study(Study.of(study(tmp_path, replicates=12)), self_test=True, work=drifts, progress=Lines())
 
-    assert told.certificates[0].equal == 0
-    assert not told.certificates[0].passed
-    assert any("FAILED" in line for line in told.sentences)
+    assert results.certificates[0].equal == 0
+    assert not results.certificates[0].passed
+    assert any("FAILED" in line for line in results.sentences)
 
 
 def test_a_self_test_of_too_few_seeds_is_refused_before_anything_is_trained(tmp_path):
@@ -288,7 +288,7 @@ def config(tmp_path):
 
 def test_compare_ends_with_verdicts_whatever_they_are(actbench, config):
     result = actbench("compare", "--config", "study.yaml", "--self_test")
-    told = actbench("report", "studies/s")
+    results = actbench("report", "studies/s")
 
     assert result.returncode == 0, result.stderr
     content = json.loads((config / "studies" / "s" / "verdict.json").read_text())
@@ -298,8 +298,8 @@ def test_compare_ends_with_verdicts_whatever_they_are(actbench, config):
     table = read_records(config / "studies" / "s" / "records.parquet")
     scores = [table.filter(arm=arm).sort("seed")["test_accuracy"].to_numpy() for arm in ("swish", "relu")]
     assert content["comparisons"][0]["difference"]["estimate"] == pytest.approx(np.mean(scores[0] - scores[1]))
-    assert told.returncode == 0, told.stderr
-    assert told.stdout == result.stdout[-len(told.stdout) :]
+    assert results.returncode == 0, results.stderr
+    assert results.stdout == result.stdout[-len(results.stdout) :]
 
 
 def test_a_dry_run_says_what_the_plan_can_tell(actbench, config):

@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAver
 from torch import nn
 
 from actbench.data import FakeImages
-from actbench.specs import merge
+from actbench.specs import merge_config
 from actbench.studies.cells import Cell, cell_config, run_cell
 from actbench.training.callbacks import BestCheckpoint, LastCheckpoint
 from actbench.training.classifier import Classifier
@@ -156,7 +156,7 @@ def test_a_cell_records_the_scores_of_its_averages(tmp_path, weights):
         },
     }
 
-    table = run_cell(Cell(cell_config(merge({}, given)), range(3), weights=weights), tmp_path / "cell")
+    table = run_cell(Cell(cell_config(merge_config({}, given)), range(3), weights=weights), tmp_path / "cell")
 
     by_epoch = table["epoch_val_loss"].to_list()
     scored = [min(losses) if weights == "best" else losses[-1] for losses in by_epoch]

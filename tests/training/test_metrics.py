@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from actbench.training.metrics import Ensemble, MeanLoss, Scores, spread
+from actbench.training.metrics import Ensemble, MeanLoss, Scores, summary_statistics
 
 
 def drawn(replicates=3, rows=500, classes=4):
@@ -73,8 +73,8 @@ def test_images_without_row_numbers_are_not_mixed_between_devices():
 def test_spread_is_numpys_over_what_is_finite():
     values = np.array([0.5, 0.75, 1.0])
 
-    of = spread(torch.tensor([0.5, torch.nan, 0.75, 1.0, torch.inf]))
+    of = summary_statistics(torch.tensor([0.5, torch.nan, 0.75, 1.0, torch.inf]))
 
     assert of == {"mean": values.mean(), "sd": values.std(ddof=1), "min": 0.5, "max": 1.0}
-    assert spread(torch.tensor([0.5]))["sd"] == 0
-    assert np.isnan(list(spread(torch.tensor([torch.nan])).values())).all()
+    assert summary_statistics(torch.tensor([0.5]))["sd"] == 0
+    assert np.isnan(list(summary_statistics(torch.tensor([torch.nan])).values())).all()

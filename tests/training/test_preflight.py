@@ -222,12 +222,12 @@ class Unheard(ZeroHead):
         ("MLP", ["relu", {"name": "fast", "activation": "relu", "model.optimizer.lr": 0.1}], []),
     ],
 )
-def test_arms_that_give_the_same_are_told_before_training(tmp_path, capsys, network, activations, told):
+def test_arms_that_give_the_same_are_told_before_training(tmp_path, capsys, network, activations, results):
     compare(study(tmp_path, network=network, activations=activations))
 
     said = capsys.readouterr().out.splitlines()
-    assert [line for line in said if "bit for bit" in line] == told
-    assert said[: len(told)] == told
+    assert [line for line in said if "bit for bit" in line] == results
+    assert said[: len(results)] == results
 
 
 # --- callbacks and data ---

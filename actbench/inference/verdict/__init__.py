@@ -3,7 +3,7 @@
 from actbench.inference.verdict.certificate import POWER as POWER
 from actbench.inference.verdict.certificate import Certificate as Certificate
 from actbench.inference.verdict.certificate import alarms as alarms
-from actbench.inference.verdict.document import Told as Told
+from actbench.inference.verdict.document import StudyResults as StudyResults
 from actbench.inference.verdict.document import plain as plain
 from actbench.inference.verdict.evidence import Ratio as Ratio
 from actbench.inference.verdict.evidence import scores as scores
@@ -15,14 +15,14 @@ from actbench.inference.verdict.findings import counted as counted
 from actbench.inference.verdict.folder import RECORDS as RECORDS
 from actbench.inference.verdict.folder import TUNING as TUNING
 from actbench.inference.verdict.folder import VERDICT as VERDICT
-from actbench.inference.verdict.folder import tell as tell
+from actbench.inference.verdict.folder import load_results as load_results
 from actbench.inference.verdict.history import History as History
 from actbench.inference.verdict.history import Look as Look
 from actbench.inference.verdict.pairing import pairing_faults as pairing_faults
 from actbench.inference.verdict.planning import Foreseen as Foreseen
 from actbench.inference.verdict.planning import foresee as foresee
-from actbench.inference.verdict.question import Asked as Asked
 from actbench.inference.verdict.question import Comparison as Comparison
+from actbench.inference.verdict.question import PlannedArm as PlannedArm
 from actbench.inference.verdict.question import Question as Question
 from actbench.inference.verdict.schemas import schema as schema
 from actbench.inference.verdict.tuning import EXTENSIONS as EXTENSIONS

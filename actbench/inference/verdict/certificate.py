@@ -97,10 +97,10 @@ def alarms(
         one, other = rng.permutation(scores)[: 2 * pairs].reshape(2, pairs)
         false += different(one - other)
         seen += different(one - other + planted)
-    return Alarms(splits, pairs, share(false, splits), planted, share(seen, splits))
+    return Alarms(splits, pairs, proportion_interval(false, splits), planted, proportion_interval(seen, splits))
 
 
-def share(hits: int, of: int, *, level: float = 0.95) -> Interval:
+def proportion_interval(hits: int, of: int, *, level: float = 0.95) -> Interval:
     """A share with its exact interval.
 
     Source:

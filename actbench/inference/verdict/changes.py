@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from actbench.inference.verdict.document import Told
+from actbench.inference.verdict.document import StudyResults
 from actbench.inference.verdict.evidence import scores
 from actbench.inference.verdict.findings import OUTCOME, Finding
 from actbench.inference.verdict.question import Question
@@ -24,7 +24,7 @@ PROVENANCE = (
 )
 
 
-def changes(before: Told, after: Told) -> list[str]:
+def changes(before: StudyResults, after: StudyResults) -> list[str]:
     """What changed from one study to another, a line each.
 
     Arms, datasets and networks; the plan; settings and seeds of the arms that
@@ -37,8 +37,8 @@ def changes(before: Told, after: Told) -> list[str]:
         *by_cell("settings, ", settings_of(before.table), settings_of(after.table)),
         *by_cell("", seeds_of(before.table), seeds_of(after.table)),
         *made(before.table, after.table),
-        *verdicts(before, after),
-        *means(before.table, after.table),
+        *changed_verdicts(before, after),
+        *changed_means(before.table, after.table),
     ]
     return lines or ["nothing changed"]
 
@@ -72,23 +72,23 @@ def by_cell(prefix: str, before: Cells, after: Cells) -> Iterator[str]:
 
 
 def settings_of(table: pl.DataFrame) -> Cells:
-    """All that determines the results of each arm, by dotted name; see `settings`."""
+    """All that determines the results of each arm, by dotted name; see `factor_values`."""
     rows = table.select("dataset_name", "network_name", "arm", "factors").unique(maintain_order=True)
-    return {tuple(cell): settings(factors) for *cell, factors in rows.iter_rows()}
+    return {tuple(cell): factor_values(factors) for *cell, factors in rows.iter_rows()}
 
 
-def settings(factors: str | None) -> dict[str, Any]:
+def factor_values(factors: str | None) -> dict[str, Any]:
     """A record's ``factors``, which are JSON, by dotted name as in a config: ``optimizer`` and ``optimizer.lr``."""
-    return dict(leaves(json.loads(factors))) if factors else {}
+    return dict(nested_values(json.loads(factors))) if factors else {}
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def nested_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The values at the ends of nested mappings; a class path has the name of what it makes."""
     if not isinstance(value, Mapping):
         yield name, value
         return
     for key, item in value.items():
-        yield from leaves(item, name if key in ("class_path", "init_args") else f"{name}.{key}".lstrip("."))
+        yield from nested_values(item, name if key in ("class_path", "init_args") else f"{name}.{key}".lstrip("."))
 
 
 def seeds_of(table: pl.DataFrame) -> Cells:
@@ -117,17 +117,18 @@ def made(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
             yield f"{name.replace('_', ' ')}: {', '.join(new) or ABSENT}, was {', '.join(old) or ABSENT}"
 
 
-def verdicts(before: Told, after: Told) -> Iterator[str]:
+def changed_verdicts(before: StudyResults, after: StudyResults) -> Iterator[str]:
     """Verdicts that changed, on comparisons that both studies make."""
     known = {finding.comparison: finding for finding in before.conclusion.findings}
     for new in after.conclusion.findings:
         of, old = new.comparison, known.get(new.comparison)
         if old and old.judgement.verdict != new.judgement.verdict:
             where = f"on {of.dataset or 'all datasets'} with {of.network}"
-            yield f"{of.arm} against {of.baseline} {where}: {verdict(new)}, was {verdict(old)}"
+            was, now = verdict_with_evidence(old), verdict_with_evidence(new)
+            yield f"{of.arm} against {of.baseline} {where}: {now}, was {was}"
 
 
-def verdict(finding: Finding) -> str:
+def verdict_with_evidence(finding: Finding) -> str:
     """A verdict with its evidence."""
     of, difference, evidence = finding.judgement, finding.judgement.difference, ""
     if difference:
@@ -136,7 +137,7 @@ def verdict(finding: Finding) -> str:
     return f"{of.verdict} ({evidence}{count(of.pairs, 'pair')})"
 
 
-def means(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
+def changed_means(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
     """Mean test accuracies that changed, of arms that both studies have; a diverged replicate guesses."""
     known = scores(before, OUTCOME)
     for cell, own in scores(after, OUTCOME).items():

@@ -20,7 +20,7 @@ from actbench.records import write_whole
 FORMAT = 1
 
 
-class Told(NamedTuple):
+class StudyResults(NamedTuple):
     """What the records of a study say."""
 
     table: pl.DataFrame
@@ -34,9 +34,9 @@ class Told(NamedTuple):
     troubles: Sequence[str]  # what was interrupted, failed or tried again
 
 
-def write_document(path: Path, told: Told, history: History) -> None:
+def write_document(path: Path, results: StudyResults, history: History) -> None:
     """Write all that is said of a study into a file in its folder, whole or not at all; what is not known is null."""
-    question, conclusion = told.question, told.conclusion
+    question, conclusion = results.question, results.conclusion
     content = {
         "format": FORMAT,
         "actbench_version": __version__,
@@ -44,17 +44,17 @@ def write_document(path: Path, told: Told, history: History) -> None:
         "outcome": OUTCOME,
         "question": question.to_dict(),
         "plan": {"hash": question.hash, "first_hash": history.plans[0].hash, "as_planned": conclusion.as_planned},
-        "pairs_verified": not told.faults,
-        "pairing_faults": told.faults,
+        "pairs_verified": not results.faults,
+        "pairing_faults": results.faults,
         "level_holds": not conclusion.other_looks,
         "level_sentence": level_sentence(conclusion),
         "comparisons": [comparison(finding, question) for finding in conclusion.findings],
         "standings": conclusion.standings,
         "tuning": [
-            {**of._asdict(), "depends": of.depends, "sentences": list(tuning_sentences(of))} for of in told.tunings
+            {**of._asdict(), "depends": of.depends, "sentences": list(tuning_sentences(of))} for of in results.tunings
         ],
         "certificates": [
-            {**of._asdict(), "passed": of.passed, "sentence": certificate_sentence(of)} for of in told.certificates
+            {**of._asdict(), "passed": of.passed, "sentence": certificate_sentence(of)} for of in results.certificates
         ],
         "looks": [vars(look) for look in history.looks],
     }

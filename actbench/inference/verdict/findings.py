@@ -112,7 +112,7 @@ def conclude(
             Finding(
                 comparison=comparison,
                 judgement=judgement,
-                means=means(known[OUTCOME], comparison, seeds, question),
+                means=arm_means(known[OUTCOME], comparison, seeds, question),
                 unpaired=len(unpaired),
                 diverged={arm: len(of) for arm, of in lost.items()},
                 without_diverged=without_diverged(set.union(*lost.values()), pairs, place, question),
@@ -167,7 +167,7 @@ def counted(known: Scores, question: Question) -> tuple[list[Pairs], list[Compar
     )
 
 
-def means(known: Scores, comparison: Comparison, seeds: Sequence[int], question: Question) -> dict[str, float]:
+def arm_means(known: Scores, comparison: Comparison, seeds: Sequence[int], question: Question) -> dict[str, float]:
     """Mean score of both arms over the seeds."""
     parts = question.parts(comparison)
     return {

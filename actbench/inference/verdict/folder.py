@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from actbench.inference.verdict.certificate import Certificate
-from actbench.inference.verdict.document import Told, write_document
+from actbench.inference.verdict.document import StudyResults, write_document
 from actbench.inference.verdict.findings import conclude
 from actbench.inference.verdict.history import FILE, History
 from actbench.inference.verdict.pairing import pairing_faults, planning_faults
@@ -17,7 +17,7 @@ from actbench.records import COLUMNS, RecordError, read_records
 RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
 
 
-def tell(folder: Path) -> Told:
+def load_results(folder: Path) -> StudyResults:
     """Work out the verdicts of a study from its folder, write ``verdict.json``, and note that they were looked at.
 
     Raises:
@@ -44,9 +44,11 @@ def tell(folder: Path) -> Told:
     if looked is not history:
         looked.write(folder)
     said = sentences(conclusion, tunings, certificates)
-    told = Told(table, question, conclusion, tunings, certificates, faults, said, history.command, history.troubles)
-    write_document(folder / VERDICT, told, looked)
-    return told
+    results = StudyResults(
+        table, question, conclusion, tunings, certificates, faults, said, history.command, history.troubles
+    )
+    write_document(folder / VERDICT, results, looked)
+    return results
 
 
 def siblings(folder: Path) -> Iterator[History]:

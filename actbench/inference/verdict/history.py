@@ -18,7 +18,7 @@ LONGEST = 1000  # letters of a trouble, which may be any error's
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanRecord:
     """What a study asked from some time on."""
 
     hash: str
@@ -46,7 +46,7 @@ class History:
     interrupted, failed or tried again, and when.
     """
 
-    plans: Sequence[Plan] = ()
+    plans: Sequence[PlanRecord] = ()
     looks: Sequence[Look] = ()
     certificates: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
@@ -67,7 +67,7 @@ class History:
         try:
             content = json.loads(path.read_text())
             check_history(content)
-            plans = [Plan(**plan) for plan in content.pop("plans")]
+            plans = [PlanRecord(**plan) for plan in content.pop("plans")]
             for plan in plans:
                 if Question.from_dict(plan.question).hash != plan.hash:
                     raise ValueError(f"plan {plan.hash} is not what was planned under that hash")
@@ -92,7 +92,7 @@ class History:
         """The history with this plan, if it is another one than the last."""
         if self.plans and self.plans[-1].hash == question.hash:
             return self
-        return replace(self, plans=[*self.plans, Plan(question.hash, now(), question.to_dict())])
+        return replace(self, plans=[*self.plans, PlanRecord(question.hash, now(), question.to_dict())])
 
     def looked(self, look: Look) -> "History":
         """The history with this look, unless an equal one is known: a study told anew is not looked at anew."""

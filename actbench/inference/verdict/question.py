@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
     baseline: str
 
 
-class Asked(NamedTuple):
+class PlannedArm(NamedTuple):
     """Records that are compared: of an arm on a dataset and network, with the hash of what is trained."""
 
     dataset: str
@@ -50,7 +50,7 @@ class Question:
             seeds can be looked at so, or there is more of something than a study has.
     """
 
-    asked: Sequence[Asked]
+    asked: Sequence[PlannedArm]
     baseline: str
     seed: int = 0
     replicates: int | Mapping[str, int] = 30
@@ -76,7 +76,7 @@ class Question:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Question":
         """The question that `to_dict` has written."""
-        return cls(**{**values, "asked": [Asked(*row) for row in values["asked"]]})
+        return cls(**{**values, "asked": [PlannedArm(*row) for row in values["asked"]]})
 
     def to_dict(self) -> dict[str, Any]:
         """The question in plain values, as JSON holds them."""

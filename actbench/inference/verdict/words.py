@@ -94,10 +94,10 @@ def certificate_sentence(certificate: Certificate) -> str:
     false, seen = certificate.false_alarms, certificate.power_seen
     return (
         f"Self-test on {certificate.dataset} with {certificate.network}: trained twice, {certificate.equal} of "
-        f"{certificate.repeated} replicates of the baseline are the same; false alarms {share(false.estimate)} "
-        f"({share(false.low)} to {share(false.high)}) of {certificate.splits:,} random splits, at a level of "
-        f"{share(certificate.alpha)}; a planted difference of {points(certificate.planted, sign=False)} points seen in "
-        f"{share(seen.estimate)}, planned {share(certificate.power_planned)}: "
+        f"{certificate.repeated} replicates of the baseline are the same; false alarms {percent(false.estimate)} "
+        f"({percent(false.low)} to {percent(false.high)}) of {certificate.splits:,} random splits, at a level of "
+        f"{percent(certificate.alpha)}; a planted difference of {points(certificate.planted, sign=False)} points seen "
+        f"in {percent(seen.estimate)}, planned {percent(certificate.power_planned)}: "
         f"{'passed' if certificate.passed else 'FAILED' if certificate.can_fail else 'too few seeds to tell'}."
     )
 
@@ -113,10 +113,10 @@ def tuning_sentences(tuning: Tuning) -> Iterator[str]:
         yield f"A best value lay at the grid's edge, so {added} came in for every arm."
     if tuning.depends:
         others = [(value, arm) for value, arm in tuning.winners.items() if arm != tuning.winner]
-        told = ", ".join(f"{arm} at {value:g}" for value, arm in others)
+        results = ", ".join(f"{arm} at {value:g}" for value, arm in others)
         yield (
             f"The winner on val depends on {tuning.setting}: {tuning.winner} where each arm has its own value, "
-            f"but {told} where all share it."
+            f"but {results} where all share it."
         )
     else:
         yield f"The winner on val is {tuning.winner}, whether each arm has its own {tuning.setting} or all share one."
@@ -129,7 +129,7 @@ def points(fraction: float, *, sign: bool = True) -> str:
     return f"{value:+z.{digits}f}" if sign else f"{value:z.{digits}f}"
 
 
-def share(fraction: float) -> str:
+def percent(fraction: float) -> str:
     """A fraction in percent."""
     return f"{100 * fraction:.1f} %"
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from actbench.inference.stats import mean_with_bounds, pareto
-from actbench.inference.verdict import Told
+from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.words import listed
 from actbench.report.figures.figure import (
     PAGE,
@@ -31,37 +31,37 @@ COSTS = {  # columns of the records, with a factor, what it is, its axis, and ho
 }
 
 
-def cost_figures(told: Told) -> list[Figure]:
+def cost_figures(results: StudyResults) -> list[Figure]:
     """One figure for each kind of cost, dataset and network."""
     figures = []
-    for number, panel in enumerate(panels(told)):
+    for number, panel in enumerate(panels(results)):
         for column, (_, what, title, form) in COSTS.items():
-            rows = cost_rows(told, panel, column)
+            rows = cost_rows(results, panel, column)
             if len(rows):
                 name = f"cost-{number}-{column.split('_')[1]}"
-                chart = cost_chart(name, rows, title, told)
-                finding = describe_front(rows, form, told)
+                chart = cost_chart(name, rows, title, results)
+                finding = describe_front(rows, form, results)
                 title = f"{panel.title}: {what}"
                 figures.append(Figure(name, title, finding, chart, rows, {}, "cost", panel=panel, inches=PAGE))
     return figures
 
 
-def cost_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
+def cost_rows(results: StudyResults, panel: Panel, column: str) -> pl.DataFrame:
     """A row for each arm; ``named`` are those on the front and the baseline, and all where they are few."""
-    known, rows = known_scores(told), []
-    for arm, label in arm_labels(told).items():
-        value = median_cost(of_panel(told.table, panel, arm), column)
+    known, rows = known_scores(results), []
+    for arm, label in arm_labels(results).items():
+        value = median_cost(of_panel(results.table, panel, arm), column)
         scores = 100 * np.array(list(known.get((*panel, arm), {}).values()))
         if value and len(scores):
             cost, busy = value
-            accuracy = mean_with_bounds(scores, level=1 - told.question.alpha)
+            accuracy = mean_with_bounds(scores, level=1 - results.question.alpha)
             rows.append((label, COSTS[column][0] * cost, *accuracy, busy))
     table = pl.DataFrame(rows, schema=["arm", "cost", "accuracy", "low", "high", "busy"], orient="row")
     if not rows:
         return table
     table = table.with_columns(pl.col("accuracy", "low", "high").fill_nan(None).clip(0, 100))
     front = pareto(table["accuracy"].to_list(), table["cost"].to_list())
-    own = pl.col("arm") == arm_labels(told)[told.question.baseline]
+    own = pl.col("arm") == arm_labels(results)[results.question.baseline]
     return table.with_columns(front=front).with_columns(named=pl.col("front") | own | (len(rows) <= NAMED))
 
 
@@ -73,9 +73,9 @@ def median_cost(own: pl.DataFrame, column: str) -> tuple[float, bool] | None:
     return None if value is None else (value, not len(quiet))
 
 
-def describe_front(rows: pl.DataFrame, form: str, told: Told) -> str:
+def describe_front(rows: pl.DataFrame, form: str, results: StudyResults) -> str:
     """The front in words, the cheapest first."""
-    arms = arms_in_words(told)
+    arms = arms_in_words(results)
     best = rows.filter("front").sort("cost").select("arm", "cost", "accuracy").iter_rows()
     names = [f"{arms[arm]} ({form.format(cost)}, {accuracy:.1f} %)" for arm, cost, accuracy in best]
     busy = [arms[arm] for arm in rows.filter("busy")["arm"]]
@@ -84,7 +84,7 @@ def describe_front(rows: pl.DataFrame, form: str, told: Told) -> str:
     return f"No arm beats these both in cost and in accuracy: {listed(names)}.{more}"
 
 
-def cost_chart(name: str, rows: pl.DataFrame, title: str, told: Told) -> Layers:
+def cost_chart(name: str, rows: pl.DataFrame, title: str, results: StudyResults) -> Layers:
     """Marks with intervals, hollow where the machine was busy; the front is a dotted stair."""
     notes = ["dotted: no arm is better in both"]
     notes += ["grey: other arms"] if not rows["named"].all() else []
@@ -92,7 +92,7 @@ def cost_chart(name: str, rows: pl.DataFrame, title: str, told: Told) -> Layers:
     x = alt.X("cost:Q", title=title, scale=alt.Scale(zero=False, padding=12))
     scale = alt.Scale(zero=False, padding=8)
     y, low = (alt.Y(f"{of}:Q", title="test accuracy, %", scale=scale) for of in ("accuracy", "low"))
-    _, marks = arm_channels(told, legend=rows.filter("named")["arm"], notes=notes)
+    _, marks = arm_channels(results, legend=rows.filter("named")["arm"], notes=notes)
     fill = alt.condition("datum.busy", alt.value(PAPER.light), alt.Fill(**marks["color"].to_dict()))
     tooltip = tooltips("arm", "busy", cost=".4g", accuracy=".2f")
     arms = alt.Chart(alt.NamedData(name))

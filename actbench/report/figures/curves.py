@@ -10,7 +10,7 @@ import polars as pl
 from jaxtyping import Float
 from scipy import stats as distributions
 
-from actbench.inference.verdict import Told, Tuning
+from actbench.inference.verdict import StudyResults, Tuning
 from actbench.inference.verdict.words import count, level, listed, tuning_sentences
 from actbench.report.figures.figure import (
     PAGE,
@@ -43,29 +43,29 @@ ENDLESS = 1e100  # a loss of a replicate that is about to diverge, whose square 
 WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
 
 
-def curve_figures(told: Told) -> list[Figure]:
+def curve_figures(results: StudyResults) -> list[Figure]:
     """One figure for each score, dataset and network; their names end in the score's column."""
     figures = []
-    for number, panel in enumerate(panels(told)):
+    for number, panel in enumerate(panels(results)):
         for column, title in SCORES.items():
-            rows = curve_rows(told, panel, column)
+            rows = curve_rows(results, panel, column)
             if len(rows):
                 name = f"curves-{number}-{column.replace('_', '-')}"
-                chart, finding = curves_chart(name, rows, column, told), where_curves_end(rows, title, told)
-                params = {**arm_params(told), "along": "epochs"}
+                chart, finding = curves_chart(name, rows, column, results), where_curves_end(rows, title, results)
+                params = {**arm_params(results), "along": "epochs"}
                 figures.append(Figure(name, panel.title, finding, chart, rows, params, "curves", panel, PAGE, column))
     return figures
 
 
-def curve_rows(told: Told, panel: Panel, column: str) -> pl.DataFrame:
+def curve_rows(results: StudyResults, panel: Panel, column: str) -> pl.DataFrame:
     """A row for each arm and epoch, with the mean over seeds; ``marked`` are a few, others for each arm."""
     scale, most = (100, 100) if column.endswith("accuracy") else (1, math.inf)
     tables = [pl.DataFrame()]
-    for place, (arm, label) in enumerate(arm_labels(told).items()):
-        own = of_panel(told.table, panel, arm)
+    for place, (arm, label) in enumerate(arm_labels(results).items()):
+        own = of_panel(results.table, panel, arm)
         values = scale * matrix(own[column].to_list())
         if np.isfinite(values).any():
-            mean, low, high = mean_curve(values, level=1 - told.question.alpha, most=most)
+            mean, low, high = mean_curve(values, level=1 - results.question.alpha, most=most)
             epochs = np.arange(1, len(mean) + 1)
             time: Any = own["epoch_time_s"].median()
             step = max(1, len(epochs) // MARKS)
@@ -107,11 +107,11 @@ def mean_curve(
     return np.array([mean, np.maximum(mean - half, 0), np.minimum(mean + half, most)])
 
 
-def where_curves_end(rows: pl.DataFrame, title: str, told: Told) -> str:
+def where_curves_end(rows: pl.DataFrame, title: str, results: StudyResults) -> str:
     """Where the curves end, in words."""
     what, unit = title.split(", ")
     sign, digits, unit, order = (1, 1, " %", "highest") if unit == "%" else (-1, 3, "", "lowest")
-    arms, base = arms_in_words(told), arm_labels(told)[told.question.baseline]
+    arms, base = arms_in_words(results), arm_labels(results)[results.question.baseline]
     ends = {row["arm"]: row for row in rows.drop_nulls("mean").iter_rows(named=True)}  # the last row of each arm
     best = max(ends, key=lambda arm: (sign * ends[arm]["mean"], arm))
 
@@ -127,10 +127,10 @@ def where_curves_end(rows: pl.DataFrame, title: str, told: Told) -> str:
     )
 
 
-def curves_chart(name: str, rows: pl.DataFrame, column: str, told: Told) -> Layers:
+def curves_chart(name: str, rows: pl.DataFrame, column: str, results: StudyResults) -> Layers:
     """Bands, means, and the single seeds that the page adds."""
-    lines, marks = arm_channels(told, notes=[f"bands: {level(told.question)} interval"])
-    limits = {"zero": False} if column.endswith("accuracy") else loss_limits(rows, told)
+    lines, marks = arm_channels(results, notes=[f"bands: {level(results.question)} interval"])
+    limits = {"zero": False} if column.endswith("accuracy") else loss_limits(rows, results)
     x = alt.X("x:Q", title="epochs", scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(tickMinStep=WHOLE))
     y, low = (alt.Y(f"{of}:Q", title=SCORES[column], scale=alt.Scale(**limits)) for of in ("mean", "low"))
     along = {"x": "along === 'seconds' ? datum.seconds : datum.epoch"}
@@ -151,27 +151,27 @@ def curves_chart(name: str, rows: pl.DataFrame, column: str, told: Told) -> Laye
     )
 
 
-def loss_limits(rows: pl.DataFrame, told: Told) -> dict[str, Any]:
+def loss_limits(rows: pl.DataFrame, results: StudyResults) -> dict[str, Any]:
     """The scale of losses: those far above that of guessing are cut off, lest one arm flatten all others."""
-    guess: Any = told.table["classes"].max()
+    guess: Any = results.table["classes"].max()
     most = 2 * math.log(guess) if guess and guess > 1 else math.inf
     means = rows["mean"].drop_nulls().drop_nans()
     return {"domain": [0, most]} if (means < most).any() and (means > most).any() else {"zero": True}
 
 
-def tuning_figures(told: Told) -> list[Figure]:
+def tuning_figures(results: StudyResults) -> list[Figure]:
     """One figure for each dataset and network, the chosen values ringed; none where nothing was tuned."""
     figures = []
-    for number, of in enumerate(told.tunings):
+    for number, of in enumerate(results.tunings):
         name, panel, finding = f"tuning-{number}", Panel(of.dataset, of.network), " ".join(tuning_sentences(of))
-        rows, chart = tuning_rows(of, told), tuning_chart(name, of, told)
-        figures.append(Figure(name, panel.title, finding, chart, rows, arm_params(told), "tuning", panel=panel))
+        rows, chart = tuning_rows(of, results), tuning_chart(name, of, results)
+        figures.append(Figure(name, panel.title, finding, chart, rows, arm_params(results), "tuning", panel=panel))
     return figures
 
 
-def tuning_rows(of: Tuning, told: Told) -> pl.DataFrame:
+def tuning_rows(of: Tuning, results: StudyResults) -> pl.DataFrame:
     """A row for each arm and value, accuracies in percent."""
-    names = arm_labels(told)
+    names = arm_labels(results)
     rows = [
         (names[arm.arm], value, *(100 * bound for bound in interval), value == arm.chosen)
         for arm in of.arms
@@ -181,9 +181,9 @@ def tuning_rows(of: Tuning, told: Told) -> pl.DataFrame:
     return table.with_columns(pl.col("mean", "low", "high").fill_nan(None).clip(0, 100))
 
 
-def tuning_chart(name: str, of: Tuning, told: Told) -> Layers:
+def tuning_chart(name: str, of: Tuning, results: StudyResults) -> Layers:
     """Bands, means, and rings around chosen values."""
-    lines, marks = arm_channels(told, notes=[f"bands: {level(told.question)} interval", "ringed: chosen"])
+    lines, marks = arm_channels(results, notes=[f"bands: {level(results.question)} interval", "ringed: chosen"])
     scale: dict[str, Any] = {"type": "log"} if all(value > 0 for value in of.grid) else {"zero": False}
     axis = alt.Axis(values=list(of.grid), format="~g")
     x = alt.X("value:Q", title=shorten(of.setting, 60), scale=alt.Scale(**scale, nice=False), axis=axis)
@@ -200,12 +200,12 @@ def tuning_chart(name: str, of: Tuning, told: Told) -> Layers:
     )
 
 
-def shape_figures(told: Told) -> list[Figure]:
+def shape_figures(results: StudyResults) -> list[Figure]:
     """The functions and their derivatives; none where the records do not hold them."""
-    rows = shape_rows(told)
+    rows = shape_rows(results)
     if not len(rows):
         return []
-    arms = arms_in_words(told)
+    arms = arms_in_words(results)
     learned = [arms[label] for label in rows.filter("learned")["arm"].unique(maintain_order=True)]
     more = f" Learned shapes, up to {LEARNED} seeds: {listed(learned)}." if learned else ""
     first = rows.filter(pl.col("seed") == pl.col("seed").first().over("arm"))
@@ -218,20 +218,20 @@ def shape_figures(told: Told) -> list[Figure]:
         name = f"shapes-{what}"
         y, seed = pl.col("slope" if what == "slope" else "y"), pl.when("learned").then("seed")
         own = rows.with_columns(y=y, seed=seed).drop("slope")
-        chart = shapes_chart(name, axis, bool(learned), told)
-        figures.append(Figure(name, title, finding + more, chart, own, arm_params(told), "activations", inches=PAGE))
+        chart = shapes_chart(name, axis, bool(learned), results)
+        figures.append(Figure(name, title, finding + more, chart, own, arm_params(results), "activations", inches=PAGE))
     return figures
 
 
-def shape_rows(told: Told) -> pl.DataFrame:
+def shape_rows(results: StudyResults) -> pl.DataFrame:
     """A row for each point of each shape, which are one for an arm, or a few seeds' if these have learned their own.
 
     They are of the first dataset and network that has some. ``marked`` are a
     few points, others for each arm.
     """
     tables = [pl.DataFrame()]
-    known = told.table.drop_nulls(SHAPES)
-    for place, (arm, label) in enumerate(arm_labels(told).items()):
+    known = results.table.drop_nulls(SHAPES)
+    for place, (arm, label) in enumerate(arm_labels(results).items()):
         own = known.filter(arm=arm)
         if len(own):
             own = of_panel(own, Panel(own["dataset_name"][0], own["network_name"][0])).sort("seed").head(LEARNED)
@@ -245,9 +245,9 @@ def shape_rows(told: Told) -> pl.DataFrame:
     return rounded(tables)
 
 
-def shapes_chart(name: str, title: str, learned: bool, told: Told) -> Layers:
+def shapes_chart(name: str, title: str, learned: bool, results: StudyResults) -> Layers:
     """A line for each shape, thin if it was learned, on the axes of a school book."""
-    lines, marks = arm_channels(told, notes=["thin: as learned, a seed each"] if learned else [])
+    lines, marks = arm_channels(results, notes=["thin: as learned, a seed each"] if learned else [])
     arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
     x, y = alt.X("x:Q", title="x", scale=alt.Scale(nice=False)), alt.Y("y:Q", title=title)
     width = alt.condition("datum.learned", alt.value(1.2), alt.value(2))

@@ -10,7 +10,7 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from actbench.inference.verdict import Told
+from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.evidence import Scores, scores
 from actbench.inference.verdict.findings import OUTCOME
 from actbench.report.figures.palette import INK, QUIET, RULE, arm_styles
@@ -60,9 +60,9 @@ class Figure(NamedTuple):
     score: str | None = None  # column of the records, of which the page shows one at a time
 
 
-def panels(told: Told) -> list[Panel]:
+def panels(results: StudyResults) -> list[Panel]:
     """All datasets and networks of a study."""
-    return list(dict.fromkeys(Panel(row.dataset, row.network) for row in told.question.asked))
+    return list(dict.fromkeys(Panel(row.dataset, row.network) for row in results.question.asked))
 
 
 def of_panel(table: pl.DataFrame, panel: Panel, arm: str | None = None) -> pl.DataFrame:
@@ -71,9 +71,9 @@ def of_panel(table: pl.DataFrame, panel: Panel, arm: str | None = None) -> pl.Da
     return own if arm is None else own.filter(arm=arm)
 
 
-def known_scores(told: Told) -> Scores:
+def known_scores(results: StudyResults) -> Scores:
     """Test accuracy of each seed of what is asked; a diverged replicate guesses."""
-    return scores(told.table, OUTCOME)
+    return scores(results.table, OUTCOME)
 
 
 # --- names ---
@@ -102,14 +102,14 @@ def labels(names: Sequence[str]) -> list[str]:
     return found
 
 
-def arm_labels(told: Told) -> dict[str, str]:
+def arm_labels(results: StudyResults) -> dict[str, str]:
     """The label of each arm."""
-    return dict(zip(told.question.arms, labels(told.question.arms), strict=True))
+    return dict(zip(results.question.arms, labels(results.question.arms), strict=True))
 
 
-def arms_in_words(told: Told) -> dict[str, str]:
+def arms_in_words(results: StudyResults) -> dict[str, str]:
     """The name of each arm in a sentence, by its label."""
-    return {label: called(arm) for arm, label in arm_labels(told).items()}
+    return {label: called(arm) for arm, label in arm_labels(results).items()}
 
 
 def file_name(*parts: str) -> str:
@@ -121,24 +121,26 @@ def file_name(*parts: str) -> str:
 # --- arms ---
 
 
-def shown_first(told: Told) -> list[str]:
+def shown_first(results: StudyResults) -> list[str]:
     """The arms that figures with a curve each begin with: all, or the baseline and the best ones."""
-    arms, baseline = told.question.arms, told.question.baseline
+    arms, baseline = results.question.arms, results.question.baseline
     if len(arms) <= FIRST + 2:
         return arms
-    means = told.table.group_by("arm").agg(pl.col("test_accuracy").mean()).sort("test_accuracy", descending=True)
+    means = results.table.group_by("arm").agg(pl.col("test_accuracy").mean()).sort("test_accuracy", descending=True)
     best = [arm for arm in means["arm"] if arm != baseline][: FIRST - 1]
     return [arm for arm in arms if arm == baseline or arm in best]
 
 
-def arm_channels(told: Told, *, legend: Any = None, notes: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+def arm_channels(
+    results: StudyResults, *, legend: Any = None, notes: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Channels of lines and those of marks: colour of each arm, with its dash or its shape.
 
     The legend has the arms with these labels, or those that are shown; ``notes`` are lines of its title.
     """
-    styles, label = arm_styles(told.question.arms, told.question.baseline), arm_labels(told)
+    styles, label = arm_styles(results.question.arms, results.question.baseline), arm_labels(results)
     names = [label[arm] for arm in styles]
-    choice = [] if legend is not None else [arm_params(told)["choice"]]
+    choice = [] if legend is not None else [arm_params(results)["choice"]]
     key = alt.Legend(
         title=[note for note in (*choice, *notes) if note] or None,
         values=alt.ExprRef("arms") if legend is None else list(legend),
@@ -161,10 +163,10 @@ def columns(names: Sequence[str]) -> alt.ExprRef:
     return alt.ExprRef(f"max(1, floor(room / {32 + 8 * max(map(len, names))}))")
 
 
-def arm_params(told: Told) -> dict[str, Any]:
+def arm_params(results: StudyResults) -> dict[str, Any]:
     """The arms that are shown at first, and how they were chosen where they are not all."""
-    arms, shown, number = arm_labels(told), shown_first(told), len(told.question.arms)
-    choice = f"{arms[told.question.baseline]} and the best of {number} arms" if len(shown) < number else None
+    arms, shown, number = arm_labels(results), shown_first(results), len(results.question.arms)
+    choice = f"{arms[results.question.baseline]} and the best of {number} arms" if len(shown) < number else None
     return {"arms": [arms[arm] for arm in shown], "choice": choice, "hover": False}
 
 

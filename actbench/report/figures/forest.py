@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from actbench.inference.verdict import Finding, Told, points
+from actbench.inference.verdict import Finding, StudyResults, points
 from actbench.inference.verdict.findings import Conclusion
 from actbench.inference.verdict.words import listed
 from actbench.report.figures.figure import (
@@ -28,23 +28,23 @@ MOST = 60  # rows of a panel; beyond, those against the study's baseline
 ROW = 26  # pixels
 
 
-def forest_figures(told: Told) -> list[Figure]:
+def forest_figures(results: StudyResults) -> list[Figure]:
     """One figure for the mean over datasets, and for each dataset and network; arms in one order, the best first."""
     grouped: dict[tuple[str | None, str], list[Finding]] = {}
-    for finding in told.conclusion.findings:
+    for finding in results.conclusion.findings:
         grouped.setdefault((finding.comparison.dataset, finding.comparison.network), []).append(finding)
-    order = best_first(told.conclusion)
-    panels, figures, baseline = sorted(grouped, key=lambda panel: panel[0] is not None), [], told.question.baseline
+    order = best_first(results.conclusion)
+    panels, figures, baseline = sorted(grouped, key=lambda panel: panel[0] is not None), [], results.question.baseline
     for number, (dataset, network) in enumerate(panels):
         findings = grouped[dataset, network]
         found = [of for of in findings if len(findings) <= MOST or of.comparison.baseline == baseline]
         found.sort(key=lambda of: order[of.comparison[2:]])
         name, panel = f"forest-{number}", Panel(dataset or "all", network)
-        title = f"{dataset or f'Mean over {len(told.question.datasets)} datasets'} with {network}"
+        title = f"{dataset or f'Mean over {len(results.question.datasets)} datasets'} with {network}"
         several = any(of.comparison.baseline != baseline for of in found)
         names = [" – ".join(of.comparison[2:]) if several else of.comparison.arm for of in found]
-        params = {"names": labels(names), "numbers": [numbers(of) for of in found]}
-        chart = forest_chart(name, found, told, against="" if several else baseline)
+        params = {"names": labels(names), "numbers": [interval_label(of) for of in found]}
+        chart = forest_chart(name, found, results, against="" if several else baseline)
         words, rows = count_verdicts(findings, left_out=len(findings) - len(found)), forest_rows(found)
         figures.append(Figure(name, title, words, chart, rows, params, "forest", panel=panel, inches=HALF_MORE))
     return figures
@@ -88,13 +88,13 @@ def forest_rows(findings: Sequence[Finding]) -> pl.DataFrame:
         if of.judgement.difference:
             sides = " against ".join(map(shorten, of.comparison[2:]))
             bounds = (100 * value for value in of.judgement.difference)
-            found.append((place, sides, of.judgement.verdict, of.judgement.pairs, *bounds, numbers(of)))
+            found.append((place, sides, of.judgement.verdict, of.judgement.pairs, *bounds, interval_label(of)))
     return pl.DataFrame(found, schema=schema, orient="row")
 
 
-def forest_chart(name: str, findings: Sequence[Finding], told: Told, *, against: str) -> Layers:
+def forest_chart(name: str, findings: Sequence[Finding], results: StudyResults, *, against: str) -> Layers:
     """Rows from top to bottom; the numbers beside them are labels of an axis, which has room for them in any font."""
-    margin, number, rows = 100 * told.question.margin, len(findings), alt.Chart(alt.NamedData(name))
+    margin, number, rows = 100 * results.question.margin, len(findings), alt.Chart(alt.NamedData(name))
     title = ["percentage points", *([f"arm minus {shorten(against)}"] if against else [])]
     seen = [of.judgement.difference for of in findings if of.judgement.difference]
     low, high = min([-margin, *(100 * of.low for of in seen)]), max([margin, *(100 * of.high for of in seen)])
@@ -130,7 +130,7 @@ def forest_chart(name: str, findings: Sequence[Finding], told: Told, *, against:
     return both.properties(height=ROW * max(number, 1))
 
 
-def numbers(finding: Finding) -> str:
+def interval_label(finding: Finding) -> str:
     """Difference and interval in points."""
     of = finding.judgement.difference
     if of is None:

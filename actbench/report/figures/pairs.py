@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from actbench.inference.verdict import Told
+from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.evidence import paired
 from actbench.inference.verdict.words import listed
 from actbench.report.figures.figure import (
@@ -36,34 +36,34 @@ STATES = "trained", "diverged"
 MANY = 60  # seeds in a row: from so many on, dots and lines are finer
 
 
-def pair_figures(told: Told) -> list[Figure]:
+def pair_figures(results: StudyResults) -> list[Figure]:
     """One figure for each dataset and network: of the study's baseline, the pairs that the verdicts rest on."""
     figures = []
-    for number, panel in enumerate(panels(told)):
-        rows = pair_rows(told, panel)
+    for number, panel in enumerate(panels(results)):
+        rows = pair_rows(results, panel)
         if len(rows):
             arms = rows["arm"].unique(maintain_order=True).to_list()
             scores = pl.concat([rows["score"], rows["baseline"].drop_nulls()]).to_numpy()
             whole, close = with_room(float(scores.min()), float(scores.max())), close_range(scores)
-            sides = [f"{shorten(told.question.baseline)}, above", "arm, below"]
+            sides = [f"{shorten(results.question.baseline)}, above", "arm, below"]
             params = {"names": labels(arms), "whole": whole, "close": close, "range": "whole", "sides": sides}
-            name, finding = f"pairs-{number}", count_higher(rows, told.question.baseline)
+            name, finding = f"pairs-{number}", count_higher(rows, results.question.baseline)
             chart = pairs_chart(name, rows, sides)
             shown = rows.with_columns(arm=pl.col("arm").replace_strict(arms, labels(arms)))
             figures.append(Figure(name, panel.title, finding, chart, shown, params, "pairs", panel=panel))
     return figures
 
 
-def pair_rows(told: Told, panel: Panel) -> pl.DataFrame:
+def pair_rows(results: StudyResults, panel: Panel) -> pl.DataFrame:
     """A row for each pair, arms in the order of the forest plot; where the baseline is the only arm, for each seed."""
-    question, known = told.question, known_scores(told)
-    lost = set(of_panel(told.table, panel).filter("diverged").select("arm", "seed").iter_rows())
+    question, known = results.question, known_scores(results)
+    lost = set(of_panel(results.table, panel).filter("diverged").select("arm", "seed").iter_rows())
     base = known.get((*panel, question.baseline), {})
     if len(question.arms) == 1:
         pairs = [(0, question.baseline, seed) for seed in sorted(base)]
     else:
-        pairs, order = [], best_first(told.conclusion)
-        for of in sorted(told.conclusion.findings, key=lambda of: order[of.comparison[2:]]):
+        pairs, order = [], best_first(results.conclusion)
+        for of in sorted(results.conclusion.findings, key=lambda of: order[of.comparison[2:]]):
             if (of.comparison.dataset, of.comparison.network, of.comparison.baseline) == (*panel, question.baseline):
                 seeds = paired(known, of.comparison, question).seeds[: of.judgement.pairs]
                 place = pairs[-1][0] + 1 if pairs else 0

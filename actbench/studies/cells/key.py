@@ -233,7 +233,7 @@ def installed_folders() -> tuple[Path, ...]:
 
 
 distributions_of = cache(packages_distributions)
-PACKAGE = Path(__file__).resolve().parent.parent  # actbench
+PACKAGE = Path(__file__).resolve().parents[2]  # actbench
 
 
 def file_of(name: str) -> Path | None:

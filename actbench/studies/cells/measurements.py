@@ -61,7 +61,7 @@ class Measurements(Callback):
         self.order = batch_orders(datamodule) if isinstance(datamodule, data.ImageData) else []
         self.provenance = {
             "replicates_together": len(classifier.seeds),
-            "load_before": load(),
+            "load_before": load_per_core(),
             "device": device_name(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
             "started": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -103,7 +103,7 @@ class Measurements(Callback):
             "epoch_time_s": step_s and step_s * (trainer.fit_loop.batch_idx + 1) / replicates,
             "examples_per_s": step_s and size and size * replicates / step_s,
             "peak_memory_mb": peak_memory_mb(trainer.strategy.root_device) if self.memory_known else None,
-            "load_after": load(),
+            "load_after": load_per_core(),
             "busy": None if busy is None else busy > BUSY,
         }
 
@@ -160,7 +160,7 @@ def batch_orders(datamodule: data.ImageData) -> list[str]:
     ]
 
 
-def load() -> float | None:
+def load_per_core() -> float | None:
     """Processes that wanted to run in the last minute, per core."""
     return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None
 

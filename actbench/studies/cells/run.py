@@ -133,7 +133,7 @@ def run_cell(
         last = folder / "checkpoints" / "last.ckpt"
         if copy:
             copy.get(last)
-        trainer.fit(classifier, datamodule=datamodule, ckpt_path=readable(last), weights_only=True)
+        trainer.fit(classifier, datamodule=datamodule, ckpt_path=readable_checkpoint(last), weights_only=True)
         if interruption.signal is not None:  # came too late for a batch to end after it
             raise SystemExit(128 + interruption.signal)
         # It would put its average in place of the weights that are scored, while they are validated.
@@ -149,11 +149,11 @@ def run_cell(
         return to_records(cell.factors, classifier, epochs=run.epochs, measured=measured.state_dict())
 
 
-def readable(checkpoint: Path) -> Path | None:
+def readable_checkpoint(checkpoint: Path) -> Path | None:
     """The checkpoint, if it exists; a damaged one is removed, so that its cell starts over."""
     if checkpoint.exists():
         try:
-            checkpoints.load(checkpoint)
+            checkpoints.load_checkpoint(checkpoint)
         except checkpoints.CheckpointError:
             checkpoint.unlink()
     return checkpoint if checkpoint.exists() else None

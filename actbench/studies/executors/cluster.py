@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from actbench.studies.executors.base import PAUSE_S, TRIES, Death, ExecutorError, Failure, T, Workers
 from actbench.studies.executors.connection import connected
-from actbench.studies.executors.nodes import Place, do_task, versions
+from actbench.studies.executors.nodes import Place, do_task, node_versions
 
 GB = 10**9
 AWAIT_S = 60  # for nodes, when all are lost
@@ -100,7 +100,7 @@ class Ray(Workers):
         cpus, gpus, memory = self.needs.values()
         # Ray starts a process for each task that needs GPUs, and else uses one for many.
         function: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory, max_retries=0)(do_task)
-        call = function.remote(self.place, versions(), [ray.put(work), ray.put(task)])
+        call = function.remote(self.place, node_versions(), [ray.put(work), ray.put(task)])
         self.calls.add(call)
         self.busiest = max(self.busiest, len(self.calls))
         return call

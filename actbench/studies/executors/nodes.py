@@ -32,7 +32,7 @@ def do_task(place: Place, drivers: Mapping[str, str], given: Sequence[Any]) -> b
 
     Args:
         place: Where the worker works.
-        drivers: The driver's `versions`.
+        drivers: The driver's `node_versions`.
         given: References to the work and to the task, in a list, so that versions are compared before Ray reads them.
 
     Raises:
@@ -41,7 +41,7 @@ def do_task(place: Place, drivers: Mapping[str, str], given: Sequence[Any]) -> b
     import ray  # not above: whoever never uses a cluster need not have it
 
     enter(place)
-    here = versions()
+    here = node_versions()
     other = [name for name in drivers if drivers[name] != here.get(name)]
     if other:
         node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -62,7 +62,7 @@ def enter(place: Place) -> None:
     os.chdir(place.folder if place.sent is None and Path(place.folder).is_dir() else files)
 
 
-def versions() -> dict[str, str]:
+def node_versions() -> dict[str, str]:
     """Of Python and the packages that results rest on; torch's without what it was built for."""
     torch, lightning = (
         next((found.version for found in distributions(name=name)), "missing")

@@ -18,7 +18,7 @@ from typing_extensions import override
 from actbench.records import write_whole
 from actbench.training.callbacks.checkpoints import EpochCheckpoint
 from actbench.training.checkpoints import check_state
-from actbench.training.metrics import spread
+from actbench.training.metrics import summary_statistics
 
 
 class RunLogger(TensorBoardLogger):
@@ -153,6 +153,6 @@ class RunFolder(Callback):
         # TensorBoard shows hyperparameters only beside scores.
         if isinstance(trainer.logger, RunLogger) and self.epochs and self.path:
             scores = self.epochs[-1]["scores"]
-            means = {f"final/{name}": spread(values)["mean"] for name, values in scores.items()}
+            means = {f"final/{name}": summary_statistics(values)["mean"] for name, values in scores.items()}
             trainer.logger.log_hyperparams(trainer.logger.hparams, means, trainer.global_step)
             trainer.logger.log_replicates(scores, pl_module.seeds)

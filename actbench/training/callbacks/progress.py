@@ -8,7 +8,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from typing_extensions import override
 
-from actbench.training.metrics import spread
+from actbench.training.metrics import summary_statistics
 
 
 class EpochLines(Callback):
@@ -20,7 +20,7 @@ class EpochLines(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.pace = Pace()
+        self.pace = ProgressEstimate()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -43,7 +43,7 @@ class ReplicateBar(RichProgressBar):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
-        self.pace = Pace()
+        self.pace = ProgressEstimate()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -55,7 +55,7 @@ class ReplicateBar(RichProgressBar):
         return dict(self.shown)
 
 
-class Pace:
+class ProgressEstimate:
     """How far replicates are, and how fast they go."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Pace:
         replicates = len(pl_module.seeds)
         shown = {}
         for name, values in sorted(pl_module.replicate_scores().items()):
-            summary = spread(values)
+            summary = summary_statistics(values)
             shown[name] = f"{summary['mean']:z.4f}" + (f" ± {summary['sd']:z.4f}" if replicates > 1 else "")
         losses = pl_module.evaluated.get("val/loss", torch.empty(0))
         apart = {"diverged": ~losses.isfinite(), "stopped": ~pl_module.active}

@@ -73,20 +73,20 @@ def is_lightnings(content: Any) -> bool:
             "state_dict": Mapping(),
         } if epoch >= 0 and step >= 0:
             states = content.get("callbacks", {})
-            if not all(0 <= number <= MOST for number in numbers(loops)):
+            if not all(0 <= number <= MOST for number in whole_numbers(loops)):
                 return False
             named = isinstance(states, dict) and all(isinstance(state, dict) for state in states.values())
             return named and re.fullmatch(r"\d+(\.\w+)+", version) is not None
     return False
 
 
-def numbers(value: Any) -> Iterator[int]:
+def whole_numbers(value: Any) -> Iterator[int]:
     """All whole numbers among plain values."""
     if isinstance(value, int):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from numbers(item)
+            yield from whole_numbers(item)
 
 
 def same_form(one: Any, other: Any) -> bool:

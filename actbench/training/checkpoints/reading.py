@@ -43,7 +43,7 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
         CheckpointError: The file is missing, no checkpoint of actbench, damaged, would run code, names a class that is
             not trusted, or describes what cannot be built.
     """
-    checkpoint = load(path)
+    checkpoint = load_checkpoint(path)
     description = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is a checkpoint of another program: it has no entry '{KEY}'")
@@ -69,7 +69,7 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
     return description
 
 
-def load(path: str | Path) -> Any:
+def load_checkpoint(path: str | Path) -> Any:
     """Contents of a file written by `torch.save`, tensors on the CPU. Runs no code from the file.
 
     Raises:

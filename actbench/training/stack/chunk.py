@@ -76,7 +76,9 @@ class Chunk:
         if self.replay:
             device = images.device.type
             autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            each, *found = self.replay(step, self.draw, tensors, (settings(self.network), autocast, tuple(trained)))
+            each, *found = self.replay(
+                step, self.draw, tensors, (call_settings(self.network), autocast, tuple(trained))
+            )
         else:
             each, *found = step(self.draw, tensors)
         assert each is not None
@@ -176,7 +178,7 @@ def random_numbers(streams: Streams | None, seeds: Sequence[int]) -> Draw:
     return draw
 
 
-def settings(network: nn.Module) -> tuple[Hashable, ...]:
+def call_settings(network: nn.Module) -> tuple[Hashable, ...]:
     """What besides tensors a call of the network may depend on: plain values, such as whether it trains, and hooks."""
     return tuple(
         value
