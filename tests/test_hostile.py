@@ -349,6 +349,117 @@ def test_a_run_is_not_resumed_through_a_link(run, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in (tmp_path / "outside").iterdir()} == before
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory:UserWarning")
+def test_nothing_outside_is_deleted_for_a_path_in_a_callbacks_state(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor", "val/loss"]
+    assert main(["fit", *FIT, "--trainer.max_epochs", "1", *options]) == 0
+    (tmp_path / "lightning_logs" / "version_0").rename(tmp_path / "theirs")
+    (tmp_path / "victim").mkdir()
+    path = tmp_path / "theirs" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    (key,) = (key for key in content["callbacks"] if "'val/loss'" in key)
+    victim, worst = "CHECKPOINTS/../../victim", torch.tensor(1e9)
+    state = {"best_k_models": {victim: worst}, "kth_best_model_path": victim, "kth_value": worst}
+    content["callbacks"][key].update(state, best_model_path=victim, best_model_score=worst, last_model_path=victim)
+    torch.save(content, path)
+    capsys.readouterr()
+
+    assert main(["fit", "--ckpt_path", str(path), "--trainer.max_epochs", "3", *options]) == 2
+
+    assert "its callbacks have the path 'CHECKPOINTS/../../victim'" in capsys.readouterr().err
+    assert (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("name", ["hparams.yaml", "metrics.csv", "checkpoints/last.ckpt"])
+def test_no_file_is_written_through_a_link_in_a_run(run, tmp_path, capsys, name):
+    shutil.copytree(run, tmp_path / "theirs")
+    checkpoint = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "theirs" / "checkpoints" / "other.ckpt")
+    (tmp_path / "theirs" / name).unlink()
+    (tmp_path / "theirs" / name).symlink_to(tmp_path / "outside.yaml")
+
+    assert main(["fit", "--ckpt_path", str(checkpoint), "--trainer.max_epochs", "2"]) == 2
+
+    assert f"{name} is a link, through which nothing is written" in capsys.readouterr().err
+    assert not (tmp_path / "outside.yaml").exists()
+
+
+def twice(content):
+    """An archive with a second one behind it, whose directory Python finds, and torch does not."""
+    buffer = BytesIO()
+    with ZipFile(buffer, "w") as other:
+        other.writestr("archive/data.pkl", b"\x80\x02N.")
+    end = content.rfind(b"PK\x05\x06")
+    second, last = buffer.getvalue(), buffer.getvalue().rfind(b"PK\x05\x06")
+    return content[:end] + second[:last] + content[end : end + 12] + second[last + 12 : last + 16] + content[end + 16 :]
+
+
+@pytest.mark.parametrize("what", ["capitals", "two directories", "older format"])
+def test_an_archive_that_torch_may_read_otherwise_is_refused(honest, tmp_path, capsys, what):
+    path, pickled = tmp_path / "hostile.ckpt", b"\x80\x02" + PICKLES["a bytearray of two gigabytes"] + b"."
+    if what == "older format":
+        torch.save(torch.load(honest, weights_only=True), path, _use_new_zipfile_serialization=False)
+    else:
+        with ZipFile(honest) as whole, ZipFile(path, "w") as other:
+            for entry in whole.infolist():
+                name = entry.filename.replace("data.pkl", "DATA.PKL") if what == "capitals" else entry.filename
+                other.writestr(name, pickled if name.lower().endswith("data.pkl") else whole.read(entry))
+    if what == "two directories":
+        path.write_bytes(twice(path.read_bytes()))
+
+    with guarded(tmp_path):
+        assert main(["test", "--ckpt_path", str(path)]) == 2
+
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+STATES = {
+    "a step beyond all": lambda content: content.update(global_step=2**63),
+    "weights that are not the network's": lambda content: content["state_dict"].update(foo=torch.zeros(2)),
+    "a weight without a name": lambda content: content["state_dict"].update({1: torch.zeros(2)}),
+    "epochs without end": lambda content: next(
+        state for state in content["callbacks"].values() if "epochs" in state
+    ).update(epochs=[{"epoch": 0}] * 1_000_001),
+}
+
+
+@pytest.mark.parametrize("what", STATES)
+def test_a_run_that_no_fit_leaves_is_not_resumed(run, tmp_path, monkeypatch, capsys, what):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "theirs")
+    path = tmp_path / "theirs" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["state_dict"] = dict(content["state_dict"])
+    STATES[what](content)
+    torch.save(content, path)
+
+    with guarded(tmp_path):
+        assert main(["fit", "--ckpt_path", str(path), "--trainer.max_epochs", "2"]) == 2
+
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]) == 1
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.bfloat16])
+def test_kept_weights_of_another_precision_are_taken(run, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for state in content["callbacks"].values():
+        if "weights" in state:
+            state["weights"] = {name: value.to(kind) for name, value in state["weights"].items()}
+    torch.save(content, tmp_path / "last.ckpt")
+
+    assert main(["fit", "--ckpt_path", "last.ckpt", "--trainer.max_epochs", "2", "--trainer.logger", "false"]) == 0
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_in_a_line(run, tmp_path, capsys):
+    words = ["predict", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--output", str(tmp_path / "x.csv")]
+    (tmp_path / "x.csv").mkdir()
+
+    assert main(words) == 2
+
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_an_archive_that_is_larger_inside_is_refused(honest, tmp_path):
     path = tmp_path / "packed.ckpt"
     with ZipFile(honest) as whole, ZipFile(path, "w", ZIP_DEFLATED) as packed:
@@ -776,11 +887,25 @@ def test_records_of_other_cells_than_planned_are_told(tmp_path):
     assert results.faults[0] == "swish: 3 records are not of what was planned"
 
 
+def measured(**changes):
+    def change(content):
+        (certificates,) = content["certificates"].values()
+        certificates[0].update(changes)
+
+    return change
+
+
 def planned(**changes):
     return lambda content: content["plans"][-1]["question"].update(changes)
 
 
+HUGE = 10**400
 ENDLESS = {
+    "a level of a self-test beyond all numbers": measured(alpha=HUGE),
+    "pairs of a self-test beyond all numbers": measured(pairs=HUGE),
+    "a share beyond all numbers": measured(false_alarms={"estimate": HUGE, "low": 0, "high": 0}),
+    "a tuning of nothing": planned(tune={"replicates": 2}),
+    "a tuning of two settings": planned(tune={"a": [1], "b": [2]}),
     "a million replicates": planned(replicates=10**6),
     "a million looks": planned(replicates={"min": 2, "max": 10**6, "batch": 1}),
     "a level of next to nothing": planned(alpha=1e-300),
@@ -834,3 +959,53 @@ def test_a_plan_that_is_not_what_its_hash_says_is_refused(tmp_path):
 
     with pytest.raises(RecordError, match="is not what was planned under that hash"):
         load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"test_loss": pl.when(pl.col("seed") == 1).then(float("nan")).otherwise(0.1)},
+        {"test_ece": pl.when(pl.col("seed") == 1).then(float("inf")).otherwise(0.1)},
+        {"peak_memory_mb": pl.lit(0.0)},
+    ],
+    ids=lambda columns: next(iter(columns)),
+)
+def test_scores_and_costs_that_say_nothing_are_left_out(tmp_path, monkeypatch, capsys, columns):
+    monkeypatch.chdir(tmp_path)
+    golden(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "records.parquet"
+    path.write_bytes(to_bytes(pl.read_parquet(path).with_columns(**columns)))
+
+    assert main(["report", "theirs"]) == 0
+
+
+def test_what_a_self_test_did_not_measure_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    golden(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "history.json"
+    content = json.loads(path.read_text())
+    measured(planted=None, power_planned=None)(content)
+    path.write_text(json.dumps(content))
+
+    assert main(["report", "theirs"]) == 0
+
+
+def test_a_design_of_a_thousand_looks_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random_study(tmp_path / "theirs", arms=2, seeds=8, replicates={"min": 2, "max": 1000, "batch": 1})
+
+    assert main(["report", "theirs"]) == 0
+
+
+def test_what_changed_is_printed_harmlessly(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, factors in (("theirs", '{"\\u001b[2J": 1}'), ("mine", '{"\\u001b[2J": 2}')):
+        golden(tmp_path / name)
+        path = tmp_path / name / "records.parquet"
+        path.write_bytes(to_bytes(pl.read_parquet(path).with_columns(factors=pl.lit(factors))))
+
+    assert main(["report", "theirs", "mine"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert r"\x1b[2J" in shown

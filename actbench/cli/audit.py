@@ -10,9 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from actbench.cli.main import OneLine, fail
+from actbench.cli.main import OneLine, fail, printable
 from actbench.inference.audit import GOAL, MOST, Audited, Printed, Row, TableError, audit, read_number
 from actbench.inference.verdict.words import count
+from actbench.records import is_shown
 
 COLUMNS = {
     "name": "what was tried, each once",
@@ -74,7 +75,7 @@ def print_audit(options: Sequence[str]) -> int:
         f"Rows that cannot be right: {flagged} of {len(audited)}."
     )
     if unread:
-        print(f"columns not read: {', '.join(unread)}")
+        print(f"columns not read: {printable(', '.join(unread)[:1000])}")
     return 0
 
 
@@ -151,8 +152,8 @@ def read_row(cells: dict[str, str], line: int) -> Row:
             numbers[column] = read_number(text)
         except ValueError as error:
             raise TableError(f"line {line}, column {column}: {error}") from None
-    if not cells["name"]:
-        raise TableError(f"line {line} has no name")
+    if not is_shown(cells["name"]) or not cells["name"]:
+        raise TableError(f"line {line} has no name, or one that is too long or cannot be printed")
     if ("ci_low" in numbers) != ("ci_high" in numbers):
         raise TableError(f"line {line} has half an interval")
     return Row(cells["name"], **numbers)

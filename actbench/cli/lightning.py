@@ -144,10 +144,12 @@ class CommandCLI(BenchCLI):
         run = Path(ckpt_path).absolute().parent.parent if ckpt_path else None
         if run is None or root is not None or not (run / "config.yaml").exists():
             return RunLogger(root or ".")
-        folder = run / "checkpoints"
-        if folder.is_symlink():
+        links = (path for path in (run, *run.rglob("*")) if path.is_symlink())
+        home = run.parent.resolve() / run.name  # links above it are the user's own
+        outside = next((link for link in links if not link.resolve().is_relative_to(home)), None)
+        if outside:
             raise checkpoints.CheckpointError(
-                f"{folder} is a link, through which nothing is written: remove it, or give --trainer.default_root_dir"
+                f"{outside} is a link, through which nothing is written: remove it, or give --trainer.default_root_dir"
             )
         step = checkpoints.load_checkpoint(ckpt_path)["global_step"]
         return RunLogger(run.parent.parent, name=run.parent.name, version=run.name, purge_step=step)
@@ -231,14 +233,16 @@ def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> d
     if command == "fit" and "optimizer_states" not in checkpoints.load_checkpoint(ckpt_path):
         raise UsageError(f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt")
     described, folder = saved["data"], Path(ckpt_path).absolute().parent
-    config = next((of for of in (folder.parent / "config.yaml", folder / "config.yaml") if of.exists()), None)
+    config = next((of for of in (folder.parent / "config.yaml", folder / "config.yaml") if of.is_file()), None)
     local = (described or {}).get("local", [])
     if config and local:
         beside = read_file(str(config), "config")
         if setting(beside, "data.class_path") == described["class_path"]:
+            completed = {"data": without(described, "local")}
             for name in map(argument, local):
                 if (value := setting(beside, name)) is not None:
-                    saved["data"] = merge_config({"data": saved["data"]}, nest(name, value))["data"]
+                    completed = merge_config(completed, nest(name, value))
+            saved["data"] = {**completed["data"], "local": local}
     return saved
 
 

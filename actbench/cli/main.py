@@ -87,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise SystemExit(UNREAD) from None
         raise
     except OSError as error:
-        if not of_machine(error):
+        if not of_machine(error) and error.filename is None:
             raise
         return fail(str(error))
 
@@ -149,9 +149,13 @@ def fail(message: str) -> int:
     error = sys.exc_info()[1]
     if isinstance(error, BrokenPipeError):
         end_if_unread()
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message[:LONGEST])
-    print(f"error: {shown}", file=sys.stderr)
+    print(f"error: {printable(message[:LONGEST])}", file=sys.stderr)
     return 1 if of_machine(error) else 2
+
+
+def printable(text: str) -> str:
+    """A text without letters that do something to a terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def end_if_unread() -> None:

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 
-from actbench.cli.main import OneLine, fail, shown_path
+from actbench.cli.main import OneLine, fail, printable, shown_path
 from actbench.inference.verdict import RECORDS, VERDICT, StudyResults, load_results
 from actbench.inference.verdict.changes import changes
 from actbench.inference.verdict.pairing import verified
@@ -49,7 +49,7 @@ def report(words: Sequence[str]) -> int:
     try:
         results = load_results(chosen.study)
         if chosen.other:
-            print(*changes(results, load_results(chosen.other)), sep="\n")
+            print(*map(printable, changes(results, load_results(chosen.other))), sep="\n")
         elif chosen.format in (None, "html"):
             draw(results, chosen.study, tensorboard=False)
             print_told(results, chosen.study)

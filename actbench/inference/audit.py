@@ -156,6 +156,8 @@ def imply(own: Row, base: Row, *, level: float = 0.95, alpha: float = 0.05) -> I
     if not (own.testable and base.testable and one + two > 0):
         return Implied(difference)
     error = one / n + two / other
+    if not error > 0:  # the two are so small that their squares are 0
+        return Implied(difference)
     half = float(distributions.t.ppf((1 + level) / 2, welch_freedom(one / n / error, n, other))) * math.sqrt(error)
     effect = difference / math.sqrt(((n - 1) * one + (other - 1) * two) / (n + other - 2))
     test = distributions.ttest_ind_from_stats(difference, own.sd.value, n, 0, base.sd.value, other, equal_var=False)

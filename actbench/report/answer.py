@@ -109,10 +109,13 @@ def price(results: StudyResults) -> str | None:
     best = best_row(decisive(results))
     if not best:
         return None
+    interval = ""
+    if best["difference_low"] is not None:  # as in a design of so many looks that none may spend anything yet
+        ends = f"{points(best['difference_low'])} to {points(best['difference_high'])}"
+        interval = f", {level(results.question)} interval {ends}"
     sure = (
         f"{called(best['arm'])} minus {called(best['baseline'])}: "
-        f"{points(best['difference'])} points of test accuracy, {level(results.question)} interval "
-        f"{points(best['difference_low'])} to {points(best['difference_high'])} over {count(best['pairs'], 'pair')}"
+        f"{points(best['difference'])} points of test accuracy{interval} over {count(best['pairs'], 'pair')}"
     )
     names = itemgetter("network", "arm", "baseline")
     same = [row for row in comparison_rows(results) if names(row) == names(best)]

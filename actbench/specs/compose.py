@@ -29,6 +29,7 @@ GROUPS = ("", "model", "trainer", "study")  # mappings of settings, which always
 CLASSES = (*SPECS, "data", "study.executor", "trainer.logger", "trainer.callbacks")  # settings that are classes
 BARE = {"trainer.logger": loggers, "trainer.callbacks": callbacks}  # where bare names of classes are looked up
 FILES = (".yaml", ".yml", ".json")
+LARGEST = 2**22  # bytes of a file
 
 
 class UsageError(ValueError):
@@ -78,6 +79,8 @@ def read_file(path: str, option: str) -> dict[str, Any]:
     """Contents of a config file; a UsageError if there is no such file, or its content is not a YAML mapping."""
     if not os.path.isfile(path):  # noqa: PTH113  # unlike pathlib's, never an error
         raise UsageError(f"{option}: file {path} not found")
+    if os.path.getsize(path) > LARGEST:  # noqa: PTH202  # as above
+        raise UsageError(f"{option} {path} is larger than any config")
     try:
         content = read_yaml(Path(path).read_text()) or {}
     except (ValueError, OSError) as error:

@@ -127,7 +127,8 @@ def write_arms(study: Study, compared: Sequence[PlannedCell]) -> None:
     several = len({entry.key[:2] for entry in compared}) > 1
     for entry in compared:
         name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
-        path = folder / f"{name if len(name) <= 100 else f'{name[:60]}_{entry.cell.hash}'}.yaml"
+        long = len(name.encode()) > 100
+        path = folder / f"{f'{name[:30]}_{entry.cell.hash}' if long else name}.yaml"
         fit = replace(entry.cell, seeds=study.seeds).fit
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"

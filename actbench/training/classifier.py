@@ -18,7 +18,7 @@ from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
 from actbench.networks import build_network
 from actbench.seeding import stream, varying
-from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec
+from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, preflight
 from actbench.training.callbacks import for_replicates
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
@@ -339,6 +339,7 @@ class Classifier(LightningModule):
         for callback in self.trainer.checkpoint_callbacks:
             key = callback.state_key
             if isinstance(callback, ModelCheckpoint) and callback.dirpath and key in states:
+                checkpoints.check_paths({} if to_relative else states[key])
                 pair = (str(callback.dirpath), "CHECKPOINTS")
                 states[key] = checkpoints.replace_folder(states[key], *(pair if to_relative else pair[::-1]))
 
@@ -355,8 +356,13 @@ class Classifier(LightningModule):
             CheckpointError: The file is no checkpoint of actbench, is damaged, or names code that is not trusted.
         """
         description = checkpoints.read_description(checkpoint_path, trust=trust)
-        classifier = cls(**description["model"], seed=description["seed"])
-        classifier.load_state_dict(checkpoints.load_checkpoint(checkpoint_path)["state_dict"])
+        try:
+            classifier = cls(**description["model"], seed=description["seed"])
+            classifier.load_state_dict(checkpoints.load_checkpoint(checkpoint_path)["state_dict"])
+        except Exception as error:  # of any kind, in a class that is not ours
+            raise checkpoints.CheckpointError(
+                f"{checkpoint_path} describes what cannot be built: {one_line(error)}"
+            ) from error
         return classifier.to(map_location)
 
 

@@ -380,6 +380,25 @@ def test_wrong_options_are_one_line(actbench, mish, options, message):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_numbers_whose_squares_are_0_say_no_more_than_the_difference():
+    rows = [Row(name, *map(read_number, (mean, "1e-160", "10000000000"))) for name, mean in (("a", "1"), ("b", "2"))]
+
+    _, audited = audit(rows)
+
+    assert audited.implied.difference == 1
+    assert math.isnan(audited.implied.p)
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\u202eb", "x" * 201])
+def test_a_name_that_cannot_be_printed_is_refused(actbench, tmp_path, name):
+    (tmp_path / "table.csv").write_text(f"name,mean,sd,n\na,1,1,3\n{name},1,1,3\n")
+
+    result = actbench("audit", "table.csv")
+
+    assert result.returncode == 2
+    assert result.stderr == "error: line 3 has no name, or one that is too long or cannot be printed\n"
+
+
 @pytest.mark.parametrize("what", ["pipe", "device", "sparse", "long"])
 def test_a_table_without_an_end_is_refused_at_once(actbench, tmp_path, what):
     path = tmp_path / "table.csv"

@@ -1,5 +1,6 @@
 """The harness tests itself: false alarms and power of the verdict's own code on a study's own scores."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,8 +38,12 @@ class Certificate(NamedTuple):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Certificate":
         """The certificate that `plain` has written."""
-        intervals = {name: Interval(**values[name]) for name in ("false_alarms", "power_seen")}
-        return cls(**{**values, **intervals})
+        intervals = {
+            name: Interval(*(math.nan if end is None else end for end in map(values[name].get, Interval._fields)))
+            for name in ("false_alarms", "power_seen")
+        }
+        known: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+        return cls(**{**known, **intervals})
 
     @property
     def can_fail(self) -> bool:

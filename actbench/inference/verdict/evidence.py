@@ -57,7 +57,7 @@ class Cost(NamedTuple):
 
 def scores(table: pl.DataFrame, outcome: str) -> Scores:
     """Score of each seed, by dataset, network and arm; that of guessing where it has diverged, or is about to."""
-    lost = pl.col("diverged") | (pl.col(outcome).abs() > ENDLESS)
+    lost = pl.col("diverged") | ~(pl.col(outcome).abs() < ENDLESS)
     score = pl.when(lost).then(GUESS[outcome]).otherwise(pl.col(outcome))
     rows = table.select("dataset_name", "network_name", "arm", "seed", score.alias("score")).drop_nulls("score")
     by_cell = rows.rows_by_key(["dataset_name", "network_name", "arm"])
@@ -111,11 +111,17 @@ def cost(own: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | N
     arm, base = fits if busy else quiet
     count = min(len(arm), len(base))
     time, memory = (
-        ratio((arm[name][:count] / base[name][:count]).drop_nulls().to_numpy(), alpha=alpha)
+        ratio(known_ratios(arm[name][:count], base[name][:count]), alpha=alpha)
         for name in ("epoch_time_s", "peak_memory_mb")
     )
     assert time is not None
     return Cost(count, time, memory, busy)
+
+
+def known_ratios(arm: pl.Series, base: pl.Series) -> Float[np.ndarray, " fits"]:
+    """Ratios of two sides' costs, where both are known and above 0."""
+    ratios = (arm / base).drop_nulls()
+    return ratios.filter(ratios.is_finite() & (ratios > 0)).to_numpy()
 
 
 def ratio(ratios: Float[np.ndarray, " fits"], *, alpha: float) -> Ratio | None:

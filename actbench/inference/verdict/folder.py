@@ -55,7 +55,7 @@ def siblings(folder: Path) -> Iterator[History]:
     """Histories of the studies that share their finished cells with this one."""
     if not (folder.parent / "cells").is_dir():
         return
-    for path in sorted(folder.parent.glob(f"*/{FILE}")):
+    for path in sorted({path.resolve() for path in folder.parent.glob(f"*/{FILE}")}):
         if path.parent != folder:
             with suppress(RecordError):  # that study's own report will say so
                 yield History.read(path.parent)

@@ -13,7 +13,7 @@ from actbench.inference.verdict.schemas import check_history
 from actbench.records import RecordError, write_whole
 
 FILE = "history.json"
-LARGEST = 2**26  # bytes of a file
+LARGEST = 2**24  # bytes of a file
 LONGEST = 1000  # letters of a trouble, which may be any error's
 
 

@@ -87,7 +87,7 @@ def forest_rows(findings: Sequence[Finding]) -> pl.DataFrame:
     for place, of in enumerate(findings):
         if of.judgement.difference:
             sides = " against ".join(map(shorten, of.comparison[2:]))
-            bounds = (100 * value for value in of.judgement.difference)
+            bounds = map(drawn, of.judgement.difference)
             found.append((place, sides, of.judgement.verdict, of.judgement.pairs, *bounds, interval_label(of)))
     return pl.DataFrame(found, schema=schema, orient="row")
 
@@ -97,7 +97,7 @@ def forest_chart(name: str, findings: Sequence[Finding], results: StudyResults, 
     margin, number, rows = 100 * results.question.margin, len(findings), alt.Chart(alt.NamedData(name))
     title = ["percentage points", *([f"arm minus {shorten(against)}"] if against else [])]
     seen = [of.judgement.difference for of in findings if of.judgement.difference]
-    low, high = min([-margin, *(100 * of.low for of in seen)]), max([margin, *(100 * of.high for of in seen)])
+    low, high = min([-margin, *(drawn(of.low) for of in seen)]), max([margin, *(drawn(of.high) for of in seen)])
     scale = alt.Scale(domain=with_room(low, high), nice=False)
     tones, verdicts = [tone.light for tone in VERDICTS.values()], {of.judgement.verdict for of in findings}
     legend = alt.Legend(title=None, values=[verdict for verdict in VERDICTS if verdict in verdicts])
@@ -128,6 +128,11 @@ def forest_chart(name: str, findings: Sequence[Finding], results: StudyResults, 
     left = alt.layer(indifferent, zero, intervals)
     both: Layers = alt.layer(left, estimates.properties(name="estimates")).resolve_scale(y="independent")
     return both.properties(height=ROW * max(number, 1))
+
+
+def drawn(fraction: float) -> float:
+    """A difference of accuracies in points, of which no more than 100 are drawn: an interval may be without end."""
+    return min(max(100 * fraction, -100.0), 100.0)
 
 
 def interval_label(finding: Finding) -> str:

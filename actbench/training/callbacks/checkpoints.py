@@ -172,7 +172,7 @@ class BestCheckpoint(EpochCheckpoint):
         better = loss < lowest  # never, for a loss of NaN
         self.loss, self.epoch = torch.where(better, loss, lowest), torch.where(better, trainer.current_epoch, epoch)
         for name, value in self.validated.items():
-            best = self.weights[name] = self.weights[name].to(value.device)
+            best = self.weights[name] = self.weights[name].to(value)  # where it is, and of its type
             best[better] = value[better]
 
     @override

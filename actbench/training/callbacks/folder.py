@@ -17,8 +17,10 @@ from typing_extensions import override
 
 from actbench.records import write_whole
 from actbench.training.callbacks.checkpoints import EpochCheckpoint
-from actbench.training.checkpoints import check_state
+from actbench.training.checkpoints import CheckpointError, check_state
 from actbench.training.metrics import summary_statistics
+
+ROWS = 2_000_000  # of a run's table of scores
 
 
 class RunLogger(TensorBoardLogger):
@@ -102,6 +104,10 @@ class RunFolder(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         values = torch.zeros(len(pl_module.seeds))
+        if isinstance(self.epochs, list) and len(self.epochs) * len(values) > ROWS:
+            raise CheckpointError(
+                f"the checkpoint is damaged: it has {len(self.epochs):,} epochs of {len(values):,} seeds"
+            )
         for epoch in self.epochs if isinstance(self.epochs, list) else [self.epochs]:
             scores = epoch.get("scores") if isinstance(epoch, dict) else None
             names = [name for name in scores if re.fullmatch(r"\w+/\w+", str(name))] if isinstance(scores, dict) else []

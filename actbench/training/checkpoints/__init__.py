@@ -22,6 +22,7 @@ from actbench.training.checkpoints.description import passed_on as passed_on
 from actbench.training.checkpoints.description import portable as portable
 from actbench.training.checkpoints.description import replace_folder as replace_folder
 from actbench.training.checkpoints.form import CheckpointError as CheckpointError
+from actbench.training.checkpoints.form import check_paths as check_paths
 from actbench.training.checkpoints.form import check_state as check_state
 from actbench.training.checkpoints.reading import KEY as KEY
 from actbench.training.checkpoints.reading import SCHEMA as SCHEMA

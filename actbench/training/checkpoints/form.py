@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from actbench.seeding import SOURCES
 from actbench.training.checkpoints.description import TRAINER_SETTINGS
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST = 2**40  # epochs, steps or batches of a run
 
 
@@ -71,7 +73,7 @@ def is_lightnings(content: Any) -> bool:
             "pytorch-lightning_version": str(version),
             "loops": dict(loops),
             "state_dict": Mapping(),
-        } if epoch >= 0 and step >= 0:
+        } if 0 <= epoch <= MOST and 0 <= step <= MOST:
             states = content.get("callbacks", {})
             if not all(0 <= number <= MOST for number in whole_numbers(loops)):
                 return False
@@ -92,11 +94,23 @@ def whole_numbers(value: Any) -> Iterator[int]:
 def same_form(one: Any, other: Any) -> bool:
     """Whether two values are built alike: tensors of one shape and kind, mappings of the same keys, or one type."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        floats = one.is_floating_point() and other.is_floating_point()
+        floats = one.dtype in FLOATS and other.dtype in FLOATS
         return one.shape == other.shape and (floats or one.dtype == other.dtype)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same_form(value, other[name]) for name, value in one.items())
     return type(one) is type(other)
+
+
+def check_paths(state: Any) -> None:
+    """Refuse a callback's state in which a path leads up, out of the folder whose files the callback may delete.
+
+    Raises:
+        CheckpointError: There is such a path.
+    """
+    if isinstance(state, str) and ".." in Path(state).parts:
+        raise CheckpointError(f"the checkpoint is damaged: its callbacks have the path {state!r}")
+    for item in (*state, *state.values()) if isinstance(state, Mapping) else ():
+        check_paths(item)
 
 
 def check_state(state: Any, like: Any, what: str) -> None:

@@ -23,6 +23,7 @@ WEIGHTS = "stack.network."  # how names of weights begin
 VALUES, DEPTH = 3_000_000, 100  # of a checkpoint's content, in which each epoch has some
 DESCRIBED = 10_000  # values of what it was made of
 REFUSED = {"builtins bytearray": "a bytearray", "torch._utils _rebuild_sparse_tensor": "a sparse tensor"}
+PLAIN = ("torch", "collections", "_codecs", "builtins", "__builtin__")  # whose names torch checks itself
 STEPS = 5_000_000  # of unpickling
 LARGE = 1000  # numbers above 2^61
 BYTES = 2**28  # that may be made from texts
@@ -102,7 +103,11 @@ def check_weights(model: Mapping[str, Any], state: Any, path: str | Path) -> Non
     """
     tensors = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
     weights = {name: of for name, of in state.items() if str(name).startswith(WEIGHTS)} if tensors else {}
-    if not weights or any(not of.ndim or len(of) != model["replicates"] for of in weights.values()):
+    if (
+        len(weights) < len(state)
+        or not weights
+        or any(not of.ndim or len(of) != model["replicates"] for of in weights.values())
+    ):
         raise CheckpointError(f"{path} is damaged: it has no weights of {model['replicates']:,} replicates")
     try:
         with torch.device("meta"):
@@ -127,42 +132,62 @@ def without_devices(value: Any) -> Any:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a file whose values would take more time or memory to unpickle than they are worth."""
+    """Refuse a file whose values would take more time or memory to unpickle than they are worth.
+
+    Torch and Python have to find the same entries in an archive. So it begins with the first of them, and two do not
+    differ in case alone.
+    """
     try:
         with path.open("rb") as file:
             if file.read(4) != b"PK\3\4":  # of torch's older format, which is five pickles and then the tensors
                 file.seek(0)
-                for _ in range(5):
-                    check_pickle(file)
-                return
+                names = [name for _ in range(5) for name in check_pickle(file)]
+                code = next((name for name in names if name.partition(".")[0] not in PLAIN), None)
+                why = (
+                    f"loading it would run code ({code})"
+                    if code
+                    else "it is of torch's older format, which no run writes"
+                )
+                raise CheckpointError(why)
         with ZipFile(path) as archive:
             entries = archive.infolist()
             packed = [entry.filename for entry in entries if entry.compress_type != ZIP_STORED]
             if packed:  # what is larger inside than out would fill the memory
                 raise CheckpointError(f"its entry {packed[0]} is packed, and torch packs nothing")
+            names = [entry.filename.lower() for entry in entries]
+            if len({*names}) < len(names) or min(entry.header_offset for entry in entries):
+                raise CheckpointError("its archive can be read in two ways")
             for entry in entries:
-                if entry.filename.endswith("/data.pkl"):
+                if entry.filename.lower().endswith("data.pkl"):
                     with archive.open(entry) as file:
                         check_pickle(file)
     except Exception as error:  # zipfile and pickletools raise errors of many kinds
         raise CheckpointError(f"{path} is damaged or no checkpoint: {one_line(error)[:200]}") from error
 
 
-def check_pickle(file: IO[bytes]) -> None:
-    """Refuse a pickle that is too long, or that grows while it is read.
+def check_pickle(file: IO[bytes]) -> list[str]:
+    """Refuse a pickle that is too long, or that grows while it is read; returns what it names, functions and classes.
 
     Bytes that are made from texts and bytearrays of any size may take much more memory than the file. Keys above 2^61
     can be chosen so that all of them collide.
     """
     made, longest, large = 0, 0, 0
+    texts, names = [""], list[str]()
     for number, (code, argument, _) in enumerate(genops(file)):
         if code.name == "GLOBAL" and argument in REFUSED:
             raise CheckpointError(f"it holds {REFUSED[argument]}, which no checkpoint of actbench does")
+        if code.name == "GLOBAL":
+            names.append(str(argument).replace(" ", "."))
+        elif code.name == "STACK_GLOBAL":
+            names.append(".".join(texts[-2:]))
+        elif isinstance(argument, str):
+            texts.append(argument)
         made += code.name == "REDUCE"
         longest = max(longest, len(argument) if isinstance(argument, str | bytes) else 0)
         large += isinstance(argument, int) and abs(argument) >= 2**61
         if number > STEPS or large > LARGE or made * longest > BYTES:
             raise CheckpointError("it takes too long to unpickle, or grows meanwhile")
+    return names
 
 
 def check_extent(content: Any, most: int) -> None:
