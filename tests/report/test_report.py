@@ -468,6 +468,15 @@ def test_the_scripts_of_others_come_with_their_licences(tmp_path):
         assert holder in content
 
 
+@pytest.mark.parametrize("letter", ["𝕏", "🚀", "深", "x"])
+def test_names_of_any_letters_are_drawn(tmp_path, letter):
+    names = [f"{letter * 190} {number}" for number in range(3)]
+    results = study(tmp_path, [records(name, [0.9, 0.8, 0.85, 0.7]) for name in names], arms=names, replicates=4)
+
+    for figure in figures.forest_figures(results) + figures.cost_figures(results):
+        assert figures.rendered([figure], "png").startswith(b"\x89PNG")
+
+
 def test_figures_have_names_of_their_own(tmp_path):
     names = [figure.name for figure in all_figures(golden(tmp_path))]
 

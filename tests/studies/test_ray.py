@@ -609,7 +609,7 @@ def ended_once_a_cell_is_finished(config, number):
 
 def cells(config, root="studies"):
     """Files of the store, with what tells whether one was written again."""
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in config.glob(f"{root}/cells/*.parquet")}
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in config.glob(f"{root}/cells/[!.]*.parquet")}
 
 
 def test_ctrl_c_leaves_nothing_running(config):

@@ -214,7 +214,7 @@ class Unheard(ZeroHead):
 
 
 @pytest.mark.parametrize(
-    ("network", "activations", "told"),
+    ("network", "activations", "results"),
     [
         ("MLP", ["relu", "test_preflight.Mine", "swish"], ["relu and Mine give the same outputs bit for bit in MLP"]),
         ("test_preflight.ZeroHead", ["relu", "swish"], []),

@@ -3,8 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, count
+from itertools import accumulate, chain, count
 from typing import Any, Literal, NamedTuple
+from unicodedata import east_asian_width
 
 import altair as alt
 import polars as pl
@@ -80,12 +81,18 @@ def known_scores(results: StudyResults) -> Scores:
 
 
 def shorten(name: str, longest: int = LONGEST) -> str:
-    """A name on one line, with its middle left out where it is long."""
+    """A name on one line, with its middle left out where it is long.
+
+    Wide letters count twice. Vega would cut what is left too wide, even between the two halves of a letter such as 𝕏.
+    """
     name = " ".join(name.split())
-    if len(name) <= longest:
+    widths = [2 if ord(letter) > 0xFFFF or east_asian_width(letter) in "WF" else 1 for letter in name]
+    if sum(widths) <= longest:
         return name
-    tail = longest // 3
-    return f"{name[: longest - tail - 1]}…{name[-tail:]}"
+    end = longest // 3
+    head = sum(width <= longest - end - 1 for width in accumulate(widths))
+    tail = sum(width <= end for width in accumulate(reversed(widths)))
+    return f"{name[:head]}…{name[len(name) - tail :]}"
 
 
 def called(name: str) -> str:
