@@ -24,7 +24,7 @@ class Ran(list):
 
 def run(root, **section):
     ran, lines = Ran(), Lines()
-    table = compare(study(root, **section), work=ran, progress=lines)
+    table = compare(study(root, **section), work=ran, progress=lines).table
     return table, ran, lines.said
 
 

@@ -22,12 +22,12 @@ from actbench.studies import (
     StudyError,
     Wanted,
     collect,
+    compare,
     entries,
     make_plan,
     pilot,
     question_of,
     rehearse,
-    run_study,
     study_parser,
     test_images,
 )
@@ -57,7 +57,7 @@ def run_compare(words: Sequence[str]) -> int:
             return 0
         folder = Path(study.root, study.name)
         show = partial(draw, folder=folder)
-        results = run_study(study, self_test=bool(given.get("self_test")), show=show, command=command)
+        results = compare(study, self_test=bool(given.get("self_test")), show=show, command=command)
     except (StudyError, UsageError, RecordError, ExecutorError) as error:
         return fail(f"compare: {one_line(error)}" if isinstance(error, UsageError) else one_line(error))
     except MissingError as error:

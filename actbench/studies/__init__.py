@@ -14,6 +14,5 @@ from actbench.studies.plan import test_images as test_images
 from actbench.studies.rehearsal import rehearse as rehearse
 from actbench.studies.run import compare as compare
 from actbench.studies.run import pilot as pilot
-from actbench.studies.run import run_study as run_study
 from actbench.studies.training import MissingError as MissingError
 from actbench.studies.training import train as train

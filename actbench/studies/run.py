@@ -39,29 +39,7 @@ PILOT = 4  # seeds
 
 
 def compare(
-    study: Study | Mapping[str, Any], *, progress: Progress | None = None, work: Work | None = None
-) -> pl.DataFrame:
-    """Run what a study lacks, write its verdicts, and return its records, a row for each replicate.
-
-    Args:
-        study: A `Study`, or the content of a study file.
-        progress: Where progress is shown; unless given, bars in a terminal and lines elsewhere.
-        work: Function that trains a cell in its folder; `train` unless given.
-
-    Returns:
-        Columns of `actbench.records.COLUMNS`, and ``arm``, ``dataset_name``, ``network_name``.
-
-    Raises:
-        StudyError: The study makes no sense, or a dataset was not found.
-        ExecutorError: The cluster was not found, or cannot run any cell.
-        MissingError: Cells have failed.
-    """
-    study = study if isinstance(study, Study) else Study.of(study)
-    return run_study(study, progress=progress, work=work).table
-
-
-def run_study(
-    study: Study,
+    study: Study | Mapping[str, Any],
     *,
     self_test: bool = False,
     progress: Progress | None = None,
@@ -69,16 +47,26 @@ def run_study(
     show: Callable[[StudyResults], None] = lambda results: None,
     command: str | None = None,
 ) -> StudyResults:
-    """As `compare`, but returns all that the records say.
+    """Train what a study lacks, write its verdicts to its folder, and return its results.
 
     Args:
-        study: The study.
+        study: A `Study`, or the content of a study file.
         self_test: Test the harness on the study's own scores, too; see `Certificate`.
-        progress: As in `compare`.
-        work: As in `compare`.
+        progress: Where progress is shown; by default, bars in a terminal and lines elsewhere.
+        work: Function that trains a cell in its folder; by default, `train`.
         show: Called with the results after each look at a study that goes on, and at the end.
         command: The command line, for the study's page.
+
+    Returns:
+        Verdicts and records. Their ``table`` has a row for each replicate: the columns of `actbench.records.COLUMNS`,
+        ``arm``, ``dataset_name`` and ``network_name``.
+
+    Raises:
+        StudyError: A setting of the study makes no sense, or a dataset was not found.
+        ExecutorError: The cluster was not found, or cannot run any cell.
+        MissingError: Cells have failed.
     """
+    study = study if isinstance(study, Study) else Study.of(study)
     context = context_of(study, progress, work)
     compared = entries(study, digests=context.digests)
     question = question_of(study, compared)

@@ -248,7 +248,9 @@ def test_files_that_change_between_two_studies_of_one_process_are_trained_on_ane
         study = {"activations": ["relu"], "replicates": 2, "root": str(tmp_path)}
         data = {"class_path": "test_foreign.File", "init_args": {"path": str(tmp_path / "labels.pt")}}
         trainer = {"max_epochs": 1, "accelerator": "cpu"}
-        return compare({"model": {"network": "MLP"}, "data": data, "trainer": trainer, "study": study})["test_loss"]
+        return compare({"model": {"network": "MLP"}, "data": data, "trainer": trainer, "study": study}).table[
+            "test_loss"
+        ]
 
     first, second = losses(torch.arange(96) % 3), losses(torch.arange(96) * 7 // 5 % 3)
 
@@ -534,7 +536,7 @@ def test_a_plain_iterable_of_batches_is_trained_on_and_proved(tmp_path):
             "trainer": {"max_epochs": 1, "accelerator": "cpu"},
             "study": {"activations": ["relu", "tanh"], "replicates": 2, "root": str(tmp_path)},
         }
-    )
+    ).table
 
     assert table["order_fingerprint"].null_count() == 0
     assert table["order_fingerprint"].n_unique() == 1

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -466,6 +467,19 @@ def test_the_scripts_of_others_come_with_their_licences(tmp_path):
 
     for holder in ("University of Washington Interactive Data Lab", "Mike Bostock", "Mapbox"):
         assert holder in content
+
+
+def test_results_show_themselves_in_a_notebook(tmp_path):
+    names = ["<b>relu</b>", "swish"]
+    results = study(tmp_path, [records(name, [0.9, 0.8, 0.85, 0.7]) for name in names], arms=names, replicates=4)
+
+    shown = results._repr_html_()
+
+    assert str(results) == "\n".join(results.sentences)
+    assert "&lt;b&gt;relu&lt;/b&gt;" in shown
+    assert "<b>" not in shown
+    (image,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', shown)
+    assert b"<svg" in b64decode(image)
 
 
 @pytest.mark.parametrize("letter", ["𝕏", "🚀", "深", "x"])

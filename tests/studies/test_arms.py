@@ -179,7 +179,7 @@ def test_the_yaml_of_an_arm_trains_what_the_study_trained(tmp_path, monkeypatch,
     }
     Mine.given.clear()
 
-    table = compare(config)
+    table = compare(config).table
 
     for arm in ("relu", "swish"):
         records = table.filter(arm=arm)

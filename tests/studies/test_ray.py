@@ -368,10 +368,10 @@ def test_two_nodes_give_the_same_records_as_this_process(two_nodes, tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "their_acts.py").write_text(CUBIC)
     config = {"activations": ["relu", "their_acts.Cubic"], "replicates": 34}
-    here = compare(study(tmp_path / "here", **config))
+    here = compare(study(tmp_path / "here", **config)).table
     lines = Lines()
 
-    there = compare(study(tmp_path / "there", executor=on(two_nodes), **config), progress=lines)
+    there = compare(study(tmp_path / "there", executor=on(two_nodes), **config), progress=lines).table
 
     assert records.same_results(here, there)
     assert there["threads"].unique().to_list() == [1]
@@ -392,7 +392,7 @@ def test_two_nodes_give_the_same_records_of_the_digits_as_this_process(two_nodes
     )
     there["study"]["executor"] = on(two_nodes)
 
-    assert records.same_results(compare(here), compare(there))
+    assert records.same_results(compare(here).table, compare(there).table)
 
 
 @pytest.mark.slow
@@ -403,7 +403,7 @@ def test_workers_killed_at_random_instants_change_nothing(two_nodes, tmp_path):
     )
     here["trainer"]["max_epochs"] = there["trainer"]["max_epochs"] = 60
     there["study"]["executor"] = on(two_nodes)
-    whole, instants, ended, kills = compare(here), np.random.default_rng(0), threading.Event(), []
+    whole, instants, ended, kills = compare(here).table, np.random.default_rng(0), threading.Event(), []
 
     def kill():
         while len(kills) < 8 and not ended.wait(instants.uniform(0, 10)):
@@ -418,7 +418,7 @@ def test_workers_killed_at_random_instants_change_nothing(two_nodes, tmp_path):
             for _ in range(10):
                 written = cells(tmp_path, "there")
                 with suppress(MissingError):  # a cell was killed three times; the same command tries it again
-                    table = compare(there)
+                    table = compare(there).table
                     break
                 assert cells(tmp_path, "there").items() >= written.items()
         finally:
@@ -491,12 +491,12 @@ def test_a_cell_that_is_tried_again_goes_on_from_the_copy_of_its_checkpoint(two_
     there["study"]["executor"] = on(two_nodes)
     lines, results = Lines(), tmp_path / "told"
 
-    table = compare(there, work=partial(killed_in_its_fit, results=results), progress=lines)
+    table = compare(there, work=partial(killed_in_its_fit, results=results), progress=lines).table
 
     assert results.read_text().split() == ["0", "1", "2", "3", "4", "5"]
     assert lines.said[0] == "FakeImages/MLP/relu seeds 0-2: its worker died; it is tried again"
     assert "1 tried again" in lines.said[-1]
-    assert records.same_results(table, compare(here))
+    assert records.same_results(table, compare(here).table)
     assert not [path for path in (tmp_path / "copies").rglob("*") if path.is_file()]
 
 
@@ -642,7 +642,7 @@ def test_nothing_is_lost_or_done_twice_when_the_driver_is_killed(config):
     assert f"1/{4 - len(finished)} " in said
     here = yaml.safe_load((config / "study.yaml").read_text())
     here["study"]["root"] = str(config / "here")
-    assert records.same_results(read_records(config / "studies" / "s" / "records.parquet"), compare(here))
+    assert records.same_results(read_records(config / "studies" / "s" / "records.parquet"), compare(here).table)
 
 
 @pytest.mark.slow

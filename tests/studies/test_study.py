@@ -149,19 +149,19 @@ def test_the_folder_holds_the_study_and_its_records(tmp_path):
 
 
 def test_processes_give_the_same_records_as_this_one(tmp_path):
-    here = compare(study(tmp_path / "here"))
+    here = compare(study(tmp_path / "here")).table
 
     executor = {"class_path": "LocalProcesses", "init_args": {"workers": 2}}
-    there = compare(study(tmp_path / "there", executor=executor))
+    there = compare(study(tmp_path / "there", executor=executor)).table
 
     assert records.same_results(here, there)
 
 
 def test_cells_in_another_order_give_the_same_records(tmp_path):
-    here = compare(study(tmp_path / "here"))
+    here = compare(study(tmp_path / "here")).table
     compare(study(tmp_path / "there", activations=["swish", "relu"]))
 
-    there = compare(study(tmp_path / "there"))
+    there = compare(study(tmp_path / "there")).table
 
     assert records.same_results(here, there)
 
@@ -228,7 +228,7 @@ def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
             lock.release()
         return table
 
-    table = compare(config, work=work)
+    table = compare(config, work=work).table
 
     assert ran == [("Swish", [0, 1, 2])]
     assert table["arm"].to_list() == ["relu"] * 3 + ["swish"] * 3

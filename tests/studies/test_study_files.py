@@ -23,7 +23,7 @@ from actbench.inference.verdict.pairing import other_networks, verified
 from actbench.records import Store
 from actbench.report.tables import tables
 from actbench.specs import compose
-from actbench.studies import Study, arms, collect, entries, make_plan, rehearse, run_study
+from actbench.studies import Study, arms, collect, compare, entries, make_plan, rehearse
 from actbench.studies.cells import Cell, cell_config
 from actbench.studies.forecast import forecast
 from actbench.training.preflight import epochs_of
@@ -351,7 +351,7 @@ def test_the_command_that_goes_on_can_be_pasted_and_says_what_is_done(capsys, tm
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "run_study", interrupted)
+    monkeypatch.setattr(command, "compare", interrupted)
     capsys.readouterr()
 
     assert main(["compare", "--config", "a b.yaml", "--study.activations", "[relu, mish]"]) == 130
@@ -382,7 +382,7 @@ def test_no_number_is_cut_at_any_width(tmp_path, width, arm):
 
 
 def test_tables_are_whole_in_a_pipe_and_one_arm_is_no_pair(capsys, tmp_path):
-    results = run_study(Study.of(study(tmp_path, activations=["relu"])), work=Ran(), progress=Lines())
+    results = compare(Study.of(study(tmp_path, activations=["relu"])), work=Ran(), progress=Lines())
 
     print_told(results, tmp_path / "s")
 
@@ -395,7 +395,7 @@ def test_tables_are_whole_in_a_pipe_and_one_arm_is_no_pair(capsys, tmp_path):
 
 def test_weights_are_compared_only_in_the_same_network(tmp_path):
     wide = {"name": "wide", "activation": "swish", "model.network.hidden": [16]}
-    results = run_study(Study.of(study(tmp_path, activations=["relu", "prelu", wide])), work=Ran(), progress=Lines())
+    results = compare(Study.of(study(tmp_path, activations=["relu", "prelu", wide])), work=Ran(), progress=Lines())
 
     other = results.table.with_columns(init_fingerprint=pl.col("seed").cast(pl.String) + pl.col("arm"))
 

@@ -12,7 +12,7 @@ from actbench import records
 from actbench.inference.stats import detectable
 from actbench.inference.verdict import History, load_results, schema
 from actbench.records import read_records
-from actbench.studies import Study, StudyError, compare, entries, run_study
+from actbench.studies import Study, StudyError, compare, entries
 
 LOOKS = {"min": 4, "max": 12, "batch": 4}
 
@@ -20,7 +20,7 @@ LOOKS = {"min": 4, "max": 12, "batch": 4}
 def run(root, **section):
     """Run a study; returns what is told, which cells were trained, and what was said meanwhile."""
     ran, lines = Ran(), Lines()
-    results = run_study(Study.of(study(root, **section)), work=ran, progress=lines)
+    results = compare(Study.of(study(root, **section)), work=ran, progress=lines)
     return results, ran, lines.said
 
 
@@ -40,7 +40,7 @@ def test_a_clear_arm_stops_and_an_unclear_one_goes_on(tmp_path):
     gap.ran = Ran()
     config = study(tmp_path, activations=["relu", "tanh", "torch.nn.SiLU"], replicates=LOOKS, alpha=0.4)
 
-    results = run_study(Study.of(config), work=gap, progress=Lines())
+    results = compare(Study.of(config), work=gap, progress=Lines())
 
     seeds = {name: sorted(seed for arm, block in gap.ran if arm == name for seed in block) for name, _ in gap.ran}
     assert seeds == {"ReLU": list(range(12)), "Tanh": list(range(8)), "SiLU": list(range(12))}
@@ -63,7 +63,7 @@ def test_what_goes_on_over_all_datasets_goes_on_for_each(tmp_path):
     datasets = ["FakeImages", {"class_path": "FakeImages", "init_args": {"num_classes": 3}}]
     config = study(tmp_path, activations=["relu", "tanh"], replicates=LOOKS | {"max": 16}, alpha=0.4, datasets=datasets)
 
-    results = run_study(Study.of(config), work=train, progress=Lines())
+    results = compare(Study.of(config), work=train, progress=Lines())
 
     verdicts = [(of.comparison.dataset, of.judgement.verdict, of.judgement.pairs) for of in results.conclusion.findings]
     assert [verdict for _, verdict, _ in verdicts] == ["better", "worse", "undecided"]
@@ -111,7 +111,7 @@ def test_records_of_another_plan_do_not_stay_when_a_study_is_stopped(tmp_path):
     longer["trainer"]["max_epochs"] = 3
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(Study.of(longer), work=interrupted, progress=Lines())
+        compare(Study.of(longer), work=interrupted, progress=Lines())
 
     with pytest.raises(records.RecordError, match="no folder of a study with records"):
         load_results(tmp_path / "s")
@@ -127,7 +127,7 @@ def test_a_stopped_study_shows_what_there_is(tmp_path):
             return interrupted(task) if self else super().__call__(task)
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(Study.of(study(tmp_path, replicates=2)), work=Second(), progress=Lines())
+        compare(Study.of(study(tmp_path, replicates=2)), work=Second(), progress=Lines())
 
     results = load_results(tmp_path / "s")
     assert results.table["arm"].to_list() == ["relu"] * 2
@@ -245,7 +245,7 @@ def test_the_self_test_trains_the_baseline_again_and_is_kept(tmp_path):
     ran = Ran()
     config = Study.of(study(tmp_path, replicates=12))
 
-    results = run_study(config, self_test=True, work=ran, progress=Lines())
+    results = compare(config, self_test=True, work=ran, progress=Lines())
     (certificate,) = results.certificates
 
     assert [arm for arm, _ in ran] == ["ReLU", "Swish", "ReLU"]
@@ -262,7 +262,7 @@ def test_a_self_test_notices_training_that_does_not_repeat(tmp_path):
         table = ran(task)
         return table.with_columns(pl.col("test_loss") + 1e-12 * len(ran))
 
-    results = run_study(Study.of(study(tmp_path, replicates=12)), self_test=True, work=drifts, progress=Lines())
+    results = compare(Study.of(study(tmp_path, replicates=12)), self_test=True, work=drifts, progress=Lines())
 
     assert results.certificates[0].equal == 0
     assert not results.certificates[0].passed
@@ -271,7 +271,7 @@ def test_a_self_test_notices_training_that_does_not_repeat(tmp_path):
 
 def test_a_self_test_of_too_few_seeds_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(StudyError, match="needs 12 at least"):
-        run_study(Study.of(study(tmp_path / "studies")), self_test=True)
+        compare(Study.of(study(tmp_path / "studies")), self_test=True)
 
     assert not list(tmp_path.iterdir())
 

@@ -117,7 +117,7 @@ def test_a_schedule_does_not_fit_an_arm_with_another_batch_size(tmp_path):
 
 
 def test_a_schedule_that_fits_every_arm_is_trained_to_its_end(tmp_path):
-    assert compare(study(tmp_path, lr_scheduler=one_cycle(21)))["epochs"].to_list() == [3] * 4
+    assert compare(study(tmp_path, lr_scheduler=one_cycle(21))).table["epochs"].to_list() == [3] * 4
 
 
 def test_a_plateau_that_waits_for_a_validation_that_never_comes_is_refused(tmp_path):
@@ -156,7 +156,7 @@ def test_a_last_batch_that_the_network_does_not_take_is_refused_before_the_first
 def test_a_last_batch_that_the_network_does_not_take_is_refused_before_a_study(tmp_path):
     refused(tmp_path, "the last of 12 batches has 1 of 19 rows", data={"batch_size": 19}, network=NORMALISED)
 
-    table = compare(study(tmp_path, data={"batch_size": 19, "drop_last": True}, network=NORMALISED))
+    table = compare(study(tmp_path, data={"batch_size": 19, "drop_last": True}, network=NORMALISED)).table
     assert len(table) == 4
 
 
@@ -253,7 +253,7 @@ def test_a_study_on_data_without_a_length_is_planned_trained_and_timed(tmp_path)
     config = study(tmp_path, trainer={"max_epochs": -1, "max_steps": 25})
     config["data"] = {"class_path": "test_preflight.Streams"}
 
-    table = compare(config)
+    table = compare(config).table
 
     assert table["epochs"].to_list() == [3] * 4
     assert table["epoch_time_s"].is_finite().all()

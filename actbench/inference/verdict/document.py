@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 class StudyResults(NamedTuple):
-    """What the records of a study say."""
+    """What the records of a study say. Printed, they are the verdicts in words; in a notebook, with a figure."""
 
     table: pl.DataFrame
     question: Question
@@ -32,6 +32,14 @@ class StudyResults(NamedTuple):
     sentences: Sequence[str]
     command: str | None  # what was typed to run it
     troubles: Sequence[str]  # what was interrupted, failed or tried again
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+    def _repr_html_(self) -> str:
+        from actbench.report.notebook import as_html  # the one import against the order of the rooms
+
+        return as_html(self)
 
 
 def write_document(path: Path, results: StudyResults, history: History) -> None:

@@ -20,7 +20,7 @@ from actbench.training.callbacks.checkpoints import EpochCheckpoint
 from actbench.training.checkpoints import CheckpointError, check_state
 from actbench.training.metrics import summary_statistics
 
-ROWS = 2_000_000  # of a run's table of scores
+ROWS = 1_000_000  # of a run's table of scores
 
 
 class RunLogger(TensorBoardLogger):
