@@ -1,6 +1,7 @@
 """The rooms of the package, and that imports run one way through them: what docs/architecture.md promises."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_no_modules_import_one_another():
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_a_module_can_be_read_in_one_go(path):
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def test_no_two_functions_or_classes_have_one_name():
+    defined = Counter(
+        node.name
+        for path in modules()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    )
+
+    assert not [name for name, times in defined.items() if times > 1]
 
 
 def test_no_records_inference_or_report_module_imports_torch():
