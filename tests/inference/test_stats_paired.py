@@ -137,7 +137,7 @@ def test_a_test_of_nothing_is_refused():
         sign_flip(np.array([]))
     with pytest.raises((TypeError, ValueError), match="alternative"):
         sign_flip(np.ones(3), alternative="less")
-    with pytest.raises(ValueError, match="two pairs at least, got 1"):
+    with pytest.raises(ValueError, match="at least two pairs, got 1"):
         mean_interval(np.ones(1))
 
 

@@ -1,4 +1,4 @@
-"""Intervals, exact tests, corrections and verdicts. Pure functions of arrays; nothing here knows of networks."""
+"""Intervals, exact tests, corrections and verdicts: pure functions of arrays, which know nothing of networks."""
 
 from actbench.inference.stats.judgement import Judgement as Judgement
 from actbench.inference.stats.judgement import Verdict as Verdict

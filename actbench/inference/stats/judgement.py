@@ -24,12 +24,12 @@ Family = Sequence[Float[np.ndarray, " _"]]
 
 
 class Judgement(NamedTuple):
-    """What is said of one arm and its baseline.
+    """Verdict on one arm and its baseline, with its evidence.
 
-    P-values are those of the sign-flip test and of two one-sided ones against
+    P-values are those of the sign-flip test and of two one-sided tests against
     the margin, over all looks of a sequential design. Adjusted, they hold for
-    the whole family. ``pairs_needed`` is for 80 % power at the difference seen,
-    in all; None if no number of pairs would do, or the difference has no spread.
+    the whole family. ``pairs_needed`` is the total for 80 % power at the difference
+    seen; None if no number of pairs suffices, or the difference has no spread.
     """
 
     verdict: Verdict
@@ -51,9 +51,9 @@ def judge(
     """Verdicts on paired differences of higher-is-better scores, one vector in the order of seeds for each comparison.
 
     Over the whole family, the chance of any false ``better`` or ``worse`` is
-    at most ``alpha``, and so is that of any false ``equivalent``: sign-flip
-    tests and two one-sided ones, each corrected after Holm. With a design, that
-    holds over all its looks. Intervals are of each comparison alone.
+    at most ``alpha``, and so is that of any false ``equivalent``. The sign-flip
+    tests and the pairs of one-sided tests are each corrected after Holm. With a
+    design, this holds over all its looks. Intervals are of each comparison alone.
     Differences up to the margin do not matter.
 
     Raises:
@@ -71,7 +71,7 @@ def judge(
         level = 1 - (nominal_level(design, pairs, alpha) if design else alpha)
         verdict: Verdict = "equivalent" if adjusted_equivalence_p <= alpha else "undecided"
         if adjusted_p <= alpha:
-            verdict = "better" if _above(values, design) else "worse"
+            verdict = "better" if favours_arm(values, design) else "worse"
         judgements.append(
             Judgement(
                 verdict=verdict,
@@ -93,26 +93,27 @@ def judge(
 def stops(family: Family, design: Design, *, alpha: float = 0.05, margin: float = 0.005) -> tuple[list[int], list[int]]:
     """Pairs of each comparison of a sequential design that count, and the comparisons that go on; see `judge`.
 
-    The looks are repeated one by one on the pairs at hand, so that a study
-    that is recomputed stops where it has stopped. A comparison stops when it is
-    decided, or when there are no more looks. None goes on before all that go on
-    have the pairs for the next look.
+    The looks are repeated one by one on the pairs at hand, so that a recomputed
+    study stops where it stopped before. A comparison stops when it is decided, or
+    at the last look. A look takes place once all comparisons that go on have its
+    pairs.
     """
     pairs, running = [0] * len(family), list(range(len(family)))
     for look in design.looks:
-        if not running or any(len(family[place]) < look for place in running):
+        if not running or any(len(family[index]) < look for index in running):
             break
-        for place in running:
-            pairs[place] = look
-        seen = [values[:count] for values, count in zip(family, pairs, strict=True)]
-        judgements = judge(seen, alpha=alpha, margin=margin, design=design)
-        running = [place for place in running if judgements[place].verdict == "undecided" and look < design.most]
+        for index in running:
+            pairs[index] = look
+        counted = [values[:count] for values, count in zip(family, pairs, strict=True)]
+        judgements = judge(counted, alpha=alpha, margin=margin, design=design)
+        running = [index for index in running if judgements[index].verdict == "undecided" and look < design.most]
     return pairs, running
 
 
-def _above(difference: Float[np.ndarray, " pairs"], design: Design | None) -> bool:
-    """Whether the mean was above 0 where the test passed: with looks, it may have fallen since."""
-    if design is None:
-        return bool(np.mean(difference) > 0)
-    above, below = (sequential_p(sign * difference, design, alternative="greater") for sign in (1, -1))
-    return above < below or (above == below and bool(np.mean(difference) > 0))
+def favours_arm(difference: Float[np.ndarray, " pairs"], design: Design | None) -> bool:
+    """Whether the mean was above 0 at the look where the test passed; it may have fallen since."""
+    if design:
+        above, below = (sequential_p(sign * difference, design, alternative="greater") for sign in (1, -1))
+        if above != below:
+            return above < below
+    return bool(np.mean(difference) > 0)

@@ -1,8 +1,8 @@
 """Paired differences: intervals, exact tests, corrections. The seed is the unit.
 
 Element ``i`` of a vector of differences is the score of an arm minus that of
-its baseline, both trained from seed ``i``. What is said of them speaks of new
-seeds on the same dataset and network, never of new datasets.
+its baseline, both trained from seed ``i``. Results speak of new seeds on the
+same dataset and network, never of new datasets.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int8, UInt8
 from scipy import stats as distributions
 
-EXACT = 16  # pairs: up to so many, every flip of signs is looked at
-FLIPS = 100_000  # of so many more pairs
-TIE = 1e-9  # relative: sums that differ by rounding are the same
+EXACT = 16  # most pairs of which every flip of signs is examined
+FLIPS = 100_000  # flips that are drawn for more pairs
+TIE = 1e-9  # relative difference up to which sums are equal, for they differ by rounding
 
 Alternative = Literal["two-sided", "greater"]
 
@@ -49,36 +49,34 @@ def mean_interval(difference: Float[np.ndarray, " pairs"], *, level: float = 0.9
     """
     pairs = len(difference)
     if pairs < 2:
-        raise ValueError(f"an interval needs two pairs at least, got {pairs}")
+        raise ValueError(f"an interval needs at least two pairs, got {pairs}")
     mean = float(np.mean(difference))
     half = float(distributions.t.ppf((1 + level) / 2, pairs - 1) * np.std(difference, ddof=1) / np.sqrt(pairs))
     return Interval(mean, mean - half, mean + half)
 
 
 def mean_with_bounds(values: Float[np.ndarray, " values"], *, level: float) -> Interval:
-    """`mean_interval` of two values or more; a single value has NaN for bounds."""
-    if len(values) > 1:
-        return mean_interval(values, level=level)
-    return Interval(float(values[0]), float("nan"), float("nan"))
+    """`mean_interval` of two values or more; the bounds of a single value are NaN."""
+    return mean_interval(values, level=level) if len(values) > 1 else Interval(float(values[0]), np.nan, np.nan)
 
 
 @lru_cache(maxsize=64)
-def signs(place: int, flips: int, *, exact: bool) -> Int8[np.ndarray, " flips"]:
-    """Sign, 1 or -1, that each flip gives to the pair at a place.
+def signs(index: int, flips: int, *, exact: bool) -> Int8[np.ndarray, " flips"]:
+    """Sign, 1 or -1, that each flip gives to the pair with this index.
 
-    If exact, flip ``f`` is the ``f``-th of all flips of signs. Else it is
-    random, and the same for any number of pairs, so that a study that grows
-    keeps its flips.
+    If exact, flip ``f`` is the ``f``-th of all flips of signs. Otherwise flips are
+    random, and the same for any number of pairs, so that a growing study keeps
+    its flips.
     """
     if exact:
-        return (1 - 2 * ((np.arange(flips) >> place) & 1)).astype(np.int8)
-    return (1 - 2 * np.random.default_rng(place).integers(0, 2, flips, dtype=np.int8)).astype(np.int8)
+        return (1 - 2 * ((np.arange(flips) >> index) & 1)).astype(np.int8)
+    return (1 - 2 * np.random.default_rng(index).integers(0, 2, flips, dtype=np.int8)).astype(np.int8)
 
 
-@lru_cache(maxsize=512)  # of a study of 300 seeds 38, each 100 kB
-def patterns(place: int, flips: int, *, exact: bool) -> UInt8[np.ndarray, " flips"]:
-    """Which of the eight pairs from a place on are turned round by each flip, a bit each."""
-    turned = [signs(place + bit, flips, exact=exact) < 0 for bit in range(8)]
+@lru_cache(maxsize=512)  # a study of 300 seeds takes 38, each of 100 kB
+def patterns(first: int, flips: int, *, exact: bool) -> UInt8[np.ndarray, " flips"]:
+    """Which of the eight pairs from index ``first`` on each flip turns round, a bit for each."""
+    turned = [signs(first + bit, flips, exact=exact) < 0 for bit in range(8)]
     packed: UInt8[np.ndarray, " flips"] = np.packbits(turned, axis=0, bitorder="little")[0]
     return packed
 
@@ -90,17 +88,17 @@ TURNS = 1 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1,
 def flipped_sums(
     sizes: Float[np.ndarray, " pairs"], flips: int, *, exact: bool, first: int = 0
 ) -> Float[np.ndarray, " flips"]:
-    """Sum of the differences under each flip of their signs; the first pair is at place ``first``."""
-    sizes = np.sort(sizes)  # so that the order of seeds chooses nothing
+    """Sum of the differences under each flip of their signs; the first pair has index ``first``."""
+    sizes = np.sort(sizes)  # so that the order of seeds has no influence
     sums = np.zeros(flips)
-    for place in range(0, len(sizes), 8):  # eight pairs have 256 sums, which are looked up
-        eight = sizes[place : place + 8]
-        sums += (TURNS[:, : len(eight)] @ eight)[patterns(first + place, flips, exact=exact)]
+    for start in range(0, len(sizes), 8):  # eight pairs have 256 sums, which are looked up
+        eight = sizes[start : start + 8]
+        sums += (TURNS[:, : len(eight)] @ eight)[patterns(first + start, flips, exact=exact)]
     return sums
 
 
 def check_finite(difference: Float[np.ndarray, " pairs"]) -> None:
-    """Refuse, with a ValueError, NaN and infinities, with which every comparison is false."""
+    """Refuse, with a ValueError, NaN and infinities, for which every comparison is false."""
     if not np.all(np.isfinite(difference)):
         raise ValueError(f"differences must be finite, got {difference[~np.isfinite(difference)][0]}")
 
@@ -108,14 +106,14 @@ def check_finite(difference: Float[np.ndarray, " pairs"]) -> None:
 def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternative = "two-sided") -> float:
     """P-value of the sign-flip permutation test of paired differences around 0.
 
-    Exact if the two scores of a pair are exchangeable when the null is true,
-    so that differences are symmetric around 0; where only their mean is 0, it
-    is not: ``benchmarks/README.md`` says by how much. All flips for up to
-    `EXACT` pairs; beyond, `FLIPS` seeded ones and the observed one, which
-    keeps the test valid. The alternative ``greater`` is a mean above 0.
+    The test is exact if the two scores of a pair are exchangeable under the null,
+    so that differences are symmetric around 0. Where only their mean is 0, it is
+    not; ``benchmarks/README.md`` says by how much. Up to `EXACT` pairs, the test
+    uses all flips; beyond, `FLIPS` seeded ones and the observed one, which keeps
+    it valid. The alternative ``greater`` is a mean above 0.
 
     Raises:
-        ValueError: There is no difference, one is NaN or infinite, or the alternative is another.
+        ValueError: There is no difference, a difference is NaN or infinite, or the alternative is unknown.
 
     Source:
         Fisher (1935), The Design of Experiments, section 21; for the sampled
@@ -123,7 +121,7 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
         zero, Stat. Appl. Genet. Mol. Biol. 9(1), 39.
     """
     if not len(difference):
-        raise ValueError("a test needs one pair at least")
+        raise ValueError("a test needs at least one pair")
     if alternative not in get_args(Alternative):
         raise ValueError(f"alternative is two-sided or greater, got {alternative!r}")
     check_finite(difference)
@@ -138,7 +136,7 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values adjusted so that the chance of any false rejection among them is at most the level.
+    """P-values adjusted so that the chance of any false rejection is at most the level.
 
     Source:
         Holm (1979), A simple sequentially rejective multiple test procedure,
@@ -155,8 +153,8 @@ def equivalence(
 ) -> float:
     """P-value of two one-sided tests: small if the mean difference lies inside -margin to +margin.
 
-    The margin, above 0 and in the unit of ``difference``, is the largest
-    difference that does not matter.
+    The margin is the largest difference that does not matter, above 0 and in the
+    unit of ``difference``.
 
     Source:
         Schuirmann (1987), A comparison of the two one-sided tests procedure
@@ -184,7 +182,7 @@ def superiority(difference: Float[np.ndarray, " pairs"], *, level: float = 0.95)
 
 
 def effect_size(difference: Float[np.ndarray, " pairs"]) -> float:
-    """Mean difference in standard deviations of a difference, corrected for small samples; NaN without spread.
+    """Mean difference in standard deviations of a difference (Hedges' g); NaN without spread.
 
     Source:
         Hedges (1981), Distribution theory for Glass's estimator of effect
@@ -193,7 +191,7 @@ def effect_size(difference: Float[np.ndarray, " pairs"]) -> float:
     pairs = len(difference)
     spread = float(np.std(difference, ddof=1)) if pairs > 1 else 0.0
     if spread <= TIE * float(np.max(np.abs(difference), initial=0)):
-        return float("nan")
+        return np.nan
     correction = 1 - 3 / (4 * (pairs - 1) - 1) if pairs > 2 else 1.0
     return float(np.mean(difference)) / spread * correction
 
@@ -201,12 +199,12 @@ def effect_size(difference: Float[np.ndarray, " pairs"]) -> float:
 def bootstrap(
     scores: Sequence[Float[np.ndarray, "arms seeds"]], *, level: float = 0.95, resamples: int = 2_000
 ) -> tuple[list[Interval], list[Interval]]:
-    """For each arm, interquartile mean over all datasets' scores, and mean rank over datasets, 1 the best.
+    """Interquartile mean of each arm over the scores on all datasets, and mean rank over datasets, 1 the best.
 
-    Seeds are drawn anew within each dataset, the same for all arms; the
-    intervals are percentiles, which cover somewhat less than ``level`` for few
-    seeds. The interquartile mean is that of the middle half of scores, which
-    are one table for each dataset.
+    ``scores`` holds one table for each dataset. The interquartile mean is that of
+    the middle half of the scores. Seeds are drawn anew within each dataset, the
+    same for all arms. The intervals are percentiles, which cover somewhat less
+    than ``level`` for few seeds.
 
     Source:
         Agarwal et al. (2021), Deep reinforcement learning at the edge of the
@@ -224,17 +222,16 @@ def bootstrap(
         seeds = table.shape[1]
         return table[:, rng.integers(0, seeds, (resamples, seeds))].swapaxes(0, 1)
 
-    seen = statistics([table[None] for table in scores])[:, 0]
+    observed = statistics([table[None] for table in scores])[:, 0]
     low, high = np.percentile(
         statistics([draw(table) for table in scores]), [50 * (1 - level), 50 * (1 + level)], axis=1
     )
-    middles, ranks = np.stack([seen, low, high], axis=-1).tolist()
+    middles, ranks = np.stack([observed, low, high], axis=-1).tolist()
     return [Interval(*bounds) for bounds in middles], [Interval(*bounds) for bounds in ranks]
 
 
 def pareto(accuracy: Sequence[float], time_s: Sequence[float]) -> Bool[np.ndarray, " arms"]:
-    """Which arms no other one beats in both, or in one without losing in the other."""
-    points = list(zip(accuracy, time_s, strict=True))
-    return np.array(
-        [not any(other[0] >= own[0] and other[1] <= own[1] and other != own for other in points) for own in points]
-    )
+    """Which arms are on the front: no other arm is at least as good in both, and better in one."""
+    arms = list(zip(accuracy, time_s, strict=True))
+    beaten = [any(other[0] >= arm[0] and other[1] <= arm[1] and other != arm for other in arms) for arm in arms]
+    return ~np.array(beaten, dtype=bool)

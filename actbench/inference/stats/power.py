@@ -1,4 +1,4 @@
-"""Planning: how many pairs see which difference."""
+"""Planning: how many pairs detect which difference."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -16,14 +16,14 @@ def student_power(shift: float, freedom: int | float, *, alpha: float = 0.05) ->
         Cohen (1988), Statistical Power Analysis for the Behavioral Sciences,
         2nd ed., chapter 2.
     """
-    # The functions themselves: scipy's distributions take ten times as long. Far out they are NaN where they are 0.
+    # scipy.special, because scipy.stats takes ten times as long; far out it gives NaN for 0.
     critical = special.stdtrit(freedom, 1 - alpha / 2)
     below, above = np.nan_to_num(special.nctdtr(freedom, abs(shift), [-critical, critical]))
     return float(min(1.0, below + 1 - above))
 
 
 def fewest(reaches: Callable[[int], float], goal: float, *, most: int) -> int | None:
-    """Fewest runs, two at least, with which a power that rises with them reaches the goal; None if ``most`` do not."""
+    """Fewest runs, at least two, with which a rising power ``reaches`` the goal; None if ``most`` runs do not."""
     runs = 2 + bisect_left(range(2, most + 1), goal, key=reaches)
     return runs if runs <= most else None
 
@@ -31,20 +31,20 @@ def fewest(reaches: Callable[[int], float], goal: float, *, most: int) -> int | 
 def power(effect: float, pairs: int, *, alpha: float = 0.05) -> float:
     """Power of the two-sided paired t test; ``effect`` is in standard deviations of a difference.
 
-    That of the sign-flip test is about the same from 10 pairs on; below 6 pairs it can reach no p under .05.
+    The sign-flip test has about the same power from 10 pairs on; below 6 pairs it can reach no p under .05.
     """
     return student_power(float(effect * np.sqrt(pairs)), pairs - 1, alpha=alpha) if pairs > 1 else 0.0
 
 
 def pairs_needed(effect: float, *, alpha: float = 0.05, goal: float = 0.8, most: int = 1_000_000) -> int | None:
-    """Fewest pairs with which `power` reaches the goal; None if ``most`` do not, or there is no effect."""
+    """Fewest pairs with which `power` reaches the goal; None if ``most`` pairs do not, or without an effect."""
     if not 0 < abs(effect) < np.inf:
         return None
     return fewest(lambda pairs: power(effect, pairs, alpha=alpha), goal, most=most)
 
 
 def detectable(pairs: int, *, alpha: float = 0.05, goal: float = 0.8) -> float:
-    """Smallest effect that so many pairs see with the power asked for, in standard deviations of a difference."""
+    """Smallest effect that the pairs detect with power ``goal``, in standard deviations of a difference."""
     if pairs < 2:
         return float("inf")
     high = 1.0
@@ -54,19 +54,19 @@ def detectable(pairs: int, *, alpha: float = 0.05, goal: float = 0.8) -> float:
 
 
 def pairs_for_margin(spread: float, margin: float, *, alpha: float = 0.05, goal: float = 0.8) -> int | None:
-    """Fewest pairs with which two one-sided t tests find equal arms equivalent; an approximation by one t test.
+    """Fewest pairs with which two one-sided t tests find equal arms equivalent, approximated by one t test.
 
     ``spread`` is the standard deviation of a difference, in the unit of
     ``margin``, and ``alpha`` the level of each of the two tests.
     """
-    # With no true difference, both tests have to pass: each may fail in half of the cases that remain.
+    # Without a true difference, both tests must pass: each may fail in half of the remaining cases.
     return pairs_needed(margin / spread, alpha=2 * alpha, goal=(1 + goal) / 2) if spread else 2
 
 
 def noise_of_test_set(accuracy: float, rows: int) -> float:
-    """Standard deviation of the difference of two accuracies that comes from a finite test set alone.
+    """Standard deviation of the difference between two accuracies that is due to a finite test set alone.
 
-    A rough bound: errors of the two networks are taken for independent.
+    This is a rough bound, which takes the errors of the two networks for independent.
 
     Source:
         Jordan (2023), Calibrated chaos: variance between runs of neural

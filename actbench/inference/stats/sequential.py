@@ -1,16 +1,16 @@
-"""Looking at a study while it grows, with the chance of a false alarm kept over all looks.
+"""Looking at a study while it grows, with the chance of a false alarm controlled over all looks.
 
 A design looks after ``least``, ``least + batch``, ... and at last ``most``
 pairs. By the look with a share ``t`` of the pairs, at most ``alpha t^2`` of the
 error may have been spent: little at early looks, so that the last is hardly
-harder to pass than without any.
+harder to pass than without them.
 
-The boundary of each look comes from flipping signs of whole histories: what a
-look may spend is how many of the histories that have not crossed yet may cross
-there. The chance of a false alarm over all looks is therefore at most
+The boundary of each look comes from flipping the signs of whole histories: the
+share that a look may spend is the share of histories that may cross there for
+the first time. The chance of a false alarm over all looks is therefore at most
 ``alpha`` under the null of `paired.sign_flip`, whatever the distribution of
-scores. What ties leave unspent is lost, so that a larger ``alpha`` crosses
-whenever a smaller one does.
+scores. A share that ties leave unspent is lost, so that a larger ``alpha``
+crosses whenever a smaller one does.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from scipy import stats as distributions
 
 from actbench.inference.stats.paired import EXACT, TIE, Alternative, check_finite, flipped_sums
 
-POWER = 2.0  # of the family of spending functions
+POWER = 2.0  # exponent of the spending function
 HISTORIES = 20_000  # flips of a history, where a design has more than `EXACT` pairs
-PRECISION = 1.01  # of a p-value, relative
-WALKS = 500_000  # random walks that intervals are taken from
+PRECISION = 1.01  # relative precision of a p-value
+WALKS = 500_000  # random walks from which the levels of intervals are taken
 
 
 @dataclass(frozen=True)
 class Design:
-    """When a study is looked at: how many pairs come to the first look, to the last, and from one look to the next."""
+    """The looks at a study: pairs at the first look, pairs at the last, and pairs from one look to the next."""
 
     least: int
     most: int
@@ -41,7 +41,7 @@ class Design:
     def __post_init__(self) -> None:
         if not 2 <= self.least <= self.most or self.batch < 1:
             raise ValueError(
-                f"replicates: 2 <= min <= max and batch of 1 at least, got min {self.least}, max {self.most}, "
+                f"replicates: 2 <= min <= max and a batch of at least 1, got min {self.least}, max {self.most}, "
                 f"batch {self.batch}"
             )
 
@@ -51,7 +51,7 @@ class Design:
         return (*range(self.least, self.most, self.batch), self.most)
 
     def spending(self, pairs: int) -> list[float]:
-        """Share of alpha that each look up to so many pairs may spend.
+        """Share of alpha that each look up to this number of pairs may spend.
 
         Source:
             Kim & DeMets (1987), Design and analysis of group sequential tests
@@ -67,10 +67,10 @@ def sequential_p(
 ) -> float:
     """Smallest level at which a study would have crossed a boundary at one of its looks so far, to 1 %.
 
-    It is a p-value whenever one stops: under the null, it is at most ``p`` with
-    probability ``p`` at most, over all looks. It can only fall as pairs are
-    added. Pairs go in the order of their seeds; those after the last whole look
-    do not count.
+    It is a p-value whenever the study stops: under the null, it is at most ``p``
+    with probability at most ``p``, over all looks. It can only fall as pairs are
+    added. Pairs are in the order of their seeds; those after the last complete
+    look do not count.
 
     Raises:
         ValueError: A difference is NaN or infinite.
@@ -89,7 +89,7 @@ def sequential_p(
 def _sequential_p(content: bytes, design: Design, alternative: Alternative) -> float:
     spending = design.spending(len(content) // 8)
     observed, sums = histories(np.frombuffer(content), design, alternative)
-    # The same for all looks, so that rounding to 1 % cannot make it rise.
+    # The search starts alike at all looks, so that rounding to 1 % cannot make the p-value rise.
     low, high = 1 / (2**design.most if design.most <= EXACT else HISTORIES + 1), 1.0
     if not crosses(observed, boundaries(sums, spending, level=high)):
         return 1.0
@@ -102,41 +102,41 @@ def _sequential_p(content: bytes, design: Design, alternative: Alternative) -> f
 def histories(
     difference: Float[np.ndarray, " pairs"], design: Design, alternative: Alternative
 ) -> tuple[Float[np.ndarray, " looks"], Float[np.ndarray, "looks flips"]]:
-    """Sums of the differences at each look: as they are, and under flips of their signs, which hold the former.
+    """Sums of the differences at each look: as observed, and under flips of their signs, the observed one included.
 
-    All flips where the design has few pairs. Within a batch they go by size, so
-    that the order of its seeds does not matter.
+    All flips, where the design has few pairs. Within a batch, differences are
+    sorted by size, so that the order of its seeds does not matter.
     """
     looks = [look for look in design.looks if look <= len(difference)]
     exact = design.most <= EXACT
     flips = (2 ** looks[-1] if looks else 1) if exact else HISTORIES
     batches = list(pairwise((0, *looks)))
-    steps = [flipped_sums(np.abs(difference[a:b]), flips, exact=exact, first=a) for a, b in batches]
-    observed = np.cumsum([np.sum(difference[a:b]) for a, b in batches])
+    steps = [flipped_sums(np.abs(difference[first:end]), flips, exact=exact, first=first) for first, end in batches]
+    observed = np.cumsum([np.sum(difference[first:end]) for first, end in batches])
     sums = np.cumsum(np.reshape(steps, (len(batches), flips)), axis=0)
     if not exact:
         sums = np.concatenate([observed[:, None], sums], axis=1)
-    # Sums that differ by rounding tie: they go to the same multiple of a power of two. Of another number, ties of
-    # decimal fractions could lie half-way between two multiples, and rounding would part them.
+    # Sums that differ by rounding tie: they round to the same multiple of a power of two. Multiples of another number
+    # could have ties of decimal fractions half-way between them, which rounding would part.
     scale = 2.0 ** np.floor(np.log2(TIE * float(np.abs(difference).sum()) or 1.0))
     observed, sums = np.round(observed / scale), np.round(sums / scale)
     return (np.abs(observed), np.abs(sums)) if alternative == "two-sided" else (observed, sums)
 
 
 def boundaries(sums: Float[np.ndarray, "looks flips"], spending: Sequence[float], *, level: float) -> list[float]:
-    """The least sum at each look that crosses; inf for none.
+    """The least sum that crosses at each look; infinity if none does.
 
     Each look may spend its share of ``level``, the chance of crossing at any look.
     """
     running, limits = np.ones(sums.shape[1], dtype=bool), []
     for row, share in zip(sums, spending, strict=True):
-        may = int(level * share * len(row) * (1 + TIE))
-        left = row[running]
+        allowed = int(level * share * len(row) * (1 + TIE))
+        remaining = row[running]
         limit = -np.inf
-        if may < len(left):
-            # The next one may not cross, nor may those that tie with it.
-            next_one = np.partition(left, -1 - may)[-1 - may]
-            limit = np.min(left, where=left > next_one, initial=np.inf)
+        if allowed < len(remaining):
+            # The largest sum that may not cross, with which others may tie.
+            largest = np.partition(remaining, -1 - allowed)[-1 - allowed]
+            limit = np.min(remaining, where=remaining > largest, initial=np.inf)
         limits.append(float(limit))
         running &= row < limit
     return limits
@@ -149,9 +149,9 @@ def crosses(observed: Float[np.ndarray, " looks"], limits: Sequence[float]) -> b
 
 @lru_cache(maxsize=256)
 def nominal_level(design: Design, pairs: int, alpha: float) -> float:
-    """Level at which intervals at each look cover the truth at all looks together with chance 1 - alpha.
+    """Level at which the intervals of all looks together cover the truth with probability 1 - alpha.
 
-    For differences that are about normal. Alpha itself before the first look.
+    It holds for differences that are about normal. Before the first look, it is alpha itself.
 
     Source:
         Jennison & Turnbull (1989), Interim analyses: the repeated confidence
