@@ -64,7 +64,7 @@ def test_a_module_imports_only_from_rooms_before_its_own(path):
     later = [name for name in imported(path) if name != "actbench" and ROOMS.index(room_of(name)) > own]
 
     # A study's results show themselves in a notebook, and ask `report` how.
-    shown = name_of(path) == "actbench.inference.verdict.document"
+    shown = name_of(path) == "actbench.inference.verdict.results"
     assert later == (["actbench.report.notebook"] if shown else [])
 
 

@@ -1,4 +1,4 @@
-"""Pages and tables from what a study's records say. Nothing here trains, or needs torch."""
+"""Pages, tables, figures and exports of a study's results. Nothing here trains, or needs torch."""
 
 from actbench.report.page import page as page
 from actbench.report.page import write_page as write_page

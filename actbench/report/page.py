@@ -1,4 +1,4 @@
-"""The page: one file that tells a study's story, with all that it needs inside."""
+"""The page: one self-contained file with a study's results."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,15 +14,15 @@ from actbench import __version__
 from actbench.inference.verdict import StudyResults
 from actbench.records import write_whole
 from actbench.report import answer, provenance
-from actbench.report.embedded import embedded, json_in_page, packed
+from actbench.report.embedded import embed_records, json_in_page, pack_column
 from actbench.report.figures import SCORES, Figure
-from actbench.report.figures.figure import FONT, arm_labels, shown_first, specification, style
+from actbench.report.figures.figure import FONT, arm_labels, initial_arms, specification, style
 from actbench.report.figures.palette import ARMS, INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles
 from actbench.report.sections import stories, study_facts, verdict_sentences, warnings
 from actbench.report.tables import latex, markdown, tables
 
 REPORT = "report.html"
-FOLDED = 6  # so many verdicts are seen at once
+FOLDED = 6  # verdicts that are not folded away
 
 
 def write_page(results: StudyResults, folder: Path) -> Path:
@@ -41,61 +41,61 @@ def page(results: StudyResults, *, name: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["embedded"] = json_in_page
+    environment.filters["json"] = json_in_page
     with ThreadPoolExecutor() as pool:
-        script = pool.submit(vega)  # takes a second, which it need not add to that of all the rest
-        held, found, told_stories = embedded(results), tables(results), stories(results)
-        common, fits = provenance.configs(results)
-        figures = {of.name: drawing(of) for story in told_stories for of in story.figures}
+        script = pool.submit(vega)  # takes a second, beside all the rest
+        data, report_tables, sections = embed_records(results), tables(results), stories(results)
+        common, fits = provenance.split_configs(results)
+        drawings = {figure.name: drawing(figure) for story in sections for figure in story.figures}
     return environment.get_template("report.html.j2").render(
         version=__version__,
         name=name,
         results=results,
         folded=FOLDED,
-        styles=part("report.css"),
-        script=part("report.js"),
+        styles=packaged_text("report.css"),
+        script=packaged_text("report.js"),
         vega=script.result(),
-        licences=part("vega.LICENSE"),
+        licences=packaged_text("vega.LICENSE"),
         tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
         dark=dict([INK, QUIET, RULE, PAPER, *VERDICTS.values(), *ARMS]),
         style=style(FONT),
-        drawings=figures,
+        drawings=drawings,
         scores=SCORES,
         signs=SIGNS,
         labels=arm_labels(results),
-        shown=shown_first(results),
-        looks=arm_styles(results.question.arms, results.question.baseline),
-        stories=told_stories,
-        held=held,
-        tables=found,
-        texts={"md": "\n".join(map(markdown, found)), "tex": "\n".join(map(latex, found))},
+        shown=initial_arms(results),
+        arm_styles=arm_styles(results.question.arms, results.question.baseline),
+        stories=sections,
+        data=data,
+        tables=report_tables,
+        texts={"md": "\n".join(map(markdown, report_tables)), "tex": "\n".join(map(latex, report_tables))},
         provenance=provenance.provenance_facts(results.table),
-        diverged=provenance.diverged(results.table),
+        diverged=provenance.diverged_seeds(results.table),
         common=common,
         fits=fits,
-        question=answer.asked(results),
-        answer=answer.answered(results),
-        price=answer.price(results),
-        missing=answer.missing(results),
+        question=answer.question_heading(results),
+        answer=answer.answer_sentence(results),
+        certainty=answer.certainty_and_cost(results),
+        missing=answer.missing_records(results),
         warnings=warnings(results),
         verdicts=verdict_sentences(results),
         facts=study_facts(results),
     )
 
 
-def part(name: str) -> Markup:
-    """A file beside this one, as it is."""
+def packaged_text(name: str) -> Markup:
+    """Text of a file beside this one, which needs no escaping."""
     return Markup(files("actbench.report").joinpath(name).read_text(encoding="utf-8"))
 
 
 @cache
 def vega() -> Markup:
-    """Vega-Embed, which draws figures in the browser, with Vega and Vega-Lite, in the versions that draw for papers."""
+    """Vega-Embed, which draws figures in the browser, with Vega and Vega-Lite in the versions that draw for papers."""
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
 def drawing(figure: Figure) -> dict[str, Any]:
     """A figure with its data by column."""
-    columns = {name: packed(figure.data[name]) for name in figure.data.columns}
+    columns = {name: pack_column(figure.data[name]) for name in figure.data.columns}
     return {"spec": specification([figure], room=0, data=False), "columns": columns}

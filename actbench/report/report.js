@@ -1,17 +1,17 @@
 "use strict";
-// What the page can do: draw its figures, toggle, sort, and give its data away.
+// What the page does: draw its figures, choose arms, sort tables, and offer downloads.
 
 const json = (id) => JSON.parse(document.getElementById(`data-${id}`).textContent);
 const every = (selector, within = document) => [...within.querySelectorAll(selector)];
 const style = json("style");
 const records = json("records");
 const arms = json("arms");
-const NARROW = 560; // pixels: a figure that is narrower does without the numbers beside its rows
+const NARROW = 560; // pixels below which a figure omits the numbers beside its rows
 const PRINTED = 640; // pixels, the width of a figure on paper
-const LABEL = 0.4; // the most of a figure's width that the names of its rows may take
+const LABEL = 0.4; // largest share of a figure's width for the names of its rows
 const HEIGHT = 300; // pixels, of a figure without rows
 
-// --- columns, which hold each value once where it repeats ---
+// --- columns, which store repeated values once ---
 
 function values(column, row) {
   return column.levels ? column.levels[column.codes[row]] : column.values[row];
@@ -40,7 +40,7 @@ function params(figure) {
   };
 }
 
-// The curves of all seeds of the arm that is chosen.
+// The curves of all seeds of the chosen arm.
 function singleSeeds(figure) {
   const section = figure.closest("section");
   const number = section.querySelector(".seeds select")?.value ?? "";
@@ -48,22 +48,22 @@ function singleSeeds(figure) {
   if (number === "" || !score) return [];
   const arm = section.querySelector(`[data-arm="${number}"]`).value;
   const scale = score.endsWith("accuracy") ? 100 : 1;
-  const one = figure.rows.find((row) => row.arm === arm);
-  const found = [];
+  const mean = figure.rows.find((row) => row.arm === arm);
+  const points = [];
   for (let row = 0; row < size(records.seed); row++) {
     const curve = values(records[score], row);
-    const own = values(records.arm, row) === arms[Number(number)] && values(records.dataset_name, row) === dataset
+    const matches = values(records.arm, row) === arms[Number(number)] && values(records.dataset_name, row) === dataset
       && values(records.network_name, row) === network;
-    if (!own || !curve) continue;
-    curve.forEach((value, epoch) => found.push({
+    if (!matches || !curve) continue;
+    curve.forEach((value, epoch) => points.push({
       arm, seed: values(records.seed, row), epoch: epoch + 1, mean: value === null ? null : scale * value,
-      seconds: one?.seconds == null ? null : (epoch + 1) * one.seconds / one.epoch,
+      seconds: mean?.seconds == null ? null : (epoch + 1) * mean.seconds / mean.epoch,
     }));
   }
-  return found;
+  return points;
 }
 
-// What Vega can and Vega-Lite cannot: an axis whose title changes. Who chooses arms need not be told of a choice.
+// Vega can change an axis title, which Vega-Lite cannot. Where the reader chooses arms, the note on the first choice goes.
 const TIME = { signal: "along === 'seconds' ? 'seconds of training' : 'epochs'" };
 function patch(spec) {
   spec.axes.filter((axis) => axis.title === "epochs").forEach((axis) => { axis.title = TIME; });
@@ -75,15 +75,15 @@ function patch(spec) {
   return spec;
 }
 
-// Draw a figure anew, as wide as there is room.
+// Draw a figure from scratch at a width.
 async function build(figure, width) {
   const { spec, columns } = JSON.parse(figure.querySelector("script").textContent);
   figure.rows = rows(columns);
   figure.width = width;
-  figure.asked = undefined;
-  figure.params = new Set(spec.params.map((of) => of.name));
+  figure.settings = undefined;
+  figure.params = new Set(spec.params.map((param) => param.name));
   spec.datasets[figure.id] = figure.rows;
-  spec.params.find((of) => of.name === "room").value = width;
+  spec.params.find((param) => param.name === "room").value = width;
   const config = {
     ...style,
     axisY: { labelLimit: LABEL * width },
@@ -92,7 +92,7 @@ async function build(figure, width) {
     axisRight: { labels: width >= NARROW },
   };
   const sized = { height: HEIGHT, ...spec, width, autosize: { type: "fit-x", contains: "padding" }, config };
-  const options = { mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, tooltip: pointed, logLevel: 1, patch };
+  const options = { mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, tooltip: showTip, logLevel: 1, patch };
   figure.view?.finalize();
   figure.view = (await vegaEmbed(figure.querySelector(".plot"), sized, options)).view;
   if (figure.dataset.score) figure.view.addEventListener("mouseover", (_, item) => hovered(figure, item?.datum?.arm));
@@ -102,15 +102,15 @@ async function redraw(figure) {
   const width = figure.querySelector(".plot").clientWidth;
   if (figure.hidden) return;
   if (figure.width !== width) await build(figure, width);
-  const asked = params(figure), text = JSON.stringify(asked);
-  for (const [name, value] of Object.entries(asked)) if (figure.params.has(name)) figure.view.signal(name, value);
-  if (figure.asked !== text) figure.view.resize(); // for a legend that may have grown
-  figure.asked = text;
+  const chosen = params(figure), settings = JSON.stringify(chosen);
+  for (const [name, value] of Object.entries(chosen)) if (figure.params.has(name)) figure.view.signal(name, value);
+  if (figure.settings !== settings) figure.view.resize(); // for a legend that may have grown
+  figure.settings = settings;
   if (figure.dataset.score) figure.view.data("seeds", singleSeeds(figure));
   await figure.view.runAsync();
 }
 
-// What is asked of a figure is done in turn.
+// Redraw a figure after all earlier redraws of it are done.
 function draw(figure) {
   figure.drawn = (figure.drawn ?? Promise.resolve()).then(() => redraw(figure));
   return figure.drawn;
@@ -125,18 +125,18 @@ function hovered(figure, label) {
   select.dispatchEvent(new Event("change"));
 }
 
-// What a mark says of itself, as text.
+// The text of the mark under the pointer.
 const tip = document.body.appendChild(Object.assign(document.createElement("div"), { className: "tip", hidden: true }));
-function pointed(_, event, item, value) {
+function showTip(_, event, item, value) {
   tip.hidden = !value;
   if (!value) return;
-  tip.textContent = Object.entries(value).map(([name, of]) => `${name}: ${of}`).join("\n");
+  tip.textContent = Object.entries(value).map(([name, text]) => `${name}: ${text}`).join("\n");
   const { clientWidth, clientHeight } = document.documentElement;
   tip.style.left = `${Math.max(0, Math.min(event.clientX + 12, clientWidth - tip.offsetWidth - 4))}px`;
   tip.style.top = `${Math.max(0, Math.min(event.clientY + 12, clientHeight - tip.offsetHeight - 4))}px`;
 }
 
-// One after another, with room for the page to answer in between; the page says when all is drawn.
+// Draw figures one after another, so that the page can respond in between; data-drawn marks the end.
 let drawing = 0;
 async function drawAll(figures = every("figure")) {
   drawing += 1;
@@ -169,21 +169,21 @@ for (const section of every(".story")) {
 
 // --- sorting ---
 
-function sorted(table, place, descending) {
+function sorted(table, index, descending) {
   const rows = every("tbody tr", table);
-  const key = (row) => row.cells[place].dataset.value;
+  const key = (row) => row.cells[index].dataset.value;
   const numbers = rows.every((row) => key(row) === "" || !Number.isNaN(Number(key(row))));
-  const order = (one, other) => numbers ? Number(key(one)) - Number(key(other)) : key(one).localeCompare(key(other));
+  const order = (a, b) => numbers ? Number(key(a)) - Number(key(b)) : key(a).localeCompare(key(b));
   const known = rows.filter((row) => key(row) !== "").sort(order);
   return [...(descending ? known.reverse() : known), ...rows.filter((row) => key(row) === "")];
 }
 
 for (const table of every("table")) {
-  every("thead th", table).forEach((heading, place) => heading.querySelector("button").addEventListener("click", () => {
+  every("thead th", table).forEach((heading, index) => heading.querySelector("button").addEventListener("click", () => {
     const descending = heading.getAttribute("aria-sort") === "ascending";
-    every("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
+    every("thead th", table).forEach((column) => column.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    table.tBodies[0].append(...sorted(table, place, descending));
+    table.tBodies[0].append(...sorted(table, index, descending));
   }));
 }
 
@@ -209,7 +209,7 @@ every("[data-download]").forEach((button) => button.addEventListener("click", ()
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }));
 
-// --- screen and paper, which is light by itself ---
+// --- printing ---
 
 addEventListener("beforeprint", () => {
   every("details.more").forEach((more) => { more.open = true; });

@@ -1,4 +1,4 @@
-"""What the page says in words, section by section."""
+"""The texts of the page, section by section."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from actbench.inference.verdict.pairing import verified
 from actbench.inference.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
 from actbench.report import figures, provenance
 from actbench.report.figures import Figure
-from actbench.report.figures.figure import called
+from actbench.report.figures.figure import SENTENCE, shorten
 from actbench.report.figures.forest import best_first
 
 
@@ -26,55 +26,55 @@ class Story(NamedTuple):
 def warnings(results: StudyResults) -> list[str]:
     """What a reader must know before anything else."""
     level_lost = level_sentence(results.conclusion)
-    failed = [certificate_sentence(of) for of in results.certificates if not of.passed]
-    pairing = [f"Not all pairs are pairs: {'; '.join(results.faults)}."] if results.faults else []
-    unsettled = [of for of in results.tunings if of.depends]
-    where = listed([f"{of.dataset} with {of.network}" for of in unsettled])
-    depends = [f"The winner on val depends on {of.setting}, on {where}; see below." for of in unsettled[:1]]
-    replanned = [] if results.conclusion.as_planned else [OTHER_PLAN]
-    return [*pairing, *([level_lost] if level_lost else []), *replanned, *failed, *depends]
+    unsettled = [tuning for tuning in results.tunings if tuning.depends]
+    where = listed([f"{tuning.dataset} with {tuning.network}" for tuning in unsettled])
+    return [
+        *([f"Not all pairs are pairs: {'; '.join(results.faults)}."] if results.faults else []),
+        *([level_lost] if level_lost else []),
+        *([] if results.conclusion.as_planned else [OTHER_PLAN]),
+        *(certificate_sentence(certificate) for certificate in results.certificates if not certificate.passed),
+        *(f"The winner on val depends on {tuning.setting}, on {where}; see below." for tuning in unsettled[:1]),
+    ]
 
 
 def verdict_sentences(results: StudyResults) -> list[tuple[Verdict, str]]:
-    """Verdict and sentence of all comparisons: those over all datasets first, and the best arms."""
-    said = list(zip(results.conclusion.findings, results.sentences, strict=False))
+    """Verdict and sentence of all comparisons: those over all datasets first, and the best arms first."""
     order = best_first(results.conclusion)
-    said.sort(key=lambda of: (of[0].comparison.dataset is not None, order[of[0].comparison[2:]]))
-    return [(of.judgement.verdict, sentence) for of, sentence in said]
+    findings = sorted(
+        zip(results.conclusion.findings, results.sentences, strict=False),  # other sentences follow the verdicts
+        key=lambda pair: (pair[0].comparison.dataset is not None, order[pair[0].comparison[2:]]),
+    )
+    return [(finding.judgement.verdict, sentence) for finding, sentence in findings]
 
 
 def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     """What the answer rests on, in a few lines."""
-    of = results.question
+    question = results.question
     chance = (
         "it no longer holds, see above"
         if results.conclusion.other_looks
-        else f"any false better or worse among {count(len(of.family), 'comparison')} comes with a chance of at most "
-        f"{100 * of.alpha:g} %, and so does any false equivalent"
+        else f"any false better or worse among {count(len(question.family), 'comparison')} comes with a chance of at "
+        f"most {100 * question.alpha:g} %, and so does any false equivalent"
     )
-    promise = f"{chance}; differences up to {points(of.margin, sign=False)} points do not matter"
+    promise = f"{chance}; differences up to {points(question.margin, sign=False)} points do not matter"
+    least = f"{question.design.least} to " if question.design else ""
+    lost = int(results.table["diverged"].sum())
+    replicates = (
+        f"{len(results.table):,} in all{f', of which {lost} diverged' if lost else ''}; "
+        f"{least}{count(question.most, 'seed')} planned for each of {count(len(question.arms), 'arm')}"
+    )
     return [
-        ("Replicates", replicates(results)),
+        ("Replicates", replicates),
         ("Hardware", provenance.hardware(results.table)),
         ("Time", provenance.time_taken(results.table)),
-        ("Pairs", pairs(results)),
+        ("Pairs", pairing_fact(results)),
         ("Self-test", " ".join(map(certificate_sentence, results.certificates)) or "not run"),
-        *([("Level", promise)] if of.family else []),
+        *([("Level", promise)] if question.family else []),
     ]
 
 
-def replicates(results: StudyResults) -> str:
-    """How many replicates there are, and how many were planned."""
-    of = results.question
-    least = "" if isinstance(of.replicates, int) else f"{of.replicates['min']} to "
-    lost = int(results.table["diverged"].sum())
-    more = f", of which {lost} diverged" if lost else ""
-    planned = f"{least}{count(of.most, 'seed')} planned for each of {count(len(of.arms), 'arm')}"
-    return f"{len(results.table):,} in all{more}; {planned}"
-
-
-def pairs(results: StudyResults) -> str:
-    """Whether both sides of every pair started alike."""
+def pairing_fact(results: StudyResults) -> str:
+    """Whether both replicates of every pair started alike."""
     if results.faults:
         return f"NOT verified: {'; '.join(results.faults)}"
     if not len(results.table):
@@ -87,10 +87,10 @@ def pairs(results: StudyResults) -> str:
 def stories(results: StudyResults) -> list[Story]:
     """The sections that have figures."""
     interval, margin = level(results.question), points(results.question.margin, sign=False)
-    baseline = called(results.question.baseline)
+    baseline = shorten(results.question.baseline, SENTENCE)
     minus = "Arm minus baseline" if results.question.comparisons == "all" else f"Arm minus {baseline}"
-    dots = figures.pair_figures(results)
-    found = [
+    pairs = figures.pair_figures(results)
+    sections = [
         Story(
             "differences",
             "Differences",
@@ -106,8 +106,8 @@ def stories(results: StudyResults) -> list[Story]:
             f"One line for each seed, from {baseline} (hollow, above) to the arm (filled, below): green and solid "
             "where the arm scores higher, red and dashed where it does not. A replicate that has diverged is a "
             "cross, and counts as guessing.",
-            dots,
-            ("range",) if any(of.params["close"] for of in dots) else (),
+            pairs,
+            ("range",) if any(figure.params["close"] for figure in pairs) else (),
         ),
         Story(
             "curves",
@@ -139,4 +139,4 @@ def stories(results: StudyResults) -> list[Story]:
             ("arms",),
         ),
     ]
-    return [story for story in found if story.figures]
+    return [story for story in sections if story.figures]

@@ -1,16 +1,16 @@
-"""All numbers of a study in a few tables, for the terminal, for the page, for Markdown and for LaTeX."""
+"""The numbers of a study in a few tables, for the terminal, the page, Markdown and LaTeX."""
 
 import html
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import polars as pl
+
+from actbench.inference.frames import arm_frame, comparison_frame, standing_frame
 from actbench.inference.verdict import StudyResults, p_value, points
 from actbench.inference.verdict.words import OUTCOMES, count
-from actbench.report.figures.figure import panels
 from actbench.report.figures.palette import SIGNS
-from actbench.report.numbers import Row, arm_rows, comparison_rows, standing_rows
 
 NONE = "–"
 LATEX = str.maketrans(
@@ -22,7 +22,7 @@ LATEX = str.maketrans(
 
 
 class TableColumn(NamedTuple):
-    """What stands in a column, and its unit; numbers stand on the right."""
+    """Heading of a column, its unit, and whether it holds numbers, which are set on the right."""
 
     name: str
     unit: str = ""
@@ -30,12 +30,12 @@ class TableColumn(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """Name and unit in one."""
+        """Name and unit in one text."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 class TableCell(NamedTuple):
-    """Text, and the number or name that it is sorted by: None comes last."""
+    """A text, and the number or name by which it is sorted; None comes last."""
 
     text: str
     value: float | str | None
@@ -50,41 +50,42 @@ class ReportTable(NamedTuple):
     rows: Sequence[Sequence[TableCell]]
 
 
-Show = Callable[[Row], TableCell]
-Shown = Sequence[tuple[TableColumn, Show]]  # columns of a table, with how a row is shown in each
+Row = Mapping[str, Any]  # of a frame of numbers
+Formatter = Callable[[Row], TableCell]
+Columns = Sequence[tuple[TableColumn, Formatter]]
 
 
-def number_column(name: str, form: Callable[[Any], str], scale: float = 1, *, starred: bool = False) -> Show:
-    """Shows a number, or a dash; with a star where it was measured on a busy machine."""
+def number(name: str, form: Callable[[Any], str], scale: float = 1, *, starred: bool = False) -> Formatter:
+    """Formats a number, or a dash where it is not known; a star marks a time measured on a busy machine."""
 
-    def show(row: Row) -> TableCell:
+    def format_cell(row: Row) -> TableCell:
         value = row[name]
-        if value is None or not math.isfinite(value):
+        if value is None:
             return TableCell(NONE, None)
         star = "*" if starred and row["busy"] else ""
         return TableCell(form(scale * value) + star, value)
 
-    return show
+    return format_cell
 
 
-def interval(name: str, form: Callable[[Any], str], scale: float = 1) -> Show:
-    """Shows the bounds of an interval, sorted by the lower one."""
+def interval(name: str, form: Callable[[Any], str], scale: float = 1) -> Formatter:
+    """Formats the bounds of an interval, sorted by the lower bound."""
 
-    def show(row: Row) -> TableCell:
+    def format_cell(row: Row) -> TableCell:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
         return TableCell(NONE, None) if low is None else TableCell(f"{form(scale * low)} to {form(scale * high)}", low)
 
-    return show
+    return format_cell
 
 
-def word(text: str) -> TableCell:
-    """A cell that holds text."""
+def text_cell(text: str) -> TableCell:
+    """A cell that is sorted by its text."""
     return TableCell(text, text)
 
 
-def text(name: str, missing: str = NONE) -> Show:
-    """Shows a name or a word, or what stands for a missing one."""
-    return lambda row: word(row[name] or missing)
+def text(name: str, missing: str = NONE) -> Formatter:
+    """Formats a name or a word; ``missing`` stands for null."""
+    return lambda row: text_cell(row[name] or missing)
 
 
 def p_text(p: float) -> str:
@@ -93,25 +94,25 @@ def p_text(p: float) -> str:
 
 
 def verdict_cell(row: Row) -> TableCell:
-    """Shows a verdict with its sign, and whether the difference is inside the margin."""
+    """Formats a verdict with its sign, and says whether the difference is inside the margin."""
     inside = ", inside margin" if row["inside_margin"] and row["verdict"] != "equivalent" else ""
     return TableCell(f"{SIGNS[row['verdict']]} {row['verdict']}{inside}", row["verdict"])
 
 
 WHOLE, THOUSANDS, TWO, SIGNED = "{:d}".format, "{:,d}".format, "{:z.2f}".format, "{:+z.2f}".format
-COMPARISONS: Shown = (
+COMPARISONS: Columns = (
     (TableColumn("verdict", number=False), verdict_cell),
-    (TableColumn("difference", "points"), number_column("difference", points)),
+    (TableColumn("difference", "points"), number("difference", points)),
     (TableColumn("interval", "points"), interval("difference", SIGNED, 100)),
-    (TableColumn("pairs"), number_column("pairs", WHOLE)),
-    (TableColumn("p"), number_column("p", p_text)),
-    (TableColumn("adjusted p"), number_column("adjusted_p", p_text)),
-    (TableColumn("p of equivalence"), number_column("adjusted_equivalence_p", p_text)),
-    (TableColumn("P(better)"), number_column("probability_better", TWO)),
-    (TableColumn("effect", "sd"), number_column("effect", SIGNED)),
-    (TableColumn("time", "ratio"), number_column("time_ratio", TWO, starred=True)),
+    (TableColumn("pairs"), number("pairs", WHOLE)),
+    (TableColumn("p"), number("p", p_text)),
+    (TableColumn("adjusted p"), number("adjusted_p", p_text)),
+    (TableColumn("p of equivalence"), number("adjusted_equivalence_p", p_text)),
+    (TableColumn("P(better)"), number("probability_better", TWO)),
+    (TableColumn("effect", "sd"), number("effect", SIGNED)),
+    (TableColumn("time", "ratio"), number("time_ratio", TWO, starred=True)),
     (TableColumn("with time", number=False), text("with_time")),
-    (TableColumn("more pairs"), number_column("more_pairs", THOUSANDS)),
+    (TableColumn("more pairs"), number("more_pairs", THOUSANDS)),
 )
 SECONDARY = (
     TableColumn("measure", number=False),
@@ -122,86 +123,91 @@ SECONDARY = (
     TableColumn("p"),
     TableColumn("effect", "sd"),
 )
-MEASURES = {  # beside accuracy: in words, form, scale and unit
+MEASURES = {  # measures beside accuracy: name, form, scale and unit
     "test_loss_difference": (OUTCOMES["test_loss"], "{:+z.4f}".format, 1, "nats"),
     "test_ece_difference": (OUTCOMES["test_ece"], SIGNED, 100, "points"),
     "time_ratio": ("time of an epoch", TWO, 1, "ratio"),
     "memory_ratio": ("peak memory", TWO, 1, "ratio"),
 }
-ARMS: Shown = (
-    (TableColumn("seeds"), number_column("seeds", WHOLE)),
-    (TableColumn("test accuracy", "%"), number_column("test_accuracy", TWO, 100)),
+ARMS: Columns = (
+    (TableColumn("seeds"), number("seeds", WHOLE)),
+    (TableColumn("test accuracy", "%"), number("test_accuracy", TWO, 100)),
     (TableColumn("interval", "%"), interval("test_accuracy", TWO, 100)),
-    (TableColumn("sd", "points"), number_column("test_accuracy_sd", TWO, 100)),
-    (TableColumn("test loss", "nats"), number_column("test_loss", "{:z.4f}".format)),
-    (TableColumn("calibration error", "%"), number_column("test_ece", TWO, 100)),
-    (TableColumn("val accuracy", "%"), number_column("val_accuracy", TWO, 100)),
-    (TableColumn("diverged"), number_column("diverged", WHOLE)),
-    (TableColumn("epochs"), number_column("epochs", "{:zg}".format)),
-    (TableColumn("an epoch", "ms"), number_column("epoch_time_s", "{:z.3g}".format, 1000, starred=True)),
-    (TableColumn("memory", "MiB"), number_column("peak_memory_mb", "{:,.0f}".format)),
-    (TableColumn("parameters"), number_column("parameters", THOUSANDS)),
+    (TableColumn("sd", "points"), number("test_accuracy_sd", TWO, 100)),
+    (TableColumn("test loss", "nats"), number("test_loss", "{:z.4f}".format)),
+    (TableColumn("calibration error", "%"), number("test_ece", TWO, 100)),
+    (TableColumn("val accuracy", "%"), number("val_accuracy", TWO, 100)),
+    (TableColumn("diverged"), number("diverged", WHOLE)),
+    (TableColumn("epochs"), number("epochs", "{:zg}".format)),
+    (TableColumn("an epoch", "ms"), number("epoch_time_s", "{:z.3g}".format, 1000, starred=True)),
+    (TableColumn("memory", "MiB"), number("peak_memory_mb", "{:,.0f}".format)),
+    (TableColumn("parameters"), number("parameters", THOUSANDS)),
 )
-STANDINGS: Shown = (
-    (TableColumn("interquartile mean", "%"), number_column("interquartile_mean", TWO, 100)),
+STANDINGS: Columns = (
+    (TableColumn("interquartile mean", "%"), number("interquartile_mean", TWO, 100)),
     (TableColumn("interval", "%"), interval("interquartile_mean", TWO, 100)),
-    (TableColumn("mean rank"), number_column("rank", TWO)),
+    (TableColumn("mean rank"), number("rank", TWO)),
     (TableColumn("interval of rank"), interval("rank", TWO)),
 )
 
 
 def tables(results: StudyResults) -> list[ReportTable]:
     """Comparisons, measures beside accuracy, arms, and standings over several datasets: the tables that have rows."""
-    several = {"dataset": len(results.question.datasets) > 1, "network": len(results.question.networks) > 1}
+    question = results.question
+    several = {"dataset": len(question.datasets) > 1, "network": len(question.networks) > 1}
     where = [name for name, use in several.items() if use]
-    (alone, *others) = panels(results)
-    place = "" if others else f", on {alone.title}"
-    all_pairs = results.question.comparisons == "all"
-    minus = f"arm minus {'baseline' if all_pairs else results.question.baseline}{place}"
-    beside = f"Beside accuracy, {minus}: outside the family, so p is not corrected; less is better"
+    suffix = "" if where else f", on {question.panels[0].title}"
+    all_pairs = question.comparisons == "all"
+    minus = f"arm minus {'baseline' if all_pairs else question.baseline}{suffix}"
     names = name_columns([*where, "arm", "baseline"] if all_pairs else [*where, "arm"])
     tuned = [tuning.setting for tuning in results.tunings[:1]]
-    settings = [(TableColumn(name.rpartition(".")[2]), number_column(name, "{:zg}".format)) for name in tuned]
-    compared = comparison_rows(results)
-    secondary = [[*(show(row) for _, show in names), *cells] for row in compared for cells in measures(row)]
+    settings = [(TableColumn(name.rpartition(".")[2]), number(name, "{:zg}".format)) for name in tuned]
+    comparisons = comparison_frame(results)
+    secondary = ReportTable(
+        "secondary",
+        f"Beside accuracy, {minus}: outside the family, so p is not corrected; less is better",
+        [*(column for column, _ in names), *SECONDARY],
+        [
+            [*(format_cell(row) for _, format_cell in names), *cells]
+            for row in comparisons.iter_rows(named=True)
+            for cells in secondary_cells(row)
+        ],
+    )
+    standings = [*name_columns(["network", "arm"]), *STANDINGS]
     found = [
-        filled("comparisons", f"Comparisons, {minus}", [*names, *COMPARISONS], compared),
-        ReportTable("secondary", beside, [*(column for column, _ in names), *SECONDARY], secondary),
-        filled("arms", f"Arms{place}", [*name_columns([*where, "arm"]), *settings, *ARMS], arm_rows(results)),
-        filled(
-            "standings",
-            "Arms over all datasets",
-            [*name_columns(["network", "arm"]), *STANDINGS],
-            standing_rows(results),
-        ),
+        format_table("comparisons", f"Comparisons, {minus}", [*names, *COMPARISONS], comparisons),
+        secondary,
+        format_table("arms", f"Arms{suffix}", [*name_columns([*where, "arm"]), *settings, *ARMS], arm_frame(results)),
+        format_table("standings", "Arms over all datasets", standings, standing_frame(results)),
     ]
     return [table for table in found if table.rows]
 
 
-def name_columns(names: Sequence[str]) -> Shown:
+def name_columns(names: Sequence[str]) -> Columns:
     """Columns of names; a comparison without a dataset is that of the mean over all."""
     return [(TableColumn(name, number=False), text(name, "mean of all")) for name in names]
 
 
-def filled(name: str, title: str, shown: Shown, rows: Sequence[Row]) -> ReportTable:
-    """The table that shows these rows."""
-    return ReportTable(name, title, [column for column, _ in shown], [[show(row) for _, show in shown] for row in rows])
+def format_table(name: str, title: str, columns: Columns, frame: pl.DataFrame) -> ReportTable:
+    """The table with these columns and a row for each row of the frame."""
+    rows = [[format_cell(row) for _, format_cell in columns] for row in frame.iter_rows(named=True)]
+    return ReportTable(name, title, [column for column, _ in columns], rows)
 
 
-def measures(row: Row) -> Iterator[list[TableCell]]:
-    """The measures of a comparison beside accuracy, by the columns of `SECONDARY`: losses by seed, costs by fit."""
+def secondary_cells(row: Row) -> Iterator[list[TableCell]]:
+    """Cells of `SECONDARY` for each measure of a comparison beside accuracy: losses by seed, costs by fit."""
     fits = TableCell(count(row["fits"] or 0, "fit"), row["fits"])
-    for name, (what, form, scale, unit) in MEASURES.items():
+    for name, (measure, form, scale, unit) in MEASURES.items():
         if row[name] is not None:
-            pairs = number_column(name.replace("difference", "pairs"), WHOLE)
+            pairs = number(name.replace("difference", "pairs"), WHOLE)
             yield [
-                word(f"{what}, busy machine" if name == "time_ratio" and row["busy"] else what),
-                number_column(name, form, scale)(row),
+                text_cell(f"{measure}, busy machine" if name == "time_ratio" and row["busy"] else measure),
+                number(name, form, scale)(row),
                 interval(name, form, scale)(row),
-                word(unit),
+                text_cell(unit),
                 fits if unit == "ratio" else pairs(row),
-                number_column(f"{name}_p", p_text)(row),
-                number_column(f"{name}_effect", SIGNED)(row),
+                number(f"{name}_p", p_text)(row),
+                number(f"{name}_effect", SIGNED)(row),
             ]
 
 
@@ -211,13 +217,13 @@ def markdown(table: ReportTable) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    def plain(text: str) -> str:
+    def escape(text: str) -> str:
         return re.sub(r"([\\|`*_!#~\[\]])", r"\\\1", " ".join(html.escape(text, quote=False).split()))
 
     rule = ["---:" if column.number else "---" for column in table.columns]
-    head = [line([plain(column.heading) for column in table.columns]), line(rule)]
-    rows = [line([plain(cell.text) for cell in row]) for row in table.rows]
-    return "\n".join([f"**{plain(table.title)}**", "", *head, *rows, ""])
+    head = [line([escape(column.heading) for column in table.columns]), line(rule)]
+    rows = [line([escape(cell.text) for cell in row]) for row in table.rows]
+    return "\n".join([f"**{escape(table.title)}**", "", *head, *rows, ""])
 
 
 def latex(table: ReportTable) -> str:

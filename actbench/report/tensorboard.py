@@ -1,4 +1,4 @@
-"""A study for TensorBoard: what its arms have learned by epoch, their final scores by setting, and its pictures."""
+"""A study for TensorBoard: scores of its arms by epoch, their final scores by setting, and its figures."""
 
 import json
 import math
@@ -25,24 +25,25 @@ from tensorboard.plugins.image import metadata as image
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from actbench.inference.frames import arm_frame
 from actbench.inference.verdict import StudyResults
-from actbench.inference.verdict.changes import factor_values
+from actbench.inference.verdict.changes import arm_title, factor_values
+from actbench.inference.verdict.evidence import epoch_matrix, mean_curve
+from actbench.inference.verdict.question import Panel
 from actbench.inference.verdict.words import level
 from actbench.records import own_folder, write_whole
 from actbench.report.figures import forest_figures, shape_figures
-from actbench.report.figures.curves import matrix, mean_curve
-from actbench.report.figures.figure import Figure, Panel, file_name, files, of_panel, rendered
-from actbench.report.numbers import arm_rows
+from actbench.report.figures.figure import Figure, file_name, files, panel_records, rendered
 
 FOLDER = "tensorboard"
 FILE = "events.out.tfevents.{}.study"
-CURVES = {  # the names that a fit logs them by, and the columns of the records
+CURVES = {  # names under which a fit logs them, and columns of the records
     "train/loss": "epoch_train_loss",
     "val/loss": "epoch_val_loss",
     "val/acc": "epoch_val_accuracy",
     "val/ece": "epoch_val_ece",
 }
-FINAL = {  # the names of HParams, and of the numbers of an arm
+FINAL = {  # names of metrics in HParams, and columns of the arms' frame
     "final/test/acc": "test_accuracy",
     "final/test/loss": "test_loss",
     "final/test/ece": "test_ece",
@@ -52,39 +53,38 @@ FINAL = {  # the names of HParams, and of the numbers of an arm
 }
 DPI = 160
 
-KINDS = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}  # of settings; other ones are numbers
+KINDS = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}  # types of settings; others are numbers
 
 
 class Run(NamedTuple):
-    """An arm on a dataset and network: what it is called, its folder, its records, its settings and final scores."""
+    """An arm on a dataset and network: its name, folder, records, settings and final scores."""
 
     name: str
     folder: Path
-    table: pl.DataFrame
+    records: pl.DataFrame
     hparams: Mapping[str, str | float | bool]
     final: Mapping[str, float | None]
 
 
 def write_tensorboard(results: StudyResults, folder: Path) -> None:
-    """Write what TensorBoard shows of a study into ``tensorboard/`` in its folder, and remove what was written before.
+    """Write TensorBoard's files of a study into ``tensorboard/`` in its folder, in place of those written before.
 
-    There is a run for each arm, and dataset and network if there are several.
-    Custom scalars show means over seeds by epoch, in a band from the least to
-    the largest as for a fit, and with Student's interval. HParams show the
-    final scores and costs that the tables show. Images are the paired
-    differences, and the activations where the records hold their shapes.
+    Each arm has a run, for each dataset and network if there are several. Custom
+    scalars show means over seeds by epoch, in a band from the least to the largest
+    value as for a fit, and with Student's interval. HParams show the final scores
+    and costs of the tables. Images show the paired differences, and the
+    activations where the records hold their shapes.
     """
     top = own_folder(folder, FOLDER)
     old = list(top.rglob(FILE.format("*")))
-    name = FILE.format(time.time_ns())  # later than what TensorBoard may be reading, so that it goes on to this one
-    runs = list(runs_of(results, top))
-    images = [picture(name, of) for name, of in files([*forest_figures(results), *shape_figures(results)]).items()]
-    above = [charts(level(results.question)), experiment(runs), *images]
-    written = {top: events([(0, above)])} | {
-        run.folder: events(run_values(run, results.question.alpha)) for run in runs
-    }
-    for where, content in written.items():
-        write_whole(where / name, content)
+    name = FILE.format(time.time_ns())  # after the file that TensorBoard may be reading, so that it comes next
+    runs = list(make_runs(results, top))
+    figures = files([*forest_figures(results), *shape_figures(results)])
+    images = [image_value(name, group) for name, group in figures.items()]
+    contents = {top: events([(0, [chart_layout(level(results.question)), experiment(runs), *images])])}
+    contents |= {run.folder: events(run_values(run, results.question.alpha)) for run in runs}
+    for run_folder, content in contents.items():
+        write_whole(run_folder / name, content)
     for path in old:
         path.unlink()
         if path.parent != top and not any(path.parent.iterdir()):
@@ -92,66 +92,65 @@ def write_tensorboard(results: StudyResults, folder: Path) -> None:
 
 
 def events(values: Iterable[tuple[int, Sequence[Summary.Value]]]) -> bytes:
-    """An event file: values by step, after a start at which what was read before is forgotten."""
+    """An event file: values by step, after a start at which TensorBoard forgets what it read before."""
     now, buffer = time.time(), BytesIO()
     writer = RecordWriter(buffer)
     writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
     writer.write(Event(wall_time=now, session_log=SessionLog(status=SessionLog.START)).SerializeToString())
-    for step, of in values:
-        writer.write(Event(wall_time=now, step=step, summary=Summary(value=of)).SerializeToString())
+    for step, summary_values in values:
+        writer.write(Event(wall_time=now, step=step, summary=Summary(value=summary_values)).SerializeToString())
     return buffer.getvalue()
 
 
-def runs_of(results: StudyResults, top: Path) -> Iterator[Run]:
+def make_runs(results: StudyResults, top: Path) -> Iterator[Run]:
     """A run for each arm that has records, with its name and every setting as HParams."""
     several = [len(results.question.datasets) > 1, len(results.question.networks) > 1, True]
     taken: set[str] = set()
-    for row in arm_rows(results):
+    for row in arm_frame(results).iter_rows(named=True):
         panel, arm = Panel(row["dataset"], row["network"]), row["arm"]
-        table, cell = of_panel(results.table, panel, arm), (*panel, arm)
-        chosen = {of.setting.removeprefix("model."): row[of.setting] for of in results.tunings[:1]}
+        records, cell = panel_records(results.table, panel, arm), (*panel, arm)
+        chosen = {tuning.setting.removeprefix("model."): row[tuning.setting] for tuning in results.tunings[:1]}
         names = {"arm": arm, **panel._asdict(), "epochs": row["epochs"], **chosen}
         hparams = {
             name: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
-            for name, value in {**factor_values(table["factors"][0]), **names}.items()
+            for name, value in {**factor_values(records["factors"][0]), **names}.items()
             if value is not None
         }
         final = {name: row[column] for name, column in FINAL.items()}
-        parts = [file_name(part) or "unnamed" for part, use in zip(cell, several, strict=True) if use]
-        path = top.joinpath(*parts)
+        path = top.joinpath(*(file_name(name) or "unnamed" for name, use in zip(cell, several, strict=True) if use))
         numbered = (path.with_name(f"{path.name} ({number})") for number in count(2))
-        # Some file systems do not tell small letters from capitals.
-        where = next(of for of in chain([path], numbered) if str(of).lower() not in taken)
-        taken.add(str(where).lower())
-        yield Run(f"{arm} on {panel.title}", where, table, hparams, final)
+        # Some file systems do not distinguish small letters and capitals.
+        folder = next(candidate for candidate in chain([path], numbered) if str(candidate).lower() not in taken)
+        taken.add(str(folder).lower())
+        yield Run(arm_title(*cell), folder, records, hparams, final)
 
 
 def run_values(run: Run, alpha: float) -> Iterator[tuple[int, list[Summary.Value]]]:
-    """A run's settings, its scores after so many epochs, and its final ones."""
+    """A run's settings, its scores after each epoch, and its final scores."""
     end = hparams_value(hparams_metadata.SESSION_END_INFO_TAG, session_end_info={"status": api_pb2.STATUS_SUCCESS})
     yield 0, [*hparams_pb(run.hparams, trial_id=run.name, start_time_secs=0).value, end]
-    curves = dict(series(run.table, alpha))
+    curves = dict(score_curves(run.records, alpha))
     length = max(map(len, curves.values()), default=0)
     for epoch in range(length):
-        yield epoch + 1, scalars({name: of[epoch] for name, of in curves.items() if epoch < len(of)})
+        yield epoch + 1, scalars({name: curve[epoch] for name, curve in curves.items() if epoch < len(curve)})
     yield length, scalars(run.final)
 
 
-def series(table: pl.DataFrame, alpha: float) -> Iterator[tuple[str, Float[np.ndarray, " epochs"]]]:
+def score_curves(records: pl.DataFrame, alpha: float) -> Iterator[tuple[str, Float[np.ndarray, " epochs"]]]:
     """Mean of each score by epoch, with its interval and its least and largest value."""
     for name, column in CURVES.items():
-        values = matrix(table[column].to_list())
-        there = np.isfinite(values)
+        values = epoch_matrix(records[column])
+        known = np.isfinite(values)
         mean, low, high = mean_curve(values, level=1 - alpha, most=np.inf if name.endswith("loss") else 1)
         yield name, mean
-        yield f"{name}_min", np.where(there, values, np.inf).min(axis=0)
-        yield f"{name}_max", np.where(there, values, -np.inf).max(axis=0)
+        yield f"{name}_min", np.where(known, values, np.inf).min(axis=0)
+        yield f"{name}_max", np.where(known, values, -np.inf).max(axis=0)
         yield f"{name}_low", low
         yield f"{name}_high", high
 
 
 def scalars(values: Mapping[str, float | None]) -> list[Summary.Value]:
-    """Numbers by name; one that is not finite is left out."""
+    """Numbers by name; those that are not finite are left out."""
     return [
         Summary.Value(tag=name, simple_value=value)
         for name, value in values.items()
@@ -159,8 +158,8 @@ def scalars(values: Mapping[str, float | None]) -> list[Summary.Value]:
     ]
 
 
-def charts(coverage: str) -> Summary.Value:
-    """The layout of custom scalars; that of least and largest is a fit's own."""
+def chart_layout(coverage: str) -> Summary.Value:
+    """The layout of custom scalars; the band from least to largest is named as for a fit."""
     bands = {"replicates: mean, least and largest": ("min", "max"), f"mean, {coverage} interval": ("low", "high")}
     layout = layout_pb2.Layout()
     for title, (lower, upper) in bands.items():
@@ -173,7 +172,7 @@ def charts(coverage: str) -> Summary.Value:
 
 
 def experiment(runs: Sequence[Run]) -> Summary.Value:
-    """Which settings, with the values that they take, and which scores HParams show."""
+    """The settings that HParams show, with all their values, and the scores."""
     content = api_pb2.Experiment(metric_infos=[{"name": {"tag": name}} for name in FINAL])
     for name in dict.fromkeys(name for run in runs for name in run.hparams):
         values = [run.hparams[name] for run in runs if name in run.hparams]
@@ -184,13 +183,13 @@ def experiment(runs: Sequence[Run]) -> Summary.Value:
 
 
 def hparams_value(tag: str, **content: Any) -> Summary.Value:
-    """A value for HParams, which is all metadata."""
+    """A value for HParams, which consists of metadata only."""
     metadata = hparams_metadata.create_summary_metadata(HParamsPluginData(**content))
     return Summary.Value(tag=tag, metadata=metadata, tensor=hparams_metadata.NULL_TENSOR)
 
 
-def picture(name: str, figures: Sequence[Figure]) -> Summary.Value:
-    """An image, with its size before it, which a PNG holds from its 17th byte on."""
+def image_value(name: str, figures: Sequence[Figure]) -> Summary.Value:
+    """An image after its width and height, which a PNG holds from its 17th byte on."""
     content = rendered(figures, "png", dpi=DPI)
     size = [str(number).encode() for number in struct.unpack(">II", content[16:24])]
     metadata = image.create_summary_metadata(name, figures[0].title)

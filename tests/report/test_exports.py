@@ -126,7 +126,7 @@ def test_every_format_gives_files_and_another_is_refused(results, folder):
     }
     assert all((folder / "exports" / name).is_file() for names in found.values() for name in names)
     assert set(FORMATS) == {*found, "png", "svg"}
-    with pytest.raises(ValueError, match="'pdf' is no format; there are md, tex"):
+    with pytest.raises(ValueError, match="'pdf' is not a format; choose from md, tex"):
         write_exports(results, folder, "pdf")
 
 

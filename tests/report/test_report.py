@@ -19,7 +19,7 @@ from actbench import __version__
 from actbench.cli.report import print_told
 from actbench.records import frame
 from actbench.report import figures, latex, markdown, page, tables, write_page
-from actbench.report.embedded import MOST_VALUES, embedded
+from actbench.report.embedded import MOST_VALUES, embed_records
 from actbench.report.exports import all_figures
 from actbench.report.figures import palette
 
@@ -402,7 +402,7 @@ def test_long_names_that_begin_and_end_alike_have_labels_of_their_own():
 def test_held_records_are_those_of_the_study(tmp_path):
     results = golden(tmp_path)
 
-    held = embedded(results)
+    held = embed_records(results)
 
     table = results.table.sort("seed", maintain_order=True)
     unpacked = {
@@ -431,7 +431,7 @@ def test_of_many_records_the_curves_are_thinned(tmp_path):
         )
     )
 
-    held = embedded(results._replace(table=table))
+    held = embed_records(results._replace(table=table))
 
     curves = held.columns["epoch_val_loss"]
     kept = [curves["levels"][code] if "codes" in curves else None for code in curves["codes"]]

@@ -1,4 +1,4 @@
-"""The harness tests itself: false alarms and power of the verdict's own code on a study's own scores."""
+"""The self-test: false alarms and power of the code that reaches verdicts, on a study's own scores."""
 
 import math
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from scipy import stats as distributions
 
 from actbench.inference.stats import Design, Interval, detectable, judge
 
-POWER = 0.8  # planned
+POWER = 0.8  # with which the planted difference would be seen
 
 
 class Certificate(NamedTuple):
-    """What a self-test has measured on a dataset and network, with the baseline's seeds.
+    """Results of a self-test with the baseline's seeds on a dataset and network.
 
-    ``repeated`` pairs of the baseline with itself were trained anew, of which
-    ``equal`` have the same scores bit for bit. Over ``splits`` random splits of
-    the seeds into two arms of ``pairs``, ``false_alarms`` is the share with a
-    verdict better or worse; ``power_seen`` is that share with a planted
-    difference that t theory would see with ``power_planned``.
+    ``repeated`` replicates of the baseline were trained again, of which ``equal``
+    had the same scores bit for bit. Over ``splits`` random splits of the seeds
+    into two arms of ``pairs``, ``false_alarms`` is the share with a verdict better
+    or worse. ``power_seen`` is that share with a difference ``planted`` that a t
+    test would see with ``power_planned``.
     """
 
     dataset: str
@@ -37,27 +37,27 @@ class Certificate(NamedTuple):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Certificate":
-        """The certificate that `plain` has written."""
+        """The certificate that `plain` wrote."""
         intervals = {
             name: Interval(*(math.nan if end is None else end for end in map(values[name].get, Interval._fields)))
             for name in ("false_alarms", "power_seen")
         }
-        known: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
-        return cls(**{**known, **intervals})
+        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+        return cls(**{**numbers, **intervals})
 
     @property
     def can_fail(self) -> bool:
-        """Whether an exact test of so many pairs can reach alpha at all."""
+        """Whether an exact test of ``pairs`` can reach alpha at all."""
         return 2 * 0.5**self.pairs <= self.alpha
 
     @property
     def passed(self) -> bool:
-        """Whether repeating gave the same, and alpha lies in or above the interval of false alarms that could be."""
+        """Whether training again gave the same, and false alarms, which could occur, are not above alpha."""
         return self.repeated == self.equal and self.false_alarms.low <= self.alpha and self.can_fail
 
 
 class Alarms(NamedTuple):
-    """Of random splits of one arm's seeds into two."""
+    """Part of a `Certificate`: results of random splits of one arm's seeds into two."""
 
     splits: int
     pairs: int
@@ -74,11 +74,11 @@ def alarms(
     design: Design | None,
     splits: int = 2_000,
 ) -> Alarms:
-    """False alarms and power of `judge` where the truth is known, on the scores of one arm.
+    """False alarms and power of `judge` on the scores of one arm, where the truth is known.
 
-    The seeds are split at random into two arms, so that there is no difference;
-    then a difference is planted in one arm. The last look of a design is at half
-    of the seeds.
+    The seeds are split at random into two arms, so that there is no difference.
+    Then a difference is planted in one of them. A design's last look is at half of
+    the seeds.
 
     Raises:
         ValueError: There are fewer than four seeds.
@@ -86,7 +86,7 @@ def alarms(
     pairs = len(scores) // 2
     if pairs < 2:
         raise ValueError(
-            f"a self-test splits the baseline's seeds in two arms, so it needs 4 at least, got {len(scores)}"
+            f"a self-test splits the baseline's seeds into two arms, so it needs at least 4, got {len(scores)}"
         )
     halved = design and Design(max(2, min(design.least, pairs)), pairs, design.batch)
     rng = np.random.default_rng(0)
@@ -99,18 +99,18 @@ def alarms(
 
     false = seen = 0
     for _ in range(splits):
-        one, other = rng.permutation(scores)[: 2 * pairs].reshape(2, pairs)
-        false += different(one - other)
-        seen += different(one - other + planted)
+        arm, baseline = rng.permutation(scores)[: 2 * pairs].reshape(2, pairs)
+        false += different(arm - baseline)
+        seen += different(arm - baseline + planted)
     return Alarms(splits, pairs, proportion_interval(false, splits), planted, proportion_interval(seen, splits))
 
 
-def proportion_interval(hits: int, of: int, *, level: float = 0.95) -> Interval:
-    """A share with its exact interval.
+def proportion_interval(hits: int, trials: int, *, level: float = 0.95) -> Interval:
+    """Share of hits with its exact interval.
 
     Source:
         Clopper & Pearson (1934), The use of confidence or fiducial limits
         illustrated in the case of the binomial, Biometrika 26(4), 404-413.
     """
-    bounds = distributions.binomtest(hits, of).proportion_ci(level)
-    return Interval(hits / of, float(bounds.low), float(bounds.high))
+    bounds = distributions.binomtest(hits, trials).proportion_ci(level)
+    return Interval(hits / trials, float(bounds.low), float(bounds.high))

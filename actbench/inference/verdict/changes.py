@@ -1,20 +1,19 @@
 """Two studies side by side: what differs between them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from actbench.inference.verdict.document import StudyResults
-from actbench.inference.verdict.evidence import scores
-from actbench.inference.verdict.findings import OUTCOME, Finding
-from actbench.inference.verdict.question import Question
+from actbench.inference.frames import arm_frame
+from actbench.inference.verdict.findings import Finding
+from actbench.inference.verdict.question import Panel, Question
+from actbench.inference.verdict.results import StudyResults
 from actbench.inference.verdict.words import count, listed, points
 from actbench.records import blocks
 
-Cells = Mapping[tuple[Any, ...], Mapping[str, Any]]  # values by name, of each dataset, network and arm
+Settings = Mapping[tuple[Any, ...], Mapping[str, Any]]  # values by name, of each dataset, network and arm
 
 ABSENT = "nothing"
 PLAN = ("baseline", "seed", "replicates", "comparisons", "alpha", "margin", "tune")
@@ -29,49 +28,51 @@ def changes(before: StudyResults, after: StudyResults) -> list[str]:
 
     Arms, datasets and networks; the plan; settings and seeds of the arms that
     both studies have; machine, versions and code; verdicts, with estimates and
-    intervals in points of test accuracy; and mean test accuracies. Differences
-    of means are told as they are: nothing is claimed of their significance.
+    intervals in points of test accuracy; and mean test accuracies. Nothing is
+    claimed of the significance of differences between means.
     """
     lines = [
-        *planned(before.question, after.question),
-        *by_cell("settings, ", settings_of(before.table), settings_of(after.table)),
-        *by_cell("", seeds_of(before.table), seeds_of(after.table)),
-        *made(before.table, after.table),
-        *changed_verdicts(before, after),
-        *changed_means(before.table, after.table),
+        *plan_changes(before.question, after.question),
+        *setting_changes("settings, ", settings_by_arm(before.table), settings_by_arm(after.table)),
+        *setting_changes("", seeds_by_arm(before.table), seeds_by_arm(after.table)),
+        *provenance_changes(before.table, after.table),
+        *verdict_changes(before, after),
+        *mean_changes(before, after),
     ]
     return lines or ["nothing changed"]
 
 
-def planned(before: Question, after: Question) -> Iterator[str]:
-    """Arms, datasets and networks that came in or are gone, and the rest of the plan."""
-    for what in ("arms", "datasets", "networks"):
-        old, new = getattr(before, what), getattr(after, what)
+def plan_changes(before: Question, after: Question) -> Iterator[str]:
+    """Arms, datasets and networks that were added or are gone, and the rest of the plan."""
+    for kind in ("arms", "datasets", "networks"):
+        old, new = getattr(before, kind), getattr(after, kind)
         for word, names, others in (("added", new, old), ("gone", old, new)):
-            found = [name for name in names if name not in others]
-            if found:
-                yield f"{what} {word}: {', '.join(found)}"
+            changed = [name for name in names if name not in others]
+            if changed:
+                yield f"{kind} {word}: {', '.join(changed)}"
     for name in PLAN:
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
-            yield f"plan, {name}: {shown(new)}, was {shown(old)}"
+            yield f"plan, {name}: {one_line_value(new)}, was {one_line_value(old)}"
 
 
-def by_cell(prefix: str, before: Cells, after: Cells) -> Iterator[str]:
-    """Values that changed, of every arm that both studies have; a change that all of them share is told once."""
+def setting_changes(prefix: str, before: Settings, after: Settings) -> Iterator[str]:
+    """Values that changed, of every arm that both studies have; a change common to all of them takes one line."""
     shared = [cell for cell in after if cell in before]
-    found: dict[str, list[tuple[Any, ...]]] = {}
+    cells_by_change: dict[str, list[tuple[Any, ...]]] = {}
     for cell in shared:
         for name in sorted({*before[cell], *after[cell]}):
-            old, new = (shown(of[cell][name]) if name in of[cell] else ABSENT for of in (before, after))
+            old, new = (
+                one_line_value(study[cell][name]) if name in study[cell] else ABSENT for study in (before, after)
+            )
             if old != new:
-                found.setdefault(f"{prefix}{name}: {new}, was {old}", []).append(cell)
-    for change, cells in found.items():
-        for who in ["all arms"] if cells == shared else map(place, cells):
-            yield f"{who}: {change}"
+                cells_by_change.setdefault(f"{prefix}{name}: {new}, was {old}", []).append(cell)
+    for change, cells in cells_by_change.items():
+        for arms in ["all arms"] if cells == shared else [arm_title(*cell) for cell in cells]:
+            yield f"{arms}: {change}"
 
 
-def settings_of(table: pl.DataFrame) -> Cells:
+def settings_by_arm(table: pl.DataFrame) -> Settings:
     """All that determines the results of each arm, by dotted name; see `factor_values`."""
     rows = table.select("dataset_name", "network_name", "arm", "factors").unique(maintain_order=True)
     return {tuple(cell): factor_values(factors) for *cell, factors in rows.iter_rows()}
@@ -83,7 +84,7 @@ def factor_values(factors: str | None) -> dict[str, Any]:
 
 
 def nested_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The values at the ends of nested mappings; a class path has the name of what it makes."""
+    """The leaves of nested mappings by dotted name; a class path has the name of its object."""
     if not isinstance(value, Mapping):
         yield name, value
         return
@@ -91,14 +92,14 @@ def nested_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from nested_values(item, name if key in ("class_path", "init_args") else f"{name}.{key}".lstrip("."))
 
 
-def seeds_of(table: pl.DataFrame) -> Cells:
-    """Which seeds each arm has, in few words."""
+def seeds_by_arm(table: pl.DataFrame) -> Settings:
+    """The seeds of each arm, in words."""
     cells = table.group_by("dataset_name", "network_name", "arm", maintain_order=True)
-    return {cell: {"seeds": spans(own["seed"].sort().to_list())} for cell, own in cells}
+    return {cell: {"seeds": spans(records["seed"].sort().to_list())} for cell, records in cells}
 
 
 def spans(seeds: list[int]) -> str:
-    """Numbers in order, those that follow one another as a span.
+    """Ascending numbers in words, consecutive ones as a span.
 
     Example:
         >>> spans([0, 1, 2, 7])
@@ -109,52 +110,51 @@ def spans(seeds: list[int]) -> str:
     return listed(words, most=len(words))
 
 
-def made(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
-    """Machine, versions and code."""
+def provenance_changes(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
+    """Changes of machine, versions and code."""
     for name in PROVENANCE:
-        old, new = (sorted({str(value) for value in of[name].drop_nulls()}) for of in (before, after))
+        old, new = (sorted({str(value) for value in table[name].drop_nulls()}) for table in (before, after))
         if old != new:
             yield f"{name.replace('_', ' ')}: {', '.join(new) or ABSENT}, was {', '.join(old) or ABSENT}"
 
 
-def changed_verdicts(before: StudyResults, after: StudyResults) -> Iterator[str]:
+def verdict_changes(before: StudyResults, after: StudyResults) -> Iterator[str]:
     """Verdicts that changed, on comparisons that both studies make."""
-    known = {finding.comparison: finding for finding in before.conclusion.findings}
+    earlier = {finding.comparison: finding for finding in before.conclusion.findings}
     for new in after.conclusion.findings:
-        of, old = new.comparison, known.get(new.comparison)
+        comparison, old = new.comparison, earlier.get(new.comparison)
         if old and old.judgement.verdict != new.judgement.verdict:
-            where = f"on {of.dataset or 'all datasets'} with {of.network}"
-            was, now = verdict_with_evidence(old), verdict_with_evidence(new)
-            yield f"{of.arm} against {of.baseline} {where}: {now}, was {was}"
+            where = Panel(comparison.dataset or "all datasets", comparison.network).title
+            verdicts = f"{verdict_with_evidence(new)}, was {verdict_with_evidence(old)}"
+            yield f"{comparison.arm} against {comparison.baseline} on {where}: {verdicts}"
 
 
 def verdict_with_evidence(finding: Finding) -> str:
-    """A verdict with its evidence."""
-    of, difference, evidence = finding.judgement, finding.judgement.difference, ""
+    """A verdict with its difference, interval and number of pairs."""
+    judgement, difference, evidence = finding.judgement, finding.judgement.difference, ""
     if difference:
         interval = f"{points(difference.low)} to {points(difference.high)}"
         evidence = f"{points(difference.estimate)} points, {interval}, "
-    return f"{of.verdict} ({evidence}{count(of.pairs, 'pair')})"
+    return f"{judgement.verdict} ({evidence}{count(judgement.pairs, 'pair')})"
 
 
-def changed_means(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
+def mean_changes(before: StudyResults, after: StudyResults) -> Iterator[str]:
     """Mean test accuracies that changed, of arms that both studies have; a diverged replicate guesses."""
-    known = scores(before, OUTCOME)
-    for cell, own in scores(after, OUTCOME).items():
-        if cell in known:
-            old, new = (100 * float(np.mean(list(of.values()))) for of in (known[cell], own))
-            digits = 2 if f"{old:.2f}" != f"{new:.2f}" else 6
-            if f"{old:.6f}" != f"{new:.6f}":
-                seeds = f"{count(len(own), 'seed')}, was {old:.{digits}f} % of {count(len(known[cell]), 'seed')}"
-                yield f"{place(cell)}: mean test accuracy {new:.{digits}f} % of {seeds}"
+    key = ["dataset", "network", "arm"]
+    means = [arm_frame(study).select(*key, "seeds", percent=100 * pl.col("test_accuracy")) for study in (after, before)]
+    joined = means[0].join(means[1], on=key, maintain_order="left").drop_nulls()
+    for *cell, seeds, new, seeds_before, old in joined.iter_rows():
+        digits = 2 if f"{old:.2f}" != f"{new:.2f}" else 6
+        if f"{old:.6f}" != f"{new:.6f}":
+            was = f"was {old:.{digits}f} % of {count(seeds_before, 'seed')}"
+            yield f"{arm_title(*cell)}: mean test accuracy {new:.{digits}f} % of {count(seeds, 'seed')}, {was}"
 
 
-def place(cell: Sequence[str]) -> str:
-    """An arm on a dataset and network, as people say it."""
-    dataset, network, arm = cell
+def arm_title(dataset: str, network: str, arm: str) -> str:
+    """An arm on a dataset and network, in words."""
     return f"{arm} on {dataset} with {network}"
 
 
-def shown(value: Any) -> str:
-    """A value in one line."""
+def one_line_value(value: Any) -> str:
+    """A plain value in one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""From records to paired differences, and to what an arm costs."""
+"""From records to paired differences, to costs, and to means by epoch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float
+from scipy import stats as distributions
 
 from actbench.inference.stats import Interval, effect_size, mean_with_bounds, sign_flip
 from actbench.inference.verdict.question import Comparison, Question
 
-# What a replicate that has diverged counts as: it guesses. No calibration error follows from that.
+# A replicate that diverged counts as one that guesses. No calibration error follows from that.
 GUESS = {
     "test_accuracy": 1 / pl.col("classes"),
     "val_accuracy": 1 / pl.col("classes"),
@@ -33,7 +34,7 @@ class Pairs(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """Of an arm's cost by its baseline's, over fits that are paired; above 1, the arm costs more.
+    """An arm's cost divided by its baseline's, over paired fits; above 1, the arm costs more.
 
     ``ratio`` is the geometric mean, with Student's t interval of the
     logarithms; its bounds are NaN for a single fit. ``p`` is the sign-flip
@@ -47,16 +48,16 @@ class Ratio(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What an arm costs in its baseline's stead. The unit is the fit, whose replicates share one clock."""
+    """An arm's cost beside its baseline's. The unit is the fit, whose replicates share one clock."""
 
     fits: int
     time: Ratio
     memory: Ratio | None
-    busy: bool  # the machine did other things meanwhile, so that times say little
+    busy: bool  # others used the machine meanwhile, so that times say little
 
 
 def scores(table: pl.DataFrame, outcome: str) -> Scores:
-    """Score of each seed, by dataset, network and arm; that of guessing where it has diverged, or is about to."""
+    """Score of each seed by dataset, network and arm; a seed that diverged, or is about to, has that of guessing."""
     lost = pl.col("diverged") | ~(pl.col(outcome).abs() < ENDLESS)
     score = pl.when(lost).then(GUESS[outcome]).otherwise(pl.col(outcome))
     rows = table.select("dataset_name", "network_name", "arm", "seed", score.alias("score")).drop_nulls("score")
@@ -64,41 +65,30 @@ def scores(table: pl.DataFrame, outcome: str) -> Scores:
     return {cell: dict(values) for cell, values in by_cell.items()}
 
 
-def paired(known: Scores, comparison: Comparison, question: Question) -> Pairs:
-    """Differences for each seed of the question; over several datasets, their mean for the seeds that all have."""
-    wanted = range(question.seed, question.seed + question.most)
+def paired(scores: Scores, comparison: Comparison, question: Question) -> Pairs:
+    """Difference for each seed of the question; over several datasets, the mean for the seeds that all of them have."""
+    seeds_wanted = range(question.seed, question.seed + question.most)
     sides = []
     for part in question.parts(comparison):
-        sides += [known.get((str(part.dataset), part.network, name), {}) for name in (part.arm, part.baseline)]
-    seeds = [seed for seed in wanted if all(seed in side for side in sides)]
+        sides += [scores.get((str(part.dataset), part.network, arm), {}) for arm in (part.arm, part.baseline)]
+    seeds = [seed for seed in seeds_wanted if all(seed in side for side in sides)]
     signs = np.array([1, -1] * (len(sides) // 2)) / (len(sides) // 2)
     difference = np.array([[side[seed] for side in sides] for seed in seeds]).reshape(len(seeds), len(sides)) @ signs
-    unpaired = sorted({seed for side in sides for seed in side if seed in wanted}.difference(seeds))
+    unpaired = sorted({seed for side in sides for seed in side if seed in seeds_wanted}.difference(seeds))
     return Pairs(seeds, difference, unpaired)
 
 
-def records_of(table: pl.DataFrame, comparison: Comparison, question: Question, seeds: Sequence[int]) -> pl.DataFrame:
-    """Records of both arms of a comparison, of these seeds."""
-    datasets = [part.dataset for part in question.parts(comparison)]
-    return table.filter(
-        pl.col("arm").is_in([comparison.arm, comparison.baseline]),
-        pl.col("dataset_name").is_in(datasets),
-        pl.col("seed").is_in(seeds),
-        network_name=comparison.network,
-    )
+def cost(records: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:
+    """Time and memory of an arm by those of its baseline; None over several datasets, and where times are unknown.
 
-
-def cost(own: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:
-    """Time and memory of an arm by those of its baseline; None over several datasets, and where there are no times.
-
-    ``own`` are the comparison's records. Fits are paired in the order of their
-    seeds. Where both sides have some during which nobody else used the machine,
-    only these count. The level of the intervals is 1 less ``alpha``.
+    ``records`` are those of the comparison. Fits are paired in the order of
+    their seeds. Where both arms have fits during which nobody else used the
+    machine, only these count. The level of the intervals is 1 - ``alpha``.
     """
     if comparison.dataset is None:
         return None
     fits = [
-        own.filter(arm=name)
+        records.filter(arm=name)
         .group_by("started", maintain_order=True)
         .agg(pl.col("epoch_time_s", "peak_memory_mb").median(), pl.col("busy").any())
         .filter(pl.col("epoch_time_s").is_finite())
@@ -111,23 +101,40 @@ def cost(own: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | N
     arm, base = fits if busy else quiet
     count = min(len(arm), len(base))
     time, memory = (
-        ratio(known_ratios(arm[name][:count], base[name][:count]), alpha=alpha)
-        for name in ("epoch_time_s", "peak_memory_mb")
+        cost_ratio(arm[name][:count], base[name][:count], alpha=alpha) for name in ("epoch_time_s", "peak_memory_mb")
     )
     assert time is not None
     return Cost(count, time, memory, busy)
 
 
-def known_ratios(arm: pl.Series, base: pl.Series) -> Float[np.ndarray, " fits"]:
-    """Ratios of two sides' costs, where both are known and above 0."""
+def cost_ratio(arm: pl.Series, base: pl.Series, *, alpha: float) -> Ratio | None:
+    """Mean ratio of the costs of paired fits, of those where both are known and above 0; None without any."""
     ratios = (arm / base).drop_nulls()
-    return ratios.filter(ratios.is_finite() & (ratios > 0)).to_numpy()
-
-
-def ratio(ratios: Float[np.ndarray, " fits"], *, alpha: float) -> Ratio | None:
-    """What the fits' ratios say together; None without any."""
+    ratios = ratios.filter(ratios.is_finite() & (ratios > 0))
     if not len(ratios):
         return None
-    logs = np.log(ratios)
+    logs = np.log(ratios.to_numpy())
     interval = map(math.exp, mean_with_bounds(logs, level=1 - alpha))
     return Ratio(Interval(*interval), sign_flip(logs), effect_size(logs))
+
+
+def epoch_matrix(column: pl.Series) -> Float[np.ndarray, "seeds epochs"]:
+    """Values by seed and epoch, from a column of lists; NaN where a value is missing or as good as infinite."""
+    curves = column.to_list()
+    values = np.full((len(curves), max((len(curve) for curve in curves if curve), default=0)), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        row[: len(curve or ())] = np.array(curve or (), dtype=float)
+    values[~(np.abs(values) < ENDLESS)] = np.nan
+    return values
+
+
+def mean_curve(
+    values: Float[np.ndarray, "seeds epochs"], *, level: float, most: float
+) -> Float[np.ndarray, "3 epochs"]:
+    """Mean over the seeds that have a value, and Student's interval cut to 0 to ``most``; NaN for too few seeds."""
+    known = np.ma.masked_invalid(values)
+    seeds = known.count(axis=0)
+    quantile = distributions.t.ppf((1 + level) / 2, np.maximum(seeds - 1, 1))
+    half = quantile * known.std(axis=0, ddof=1) / np.sqrt(seeds)
+    mean, half = known.mean(axis=0).filled(np.nan), half.filled(np.nan)
+    return np.array([mean, np.maximum(mean - half, 0), np.minimum(mean + half, most)])

@@ -1,4 +1,4 @@
-"""From records to verdicts: what is said of every comparison of a study, and how sure it is."""
+"""From records to verdicts: the finding on every comparison of a study, and how sure each is."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from actbench.inference.stats import (
     sign_flip,
     stops,
 )
-from actbench.inference.verdict.evidence import LOWER_IS_BETTER, Cost, Pairs, Scores, cost, paired, records_of, scores
+from actbench.inference.verdict.evidence import LOWER_IS_BETTER, Cost, Pairs, Scores, cost, paired, scores
 from actbench.inference.verdict.history import History, Look, now
 from actbench.inference.verdict.question import Comparison, Question
 
 OUTCOME = "test_accuracy"
 Joint = Literal["dominates", "trade-off", "dominated", "undecided"]
-SAME_COST = 1.05  # fits whose times have no interval are told apart by more than this ratio
+SAME_COST = 1.05  # ratio up to which single fits, whose times have no interval, count as equally fast
 
 
 class Secondary(NamedTuple):
@@ -39,12 +39,12 @@ class Secondary(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What is said of one comparison.
+    """All results of one comparison.
 
-    ``unpaired`` are seeds that one arm lacks; ``without_diverged`` is the
-    verdict if pairs with a diverged replicate are left out, where that is
-    another; ``more_pairs`` and ``more_minutes`` are what an undecided one needs
-    for 80 % power at the difference seen, on this machine.
+    ``unpaired`` counts the seeds that one arm lacks. ``without_diverged`` is the
+    verdict without the pairs that have a diverged replicate, where it changes.
+    ``more_pairs`` and ``more_minutes`` are what an undecided comparison needs for
+    80 % power at the difference seen, on this machine.
     """
 
     comparison: Comparison
@@ -71,11 +71,11 @@ class Standing(NamedTuple):
 
 @dataclass(frozen=True)
 class Conclusion:
-    """All that a study's records say.
+    """All results of a study.
 
-    ``other_looks`` are those that the plan has not foreseen; after one, the
-    level no longer holds. ``running`` are comparisons that go on. ``as_planned``
-    says that what was run is what was planned at first.
+    ``other_looks`` are looks that the plan did not foresee; after one, the level
+    no longer holds. ``running`` are the comparisons that go on. ``as_planned``
+    says that the study which ran is the one first planned.
     """
 
     question: Question
@@ -90,43 +90,51 @@ class Conclusion:
 def conclude(
     table: pl.DataFrame, question: Question, history: History, *, elsewhere: Sequence[History] = ()
 ) -> Conclusion:
-    """Verdicts on a study's records, and all that belongs to them.
+    """Verdicts on a study's records, with their evidence.
 
-    ``table`` are records with the columns ``arm``, ``dataset_name`` and
-    ``network_name``; the studies of the histories ``elsewhere`` may have looked
-    at the same cells.
+    Args:
+        table: Records with the columns ``arm``, ``dataset_name`` and ``network_name``.
+        question: The question of the study.
+        history: Plans and looks of the study so far.
+        elsewhere: Histories of other studies, which may have looked at the same cells.
     """
-    known = {outcome: scores(table, outcome) for outcome in (OUTCOME, *LOWER_IS_BETTER)}
-    pairs, running = counted(known[OUTCOME], question)
+    by_outcome = {outcome: scores(table, outcome) for outcome in (OUTCOME, *LOWER_IS_BETTER)}
+    pairs, running = counted(by_outcome[OUTCOME], question)
     judgements = judge(
-        [of.difference for of in pairs], alpha=question.alpha, margin=question.margin, design=question.design
+        [pair.difference for pair in pairs], alpha=question.alpha, margin=question.margin, design=question.design
     )
     findings = []
-    for place, (comparison, judgement) in enumerate(zip(question.family, judgements, strict=True)):
-        seeds, _, unpaired = pairs[place]
-        own = records_of(table, comparison, question, seeds)
-        lost = {arm: set(own.filter("diverged", arm=arm)["seed"]) for arm in (comparison.arm, comparison.baseline)}
-        costs = cost(own, comparison, alpha=question.alpha)
-        others = [secondary(known[outcome], outcome, comparison, seeds, question) for outcome in LOWER_IS_BETTER]
+    for index, (comparison, judgement) in enumerate(zip(question.family, judgements, strict=True)):
+        seeds, _, unpaired = pairs[index]
+        records = table.filter(
+            pl.col("arm").is_in([comparison.arm, comparison.baseline]),
+            pl.col("dataset_name").is_in([part.dataset for part in question.parts(comparison)]),
+            pl.col("seed").is_in(seeds),
+            network_name=comparison.network,
+        )
+        lost = {arm: set(records.filter("diverged", arm=arm)["seed"]) for arm in (comparison.arm, comparison.baseline)}
+        costs = cost(records, comparison, alpha=question.alpha)
         findings.append(
             Finding(
                 comparison=comparison,
                 judgement=judgement,
-                means=arm_means(known[OUTCOME], comparison, seeds, question),
+                means=arm_means(by_outcome[OUTCOME], comparison, seeds, question),
                 unpaired=len(unpaired),
-                diverged={arm: len(of) for arm, of in lost.items()},
-                without_diverged=without_diverged(set.union(*lost.values()), pairs, place, question),
-                secondary=others,
+                diverged={arm: len(lost_seeds) for arm, lost_seeds in lost.items()},
+                without_diverged=without_diverged(set.union(*lost.values()), pairs, index, question),
+                secondary=[
+                    secondary(by_outcome[outcome], outcome, comparison, seeds, question) for outcome in LOWER_IS_BETTER
+                ],
                 cost=costs,
                 joint=joint(judgement, costs),
-                **more(own, comparison, judgement, question),
+                **pairs_and_minutes_needed(records, comparison, judgement, question),
             )
         )
-    look = look_at(judgements, question)
+    look = make_look(judgements, question)
     return Conclusion(
         question=question,
         findings=findings,
-        standings=standings(known[OUTCOME], question),
+        standings=rank_arms(by_outcome[OUTCOME], question),
         other_looks=history.others(question, look.pairs, elsewhere),
         look=look,
         running=running,
@@ -134,67 +142,73 @@ def conclude(
     )
 
 
-def look_at(judgements: Sequence[Judgement], question: Question) -> Look:
+def make_look(judgements: Sequence[Judgement], question: Question) -> Look:
     """The look at these judgements, one for each comparison of the question."""
-    design, judged = question.design, dict[str, Judgement]()
-    for of, judgement in zip(question.family, judgements, strict=True):
-        judged[f"{of.dataset or 'all datasets'}/{of.network}: {of.arm} - {of.baseline}"] = judgement
+    named = {
+        f"{comparison.dataset or 'all datasets'}/{comparison.network}: {comparison.arm} - {comparison.baseline}": judged
+        for comparison, judged in zip(question.family, judgements, strict=True)
+    }
+    design = question.design
     return Look(
         plan=question.hash,
         when=now(),
-        pairs={name: of.pairs for name, of in judged.items()},
-        verdicts={name: of.verdict for name, of in judged.items()},
-        spent={name: question.alpha * (sum(design.spending(of.pairs)) if design else 1) for name, of in judged.items()},
+        pairs={name: judged.pairs for name, judged in named.items()},
+        verdicts={name: judged.verdict for name, judged in named.items()},
+        spent={
+            name: question.alpha * (sum(design.spending(judged.pairs)) if design else 1)
+            for name, judged in named.items()
+        },
     )
 
 
-def counted(known: Scores, question: Question) -> tuple[list[Pairs], list[Comparison]]:
+def counted(scores: Scores, question: Question) -> tuple[list[Pairs], list[Comparison]]:
     """The pairs of each comparison that count, and the comparisons that go on.
 
-    All pairs where the number of seeds is fixed; in a sequential design, those
-    up to the look at which the comparison has stopped.
+    All pairs count where the number of seeds is fixed. In a sequential design,
+    those up to the look at which the comparison stopped do.
     """
-    pairs = [paired(known, comparison, question) for comparison in question.family]
+    pairs = [paired(scores, comparison, question) for comparison in question.family]
     if question.design is None:
         return pairs, []
-    # A look needs all of its seeds: those from the first one missing on do not count.
-    whole = [sum(seed == question.seed + place for place, seed in enumerate(of.seeds)) for of in pairs]
-    differences = [of.difference[:number] for of, number in zip(pairs, whole, strict=True)]
+    # A look needs all of its seeds: those from the first missing one on do not count.
+    whole = [sum(seed == question.seed + index for index, seed in enumerate(pair.seeds)) for pair in pairs]
+    differences = [pair.difference[:count] for pair, count in zip(pairs, whole, strict=True)]
     counts, running = stops(differences, question.design, alpha=question.alpha, margin=question.margin)
     return (
-        [Pairs(of.seeds[:count], of.difference[:count], []) for of, count in zip(pairs, counts, strict=True)],
-        [question.family[place] for place in running],
+        [Pairs(pair.seeds[:count], pair.difference[:count], []) for pair, count in zip(pairs, counts, strict=True)],
+        [question.family[index] for index in running],
     )
 
 
-def arm_means(known: Scores, comparison: Comparison, seeds: Sequence[int], question: Question) -> dict[str, float]:
-    """Mean score of both arms over the seeds."""
-    parts = question.parts(comparison)
-    return {
-        arm: float(np.mean([known[str(part.dataset), part.network, arm][seed] for part in parts for seed in seeds]))
-        if seeds
-        else math.nan
-        for arm in (comparison.arm, comparison.baseline)
-    }
+def arm_means(scores: Scores, comparison: Comparison, seeds: Sequence[int], question: Question) -> dict[str, float]:
+    """Mean score of both arms over the seeds; NaN without seeds."""
+    means = {}
+    for arm in (comparison.arm, comparison.baseline):
+        cells = [(str(part.dataset), part.network, arm) for part in question.parts(comparison)]
+        means[arm] = float(np.mean([scores[cell][seed] for cell in cells for seed in seeds])) if seeds else math.nan
+    return means
 
 
-def without_diverged(lost: set[int], pairs: Sequence[Pairs], place: int, question: Question) -> Verdict | None:
-    """The verdict without the pairs of these diverged seeds, if there are some and the verdict changes."""
+def without_diverged(lost: set[int], pairs: Sequence[Pairs], index: int, question: Question) -> Verdict | None:
+    """The verdict on a comparison without the pairs of its lost seeds, if there are any and the verdict changes."""
     if not lost:
         return None
-    # What would be left of the pairs has no looks; the question is only what the verdict rests on.
-    family = [of.difference for of in pairs]
-    kept = [seed not in lost for seed in pairs[place].seeds]
-    others = [*family[:place], family[place][kept], *family[place + 1 :]]
-    verdicts = [judge(of, alpha=question.alpha, margin=question.margin)[place].verdict for of in (family, others)]
-    return verdicts[1] if verdicts[0] != verdicts[1] else None
+    # The pairs that remain have no looks; the question is only what the verdict rests on.
+    family = [pair.difference for pair in pairs]
+    kept = [seed not in lost for seed in pairs[index].seeds]
+    reduced = [*family[:index], family[index][kept], *family[index + 1 :]]
+    before, after = (
+        judge(differences, alpha=question.alpha, margin=question.margin)[index].verdict
+        for differences in (family, reduced)
+    )
+    return after if before != after else None
 
 
 def secondary(
-    known: Scores, outcome: str, comparison: Comparison, seeds: Sequence[int], question: Question
+    scores: Scores, outcome: str, comparison: Comparison, seeds: Sequence[int], question: Question
 ) -> Secondary:
     """The pairs of these seeds by another score."""
-    pairs = paired(known, comparison, question)
+    pairs = paired(scores, comparison, question)
     difference = pairs.difference[np.isin(pairs.seeds, seeds)]
     return Secondary(
         outcome=outcome,
@@ -221,33 +235,35 @@ def joint(judgement: Judgement, costs: Cost | None) -> Joint | None:
     return "dominates" if total > 0 else "dominated" if total < 0 else "undecided"
 
 
-def more(own: pl.DataFrame, comparison: Comparison, judgement: Judgement, question: Question) -> dict[str, Any]:
+def pairs_and_minutes_needed(
+    records: pl.DataFrame, comparison: Comparison, judgement: Judgement, question: Question
+) -> dict[str, Any]:
     """How many more pairs an undecided comparison needs, and the minutes that they take by the time of its epochs."""
     if judgement.verdict != "undecided" or judgement.pairs_needed is None:
         return {"more_pairs": None, "more_minutes": None}
-    count = max(1, judgement.pairs_needed - judgement.pairs)
+    pairs = max(1, judgement.pairs_needed - judgement.pairs)
     fits = [
-        own.filter(dataset_name=part.dataset, arm=name)
+        records.filter(dataset_name=part.dataset, arm=name)
         for part in question.parts(comparison)
         for name in (part.arm, part.baseline)
     ]
-    seconds: list[Any] = [(of["epoch_time_s"] * of["epochs"]).median() for of in fits]
-    minutes = None if None in seconds else count * sum(value / 60 for value in seconds)
-    return {"more_pairs": count, "more_minutes": minutes}
+    seconds: list[Any] = [(fit["epoch_time_s"] * fit["epochs"]).median() for fit in fits]
+    minutes = None if None in seconds else pairs * sum(value / 60 for value in seconds)
+    return {"more_pairs": pairs, "more_minutes": minutes}
 
 
-def standings(known: Scores, question: Question) -> list[Standing]:
-    """Each arm's scores over several datasets, on the seeds that all arms have on a dataset; none for one dataset."""
+def rank_arms(scores: Scores, question: Question) -> list[Standing]:
+    """Standing of each arm over several datasets, on the seeds that all arms have on each; none for one dataset."""
     if len(question.datasets) < 2:
         return []
-    result = []
+    standings = []
     for network in question.networks:
         tables = []
         for dataset in question.datasets:
-            rows = [known.get((dataset, network, arm), {}) for arm in question.arms]
-            seeds = sorted(set(rows[0]).intersection(*rows[1:]))
-            tables.append(np.array([[row[seed] for seed in seeds] for row in rows]))
+            by_arm = [scores.get((dataset, network, arm), {}) for arm in question.arms]
+            seeds = sorted(set(by_arm[0]).intersection(*by_arm[1:]))
+            tables.append(np.array([[by_seed[seed] for seed in seeds] for by_seed in by_arm]))
         if all(table.size for table in tables):
-            for arm, middle, rank in zip(question.arms, *bootstrap(tables, level=1 - question.alpha), strict=True):
-                result.append(Standing(network, arm, middle, rank))
-    return result
+            middles, ranks = bootstrap(tables, level=1 - question.alpha)
+            standings += [Standing(network, *row) for row in zip(question.arms, middles, ranks, strict=True)]
+    return standings

@@ -1,25 +1,26 @@
-"""What a study's records do not hold: what was planned, and when verdicts were looked at."""
+"""``history.json``: what a study planned, and when its verdicts were looked at."""
 
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from actbench.inference.verdict.question import Question
-from actbench.inference.verdict.schemas import check_history
 from actbench.records import RecordError, write_whole
 
 FILE = "history.json"
 LARGEST = 2**24  # bytes of a file
-LONGEST = 1000  # letters of a trouble, which may be any error's
+LONGEST = 1000  # letters of a trouble, which may hold any error message
 
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """What a study asked from some time on."""
+    """The plan of a study from some time on."""
 
     hash: str
     since: str  # UTC, ISO 8601
@@ -28,22 +29,22 @@ class PlanRecord:
 
 @dataclass(frozen=True)
 class Look:
-    """That verdicts were shown: by which plan, on how many pairs of each comparison, and what they were."""
+    """An occasion on which verdicts were shown: the plan, and for each comparison its pairs and its verdict."""
 
     plan: str
     when: str
     pairs: Mapping[str, int]
     verdicts: Mapping[str, str]
-    spent: Mapping[str, float]  # of alpha, over the looks so far
+    spent: Mapping[str, float]  # share of alpha, over the looks so far
 
 
 @dataclass(frozen=True)
 class History:
     """Plans and looks of a study, oldest first.
 
-    ``certificates`` is what its last self-test measured, by the plan's hash,
-    ``command`` what was typed last to run it, and ``troubles`` what was
-    interrupted, failed or tried again, and when.
+    ``certificates`` holds the results of the last self-test by the plan's hash,
+    ``command`` is the command line that last ran the study, and ``troubles`` says
+    what was interrupted, failed or tried again, and when.
     """
 
     plans: Sequence[PlanRecord] = ()
@@ -54,7 +55,7 @@ class History:
 
     @classmethod
     def read(cls, folder: Path) -> "History":
-        """The history of a study's folder; an empty one if there is none.
+        """Read the history in a study's folder; an empty one if the folder has none.
 
         Raises:
             RecordError: The file is damaged.
@@ -80,43 +81,60 @@ class History:
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Write it into a study's folder, whole or not at all."""
+        """Write the history into a study's folder, whole or not at all."""
         write_whole(folder / FILE, (json.dumps(asdict(self), indent=1) + os.linesep).encode())
 
     def troubled(self, troubles: Sequence[str]) -> "History":
-        """The history with what has just gone wrong."""
+        """This history with what has just gone wrong."""
         shown = ("".join(letter if letter.isprintable() else " " for letter in trouble) for trouble in troubles)
         return replace(self, troubles=[*self.troubles, *(f"{now()} {trouble[:LONGEST]}" for trouble in shown)])
 
     def planned(self, question: Question) -> "History":
-        """The history with this plan, if it is another one than the last."""
+        """This history with a plan, if that is not the last one already."""
         if self.plans and self.plans[-1].hash == question.hash:
             return self
         return replace(self, plans=[*self.plans, PlanRecord(question.hash, now(), question.to_dict())])
 
     def looked(self, look: Look) -> "History":
-        """The history with this look, unless an equal one is known: a study told anew is not looked at anew."""
-        if any((of.plan, of.pairs, of.verdicts) == (look.plan, look.pairs, look.verdicts) for of in self.looks):
+        """This history with a look, unless it holds an equal one: recomputing the same verdicts is no new look."""
+        if any((old.plan, old.pairs, old.verdicts) == (look.plan, look.pairs, look.verdicts) for old in self.looks):
             return self
         return replace(self, looks=[*self.looks, look])
 
     def others(self, question: Question, pairs: Mapping[str, int], elsewhere: Sequence["History"] = ()) -> list[Look]:
-        """Looks that the plan has not foreseen: by another plan, or on other pairs where all were to come first.
+        """Looks that the plan did not foresee: under another plan, or before all pairs of a fixed number were in.
 
         ``pairs`` are those of each comparison now. Looks of other studies at
-        the same cells count, if they came first.
+        the same cells count if they came first.
         """
         first = min((look.when for look in self.looks if look.plan == question.hash), default=now())
-        looks = [*self.looks, *(look for of in elsewhere for look in of.looks_at(question) if look.when < first)]
+        looks = [*self.looks, *(look for other in elsewhere for look in other.looks_at(question) if look.when < first)]
         return [look for look in looks if look.plan != question.hash or (not question.design and look.pairs != pairs)]
 
     def looks_at(self, question: Question) -> list[Look]:
-        """Looks at two arms or more that a question compares too, by whatever names."""
+        """Looks at two or more arms that a question compares too, whatever their names."""
         cells = {row.cell for row in question.asked}
-        shared = {of.hash for of in self.plans if len(cells & {row[3] for row in of.question["asked"]}) > 1}
+        shared = {plan.hash for plan in self.plans if len(cells & {row[3] for row in plan.question["asked"]}) > 1}
         return [look for look in self.looks if look.plan in shared]
 
 
 def now() -> str:
-    """This moment, UTC, ISO 8601."""
+    """The present time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``verdict.json``; its ``$defs`` hold that of ``history.json``."""
+    content: dict[str, Any] = json.loads(files("actbench.inference.verdict").joinpath("schema.json").read_text())
+    return content
+
+
+def check_history(content: Any) -> None:
+    """Refuse, with a ValueError that names the entry, content that does not follow the schema of a history."""
+    from jsonschema import Draft202012Validator  # here: most users of this module never read a history
+
+    validator = Draft202012Validator({"$ref": "#/$defs/history", "$defs": schema()["$defs"]})
+    error = next(validator.iter_errors(content), None)
+    if error:
+        raise ValueError(f"{'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message[:200]}")

@@ -1,4 +1,4 @@
-"""What a study asks of its records, in plain values."""
+"""The question of a study, in plain values: what it compares, on how many seeds, and by which rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,8 +9,20 @@ from typing import Any, Literal, NamedTuple
 from actbench.inference.stats import Design
 from actbench.records import fingerprint
 
-MOST = {"rows": 1000, "comparisons": 2000, "replicates": 100_000}  # a report takes its time for each
+MOST = {"rows": 1000, "comparisons": 2000, "replicates": 100_000}  # so that a report ends in time
 LEAST_ALPHA = 1e-9
+
+
+class Panel(NamedTuple):
+    """A dataset and a network."""
+
+    dataset: str
+    network: str
+
+    @property
+    def title(self) -> str:
+        """Both names in words."""
+        return f"{self.dataset} with {self.network}"
 
 
 class Comparison(NamedTuple):
@@ -23,7 +35,7 @@ class Comparison(NamedTuple):
 
 
 class PlannedArm(NamedTuple):
-    """Records that are compared: of an arm on a dataset and network, with the hash of what is trained."""
+    """An arm on a dataset and network, with the hash of the cell whose records are compared."""
 
     dataset: str
     network: str
@@ -33,7 +45,7 @@ class PlannedArm(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """What a study asks.
+    """The question of a study.
 
     Args:
         asked: What is compared, arms in their order.
@@ -43,11 +55,11 @@ class Question:
         comparisons: With the baseline, or all pairs of arms.
         alpha: Chance of any false verdict of a difference, over all comparisons and looks.
         margin: The largest difference of accuracies that does not matter, a fraction.
-        tune: The setting that each arm is tuned in, if one is, with its grid.
+        tune: The setting in which each arm is tuned, with its grid; None without tuning.
 
     Raises:
-        ValueError: The baseline is no arm, a combination of dataset, network and arm is missing or there twice, no
-            seeds can be looked at so, or there is more of something than a study has.
+        ValueError: The baseline is not an arm, a combination of dataset, network and arm is missing or occurs twice,
+            the replicates allow no looks, or the study is too large.
     """
 
     asked: Sequence[PlannedArm]
@@ -62,10 +74,10 @@ class Question:
     def __post_init__(self) -> None:
         if self.baseline not in self.arms:
             raise ValueError(f"baseline {self.baseline} is none of {', '.join(self.arms)}")
-        named = {row[:3] for row in self.asked}
-        if not len(named) == len(self.asked) == len(self.datasets) * len(self.networks) * len(self.arms):
-            raise ValueError("an arm is missing on a dataset and network, or there twice")
-        _ = self.design
+        distinct = {row[:3] for row in self.asked}
+        if not len(distinct) == len(self.asked) == len(self.datasets) * len(self.networks) * len(self.arms):
+            raise ValueError("an arm is missing on a dataset and network, or occurs twice")
+        _ = self.design  # raises for a design without looks
         extent = {"rows": len(self.asked), "comparisons": len(self.family), "replicates": self.most}
         for name, most in MOST.items():
             if extent[name] > most:
@@ -75,7 +87,7 @@ class Question:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Question":
-        """The question that `to_dict` has written."""
+        """The question that `to_dict` wrote."""
         return cls(**{**values, "asked": [PlannedArm(*row) for row in values["asked"]]})
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,19 +96,19 @@ class Question:
 
     @cached_property
     def hash(self) -> str:
-        """Hash of all that was planned: what is compared, with how many seeds, and by which rule."""
+        """Hash of the whole plan: what is compared, on how many seeds, and by which rule."""
         return fingerprint(self.to_dict())
 
     @cached_property
     def design(self) -> Design | None:
-        """When the study is looked at, if more than once."""
+        """The looks of a sequential study; None for a fixed number of replicates."""
         if isinstance(self.replicates, int):
             return None
         return Design(self.replicates["min"], self.replicates["max"], self.replicates["batch"])
 
     @property
     def most(self) -> int:
-        """Seeds of each arm at most."""
+        """Largest number of seeds of an arm."""
         return self.replicates if isinstance(self.replicates, int) else self.replicates["max"]
 
     @property
@@ -114,9 +126,14 @@ class Question:
         """Names of the networks."""
         return list(dict.fromkeys(row.network for row in self.asked))
 
+    @property
+    def panels(self) -> list[Panel]:
+        """Every dataset with every network."""
+        return list(dict.fromkeys(Panel(row.dataset, row.network) for row in self.asked))
+
     @cached_property
     def family(self) -> list[Comparison]:
-        """All comparisons that share alpha: of each dataset and network, and of the mean over datasets if several."""
+        """All comparisons that share alpha: on each dataset and network, and on the mean over several datasets."""
         arms = [self.baseline, *(arm for arm in self.arms if arm != self.baseline)]
         all_pairs = [(arm, other) for other, arm in combinations(arms, 2)]
         pairs = all_pairs if self.comparisons == "all" else [(arm, self.baseline) for arm in arms[1:]]
@@ -126,6 +143,6 @@ class Question:
         ]
 
     def parts(self, comparison: Comparison) -> list[Comparison]:
-        """The comparisons that one over all datasets is the mean of; itself for another."""
+        """The comparisons whose mean a comparison over all datasets is; any other comparison is its only part."""
         datasets = self.datasets if comparison.dataset is None else [comparison.dataset]
         return [comparison._replace(dataset=dataset) for dataset in datasets]

@@ -1,4 +1,4 @@
-"""Which value of a setting each arm is compared at, chosen on val, and whether the winner follows from it."""
+"""The value of a tuned setting at which each arm is compared, chosen on val, and whether the winner depends on it."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import polars as pl
 from actbench.inference.stats import Interval, mean_with_bounds
 from actbench.inference.verdict.evidence import GUESS
 
-EXTENSIONS = 2  # of a grid at most: a best value at its edge may mean that the best one lies beyond
+EXTENSIONS = 2  # most of a grid: if a best value lies at its edge, the true best may lie beyond
 
 Key = tuple[str, str, str]  # dataset, network, arm
 
@@ -27,10 +27,10 @@ class Tuned(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What tuning has found on a dataset and network.
+    """Results of tuning on a dataset and network.
 
     ``winners`` are the arms of highest mean val accuracy where all arms share
-    a value of the grid, and ``winner`` is that where each has its own.
+    a value of the grid; ``winner`` is the best where each arm has its own value.
     """
 
     dataset: str
@@ -44,7 +44,7 @@ class Tuning(NamedTuple):
 
     @property
     def depends(self) -> bool:
-        """Whether another arm wins at some value that all arms share."""
+        """Whether another arm than ``winner`` is best at some value that all arms share."""
         return any(arm != self.winner for arm in self.winners.values())
 
 
@@ -58,7 +58,7 @@ def val_scores(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def choose(table: pl.DataFrame) -> dict[Key, float]:
-    """The value of highest mean val accuracy of each arm; of those that tie, the one of lowest val loss."""
+    """Each arm's value of highest mean val accuracy; among ties, the value of lowest val loss."""
     best = (
         val_scores(table)
         .with_columns(pl.col("accuracy").list.mean())
@@ -70,35 +70,35 @@ def choose(table: pl.DataFrame) -> dict[Key, float]:
 
 
 def beyond(grid: Sequence[float], chosen: Mapping[Key, float]) -> list[float]:
-    """The values one step beyond the edges of a grid at which the best value of an arm lies.
+    """The values one step beyond each edge of a grid at which some arm is best.
 
-    A step is a factor where all values are above 0, as the last one is, and a difference otherwise.
+    A step repeats the last factor where all values are above 0, and the last difference otherwise.
     """
-    values, found = sorted(grid), []
+    values, extensions = sorted(grid), []
     if len(values) < 2:
         return []
     for edge, inner in ((values[0], values[1]), (values[-1], values[-2])):
         if edge in chosen.values():
             step = edge * edge / inner if values[0] > 0 else 2 * edge - inner
             whole = all(isinstance(value, int) for value in values)
-            found.append(round(step) if whole else float(f"{step:.3g}"))
-    return [value for value in found if value not in values]
+            extensions.append(round(step) if whole else float(f"{step:.3g}"))
+    return [value for value in extensions if value not in values]
 
 
 def summary(table: pl.DataFrame, setting: str, grid: Sequence[float], *, level: float) -> list[Tuning]:
-    """What the records of a tuning say, for each dataset and network; ``grid`` are the values that were asked for."""
+    """Results of tuning from its records, for each dataset and network; ``grid`` holds the values first planned."""
     chosen, rows = choose(table), val_scores(table)
     result = []
-    for (dataset, network), own in rows.group_by("dataset_name", "network_name", maintain_order=True):
-        values, arms = own["value"].unique().sort().to_list(), []
-        for (arm,), of in own.group_by("arm", maintain_order=True):
+    for (dataset, network), panel in rows.group_by("dataset_name", "network_name", maintain_order=True):
+        values, arms = panel["value"].unique().sort().to_list(), []
+        for (arm,), by_value in panel.group_by("arm", maintain_order=True):
             key = (str(dataset), str(network), str(arm))
             edge = len(values) > 1 and chosen[key] in (values[0], values[-1])
             intervals = {
                 value: mean_with_bounds(np.array(scores, dtype=float), level=level)
-                for value, scores in of.sort("value").select("value", "accuracy").iter_rows()
+                for value, scores in by_value.sort("value").select("value", "accuracy").iter_rows()
             }
-            arms.append(Tuned(*key, chosen[key], edge, intervals, max(map(len, of["accuracy"]))))
+            arms.append(Tuned(*key, chosen[key], edge, intervals, max(map(len, by_value["accuracy"]))))
         winners = {value: max(arms, key=lambda arm: arm.val_accuracy[value].estimate).arm for value in values}
         winner = max(arms, key=lambda arm: arm.val_accuracy[arm.chosen].estimate).arm
         extended = [value for value in values if value not in grid]

@@ -5,67 +5,75 @@ from collections.abc import Iterator, Sequence
 
 from actbench.inference.verdict.certificate import Certificate
 from actbench.inference.verdict.findings import Conclusion, Finding
-from actbench.inference.verdict.question import Question
+from actbench.inference.verdict.question import Panel, Question
 from actbench.inference.verdict.tuning import Tuning
 
 OTHER_PLAN = "What was run is not what was planned at first; history.json has both plans."
 OUTCOMES = {"test_loss": "test loss", "test_ece": "test calibration error"}
 
 
+def sentences(conclusion: Conclusion, tunings: Sequence[Tuning], certificates: Sequence[Certificate]) -> list[str]:
+    """All sentences about a study, those on its verdicts first."""
+    warning = level_sentence(conclusion)
+    return [
+        *(sentence(finding, conclusion.question) for finding in conclusion.findings),
+        *([warning] if warning else []),
+        *([] if conclusion.as_planned else [OTHER_PLAN]),
+        *(line for tuning in tunings for line in tuning_sentences(tuning)),
+        *map(certificate_sentence, certificates),
+    ]
+
+
 def sentence(finding: Finding, question: Question) -> str:
     """The verdict on one comparison, with its evidence."""
-    of, comparison = finding.judgement, finding.comparison
-    arm, base = comparison.arm, comparison.baseline
+    judgement, comparison = finding.judgement, finding.comparison
+    arm, base, difference = comparison.arm, comparison.baseline, judgement.difference
     where = f"On {comparison.dataset}" if comparison.dataset else f"Over these {len(question.datasets)} datasets"
     where = f"{where} with {comparison.network}"
     margin = f"{points(question.margin, sign=False)} points"
-    if of.difference is None:
-        return f"{where}, {arm} and {base} have {count(of.pairs, 'pair')}, and a verdict needs 2 at least."
-    said = {
+    if difference is None:
+        return f"{where}, {arm} and {base} have {count(judgement.pairs, 'pair')}, and a verdict needs 2 at least."
+    verdict = {
         "better": f"{arm} is better than {base}",
         "worse": f"{arm} is worse than {base}",
         "equivalent": f"{arm} and {base} are equivalent, within {margin}",
         "undecided": f"it is undecided whether {arm} does better than {base}",
-    }[of.verdict]
-    if of.verdict in ("better", "worse") and of.inside_margin:
-        said += f", though by less than the margin of {margin}"
-    p = of.adjusted_equivalence_p if of.verdict == "equivalent" else of.adjusted_p
+    }[judgement.verdict]
+    if judgement.verdict in ("better", "worse") and judgement.inside_margin:
+        verdict += f", though by less than the margin of {margin}"
+    p = judgement.adjusted_equivalence_p if judgement.verdict == "equivalent" else judgement.adjusted_p
     evidence = (
-        f"{points(of.difference.estimate)} points of test accuracy ({level(question)} interval "
-        f"{points(of.difference.low)} to {points(of.difference.high)}, {count(of.pairs, 'pair')}, "
+        f"{points(difference.estimate)} points of test accuracy ({level(question)} interval "
+        f"{points(difference.low)} to {points(difference.high)}, {count(judgement.pairs, 'pair')}, "
         f"adjusted p {p_value(p)})"
     )
-    return " ".join([f"{where}, {said}: {evidence}.", *remarks(finding, question)])
+    return " ".join([f"{where}, {verdict}: {evidence}.", *remarks(finding, question)])
 
 
 def remarks(finding: Finding, question: Question) -> Iterator[str]:
-    """What a reader must know besides: divergence, missing seeds, and what an undecided verdict needs."""
-    of, comparison = finding.judgement, finding.comparison
-    lost = {arm: number for arm, number in finding.diverged.items() if number}
+    """Remarks on a verdict: divergence, missing seeds, and what an undecided verdict needs."""
+    lost = [f"{number} of {arm}" for arm, number in finding.diverged.items() if number]
     if lost:
-        yield f"Diverged, and counted as guessing: {', '.join(f'{n} of {arm}' for arm, n in lost.items())}."
+        yield f"Diverged, and counted as guessing: {', '.join(lost)}."
     if finding.without_diverged:
         yield f"They drive the verdict: without them it is {finding.without_diverged}."
     if finding.unpaired:
         was = "was" if finding.unpaired == 1 else "were"
         yield f"{count(finding.unpaired, 'seed')} had no partner in the other arm and {was} left out."
-    if of.verdict == "undecided":
-        yield needs(finding, question)
-    if comparison.dataset is None:
+    if finding.judgement.verdict == "undecided":
+        pairs, family = finding.judgement.pairs, len(question.family)
+        too_few = 2 * 0.5**pairs > question.alpha / family
+        if too_few:
+            among = f" among {family} comparisons" if family > 1 else ""
+            yield f"{count(pairs, 'pair')} can reach no adjusted p of {question.alpha:g}{among}."
+        if finding.more_pairs is not None:
+            time = "" if finding.more_minutes is None else f", {duration(finding.more_minutes)} here"
+            more = count(finding.more_pairs, "more pair")
+            yield f"About {more} would see a difference of this size with 80 % power{time}."
+        elif not too_few:
+            yield "No number of pairs would tell, at the difference seen."
+    if finding.comparison.dataset is None:
         yield "This speaks of these datasets, not of others."
-
-
-def needs(finding: Finding, question: Question) -> str:
-    """What an undecided verdict needs."""
-    of, family, few = finding.judgement, len(question.family), ""
-    if 2 * 0.5**of.pairs > question.alpha / family:
-        among = f" among {family} comparisons" if family > 1 else ""
-        few = f"{count(of.pairs, 'pair')} can reach no adjusted p of {question.alpha:g}{among}. "
-    if finding.more_pairs is None:
-        return few.strip() or "No number of pairs would tell, at the difference seen."
-    time = "" if finding.more_minutes is None else f", {duration(finding.more_minutes)} here"
-    more = count(finding.more_pairs, "more pair")
-    return f"{few}About {more} would see a difference of this size with 80 % power{time}."
 
 
 def level_sentence(conclusion: Conclusion) -> str | None:
@@ -73,24 +81,24 @@ def level_sentence(conclusion: Conclusion) -> str | None:
     looks, question = conclusion.other_looks, conclusion.question
     if not looks:
         return None
-    what = []
-    pairs = sorted({number for look in looks for number in look.pairs.values()})
+    reasons = []
     if any(look.pairs != conclusion.look.pairs for look in looks):
-        what.append(f"on {', '.join(map(str, pairs))} pairs")
+        pairs = sorted({number for look in looks for number in look.pairs.values()})
+        reasons.append(f"on {', '.join(map(str, pairs))} pairs")
     if any(look.plan != question.hash for look in looks):
-        what.append("by another plan")
+        reasons.append("by another plan")
     most = min(1.0, question.alpha * (1 + len(looks)))
     times = "once" if len(looks) == 1 else f"{len(looks)} times"
     return (
         f"The level of {question.alpha:g} no longer holds: this study was looked at {times} before, "
-        f"{' and '.join(what) or 'otherwise'}. Verdicts that were reached at the first look stand; over all looks, a "
-        f"false one may come with a chance of up to {most:.2g}. To look more than once, say so beforehand: "
+        f"{' and '.join(reasons) or 'otherwise'}. Verdicts that were reached at the first look stand; over all looks, "
+        f"a false one may come with a chance of up to {most:.2g}. To look more than once, say so beforehand: "
         "study.replicates: {min: 6, max: 60, batch: 6}."
     )
 
 
 def certificate_sentence(certificate: Certificate) -> str:
-    """What the self-test has measured."""
+    """What the self-test measured."""
     false, seen = certificate.false_alarms, certificate.power_seen
     return (
         f"Self-test on {certificate.dataset} with {certificate.network}: trained twice, {certificate.equal} of "
@@ -103,20 +111,19 @@ def certificate_sentence(certificate: Certificate) -> str:
 
 
 def tuning_sentences(tuning: Tuning) -> Iterator[str]:
-    """What was chosen for each arm, and whether the winner depends on it."""
-    where = f"On {tuning.dataset} with {tuning.network}"
+    """The value chosen for each arm, and whether the winner depends on it."""
     chosen = ", ".join(f"{arm.arm} {arm.chosen:g}{' (at the edge)' if arm.at_edge else ''}" for arm in tuning.arms)
-    seeds = max(arm.seeds for arm in tuning.arms)
-    yield f"{where}, {tuning.setting} was tuned on val with {count(seeds, 'seed')} a value: {chosen}."
+    seeds = count(max(arm.seeds for arm in tuning.arms), "seed")
+    where = Panel(tuning.dataset, tuning.network).title
+    yield f"On {where}, {tuning.setting} was tuned on val with {seeds} a value: {chosen}."
     if tuning.extended:
         added = ", ".join(f"{value:g}" for value in tuning.extended)
         yield f"A best value lay at the grid's edge, so {added} came in for every arm."
     if tuning.depends:
-        others = [(value, arm) for value, arm in tuning.winners.items() if arm != tuning.winner]
-        results = ", ".join(f"{arm} at {value:g}" for value, arm in others)
+        others = ", ".join(f"{arm} at {value:g}" for value, arm in tuning.winners.items() if arm != tuning.winner)
         yield (
             f"The winner on val depends on {tuning.setting}: {tuning.winner} where each arm has its own value, "
-            f"but {results} where all share it."
+            f"but {others} where all share it."
         )
     else:
         yield f"The winner on val is {tuning.winner}, whether each arm has its own {tuning.setting} or all share one."
@@ -135,7 +142,7 @@ def percent(fraction: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """As papers print it, with its sign."""
+    """A p-value as papers print it, with its sign."""
     if p < 0.0001:
         return "< .0001"
     text = f"{p:.4f}" if p < 0.001 else f"{p:.3f}" if p < 0.995 else "1.00"
@@ -148,34 +155,22 @@ def level(question: Question) -> str:
 
 
 def listed(words: Sequence[str], most: int = 6) -> str:
-    """Words with commas and an "and", the last ones counted where there are many."""
+    """Words with commas and an "and"; where there are more than ``most``, the last ones are counted."""
     if len(words) > most:
         return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
     return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
-def count(number: int, what: str) -> str:
-    """So many of something, in its plural where it is not one."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless the number is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(minutes: float) -> str:
-    """A time that a person can take in."""
+    """A time in the unit that suits its length."""
     if not math.isfinite(minutes):
         return "no time"
     for limit, unit, size in ((1, "second", 1 / 60), (120, "minute", 1), (48 * 60, "hour", 60)):
         if minutes < limit:
             return count(round(minutes / size), unit)
     return count(round(minutes / (24 * 60)), "day")
-
-
-def sentences(conclusion: Conclusion, tunings: Sequence[Tuning], certificates: Sequence[Certificate]) -> list[str]:
-    """All that is said of a study, the verdicts first."""
-    warning = level_sentence(conclusion)
-    return [
-        *(sentence(finding, conclusion.question) for finding in conclusion.findings),
-        *([warning] if warning else []),
-        *([] if conclusion.as_planned else [OTHER_PLAN]),
-        *(line for tuning in tunings for line in tuning_sentences(tuning)),
-        *map(certificate_sentence, certificates),
-    ]

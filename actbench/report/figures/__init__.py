@@ -1,4 +1,4 @@
-"""Figures of a study, from what its records say, each defined once for the page and for papers. None needs torch."""
+"""Figures of a study, each defined once for the page and for papers."""
 
 from actbench.report.figures.cost import cost_figures as cost_figures
 from actbench.report.figures.curves import SCORES as SCORES

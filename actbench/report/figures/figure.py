@@ -1,4 +1,4 @@
-"""What all figures of a study share: panels, names, axes, the look of arms, and how a figure becomes a file."""
+"""What all figures of a study share: names, the look of arms, axes, and how a figure becomes a file."""
 
 import re
 from collections import Counter
@@ -11,14 +11,15 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from actbench.inference.frames import arm_frame
 from actbench.inference.verdict import StudyResults
-from actbench.inference.verdict.evidence import Scores, scores
-from actbench.inference.verdict.findings import OUTCOME
+from actbench.inference.verdict.question import Panel
 from actbench.report.figures.palette import INK, QUIET, RULE, arm_styles
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif'
 PAPER_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first comes with vl-convert
 LONGEST = 24  # letters of a name beside an axis
+SENTENCE = 40  # letters of a name in a sentence
 FIRST = 6  # arms that are shown at first where there are more
 INCH = 117  # pixels to an inch of paper: the 13 pixels of a figure's letters are 8 points there
 COLUMN, HALF_MORE, PAGE = 3.4, 5.0, 7.0  # inches: a column of a paper, one and a half, and both
@@ -28,25 +29,13 @@ HEIGHT = 300  # pixels, where the data do not give another
 Layers = alt.LayerChart | alt.FacetChart  # what altair's own signatures return
 
 
-class Panel(NamedTuple):
-    """A dataset and a network."""
-
-    dataset: str
-    network: str
-
-    @property
-    def title(self) -> str:
-        """As people say it."""
-        return f"{self.dataset} with {self.network}"
-
-
 class Figure(NamedTuple):
-    """A figure in the grammar of Vega-Lite, with its title and what is to be seen in it, in words.
+    """A figure in the grammar of Vega-Lite, with its title and its ``finding`` in words.
 
-    ``name`` is made of letters, digits and hyphens, and no other figure of the
-    study has it. ``chart`` reads ``data`` under that name. The page sets some
-    of ``params``: ``arms``, ``along`` (epochs or seconds) and ``range`` (whole
-    or close). Figures of one kind and panel stand side by side in one file.
+    ``name`` consists of letters, digits and hyphens, and is unique within the
+    study. ``chart`` reads ``data`` under that name. The page sets some of
+    ``params``: ``arms``, ``along`` (epochs or seconds) and ``range`` (whole or
+    close). Figures of one kind and panel stand side by side in one file.
     """
 
     name: str
@@ -61,20 +50,9 @@ class Figure(NamedTuple):
     score: str | None = None  # column of the records, of which the page shows one at a time
 
 
-def panels(results: StudyResults) -> list[Panel]:
-    """All datasets and networks of a study."""
-    return list(dict.fromkeys(Panel(row.dataset, row.network) for row in results.question.asked))
-
-
-def of_panel(table: pl.DataFrame, panel: Panel, arm: str | None = None) -> pl.DataFrame:
+def panel_records(table: pl.DataFrame, panel: Panel, arm: str | None = None) -> pl.DataFrame:
     """The records of a panel, of one arm or of all."""
-    own = table.filter(dataset_name=panel.dataset, network_name=panel.network)
-    return own if arm is None else own.filter(arm=arm)
-
-
-def known_scores(results: StudyResults) -> Scores:
-    """Test accuracy of each seed of what is asked; a diverged replicate guesses."""
-    return scores(results.table, OUTCOME)
+    return table.filter(dataset_name=panel.dataset, network_name=panel.network, **({"arm": arm} if arm else {}))
 
 
 # --- names ---
@@ -83,7 +61,7 @@ def known_scores(results: StudyResults) -> Scores:
 def shorten(name: str, longest: int = LONGEST) -> str:
     """A name on one line, with its middle left out where it is long.
 
-    Wide letters count twice. Vega would cut what is left too wide, even between the two halves of a letter such as 𝕏.
+    Wide letters count twice. Vega would cut a name that is too wide, even between the two halves of a letter such as 𝕏.
     """
     name = " ".join(name.split())
     widths = [2 if ord(letter) > 0xFFFF or east_asian_width(letter) in "WF" else 1 for letter in name]
@@ -95,18 +73,13 @@ def shorten(name: str, longest: int = LONGEST) -> str:
     return f"{name[:head]}…{name[len(name) - tail :]}"
 
 
-def called(name: str) -> str:
-    """A name in a sentence."""
-    return shorten(name, 40)
-
-
 def labels(names: Sequence[str]) -> list[str]:
-    """Names in a figure: short, and yet no two alike."""
-    found: list[str] = []
+    """Names in a figure: short, and no two alike."""
+    distinct: list[str] = []
     for name in names:
         numbered = (f"{shorten(name, LONGEST - 4)} ({number})" for number in count(2))
-        found.append(next(text for text in chain([shorten(name)], numbered) if text not in found))
-    return found
+        distinct.append(next(label for label in chain([shorten(name)], numbered) if label not in distinct))
+    return distinct
 
 
 def arm_labels(results: StudyResults) -> dict[str, str]:
@@ -114,36 +87,36 @@ def arm_labels(results: StudyResults) -> dict[str, str]:
     return dict(zip(results.question.arms, labels(results.question.arms), strict=True))
 
 
-def arms_in_words(results: StudyResults) -> dict[str, str]:
+def names_by_label(results: StudyResults) -> dict[str, str]:
     """The name of each arm in a sentence, by its label."""
-    return {label: called(arm) for arm, label in arm_labels(results).items()}
+    return {label: shorten(arm, SENTENCE) for arm, label in arm_labels(results).items()}
 
 
-def file_name(*parts: str) -> str:
-    """Names as a part of a file's name: letters of any language, digits, dots, hyphens and underscores."""
-    words = [re.sub(r"[^\w.+=-]+", "_", part).strip("._") for part in parts]
+def file_name(*names: str) -> str:
+    """Names as part of a file's name: letters of any language, digits, dots, hyphens and underscores."""
+    words = [re.sub(r"[^\w.+=-]+", "_", name).strip("._") for name in names]
     return "_".join(word[:60] for word in words if word)
 
 
 # --- arms ---
 
 
-def shown_first(results: StudyResults) -> list[str]:
-    """The arms that figures with a curve each begin with: all, or the baseline and the best ones."""
+def initial_arms(results: StudyResults) -> list[str]:
+    """The arms that a figure of curves shows at first: all, or the baseline and the best ones."""
     arms, baseline = results.question.arms, results.question.baseline
     if len(arms) <= FIRST + 2:
         return arms
-    means = results.table.group_by("arm").agg(pl.col("test_accuracy").mean()).sort("test_accuracy", descending=True)
-    best = [arm for arm in means["arm"] if arm != baseline][: FIRST - 1]
+    means = arm_frame(results).group_by("arm", maintain_order=True).agg(pl.col("test_accuracy").mean())
+    best = [arm for arm in means.sort("test_accuracy", descending=True)["arm"] if arm != baseline][: FIRST - 1]
     return [arm for arm in arms if arm == baseline or arm in best]
 
 
 def arm_channels(
     results: StudyResults, *, legend: Any = None, notes: Sequence[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Channels of lines and those of marks: colour of each arm, with its dash or its shape.
+    """Channels of lines and channels of marks: the colour of each arm, with its dash or its shape.
 
-    The legend has the arms with these labels, or those that are shown; ``notes`` are lines of its title.
+    The ``legend`` has the arms with these labels, by default those that are shown; ``notes`` are lines of its title.
     """
     styles, label = arm_styles(results.question.arms, results.question.baseline), arm_labels(results)
     names = [label[arm] for arm in styles]
@@ -159,41 +132,40 @@ def arm_channels(
     def scale(values: Iterable[Any]) -> alt.Scale:
         return alt.Scale(domain=names, range=list(values))
 
-    color = alt.Color("arm:N", scale=scale(look.tone.light for look in styles.values()), legend=key)
-    dash = alt.StrokeDash("arm:N", scale=scale(list(look.dash) for look in styles.values()), legend=key)
-    shape = alt.Shape("arm:N", scale=scale(look.shape for look in styles.values()), legend=key)
+    color = alt.Color("arm:N", scale=scale(style.tone.light for style in styles.values()), legend=key)
+    dash = alt.StrokeDash("arm:N", scale=scale(list(style.dash) for style in styles.values()), legend=key)
+    shape = alt.Shape("arm:N", scale=scale(style.shape for style in styles.values()), legend=key)
     return {"color": color, "strokeDash": dash}, {"color": color, "shape": shape}
 
 
 def columns(names: Sequence[str]) -> alt.ExprRef:
-    """How many columns of names there is room for in a legend."""
+    """Number of columns of names for which a legend has room."""
     return alt.ExprRef(f"max(1, floor(room / {32 + 8 * max(map(len, names))}))")
 
 
 def arm_params(results: StudyResults) -> dict[str, Any]:
-    """The arms that are shown at first, and how they were chosen where they are not all."""
-    arms, shown, number = arm_labels(results), shown_first(results), len(results.question.arms)
-    choice = f"{arms[results.question.baseline]} and the best of {number} arms" if len(shown) < number else None
-    return {"arms": [arms[arm] for arm in shown], "choice": choice, "hover": False}
+    """The labels of the arms that are shown at first, and how these were chosen if they are not all."""
+    label, shown, number = arm_labels(results), initial_arms(results), len(results.question.arms)
+    choice = f"{label[results.question.baseline]} and the best of {number} arms" if len(shown) < number else None
+    return {"arms": [label[arm] for arm in shown], "choice": choice, "hover": False}
 
 
-def with_room(low: float, high: float) -> list[float]:
-    """A range with room at its ends."""
+def padded(low: float, high: float) -> list[float]:
+    """A range with room at both ends."""
     room = 0.05 * (high - low) or 1
     return [low - room, high + room]
 
 
 def tooltips(*names: str, **formats: str) -> list[alt.Tooltip]:
-    """What a mark says when it is pointed at: fields as they are, and numbers in a format of D3."""
-    return [alt.Tooltip(f"{name}:N") for name in names] + [
-        alt.Tooltip(f"{name}:Q", format=text) for name, text in formats.items()
-    ]
+    """The text of a mark under the pointer: fields as they are, and numbers in a format of D3."""
+    numbers = [alt.Tooltip(f"{name}:Q", format=text) for name, text in formats.items()]
+    return [*(alt.Tooltip(f"{name}:N") for name in names), *numbers]
 
 
 def rows_axis(
     count: int, field: str = "row:Q", *, names: str = "names", orient: Literal["left", "right"] = "left"
 ) -> alt.Y:
-    """Rows from top to bottom, with an axis whose labels are the param that ``names`` says."""
+    """Rows from top to bottom, with an axis whose labels are in the param called ``names``."""
     axis = alt.Axis(
         values=list(range(count)),
         tickCount=count,
@@ -228,7 +200,7 @@ def style(font: str) -> dict[str, Any]:
     text = {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"}
     return {
         "font": font,
-        "aria": False,  # the figure as a whole has its text
+        "aria": False,  # the figure as a whole has a text
         "background": None,
         "view": {"stroke": None},
         "axis": {
@@ -259,7 +231,7 @@ def style(font: str) -> dict[str, Any]:
 
 
 def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int = 300) -> bytes:
-    """Figures of one kind and panel, side by side, as a file's content: PNG, or SVG whose text is text."""
+    """Figures of one kind and panel side by side, as the content of a file: PNG, or SVG whose text is text."""
     width = figures[0].inches * INCH
     spec = specification(figures, room=width)
     if len(figures) == 1:
@@ -274,20 +246,21 @@ def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int
     if form == "png":
         return vl_convert.vegalite_to_png(spec, config=config, scale=72 / INCH, ppi=dpi)
     svg = vl_convert.vegalite_to_svg(spec, config=config)
-    inches = re.sub(r'(width|height)="([\d.]+)"', lambda of: f'{of[1]}="{float(of[2]) / INCH:.3f}in"', svg, count=2)
-    numbers: dict[str, str] = {}  # Vega counts clips on from one figure to the next
+    size = r'(width|height)="([\d.]+)"'
+    svg = re.sub(size, lambda match: f'{match[1]}="{float(match[2]) / INCH:.3f}in"', svg, count=2)
+    numbers: dict[str, str] = {}  # Vega numbers clips on from one figure to the next
     clip = r'(?<=<clipPath id="clip)\d+|(?<=clip-path="url\(#clip)\d+'
-    return re.sub(clip, lambda of: numbers.setdefault(of[0], str(len(numbers))), inches).encode()
+    return re.sub(clip, lambda match: numbers.setdefault(match[0], str(len(numbers))), svg).encode()
 
 
 def files(figures: Iterable[Figure]) -> dict[str, list[Figure]]:
-    """Figures by the file that they stand in; name and figures say the panel where there are several."""
-    found: dict[tuple[str, Panel | None], list[Figure]] = {}
+    """Figures by the name of their file; names and figures give the panel where a kind has several."""
+    groups: dict[tuple[str, Panel | None], list[Figure]] = {}
     for figure in figures:
-        found.setdefault((figure.kind, figure.panel), []).append(figure)
-    kinds = Counter(kind for kind, _ in found)
+        groups.setdefault((figure.kind, figure.panel), []).append(figure)
+    kinds = Counter(kind for kind, _ in groups)
     named = {}
-    for (kind, panel), group in found.items():
+    for (kind, panel), group in groups.items():
         alone = kinds[kind] == 1
         name = file_name(kind, *(() if alone or not panel else panel))
         named[name] = [figure._replace(panel=None) for figure in group] if alone else group

@@ -1,4 +1,4 @@
-"""Colours, on light paper and on dark, and the shapes that tell the same without colour."""
+"""Colours, on light paper and on dark, and the shapes that tell arms and verdicts apart without colour."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -15,7 +15,7 @@ class Tone(NamedTuple):
 
 
 class ArmStyle(NamedTuple):
-    """How an arm is drawn: no two of the first forty-one look alike, in colour or without.
+    """How an arm is drawn.
 
     ``dash`` holds the lengths of strokes and gaps in pixels, and ``shape`` is a
     mark of Vega's.
@@ -53,15 +53,17 @@ ARMS = (
     Tone("#0a7580", "#51c7d1"),
     Tone("#b92433", "#ff9098"),
 )
-CROSS = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"  # of what has diverged, too
+CROSS = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"  # also marks a diverged replicate
 SHAPES = ("square", "triangle-up", "triangle-down", "diamond", "cross", "triangle-right", "triangle-left", CROSS)
 SOLID = (1, 0)
 DASHES = ((8, 3), (2, 2), (8, 3, 2, 3), (14, 4), SOLID)
 
 
 def arm_styles(arms: Sequence[str], baseline: str) -> dict[str, ArmStyle]:
-    """How each arm is drawn: the baseline in solid ink with circles, the others in colours, shapes and dashes."""
+    """How each arm is drawn: the baseline in solid ink with circles, the others in colours, shapes and dashes.
+
+    Eight shapes and five dashes have no common factor, so that they tell forty arms apart even without colour.
+    """
     others = [arm for arm in arms if arm != baseline]
-    # Eight shapes and five dashes have no common factor: together they tell forty arms apart.
-    looks = map(ArmStyle, cycle(ARMS), cycle(DASHES), cycle(SHAPES))
-    return {baseline: ArmStyle(INK, SOLID, "circle"), **dict(zip(others, looks, strict=False))}
+    styles = map(ArmStyle, cycle(ARMS), cycle(DASHES), cycle(SHAPES))
+    return {baseline: ArmStyle(INK, SOLID, "circle"), **dict(zip(others, styles, strict=False))}

@@ -1,0 +1,188 @@
+"""The numbers of a study in frames, of its arms and of its comparisons; a report only selects and formats them."""
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from actbench.inference.stats import Interval, mean_with_bounds
+from actbench.inference.verdict.evidence import scores
+from actbench.inference.verdict.findings import OUTCOME
+from actbench.inference.verdict.results import StudyResults
+
+CELL = ["dataset_name", "network_name", "arm"]
+
+
+class Quantity(NamedTuple):
+    """A column of a frame. A number that is not known is null."""
+
+    type: type[pl.DataType]
+    unit: str
+    meaning: str
+
+
+def _with_bounds(name: str, unit: str, meaning: str) -> dict[str, Quantity]:
+    """An estimate and the bounds of its interval, whose level is that of the study."""
+    return {
+        name: Quantity(pl.Float64, unit, meaning),
+        f"{name}_low": Quantity(pl.Float64, unit, f"lower bound: {meaning}"),
+        f"{name}_high": Quantity(pl.Float64, unit, f"upper bound: {meaning}"),
+    }
+
+
+def _with_test(name: str, unit: str, meaning: str) -> dict[str, Quantity]:
+    """An estimate with its bounds, and a test that belongs to no family."""
+    return {
+        **_with_bounds(name, unit, meaning),
+        f"{name}_p": Quantity(pl.Float64, "", f"p of the sign-flip test, not corrected: {meaning}"),
+        f"{name}_effect": Quantity(pl.Float64, "standard deviations", f"effect size: {meaning}"),
+    }
+
+
+ARM_COLUMNS = {
+    "dataset": Quantity(pl.String, "", "name of the dataset"),
+    "network": Quantity(pl.String, "", "name of the network"),
+    "arm": Quantity(pl.String, "", "name of the arm; a tuned setting follows in a column with the setting's name"),
+    "seeds": Quantity(pl.Int64, "", "replicates"),
+    **_with_bounds("test_accuracy", "fraction", "mean accuracy on test; a diverged replicate guesses"),
+    "test_accuracy_sd": Quantity(pl.Float64, "fraction", "standard deviation of the same accuracies over seeds"),
+    "test_accuracy_min": Quantity(pl.Float64, "fraction", "lowest of the same accuracies"),
+    "test_accuracy_max": Quantity(pl.Float64, "fraction", "highest of the same accuracies"),
+    "test_loss": Quantity(pl.Float64, "nats", "mean loss on test of the replicates that did not diverge"),
+    "test_ece": Quantity(pl.Float64, "fraction", "mean calibration error on test of the same replicates"),
+    "val_accuracy": Quantity(pl.Float64, "fraction", "mean accuracy on val of the same replicates"),
+    "val_loss": Quantity(pl.Float64, "nats", "mean loss on val of the same replicates"),
+    "diverged": Quantity(pl.Int64, "", "replicates that diverged"),
+    "epochs": Quantity(pl.Float64, "", "median of the epochs trained, of the replicates that did not diverge if any"),
+    "epoch_time_s": Quantity(pl.Float64, "s", "median time of an epoch; fits on a busy machine count if all were busy"),
+    "peak_memory_mb": Quantity(pl.Float64, "MiB", "median peak memory, by the same rule"),
+    "busy": Quantity(pl.Boolean, "", "whether others used the machine during every fit whose time is known"),
+    "parameters": Quantity(pl.Int64, "", "trainable parameters of a replicate"),
+}
+COMPARISON_COLUMNS = {
+    "dataset": Quantity(pl.String, "", "name of the dataset; null for the mean over all"),
+    "network": Quantity(pl.String, "", "name of the network"),
+    "arm": Quantity(pl.String, "", "name of the arm"),
+    "baseline": Quantity(pl.String, "", "name of the arm that it is compared with"),
+    "verdict": Quantity(pl.String, "", "better, worse, equivalent or undecided"),
+    "inside_margin": Quantity(pl.Boolean, "", "whether the difference was found to lie inside the margin"),
+    "pairs": Quantity(pl.Int64, "", "pairs that the verdict rests on"),
+    "unpaired": Quantity(pl.Int64, "", "seeds that one of the two arms lacks"),
+    **_with_bounds("difference", "fraction", "mean paired difference in test accuracy, arm minus baseline"),
+    "p": Quantity(pl.Float64, "", "p of the sign-flip test"),
+    "adjusted_p": Quantity(pl.Float64, "", "the same, corrected for all comparisons"),
+    "equivalence_p": Quantity(pl.Float64, "", "p of two one-sided tests against the margin"),
+    "adjusted_equivalence_p": Quantity(pl.Float64, "", "the same, corrected for all comparisons"),
+    **_with_bounds("probability_better", "fraction", "chance that the arm wins on a new seed, ties counted half"),
+    "effect": Quantity(pl.Float64, "standard deviations", "effect size of the difference"),
+    "arm_test_accuracy": Quantity(pl.Float64, "fraction", "mean test accuracy of the arm over the pairs"),
+    "baseline_test_accuracy": Quantity(pl.Float64, "fraction", "mean test accuracy of the baseline over the pairs"),
+    "arm_diverged": Quantity(pl.Int64, "", "replicates of the arm that diverged"),
+    "baseline_diverged": Quantity(pl.Int64, "", "replicates of the baseline that diverged"),
+    "without_diverged": Quantity(pl.String, "", "verdict without the diverged pairs, if it is another"),
+    **_with_test("test_loss_difference", "nats", "mean paired difference in test loss"),
+    **_with_test("test_ece_difference", "fraction", "mean paired difference in calibration error on test"),
+    **_with_test("time_ratio", "ratio", "time of an epoch, arm by baseline"),
+    **_with_test("memory_ratio", "ratio", "peak memory, arm by baseline"),
+    "fits": Quantity(pl.Int64, "", "pairs of fits that the ratios rest on"),
+    "busy": Quantity(pl.Boolean, "", "whether others used the machine during these fits, so that times say little"),
+    "with_time": Quantity(pl.String, "", "accuracy and time together: dominates, trade-off, dominated or undecided"),
+    "more_pairs": Quantity(pl.Int64, "", "further pairs for 80 % power at the difference seen, if undecided"),
+    "test_loss_pairs": Quantity(pl.Int64, "", "pairs of the difference in test loss"),
+    "test_ece_pairs": Quantity(pl.Int64, "", "pairs of the difference in calibration error"),
+}
+STANDING_COLUMNS = {
+    "network": Quantity(pl.String, "", "name of the network"),
+    "arm": Quantity(pl.String, "", "name of the arm"),
+    **_with_bounds("interquartile_mean", "fraction", "mean of the middle half of the test accuracies on all datasets"),
+    **_with_bounds("rank", "", "mean rank over the datasets, 1 the best"),
+}
+
+
+def arm_frame(results: StudyResults) -> pl.DataFrame:
+    """A row for each arm on each dataset and network that has records; see `ARM_COLUMNS`."""
+    whole, quiet = ~pl.col("diverged"), ~pl.col("busy").fill_null(value=False)
+    costs = ("epoch_time_s", "peak_memory_mb")
+    records = results.table.group_by(CELL).agg(
+        pl.len().alias("seeds"),
+        pl.col("test_loss", "test_ece", "val_accuracy", "val_loss").filter(whole).mean(),
+        pl.col("diverged").sum(),
+        pl.coalesce(pl.col("epochs").filter(whole).median(), pl.col("epochs").median()).alias("epochs"),
+        *(pl.coalesce(pl.col(cost).filter(quiet).median(), pl.col(cost).median()).alias(cost) for cost in costs),
+        pl.col("busy").fill_null(value=False).filter(pl.col("epoch_time_s").is_not_null()).all(),
+        pl.col("epoch_time_s").count().alias("times"),
+        pl.col("parameters").first(),
+    )
+    by_cell = records.with_columns(pl.when(pl.col("times") > 0).then("busy")).rows_by_key(CELL, named=True, unique=True)
+    accuracies = scores(results.table, OUTCOME)
+    tuned = [arm for tuning in results.tunings for arm in tuning.arms]
+    chosen = {(arm.dataset, arm.network, arm.arm): arm.chosen for arm in tuned}
+    settings = [tuning.setting for tuning in results.tunings[:1]]
+    rows = []
+    for panel, arm in product(results.question.panels, results.question.arms):
+        cell = (*panel, arm)
+        if cell in by_cell:
+            values = np.array(list(accuracies.get(cell, {}).values()))
+            row = {**panel._asdict(), "arm": arm, **by_cell[cell], **{name: chosen.get(cell) for name in settings}}
+            if len(values):
+                mean = mean_with_bounds(values, level=1 - results.question.alpha)
+                row |= _columns("test_accuracy", mean)
+                row |= {"test_accuracy_min": float(values.min()), "test_accuracy_max": float(values.max())}
+            if len(values) > 1:
+                row["test_accuracy_sd"] = float(np.std(values, ddof=1))
+            rows.append(row)
+    tuned_columns = {name: Quantity(pl.Float64, "", "the value chosen for the arm") for name in settings}
+    names = ("dataset", "network", "arm")
+    return _frame(rows, {**{name: ARM_COLUMNS[name] for name in names}, **tuned_columns, **ARM_COLUMNS})
+
+
+def comparison_frame(results: StudyResults) -> pl.DataFrame:
+    """A row for each comparison, arm minus baseline; see `COMPARISON_COLUMNS`."""
+    rows = []
+    for finding in results.conclusion.findings:
+        comparison, judgement, cost = finding.comparison, finding.judgement, finding.cost
+        row: dict[str, Any] = {**judgement._asdict(), **comparison._asdict()}
+        row |= _columns("difference", judgement.difference) | _columns("probability_better", judgement.superiority)
+        row |= {name: getattr(finding, name) for name in ("unpaired", "without_diverged", "more_pairs")}
+        for side, arm in (("arm", comparison.arm), ("baseline", comparison.baseline)):
+            row |= {f"{side}_test_accuracy": finding.means[arm], f"{side}_diverged": finding.diverged[arm]}
+        tests: dict[str, tuple[Interval | None, float, float]] = {}
+        for secondary in finding.secondary:
+            tests[f"{secondary.outcome}_difference"] = secondary.difference, secondary.p, secondary.effect
+            row[f"{secondary.outcome}_pairs"] = secondary.pairs
+        if cost:
+            tests |= {"time_ratio": cost.time} | ({"memory_ratio": cost.memory} if cost.memory else {})
+            row |= {"fits": cost.fits, "busy": cost.busy, "with_time": finding.joint}
+        for name, (interval, p, effect) in tests.items():
+            row |= {**_columns(name, interval), f"{name}_p": p, f"{name}_effect": effect}
+        rows.append(row)
+    return _frame(rows, COMPARISON_COLUMNS)
+
+
+def standing_frame(results: StudyResults) -> pl.DataFrame:
+    """A row for each arm over several datasets; see `STANDING_COLUMNS`."""
+    rows = [
+        standing._asdict()
+        | _columns("interquartile_mean", standing.interquartile_mean)
+        | _columns("rank", standing.rank)
+        for standing in results.conclusion.standings
+    ]
+    return _frame(rows, STANDING_COLUMNS)
+
+
+def _columns(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Columns of an estimate and its bounds."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval or (None, None, None), strict=True))
+
+
+def _frame(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Quantity]) -> pl.DataFrame:
+    """Rows as a frame with these columns, in which a number that is not finite is null."""
+    frame = pl.DataFrame(
+        [[row.get(name) for name in columns] for row in rows],
+        schema={name: column.type for name, column in columns.items()},
+        orient="row",
+    )
+    number = pl.col(pl.Float64)
+    return frame.with_columns(pl.when(number.is_finite()).then(number))

@@ -1,0 +1,149 @@
+"""What a study's folder says: its verdicts, and ``verdict.json``, which ``schema.json`` beside this file describes."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from actbench import __version__
+from actbench.inference.verdict.certificate import Certificate
+from actbench.inference.verdict.findings import OUTCOME, Conclusion, conclude
+from actbench.inference.verdict.history import FILE, History
+from actbench.inference.verdict.pairing import pairing_faults, planning_faults
+from actbench.inference.verdict.question import Question
+from actbench.inference.verdict.tuning import Tuning, summary
+from actbench.inference.verdict.words import (
+    certificate_sentence,
+    level_sentence,
+    sentence,
+    sentences,
+    tuning_sentences,
+)
+from actbench.records import COLUMNS, RecordError, read_records, write_whole
+
+FORMAT = 1
+RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
+
+
+class StudyResults(NamedTuple):
+    """What the records of a study say. Printed, they are the verdicts in words; in a notebook, with a figure."""
+
+    table: pl.DataFrame
+    question: Question
+    conclusion: Conclusion
+    tunings: Sequence[Tuning]
+    certificates: Sequence[Certificate]
+    faults: Sequence[str]  # of the pairing
+    sentences: Sequence[str]
+    command: str | None  # that ran the study
+    troubles: Sequence[str]  # what was interrupted, failed or tried again
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+    def _repr_html_(self) -> str:
+        from actbench.report.notebook import as_html  # the one import against the order of the rooms
+
+        return as_html(self)
+
+
+def load_results(folder: Path) -> StudyResults:
+    """Compute the verdicts of a study from its folder, write ``verdict.json``, and note the look in its history.
+
+    Raises:
+        RecordError: The folder holds no study, or a file is damaged; one line.
+    """
+    if not (folder / RECORDS).is_file():
+        raise RecordError(f"{folder} is no folder of a study with records: it has no {RECORDS}")
+    history = History.read(folder)
+    if not history.plans:
+        raise RecordError(f"{folder} has records, but no plan in history.json; `compare` writes it")
+    table = read_records(folder / RECORDS)
+    lacking = {"arm", "dataset_name", "network_name", *COLUMNS} - set(table.columns)
+    if lacking:
+        raise RecordError(f"{folder / RECORDS} lacks {', '.join(sorted(lacking))}; run its study again")
+    question = Question.from_dict(history.plans[-1].question)
+    conclusion = conclude(table, question, history, elsewhere=list(sibling_histories(folder.resolve())))
+    looked = history.looked(conclusion.look)
+    tunings = []
+    if question.tune and (folder / TUNING).is_file():
+        ((setting, grid),) = ((name, values) for name, values in question.tune.items() if name != "replicates")
+        tunings = summary(read_records(folder / TUNING), setting, grid, level=1 - question.alpha)
+    certificates = [Certificate.from_dict(values) for values in history.certificates.get(question.hash, [])]
+    if looked is not history:
+        looked.write(folder)
+    results = StudyResults(
+        table,
+        question,
+        conclusion,
+        tunings,
+        certificates,
+        faults=[*planning_faults(table, question), *pairing_faults(table, question.baseline)],
+        sentences=sentences(conclusion, tunings, certificates),
+        command=history.command,
+        troubles=history.troubles,
+    )
+    write_verdict(folder / VERDICT, results, looked)
+    return results
+
+
+def sibling_histories(folder: Path) -> Iterator[History]:
+    """Histories of the studies that share their finished cells with the study in a folder."""
+    if not (folder.parent / "cells").is_dir():
+        return
+    for path in sorted({path.resolve() for path in folder.parent.glob(f"*/{FILE}")}):
+        if path.parent != folder:
+            with suppress(RecordError):  # that study's own report will say so
+                yield History.read(path.parent)
+
+
+def write_verdict(path: Path, results: StudyResults, history: History) -> None:
+    """Write all results of a study into a file in its folder, whole or not at all; what is not known is null."""
+    question, conclusion = results.question, results.conclusion
+    content = {
+        "format": FORMAT,
+        "actbench_version": __version__,
+        "study": path.parent.resolve().name,
+        "outcome": OUTCOME,
+        "question": question.to_dict(),
+        "plan": {"hash": question.hash, "first_hash": history.plans[0].hash, "as_planned": conclusion.as_planned},
+        "pairs_verified": not results.faults,
+        "pairing_faults": results.faults,
+        "level_holds": not conclusion.other_looks,
+        "level_sentence": level_sentence(conclusion),
+        "comparisons": [
+            {
+                **finding.comparison._asdict(),
+                **finding.judgement._asdict(),
+                **{name: item for name, item in finding._asdict().items() if name not in ("comparison", "judgement")},
+                "sentence": sentence(finding, question),
+            }
+            for finding in conclusion.findings
+        ],
+        "standings": conclusion.standings,
+        "tuning": [
+            {**tuning._asdict(), "depends": tuning.depends, "sentences": list(tuning_sentences(tuning))}
+            for tuning in results.tunings
+        ],
+        "certificates": [
+            {**certificate._asdict(), "passed": certificate.passed, "sentence": certificate_sentence(certificate)}
+            for certificate in results.certificates
+        ],
+        "looks": [vars(look) for look in history.looks],
+    }
+    write_whole(path, (json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: named tuples as objects, NaN and infinities as null, keys as text."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {f"{key:g}" if isinstance(key, float) else str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
