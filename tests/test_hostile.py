@@ -938,7 +938,7 @@ def test_a_history_that_would_take_all_time_is_refused_in_a_line(tmp_path, monke
     ("settings", "message"),
     [
         ({"replicates": 10**6}, "a study has at most 100,000 replicates"),
-        ({"alpha": 1e-12}, "alpha is at least 1e-09"),
+        ({"alpha": 1e-12}, "alpha must be at least 1e-09"),
     ],
 )
 def test_a_study_that_no_report_could_tell_of_is_refused_beforehand(tmp_path, settings, message):

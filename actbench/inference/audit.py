@@ -128,9 +128,9 @@ def audit(
         raise TableError(f"no row is named {baseline!r}: the rows are {', '.join(names)}")
     for name, value in (("level", level), ("alpha", alpha)):
         if not 0 < value < 1:
-            raise TableError(f"{name} is strictly between 0 and 1, got {value}")
+            raise TableError(f"{name} must be strictly between 0 and 1, got {value}")
     if highest is not None and not highest > 0:
-        raise TableError(f"highest is above 0, got {highest}")
+        raise TableError(f"highest must be above 0, got {highest}")
     base = rows[names.index(baseline) if baseline is not None else 0]
     if highest is None:
         highest = next((limit for limit in (1.0, 100.0) if min(means) >= 0 and max(means) <= limit), math.inf)

@@ -35,7 +35,12 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
     if format == "json":
         contents = {Path(VERDICT).stem: (folder / VERDICT).read_bytes()}
     elif format == "csv":
-        contents = {name: to_csv(frame) for name, frame in csv_frames(results).items() if len(frame)}
+        frames = {
+            "comparisons": comparison_frame(results).drop("test_loss_pairs", "test_ece_pairs"),
+            "arms": arm_frame(results).drop_nulls("test_accuracy"),
+            "replicates": results.table.drop(cs.by_dtype(pl.List)),
+        }
+        contents = {name: to_csv(frame) for name, frame in frames.items() if len(frame)}
     elif format in ("png", "svg"):
         contents = {name: rendered(group, format) for name, group in files(all_figures(results)).items()}
     else:
@@ -63,12 +68,3 @@ def all_figures(results: StudyResults) -> list[Figure]:
         *figures.tuning_figures(results),
         *figures.shape_figures(results),
     ]
-
-
-def csv_frames(results: StudyResults) -> dict[str, pl.DataFrame]:
-    """Comparisons, the arms that have scores, and replicates."""
-    return {
-        "comparisons": comparison_frame(results).drop("test_loss_pairs", "test_ece_pairs"),
-        "arms": arm_frame(results).drop_nulls("test_accuracy"),
-        "replicates": results.table.drop(cs.by_dtype(pl.List)),
-    }

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +14,7 @@ from actbench.inference.verdict import StudyResults
 from actbench.records import write_whole
 from actbench.report import answer, provenance
 from actbench.report.embedded import embed_records, json_in_page, pack_column
-from actbench.report.figures import SCORES, Figure
+from actbench.report.figures import SCORES
 from actbench.report.figures.figure import FONT, arm_labels, initial_arms, specification, style
 from actbench.report.figures.palette import ARMS, INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles
 from actbench.report.sections import stories, study_facts, verdict_sentences, warnings
@@ -46,7 +45,14 @@ def page(results: StudyResults, *, name: str) -> str:
         script = pool.submit(vega)  # takes a second, beside all the rest
         data, report_tables, sections = embed_records(results), tables(results), stories(results)
         common, fits = provenance.split_configs(results)
-        drawings = {figure.name: drawing(figure) for story in sections for figure in story.figures}
+        drawings = {
+            figure.name: {
+                "spec": specification([figure], room=0, data=False),
+                "columns": {column.name: pack_column(column) for column in figure.data},
+            }
+            for story in sections
+            for figure in story.figures
+        }
     return environment.get_template("report.html.j2").render(
         version=__version__,
         name=name,
@@ -93,9 +99,3 @@ def vega() -> Markup:
     """Vega-Embed, which draws figures in the browser, with Vega and Vega-Lite in the versions that draw for papers."""
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
-
-
-def drawing(figure: Figure) -> dict[str, Any]:
-    """A figure with its data by column."""
-    columns = {name: pack_column(figure.data[name]) for name in figure.data.columns}
-    return {"spec": specification([figure], room=0, data=False), "columns": columns}

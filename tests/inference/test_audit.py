@@ -366,7 +366,7 @@ def test_a_wrong_table_is_one_line(tmp_path, capsys, text, message):
         (["nowhere.csv"], "nowhere.csv: No such file or directory"),
         (["."], "Is a directory"),
         (["mish.csv", "--baseline", "Misch"], "no row is named 'Misch': the rows are Mish, Swish"),
-        (["mish.csv", "--level", "95"], "level is strictly between 0 and 1, got 95"),
+        (["mish.csv", "--level", "95"], "level must be strictly between 0 and 1, got 95"),
         (["mish.csv", "--alpha", "x"], "argument --alpha: invalid float value: 'x'"),
         ([], "required: table"),
     ],
@@ -418,7 +418,7 @@ def test_a_table_without_an_end_is_refused_at_once(actbench, tmp_path, what):
 
 
 def test_a_highest_score_is_above_0():
-    with pytest.raises(TableError, match="highest is above 0, got 0"):
+    with pytest.raises(TableError, match="highest must be above 0, got 0"):
         audit([row("a", 1, 1, 5), row("b", 1, 1, 5)], highest=0)
 
 

@@ -650,7 +650,7 @@ def test_a_report_of_what_is_not_there_is_refused_in_one_line(words, tmp_path, m
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "records.parquet").unlink(), "is no folder of a study with records"),
+        (lambda folder: (folder / "records.parquet").unlink(), "is not the folder of a study with records"),
         (lambda folder: (folder / "records.parquet").write_bytes(b"PAR1"), "damaged"),
         (lambda folder: (folder / "history.json").unlink(), "no plan in history.json"),
         (lambda folder: (folder / "history.json").write_text('{"plans": 3}'), "history.json is damaged"),

@@ -60,7 +60,7 @@ def judge(
         ValueError: Alpha or margin is out of range.
     """
     if not 0 < alpha < 1 or margin <= 0:
-        raise ValueError(f"alpha lies between 0 and 1 and the margin is above 0, got {alpha} and {margin}")
+        raise ValueError(f"alpha must lie between 0 and 1 and margin above 0, got {alpha} and {margin}")
     test: Callable[..., float] = partial(sequential_p, design=design) if design else sign_flip
     p = [test(values) if len(values) else 1.0 for values in family]
     inside = [equivalence(values, margin=margin, test=test) if len(values) else 1.0 for values in family]

@@ -123,7 +123,7 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
     if not len(difference):
         raise ValueError("a test needs at least one pair")
     if alternative not in get_args(Alternative):
-        raise ValueError(f"alternative is two-sided or greater, got {alternative!r}")
+        raise ValueError(f"alternative must be two-sided or greater, got {alternative!r}")
     check_finite(difference)
     exact = len(difference) <= EXACT
     sizes = np.abs(difference)

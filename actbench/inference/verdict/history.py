@@ -64,14 +64,14 @@ class History:
         if not path.exists():
             return cls()
         if not path.is_file() or path.stat().st_size > LARGEST:  # a pipe, or a device without an end
-            raise RecordError(f"{path} is no file, or larger than any history")
+            raise RecordError(f"{path} is not a file, or is larger than any history")
         try:
             content = json.loads(path.read_text())
             check_history(content)
             plans = [PlanRecord(**plan) for plan in content.pop("plans")]
             for plan in plans:
                 if Question.from_dict(plan.question).hash != plan.hash:
-                    raise ValueError(f"plan {plan.hash} is not what was planned under that hash")
+                    raise ValueError(f"plan {plan.hash} does not match the question stored with it")
             looks = [Look(**look) for look in content.pop("looks")]
             return cls(plans, looks, **content)
         except (ValueError, RecursionError) as error:

@@ -83,7 +83,7 @@ class Question:
             if extent[name] > most:
                 raise ValueError(f"a study has at most {most:,} {name}, got {extent[name]:,}")
         if self.alpha < LEAST_ALPHA:
-            raise ValueError(f"alpha is at least {LEAST_ALPHA}, got {self.alpha}")
+            raise ValueError(f"alpha must be at least {LEAST_ALPHA}, got {self.alpha}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Question":

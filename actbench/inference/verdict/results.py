@@ -58,7 +58,7 @@ def load_results(folder: Path) -> StudyResults:
         RecordError: The folder holds no study, or a file is damaged; one line.
     """
     if not (folder / RECORDS).is_file():
-        raise RecordError(f"{folder} is no folder of a study with records: it has no {RECORDS}")
+        raise RecordError(f"{folder} is not the folder of a study with records: it has no {RECORDS}")
     history = History.read(folder)
     if not history.plans:
         raise RecordError(f"{folder} has records, but no plan in history.json; `compare` writes it")
