@@ -957,7 +957,7 @@ def test_a_plan_that_is_not_what_its_hash_says_is_refused(tmp_path):
     content["plans"][0]["question"]["alpha"] = 0.5
     path.write_text(json.dumps(content))
 
-    with pytest.raises(RecordError, match="is not what was planned under that hash"):
+    with pytest.raises(RecordError, match="does not match the question stored with it"):
         load_results(tmp_path)
 
 

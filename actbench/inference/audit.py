@@ -15,7 +15,7 @@ from typing import NamedTuple
 from scipy import stats as distributions
 
 from actbench.inference.stats import holm
-from actbench.inference.stats.power import fewest, student_power
+from actbench.inference.stats.power import fewest_runs, student_power
 
 GOAL = 0.8  # power for which runs are planned
 MOST = 1_000_000  # runs a side beyond which none are planned
@@ -164,7 +164,7 @@ def imply(row: Row, base: Row, *, level: float = 0.95, alpha: float = 0.05) -> I
     effect = difference / math.sqrt(((n - 1) * variance + (base_n - 1) * base_variance) / (n + base_n - 2))
     test = distributions.ttest_ind_from_stats(difference, row.sd.value, n, 0, base.sd.value, base_n, equal_var=False)
     power = unpaired_power(effect, n, base_n, alpha=alpha)
-    needed = fewest(lambda runs: unpaired_power(effect, runs, runs, alpha=alpha), GOAL, most=MOST)
+    needed = fewest_runs(lambda runs: unpaired_power(effect, runs, runs, alpha=alpha), GOAL, most=MOST)
     return Implied(difference, difference - half, difference + half, effect, float(test.pvalue), power, needed)
 
 

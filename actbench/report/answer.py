@@ -76,7 +76,7 @@ def answer_against_baseline(rows: Sequence[Row]) -> str:
         most = "" if counts["better"] == 1 else f", the most of {counts['better']}"
         several = len({row["network"] for row in rows}) > 1
         arm, baseline, network = (shorten(best[name], SENTENCE) for name in ("arm", "baseline", "network"))
-        return f"Yes: {arm} beats {baseline}{f' with {network}' if several else ''} by {size(best)}{most}."
+        return f"Yes: {arm} beats {baseline}{f' with {network}' if several else ''} by {difference_size(best)}{most}."
     verdicts = listed([f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict]])
     start = "Not decided" if counts["undecided"] == len(rows) else "None was found better"
     return f"{start}: of {len(rows)} comparisons, {verdicts}."
@@ -97,14 +97,14 @@ def single_answer(row: Row, *, margin: float) -> str:
     """The answer where there is one comparison."""
     arm, base = shorten(row["arm"], SENTENCE), shorten(row["baseline"], SENTENCE)
     return {
-        "better": f"Yes: {arm} beats {base} by {size(row)}.",
-        "worse": f"No: {arm} falls short of {base} by {size(row)}.",
+        "better": f"Yes: {arm} beats {base} by {difference_size(row)}.",
+        "worse": f"No: {arm} falls short of {base} by {difference_size(row)}.",
         "equivalent": f"No: the two are equivalent, within {points(margin, sign=False)} points.",
         "undecided": "Not decided: these replicates cannot tell.",
     }[row["verdict"]]
 
 
-def size(row: Row) -> str:
+def difference_size(row: Row) -> str:
     """The size of a difference, and whether it is inside the margin."""
     inside = ", less than the margin" if row["inside_margin"] else ""
     return f"{points(abs(row['difference']), sign=False)} points{inside}"

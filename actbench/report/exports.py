@@ -10,7 +10,7 @@ from actbench.inference.frames import arm_frame, comparison_frame
 from actbench.inference.verdict import VERDICT, StudyResults
 from actbench.records import own_folder, write_whole
 from actbench.report import figures
-from actbench.report.figures import Figure, files, rendered
+from actbench.report.figures import Figure, figures_by_file, render
 from actbench.report.tables import latex, markdown, tables
 
 FOLDER = "exports"
@@ -19,7 +19,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def write_exports(results: StudyResults, folder: Path, format: Format) -> list[Path]:
-    """Write a study's tables or figures into ``exports/`` in its folder; returns the files.
+    """Write a study's tables or figures into ``exports/`` in its folder; returns the figures_by_file.
 
     Markdown and LaTeX (with booktabs) give a file for each table, in the units
     of the page. CSV gives the comparisons, the arms and all replicates, with full
@@ -42,7 +42,7 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
         }
         contents = {name: to_csv(frame) for name, frame in frames.items() if len(frame)}
     elif format in ("png", "svg"):
-        contents = {name: rendered(group, format) for name, group in files(all_figures(results)).items()}
+        contents = {name: render(group, format) for name, group in figures_by_file(all_figures(results)).items()}
     else:
         to_text = markdown if format == "md" else latex
         contents = {table.name: to_text(table).encode() for table in tables(results)}

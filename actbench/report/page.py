@@ -15,7 +15,7 @@ from actbench.records import write_whole
 from actbench.report import answer, provenance
 from actbench.report.embedded import embed_records, json_in_page, pack_column
 from actbench.report.figures import SCORES
-from actbench.report.figures.figure import FONT, arm_labels, initial_arms, specification, style
+from actbench.report.figures.figure import FONT, arm_labels, initial_arms, specification, vega_config
 from actbench.report.figures.palette import ARMS, INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles
 from actbench.report.sections import stories, study_facts, verdict_sentences, warnings
 from actbench.report.tables import latex, markdown, tables
@@ -42,7 +42,7 @@ def page(results: StudyResults, *, name: str) -> str:
     )
     environment.filters["json"] = json_in_page
     with ThreadPoolExecutor() as pool:
-        script = pool.submit(vega)  # takes a second, beside all the rest
+        script = pool.submit(vega_script)  # takes a second, beside all the rest
         data, report_tables, sections = embed_records(results), tables(results), stories(results)
         common, fits = provenance.split_configs(results)
         drawings = {
@@ -64,7 +64,7 @@ def page(results: StudyResults, *, name: str) -> str:
         licences=packaged_text("vega.LICENSE"),
         tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
         dark=dict([INK, QUIET, RULE, PAPER, *VERDICTS.values(), *ARMS]),
-        style=style(FONT),
+        style=vega_config(FONT),
         drawings=drawings,
         scores=SCORES,
         signs=SIGNS,
@@ -95,7 +95,7 @@ def packaged_text(name: str) -> Markup:
 
 
 @cache
-def vega() -> Markup:
+def vega_script() -> Markup:
     """Vega-Embed, which draws figures in the browser, with Vega and Vega-Lite in the versions that draw for papers."""
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))

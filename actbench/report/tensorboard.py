@@ -33,7 +33,7 @@ from actbench.inference.verdict.question import Panel
 from actbench.inference.verdict.words import level
 from actbench.records import own_folder, write_whole
 from actbench.report.figures import forest_figures, shape_figures
-from actbench.report.figures.figure import Figure, file_name, files, panel_records, rendered
+from actbench.report.figures.figure import Figure, figures_by_file, file_name, panel_records, render
 
 FOLDER = "tensorboard"
 FILE = "events.out.tfevents.{}.study"
@@ -79,7 +79,7 @@ def write_tensorboard(results: StudyResults, folder: Path) -> None:
     old = list(top.rglob(FILE.format("*")))
     name = FILE.format(time.time_ns())  # after the file that TensorBoard may be reading, so that it comes next
     runs = list(make_runs(results, top))
-    figures = files([*forest_figures(results), *shape_figures(results)])
+    figures = figures_by_file([*forest_figures(results), *shape_figures(results)])
     images = [image_value(name, group) for name, group in figures.items()]
     contents = {top: events([(0, [chart_layout(level(results.question)), experiment(runs), *images])])}
     contents |= {run.folder: events(run_values(run, results.question.alpha)) for run in runs}
@@ -190,7 +190,7 @@ def hparams_value(tag: str, **content: Any) -> Summary.Value:
 
 def image_value(name: str, figures: Sequence[Figure]) -> Summary.Value:
     """An image after its width and height, which a PNG holds from its 17th byte on."""
-    content = rendered(figures, "png", dpi=DPI)
+    content = render(figures, "png", dpi=DPI)
     size = [str(number).encode() for number in struct.unpack(">II", content[16:24])]
     metadata = image.create_summary_metadata(name, figures[0].title)
     return Summary.Value(tag=name, tensor=make_tensor_proto([*size, content]), metadata=metadata)

@@ -31,11 +31,11 @@ from actbench.inference.verdict import (
     plain,
     schema,
     sentences,
-    summary,
+    summarize_tuning,
 )
 from actbench.inference.verdict.certificate import proportion_interval
-from actbench.inference.verdict.evidence import Cost, Ratio, cost
-from actbench.inference.verdict.findings import joint
+from actbench.inference.verdict.evidence import Cost, Ratio, paired_cost
+from actbench.inference.verdict.findings import joint_verdict
 
 RELU = [0.95, 0.96, 0.94, 0.95, 0.97, 0.93, 0.95, 0.96]
 
@@ -254,7 +254,7 @@ def test_a_fit_is_the_unit_of_cost():
         ]
     )
 
-    costs = cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
+    costs = paired_cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
 
     assert costs.fits == 2
     logs = stats.ttest_1samp(np.log([2.0, 2.5]), 0)
@@ -276,7 +276,7 @@ def test_busy_fits_do_not_count_where_others_are_quiet():
         ]
     )
 
-    costs = cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
+    costs = paired_cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
 
     assert (costs.fits, costs.busy) == (1, False)
     assert costs.time.ratio.estimate == pytest.approx(2)
@@ -303,8 +303,8 @@ def test_accuracy_and_time_together(shift, ratio, expected):
     finding, _ = two(noise + (shift or 0))
 
     time = Ratio(Interval(ratio, math.nan, math.nan), 1.0, math.nan)
-    assert joint(finding.judgement, Cost(1, time, None, busy=False)) == expected
-    assert joint(finding.judgement, Cost(1, time, None, busy=True)) == "undecided"
+    assert joint_verdict(finding.judgement, Cost(1, time, None, busy=False)) == expected
+    assert joint_verdict(finding.judgement, Cost(1, time, None, busy=True)) == "undecided"
 
 
 # --- looks ---
@@ -452,7 +452,7 @@ def test_a_grid_is_extended_by_a_step_where_the_best_value_is_at_its_edge(grid, 
 
 
 def test_whether_the_winner_depends_on_the_tuned_setting_is_said():
-    (of,) = summary(tuning_table(SCORES), "model.optimizer.lr", [0.001, 0.01], level=0.95)
+    (of,) = summarize_tuning(tuning_table(SCORES), "model.optimizer.lr", [0.001, 0.01], level=0.95)
 
     assert of.winner == "tanh"
     assert of.winners == {0.001: "tanh", 0.01: "relu", 0.1: "tanh"}

@@ -21,7 +21,7 @@ from actbench import records
 from actbench.inference.verdict import History, load_results, p_value, points
 from actbench.inference.verdict.changes import changes, factor_values, spans
 from actbench.report.exports import FORMATS, all_figures, write_exports
-from actbench.report.figures import files, rendered
+from actbench.report.figures import figures_by_file, render
 from actbench.report.figures.figure import file_name
 from actbench.report.tensorboard import CURVES, write_tensorboard
 
@@ -95,7 +95,7 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def vectors(results):
-    return {name: rendered(figures, "svg") for name, figures in drawn(results).items()}
+    return {name: render(figures, "svg") for name, figures in drawn(results).items()}
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def words(content):
 
 
 def drawn(results):
-    return files(all_figures(results))
+    return figures_by_file(all_figures(results))
 
 
 def test_a_figure_is_drawn_in_png_and_svg(results, folder, monkeypatch):
@@ -238,7 +238,7 @@ def test_all_figures_are_there_and_none_is_blank(results):
 
     assert list(found) == ["forest", "pairs", "curves", "cost", "activations"]
     for figures in found.values():
-        pixels = np.array(Image.open(BytesIO(rendered(figures, "png", dpi=60))).convert("L"))
+        pixels = np.array(Image.open(BytesIO(render(figures, "png", dpi=60))).convert("L"))
         assert 0.005 < (pixels < 200).mean() < 0.5
 
 
@@ -279,7 +279,7 @@ def test_the_tuned_setting_is_drawn_with_the_chosen_values(tmp_path):
     tables = [arm_rows(arm, RELU) for arm in asked.arms]
     results = load_results(written(tmp_path, asked, tables, tuning_table(SCORES)))
 
-    content = rendered(drawn(results)["tuning"], "svg")
+    content = render(drawn(results)["tuning"], "svg")
 
     assert marks(content, "marks") == 6
     assert marks(content, "chosen") == 2
@@ -303,13 +303,13 @@ def test_names_are_text_whatever_they_hold(tmp_path):
     found = drawn(results)
 
     for name in ("forest", "cost"):  # names of rows, and those of a legend
-        assert {"_hidden", "激活 <b>&amp;"} <= words(rendered(found[name], "svg"))
-    rendered(found["forest"], "png", dpi=60)  # with boxes, but without a warning
+        assert {"_hidden", "激活 <b>&amp;"} <= words(render(found[name], "svg"))
+    render(found["forest"], "png", dpi=60)  # with boxes, but without a warning
 
 
 def test_the_same_figure_gives_the_same_file(results):
     for figures in drawn(results).values():
-        assert rendered(figures, "svg") == rendered(figures, "svg")
+        assert render(figures, "svg") == render(figures, "svg")
 
 
 def test_file_names_are_plain():

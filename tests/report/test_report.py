@@ -488,7 +488,7 @@ def test_names_of_any_letters_are_drawn(tmp_path, letter):
     results = study(tmp_path, [records(name, [0.9, 0.8, 0.85, 0.7]) for name in names], arms=names, replicates=4)
 
     for figure in figures.forest_figures(results) + figures.cost_figures(results):
-        assert figures.rendered([figure], "png").startswith(b"\x89PNG")
+        assert figures.render([figure], "png").startswith(b"\x89PNG")
 
 
 def test_figures_have_names_of_their_own(tmp_path):

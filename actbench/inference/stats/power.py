@@ -22,7 +22,7 @@ def student_power(shift: float, freedom: int | float, *, alpha: float = 0.05) ->
     return float(min(1.0, below + 1 - above))
 
 
-def fewest(reaches: Callable[[int], float], goal: float, *, most: int) -> int | None:
+def fewest_runs(reaches: Callable[[int], float], goal: float, *, most: int) -> int | None:
     """Fewest runs, at least two, with which a rising power ``reaches`` the goal; None if ``most`` runs do not."""
     runs = 2 + bisect_left(range(2, most + 1), goal, key=reaches)
     return runs if runs <= most else None
@@ -40,7 +40,7 @@ def pairs_needed(effect: float, *, alpha: float = 0.05, goal: float = 0.8, most:
     """Fewest pairs with which `power` reaches the goal; None if ``most`` pairs do not, or without an effect."""
     if not 0 < abs(effect) < np.inf:
         return None
-    return fewest(lambda pairs: power(effect, pairs, alpha=alpha), goal, most=most)
+    return fewest_runs(lambda pairs: power(effect, pairs, alpha=alpha), goal, most=most)
 
 
 def detectable(pairs: int, *, alpha: float = 0.05, goal: float = 0.8) -> float:

@@ -27,7 +27,7 @@ from actbench.inference.verdict.tuning import EXTENSIONS as EXTENSIONS
 from actbench.inference.verdict.tuning import Tuning as Tuning
 from actbench.inference.verdict.tuning import beyond as beyond
 from actbench.inference.verdict.tuning import choose as choose
-from actbench.inference.verdict.tuning import summary as summary
+from actbench.inference.verdict.tuning import summarize_tuning as summarize_tuning
 from actbench.inference.verdict.words import certificate_sentence as certificate_sentence
 from actbench.inference.verdict.words import p_value as p_value
 from actbench.inference.verdict.words import points as points

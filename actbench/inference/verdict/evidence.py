@@ -78,7 +78,7 @@ def paired(scores: Scores, comparison: Comparison, question: Question) -> Pairs:
     return Pairs(seeds, difference, unpaired)
 
 
-def cost(records: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:
+def paired_cost(records: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:
     """Time and memory of an arm by those of its baseline; None over several datasets, and where times are unknown.
 
     ``records`` are those of the comparison. Fits are paired in the order of

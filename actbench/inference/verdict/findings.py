@@ -19,8 +19,8 @@ from actbench.inference.stats import (
     sign_flip,
     stops,
 )
-from actbench.inference.verdict.evidence import LOWER_IS_BETTER, Cost, Pairs, Scores, cost, paired, scores
-from actbench.inference.verdict.history import History, Look, now
+from actbench.inference.verdict.evidence import LOWER_IS_BETTER, Cost, Pairs, Scores, paired, paired_cost, scores
+from actbench.inference.verdict.history import History, Look, utc_now
 from actbench.inference.verdict.question import Comparison, Question
 
 OUTCOME = "test_accuracy"
@@ -113,7 +113,7 @@ def conclude(
             network_name=comparison.network,
         )
         lost = {arm: set(records.filter("diverged", arm=arm)["seed"]) for arm in (comparison.arm, comparison.baseline)}
-        costs = cost(records, comparison, alpha=question.alpha)
+        costs = paired_cost(records, comparison, alpha=question.alpha)
         findings.append(
             Finding(
                 comparison=comparison,
@@ -123,10 +123,11 @@ def conclude(
                 diverged={arm: len(lost_seeds) for arm, lost_seeds in lost.items()},
                 without_diverged=without_diverged(set.union(*lost.values()), pairs, index, question),
                 secondary=[
-                    secondary(by_outcome[outcome], outcome, comparison, seeds, question) for outcome in LOWER_IS_BETTER
+                    compare_secondary(by_outcome[outcome], outcome, comparison, seeds, question)
+                    for outcome in LOWER_IS_BETTER
                 ],
                 cost=costs,
-                joint=joint(judgement, costs),
+                joint=joint_verdict(judgement, costs),
                 **pairs_and_minutes_needed(records, comparison, judgement, question),
             )
         )
@@ -151,7 +152,7 @@ def make_look(judgements: Sequence[Judgement], question: Question) -> Look:
     design = question.design
     return Look(
         plan=question.hash,
-        when=now(),
+        when=utc_now(),
         pairs={name: judged.pairs for name, judged in named.items()},
         verdicts={name: judged.verdict for name, judged in named.items()},
         spent={
@@ -204,7 +205,7 @@ def without_diverged(lost: set[int], pairs: Sequence[Pairs], index: int, questio
     return after if before != after else None
 
 
-def secondary(
+def compare_secondary(
     scores: Scores, outcome: str, comparison: Comparison, seeds: Sequence[int], question: Question
 ) -> Secondary:
     """The pairs of these seeds by another score."""
@@ -219,7 +220,7 @@ def secondary(
     )
 
 
-def joint(judgement: Judgement, costs: Cost | None) -> Joint | None:
+def joint_verdict(judgement: Judgement, costs: Cost | None) -> Joint | None:
     """Accuracy and time together: undecided where the machine was busy, and None without times."""
     if costs is None:
         return None

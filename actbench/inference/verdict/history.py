@@ -87,13 +87,13 @@ class History:
     def troubled(self, troubles: Sequence[str]) -> "History":
         """This history with what has just gone wrong."""
         shown = ("".join(letter if letter.isprintable() else " " for letter in trouble) for trouble in troubles)
-        return replace(self, troubles=[*self.troubles, *(f"{now()} {trouble[:LONGEST]}" for trouble in shown)])
+        return replace(self, troubles=[*self.troubles, *(f"{utc_now()} {trouble[:LONGEST]}" for trouble in shown)])
 
     def planned(self, question: Question) -> "History":
         """This history with a plan, if that is not the last one already."""
         if self.plans and self.plans[-1].hash == question.hash:
             return self
-        return replace(self, plans=[*self.plans, PlanRecord(question.hash, now(), question.to_dict())])
+        return replace(self, plans=[*self.plans, PlanRecord(question.hash, utc_now(), question.to_dict())])
 
     def looked(self, look: Look) -> "History":
         """This history with a look, unless it holds an equal one: recomputing the same verdicts is no new look."""
@@ -107,7 +107,7 @@ class History:
         ``pairs`` are those of each comparison now. Looks of other studies at
         the same cells count if they came first.
         """
-        first = min((look.when for look in self.looks if look.plan == question.hash), default=now())
+        first = min((look.when for look in self.looks if look.plan == question.hash), default=utc_now())
         looks = [*self.looks, *(look for other in elsewhere for look in other.looks_at(question) if look.when < first)]
         return [look for look in looks if look.plan != question.hash or (not question.design and look.pairs != pairs)]
 
@@ -118,7 +118,7 @@ class History:
         return [look for look in self.looks if look.plan in shared]
 
 
-def now() -> str:
+def utc_now() -> str:
     """The present time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 

@@ -15,7 +15,7 @@ from actbench.inference.verdict.findings import OUTCOME, Conclusion, conclude
 from actbench.inference.verdict.history import FILE, History
 from actbench.inference.verdict.pairing import pairing_faults, planning_faults
 from actbench.inference.verdict.question import Question
-from actbench.inference.verdict.tuning import Tuning, summary
+from actbench.inference.verdict.tuning import Tuning, summarize_tuning
 from actbench.inference.verdict.words import (
     certificate_sentence,
     level_sentence,
@@ -72,7 +72,7 @@ def load_results(folder: Path) -> StudyResults:
     tunings = []
     if question.tune and (folder / TUNING).is_file():
         ((setting, grid),) = ((name, values) for name, values in question.tune.items() if name != "replicates")
-        tunings = summary(read_records(folder / TUNING), setting, grid, level=1 - question.alpha)
+        tunings = summarize_tuning(read_records(folder / TUNING), setting, grid, level=1 - question.alpha)
     certificates = [Certificate.from_dict(values) for values in history.certificates.get(question.hash, [])]
     if looked is not history:
         looked.write(folder)

@@ -85,7 +85,7 @@ def beyond(grid: Sequence[float], chosen: Mapping[Key, float]) -> list[float]:
     return [value for value in extensions if value not in values]
 
 
-def summary(table: pl.DataFrame, setting: str, grid: Sequence[float], *, level: float) -> list[Tuning]:
+def summarize_tuning(table: pl.DataFrame, setting: str, grid: Sequence[float], *, level: float) -> list[Tuning]:
     """Results of tuning from its records, for each dataset and network; ``grid`` holds the values first planned."""
     chosen, rows = choose(table), val_scores(table)
     result = []

@@ -6,7 +6,7 @@ from actbench.report.figures.curves import curve_figures as curve_figures
 from actbench.report.figures.curves import shape_figures as shape_figures
 from actbench.report.figures.curves import tuning_figures as tuning_figures
 from actbench.report.figures.figure import Figure as Figure
-from actbench.report.figures.figure import files as files
-from actbench.report.figures.figure import rendered as rendered
+from actbench.report.figures.figure import figures_by_file as figures_by_file
+from actbench.report.figures.figure import render as render
 from actbench.report.figures.forest import forest_figures as forest_figures
 from actbench.report.figures.pairs import pair_figures as pair_figures

@@ -195,7 +195,7 @@ def specification(figures: Sequence[Figure], *, room: float, data: bool = True) 
     return spec
 
 
-def style(font: str) -> dict[str, Any]:
+def vega_config(font: str) -> dict[str, Any]:
     """Vega-Lite's config: letters and rules, for figures of any kind."""
     text = {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"}
     return {
@@ -230,7 +230,7 @@ def style(font: str) -> dict[str, Any]:
     }
 
 
-def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int = 300) -> bytes:
+def render(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int = 300) -> bytes:
     """Figures of one kind and panel side by side, as the content of a file: PNG, or SVG whose text is text."""
     width = figures[0].inches * INCH
     spec = specification(figures, room=width)
@@ -242,7 +242,7 @@ def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int
             chart |= {"width": width / len(figures) - 70, "height": HEIGHT * 0.6}
     if figures[0].panel:
         spec["title"] = {"text": figures[0].panel.title if len(figures) > 1 else figures[0].title, "fontSize": 14}
-    config = {**style(PAPER_FONT), "background": "white"}
+    config = {**vega_config(PAPER_FONT), "background": "white"}
     if form == "png":
         return vl_convert.vegalite_to_png(spec, config=config, scale=72 / INCH, ppi=dpi)
     svg = vl_convert.vegalite_to_svg(spec, config=config)
@@ -253,7 +253,7 @@ def rendered(figures: Sequence[Figure], form: Literal["png", "svg"], *, dpi: int
     return re.sub(clip, lambda match: numbers.setdefault(match[0], str(len(numbers))), svg).encode()
 
 
-def files(figures: Iterable[Figure]) -> dict[str, list[Figure]]:
+def figures_by_file(figures: Iterable[Figure]) -> dict[str, list[Figure]]:
     """Figures by the name of their file; names and figures give the panel where a kind has several."""
     groups: dict[tuple[str, Panel | None], list[Figure]] = {}
     for figure in figures:
