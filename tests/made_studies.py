@@ -116,11 +116,11 @@ def random_study(
     names = [f"arm{number}" for number in range(arms)]
     data = [f"Data{number}" for number in range(datasets)]
     luck = rng.normal(0, 0.01, (datasets, seeds))
-    tables = [
-        records(arm, (0.9 + 0.002 * place + luck[at] + rng.normal(0, 0.005, seeds)).tolist(), dataset=of, epochs=epochs)
-        for at, of in enumerate(data)
-        for place, arm in enumerate(names)
-    ]
+    tables = []
+    for dataset, dataset_luck in zip(data, luck, strict=True):
+        for index, arm in enumerate(names):
+            accuracies = np.minimum(0.9 + 0.002 * index + dataset_luck + rng.normal(0, 0.005, seeds), 1).tolist()
+            tables.append(records(arm, accuracies, dataset=dataset, epochs=epochs))
     return study(folder, tables, arms=names, datasets=data, **{"replicates": seeds, **settings})
 
 

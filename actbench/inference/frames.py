@@ -103,19 +103,22 @@ STANDING_COLUMNS = {
 
 def arm_frame(results: StudyResults) -> pl.DataFrame:
     """A row for each arm on each dataset and network that has records; see `ARM_COLUMNS`."""
-    whole, quiet = ~pl.col("diverged"), ~pl.col("busy").fill_null(value=False)
-    costs = ("epoch_time_s", "peak_memory_mb")
+    whole, busy, timed = (
+        ~pl.col("diverged"),
+        pl.col("busy").fill_null(value=False),
+        pl.col("epoch_time_s").is_not_null(),
+    )
+    costs = [pl.col("epoch_time_s"), pl.col("peak_memory_mb")]
     records = results.table.group_by(CELL).agg(
         pl.len().alias("seeds"),
         pl.col("test_loss", "test_ece", "val_accuracy", "val_loss").filter(whole).mean(),
         pl.col("diverged").sum(),
         pl.coalesce(pl.col("epochs").filter(whole).median(), pl.col("epochs").median()).alias("epochs"),
-        *(pl.coalesce(pl.col(cost).filter(quiet).median(), pl.col(cost).median()).alias(cost) for cost in costs),
-        pl.col("busy").fill_null(value=False).filter(pl.col("epoch_time_s").is_not_null()).all(),
-        pl.col("epoch_time_s").count().alias("times"),
+        *(pl.coalesce(cost.filter(~busy).median(), cost.median()) for cost in costs),
+        pl.when(timed.any()).then(busy.filter(timed).all()).alias("busy"),
         pl.col("parameters").first(),
     )
-    by_cell = records.with_columns(pl.when(pl.col("times") > 0).then("busy")).rows_by_key(CELL, named=True, unique=True)
+    by_cell = records.rows_by_key(CELL, named=True, unique=True)
     accuracies = scores(results.table, OUTCOME)
     tuned = [arm for tuning in results.tunings for arm in tuning.arms]
     chosen = {(arm.dataset, arm.network, arm.arm): arm.chosen for arm in tuned}

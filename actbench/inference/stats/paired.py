@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8, UInt8
+from scipy import special
 from scipy import stats as distributions
 
 EXACT = 16  # most pairs of which every flip of signs is examined
@@ -51,7 +52,7 @@ def mean_interval(difference: Float[np.ndarray, " pairs"], *, level: float = 0.9
     if pairs < 2:
         raise ValueError(f"an interval needs at least two pairs, got {pairs}")
     mean = float(np.mean(difference))
-    half = float(distributions.t.ppf((1 + level) / 2, pairs - 1) * np.std(difference, ddof=1) / np.sqrt(pairs))
+    half = float(special.stdtrit(pairs - 1, (1 + level) / 2) * np.std(difference, ddof=1) / np.sqrt(pairs))
     return Interval(mean, mean - half, mean + half)
 
 

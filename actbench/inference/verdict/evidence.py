@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float
-from scipy import stats as distributions
 
 from actbench.inference.stats import Interval, effect_size, mean_with_bounds, sign_flip
 from actbench.inference.verdict.question import Comparison, Question
@@ -132,9 +131,7 @@ def mean_curve(
     values: Float[np.ndarray, "seeds epochs"], *, level: float, most: float
 ) -> Float[np.ndarray, "3 epochs"]:
     """Mean over the seeds that have a value, and Student's interval cut to 0 to ``most``; NaN for too few seeds."""
-    known = np.ma.masked_invalid(values)
-    seeds = known.count(axis=0)
-    quantile = distributions.t.ppf((1 + level) / 2, np.maximum(seeds - 1, 1))
-    half = quantile * known.std(axis=0, ddof=1) / np.sqrt(seeds)
-    mean, half = known.mean(axis=0).filled(np.nan), half.filled(np.nan)
-    return np.array([mean, np.maximum(mean - half, 0), np.minimum(mean + half, most)])
+    known = [epoch[np.isfinite(epoch)] for epoch in values.T]
+    intervals = [mean_with_bounds(epoch, level=level) if len(epoch) else (np.nan, np.nan, np.nan) for epoch in known]
+    mean, low, high = np.reshape(intervals, (-1, 3)).T
+    return np.array([mean, np.maximum(low, 0), np.minimum(high, most)])

@@ -43,10 +43,10 @@ WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
 
 def curve_figures(results: StudyResults) -> list[Figure]:
     """A figure for each score, dataset and network; their names end in the score's column."""
-    figures = []
+    figures, arms = [], arm_frame(results)
     for number, panel in enumerate(results.question.panels):
         for column, title in SCORES.items():
-            rows = curve_rows(results, panel, column)
+            rows = curve_rows(results, arms.filter(**panel._asdict()), column)
             if len(rows):
                 name = f"curves-{number}-{column.replace('_', '-')}"
                 chart, finding = curves_chart(name, rows, column, results), describe_ends(rows, title, results)
@@ -55,14 +55,12 @@ def curve_figures(results: StudyResults) -> list[Figure]:
     return figures
 
 
-def curve_rows(results: StudyResults, panel: Panel, column: str) -> pl.DataFrame:
-    """A row for each arm and epoch, with the mean over seeds; ``marked`` are a few points, different for each arm."""
+def curve_rows(results: StudyResults, arms: pl.DataFrame, column: str) -> pl.DataFrame:
+    """A row for each of the arms and each epoch, with the mean over seeds; ``marked`` are a few points of each arm."""
     scale, most = (100, 100) if column.endswith("accuracy") else (1, math.inf)
     labels, tables = arm_labels(results), [pl.DataFrame()]
-    for arm, seeds, time in (
-        arm_frame(results).filter(**panel._asdict()).select("arm", "seeds", "epoch_time_s").iter_rows()
-    ):
-        values = scale * epoch_matrix(panel_records(results.table, panel, arm)[column])
+    for *panel, arm, seeds, time in arms.select("dataset", "network", "arm", "seeds", "epoch_time_s").iter_rows():
+        values = scale * epoch_matrix(panel_records(results.table, Panel(*panel), arm)[column])
         if np.isfinite(values).any():
             mean, low, high = mean_curve(values, level=1 - results.question.alpha, most=most)
             epochs = np.arange(1, len(mean) + 1)

@@ -11,7 +11,6 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from actbench.inference.frames import arm_frame
 from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.question import Panel
 from actbench.report.figures.palette import INK, QUIET, RULE, arm_styles
@@ -106,8 +105,8 @@ def initial_arms(results: StudyResults) -> list[str]:
     arms, baseline = results.question.arms, results.question.baseline
     if len(arms) <= FIRST + 2:
         return arms
-    means = arm_frame(results).group_by("arm", maintain_order=True).agg(pl.col("test_accuracy").mean())
-    best = [arm for arm in means.sort("test_accuracy", descending=True)["arm"] if arm != baseline][: FIRST - 1]
+    ranked = results.table.group_by("arm").agg(pl.col("test_accuracy").mean()).sort("test_accuracy", descending=True)
+    best = [arm for arm in ranked["arm"] if arm != baseline][: FIRST - 1]
     return [arm for arm in arms if arm == baseline or arm in best]
 
 
