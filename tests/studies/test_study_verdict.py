@@ -113,7 +113,7 @@ def test_records_of_another_plan_do_not_stay_when_a_study_is_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         compare(Study.of(longer), work=interrupted, progress=Lines())
 
-    with pytest.raises(records.RecordError, match="no folder of a study with records"):
+    with pytest.raises(records.RecordError, match="not the folder of a study with records"):
         load_results(tmp_path / "s")
 
 
