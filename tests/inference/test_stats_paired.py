@@ -25,6 +25,7 @@ from actbench.inference.stats import (
     pareto,
     sequential,
     sign_flip,
+    smallest_p,
     superiority,
 )
 from actbench.inference.stats.paired import FLIPS
@@ -100,6 +101,11 @@ def test_sampled_p_is_never_zero():
     p = sign_flip(difference)
 
     assert p == 1 / (1 + FLIPS)
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 6, 16])
+def test_the_smallest_p_is_that_of_differences_of_one_sign(pairs):
+    assert smallest_p(pairs) == sign_flip(np.arange(1.0, pairs + 1))
 
 
 def test_under_exchangeable_pairs_p_is_at_most_alpha_in_a_share_of_alpha_of_all_flips():

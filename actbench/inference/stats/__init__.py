@@ -13,6 +13,7 @@ from actbench.inference.stats.paired import mean_interval as mean_interval
 from actbench.inference.stats.paired import mean_with_bounds as mean_with_bounds
 from actbench.inference.stats.paired import pareto as pareto
 from actbench.inference.stats.paired import sign_flip as sign_flip
+from actbench.inference.stats.paired import smallest_p as smallest_p
 from actbench.inference.stats.paired import superiority as superiority
 from actbench.inference.stats.power import detectable as detectable
 from actbench.inference.stats.power import noise_of_test_set as noise_of_test_set

@@ -136,6 +136,11 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
     return extreme / len(sums) if exact else (1 + extreme) / (1 + len(sums))
 
 
+def smallest_p(pairs: int) -> float:
+    """Smallest p-value that the exact two-sided `sign_flip` can reach."""
+    return 2 * 0.5**pairs
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """P-values adjusted so that the chance of any false rejection is at most the level.
 

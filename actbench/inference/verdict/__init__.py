@@ -1,4 +1,4 @@
-"""Verdicts: from a study's records to what may be said of them. Nothing here trains, or needs torch."""
+"""Verdicts on a study's records, with their evidence. Nothing here trains, or needs torch."""
 
 from actbench.inference.verdict.certificate import POWER as POWER
 from actbench.inference.verdict.certificate import Certificate as Certificate

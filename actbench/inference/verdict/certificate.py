@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats as distributions
 
-from actbench.inference.stats import Design, Interval, detectable, judge
+from actbench.inference.stats import Design, Interval, detectable, judge, smallest_p
 
 POWER = 0.8  # with which the planted difference would be seen
 
@@ -48,7 +48,7 @@ class Certificate(NamedTuple):
     @property
     def can_fail(self) -> bool:
         """Whether an exact test of ``pairs`` can reach alpha at all."""
-        return 2 * 0.5**self.pairs <= self.alpha
+        return smallest_p(self.pairs) <= self.alpha
 
     @property
     def passed(self) -> bool:

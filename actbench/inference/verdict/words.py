@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from actbench.inference.stats import smallest_p
 from actbench.inference.verdict.certificate import Certificate
 from actbench.inference.verdict.findings import Conclusion, Finding
 from actbench.inference.verdict.question import Panel, Question
@@ -62,7 +63,7 @@ def remarks(finding: Finding, question: Question) -> Iterator[str]:
         yield f"{count(finding.unpaired, 'seed')} had no partner in the other arm and {was} left out."
     if finding.judgement.verdict == "undecided":
         pairs, family = finding.judgement.pairs, len(question.family)
-        too_few = 2 * 0.5**pairs > question.alpha / family
+        too_few = smallest_p(pairs) > question.alpha / family
         if too_few:
             among = f" among {family} comparisons" if family > 1 else ""
             yield f"{count(pairs, 'pair')} can reach no adjusted p of {question.alpha:g}{among}."
