@@ -24,20 +24,20 @@ class Quantity(NamedTuple):
 
 
 def _with_bounds(name: str, unit: str, meaning: str) -> dict[str, Quantity]:
-    """An estimate and the bounds of its interval, whose level is that of the study."""
+    """Columns of an estimate and of its interval."""
     return {
         name: Quantity(pl.Float64, unit, meaning),
-        f"{name}_low": Quantity(pl.Float64, unit, f"lower bound: {meaning}"),
-        f"{name}_high": Quantity(pl.Float64, unit, f"upper bound: {meaning}"),
+        f"{name}_low": Quantity(pl.Float64, unit, f"lower bound of the interval of {name}"),
+        f"{name}_high": Quantity(pl.Float64, unit, f"upper bound of the interval of {name}"),
     }
 
 
 def _with_test(name: str, unit: str, meaning: str) -> dict[str, Quantity]:
-    """An estimate with its bounds, and a test that belongs to no family."""
+    """Columns of an estimate, of its interval, and of a test outside the family of comparisons."""
     return {
         **_with_bounds(name, unit, meaning),
-        f"{name}_p": Quantity(pl.Float64, "", f"p of the sign-flip test, not corrected: {meaning}"),
-        f"{name}_effect": Quantity(pl.Float64, "standard deviations", f"effect size: {meaning}"),
+        f"{name}_p": Quantity(pl.Float64, "", f"p of the sign-flip test of {name}, not corrected"),
+        f"{name}_effect": Quantity(pl.Float64, "standard deviations", f"effect size of {name}"),
     }
 
 

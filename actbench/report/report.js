@@ -63,7 +63,7 @@ function singleSeeds(figure) {
   return points;
 }
 
-// Vega can change an axis title, which Vega-Lite cannot. Where the reader chooses arms, the note on the first choice goes.
+// Vega can change an axis title, which Vega-Lite cannot. The page needs no note on the initial arms: a reader sees them.
 const TIME = { signal: "along === 'seconds' ? 'seconds of training' : 'epochs'" };
 function patch(spec) {
   spec.axes.filter((axis) => axis.title === "epochs").forEach((axis) => { axis.title = TIME; });
