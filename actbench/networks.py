@@ -3,9 +3,9 @@
 A network is a class whose constructor takes the keywords ``activation``, a
 factory that makes a fresh module at each call, ``input_shape``, such as
 (channels, height, width), and ``num_classes``. Its ``forward`` maps inputs
-(batch, *input_shape) to logits (batch, classes). A network calls the
-factory once for every site, so that a trainable activation has parameters of
-its own in every layer.
+(batch, *input_shape) to logits (batch, classes). A network calls the factory
+once for every site, so that a trainable activation has its own parameters in
+every layer.
 """
 
 import copy
@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from actbench.seeding import global_stream
 
 Activation = Callable[[], nn.Module]
-MARK = "_is_compared"  # attribute of the modules that the activation's factory has made
+MARK = "_is_compared"  # attribute of modules made by the activation's factory
 
 
 class TutorialCNN(nn.Module):
@@ -84,8 +84,9 @@ class MLP(nn.Module):
 class ConvNet(nn.Module):
     """Three stages of 3x3 convolution, BatchNorm, activation and 2x2 pooling, then one linear layer.
 
-    32, 64 and 128 channels and the mean over what is left of the image: about
-    94,000 parameters for ten classes. Images have 8x8 pixels or more.
+    The stages have 32, 64 and 128 channels, and the mean over the remaining
+    pixels follows: about 94,000 parameters for ten classes. Images must have at
+    least 8x8 pixels.
     """
 
     def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
@@ -177,7 +178,7 @@ NETWORKS: dict[str, type[nn.Module]] = {network.__name__: network for network in
 
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Channels, height and width; ValueError for inputs that are no images."""
+    """Channels, height and width; ValueError for inputs that are not images."""
     if len(input_shape) != 3:
         raise ValueError(f"inputs must be images (channels, height, width), got {tuple(input_shape)}")
     channels, height, width = input_shape
@@ -192,22 +193,22 @@ def build_network(
     num_classes: int,
     seed: int,
 ) -> nn.Module:
-    """Network with its initial weights drawn from the seed's ``init`` stream.
+    """A network whose initial weights are drawn from the seed's ``init`` stream.
 
-    Each activation is made in a stream of its own, so networks that differ in
-    their activation alone start from the same weights.
+    Each activation is made in its own stream, so networks that differ only in
+    their activation start from the same weights.
 
     Raises:
-        ValueError: The network does not map such inputs to one logit per class, or has no place for an activation.
+        ValueError: The network does not map such inputs to one logit per class, or never calls ``activation``.
     """
     sites, shape = count(), tuple(input_shape)
     name = getattr(getattr(network, "cls", network), "__name__", type(network).__name__)
 
     def activation_at_site() -> nn.Module:
         with global_stream(seed, "activation", next(sites)):
-            made = activation()
-        setattr(made, MARK, True)
-        return made
+            module = activation()
+        setattr(module, MARK, True)
+        return module
 
     try:
         with global_stream(seed, "init"):
@@ -215,7 +216,7 @@ def build_network(
             built.eval()
             with torch.no_grad():
                 logits = built(torch.zeros(2, *shape))
-    except Exception as error:  # of any kind, in what is not ours
+    except Exception as error:  # users' classes raise errors of any kind
         raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}") from error
     if not isinstance(logits, Tensor):
         raise ValueError(f"{name} returns a {type(logits).__name__}, which should be a tensor: one logit per class")
@@ -230,14 +231,14 @@ def build_network(
 
 
 def compared(network: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a network that its activation's factory has made, each once."""
+    """Modules of a network made by its activation's factory, each once."""
     return (module for module in network.modules() if hasattr(module, MARK))
 
 
 def calls_activation(network: nn.Module, inputs: Float[Tensor, "batch ..."]) -> bool:
-    """Whether a plain network that trains calls any module that its activation's factory has made."""
+    """Whether a plain network in training calls any module made by its activation's factory."""
     called: list[bool] = []
-    # For all modules there are, because a network may hold an activation in a plain list.
+    # A hook on all modules, because a network may hold an activation in a plain list.
     hook = register_module_forward_pre_hook(lambda module, _: called.append(hasattr(module, MARK)))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):

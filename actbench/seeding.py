@@ -1,8 +1,8 @@
 """Keyed random streams: everything random follows from a seed, a purpose and an index.
 
 No stream's state depends on how often another was used, so two runs that share
-a seed share their initial weights and batch order whatever else differs, and a
-resumed run needs no generator state to go on exactly.
+a seed share their initial weights and batch order whatever else differs, and a run
+resumes exactly without any saved generator state.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
 Purpose = Literal["init", "activation", "split", "order", "augmentation", "dropout"]
-Source = Literal["init", "split", "order", "augmentation", "dropout"]  # may vary alone; init has the activation's
+Source = Literal["init", "split", "order", "augmentation", "dropout"]  # each may vary alone; init includes activation
 SOURCES: tuple[Source, ...] = get_args(Source)
 FIXED: ContextVar[Mapping[str, int]] = ContextVar("FIXED", default=MappingProxyType({}))
 
@@ -26,8 +26,8 @@ def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
 
     Args:
         seed: The replicate's seed.
-        purpose: What the numbers are for.
-        index: Which of several streams of that purpose, say the epoch.
+        purpose: What the random numbers are used for.
+        index: Distinguishes several streams of one purpose, for example by epoch.
     """
     seed = FIXED.get().get(purpose, seed)
     key = "/".join(map(str, ("actbench", seed, purpose, *index)))
@@ -35,7 +35,7 @@ def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
 
 
 def stream(seed: int, purpose: Purpose, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Fresh generator at the start of one stream; see `stream_seed`. What it draws depends on the kind of device."""
+    """A new generator at the start of one stream; see `stream_seed`. Its numbers depend on the kind of device."""
     return torch.Generator(device).manual_seed(stream_seed(seed, purpose, *index))
 
 
@@ -46,7 +46,7 @@ def varying() -> list[Source]:
 
 @contextmanager
 def fixed(sources: Collection[str], seed: int) -> Iterator[None]:
-    """Let these of the `SOURCES` follow from one seed, whichever seed is asked for."""
+    """Key these `SOURCES` by one seed, whichever seed is passed to `stream_seed`."""
     purposes = [*sources, "activation"] if "init" in sources else sources
     token = FIXED.set(dict.fromkeys(purposes, seed))
     try:
@@ -57,9 +57,9 @@ def fixed(sources: Collection[str], seed: int) -> Iterator[None]:
 
 @contextmanager
 def global_stream(seed: int, purpose: Purpose, *index: int) -> Iterator[None]:
-    """Let torch's global CPU generator be one stream, and put it back afterwards.
+    """Use one stream as torch's global CPU generator, and restore the generator afterwards.
 
-    For code that draws without taking a generator, such as constructors of `torch.nn`.
+    For code that draws without accepting a generator, such as constructors in `torch.nn`.
     """
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(stream_seed(seed, purpose, *index))
@@ -71,9 +71,9 @@ def global_stream(seed: int, purpose: Purpose, *index: int) -> Iterator[None]:
 
 @contextmanager
 def unchanged_generators() -> Iterator[None]:
-    """Put the global generators of Python, NumPy and torch back afterwards, also after an error."""
+    """Restore the global generators of Python, NumPy and torch afterwards, even after an error."""
     failure = None
-    with isolate_rng():  # which puts nothing back if an error passes through it
+    with isolate_rng():  # which restores nothing if an error passes through it
         try:
             yield
         except BaseException as error:  # raised again below

@@ -1,7 +1,7 @@
 """Activations: what is compared.
 
 Each is element-wise: it maps a tensor of any shape to one of the same shape
-and dtype. ``CATALOGUE`` gives all of them by name.
+and dtype. ``CATALOGUE`` lists them by name.
 """
 
 from actbench.activations.catalogue import CATALOGUE as CATALOGUE

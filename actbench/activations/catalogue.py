@@ -11,7 +11,7 @@ from actbench.activations import fixed, trainable
 
 
 class CatalogueEntry(NamedTuple):
-    """One activation: how it is built, its formula, and who published it."""
+    """One activation: its class and arguments, its formula, and its publication."""
 
     cls: type[nn.Module]
     init_args: Mapping[str, Any]
@@ -20,7 +20,7 @@ class CatalogueEntry(NamedTuple):
 
 
 def entry(cls: type[nn.Module], formula: str = "", source: str = "", **init_args: Any) -> CatalogueEntry:
-    """Entry of a class; the docstrings of our classes give formula and source."""
+    """Entry of a class; actbench's own classes give formula and source in their docstrings."""
     if not formula:
         text = inspect.getdoc(cls) or ""
         formula = text.splitlines()[0].partition(": ")[2].removesuffix(".")
@@ -29,7 +29,7 @@ def entry(cls: type[nn.Module], formula: str = "", source: str = "", **init_args
 
 
 def trainable_parameters(activation: CatalogueEntry) -> int:
-    """Trainable parameters of one instance: each place in a network has so many of its own."""
+    """Number of trainable parameters of one instance; every site in a network has its own instance."""
     return sum(parameter.numel() for parameter in activation.cls(**activation.init_args).parameters())
 
 

@@ -35,7 +35,7 @@ class ESwish(nn.Module):
 class TanhExp(nn.Module):
     """TanhExp: x·tanh(eˣ).
 
-    Published twice, the second time as TeLU.
+    Published a second time as TeLU.
 
     Source:
         Liu and Di (2020), TanhExp: a smooth activation function with high convergence speed for lightweight neural
@@ -98,7 +98,7 @@ class Squareplus(nn.Module):
     """Squareplus: (x + √(x² + b)) / 2.
 
     Args:
-        b: Width b of the bend, positive; 4 gives softplus's curvature at 0, and the value 1 there.
+        b: Positive width b of the bend; 4 gives softplus's curvature at 0, and the value 1 there.
 
     Source:
         Barron (2021), Squareplus: a softplus-like algebraic rectifier, arXiv:2112.11687.
@@ -110,7 +110,7 @@ class Squareplus(nn.Module):
         self.b = b
 
     def forward(self, x: Tensor) -> Tensor:
-        # The formula rearranged: for large negative x it would subtract two almost equal numbers.
+        # Rearranged, because for large negative x the formula subtracts two almost equal numbers.
         size = x.abs()
         return (x + size + self.b / (torch.sqrt(x.square() + self.b) + size)) / 2
 
@@ -119,7 +119,7 @@ class SmeLU(nn.Module):
     """SmeLU: 0 for x ≤ -β, (x + β)² / 4β for |x| < β, x for x ≥ β.
 
     Args:
-        beta: Half the width β of the bend, positive.
+        beta: Positive half-width β of the bend.
 
     Source:
         Shamir, Lin and Coviello (2020), Smooth activations and reproducibility in deep networks, arXiv:2010.09931.
@@ -189,7 +189,7 @@ class ISRLU(nn.Module):
 class BentIdentity(nn.Module):
     """Bent identity: (√(x² + 1) - 1) / 2 + x.
 
-    Of unknown origin; listed in the source.
+    Its origin is unknown; the source lists it.
 
     Source:
         Kunc and Kléma (2024), Three decades of activations: a comprehensive survey of 400 activation functions for
@@ -238,7 +238,7 @@ class LiSHT(nn.Module):
 class QuickGELU(nn.Module):
     """Quick GELU: x·σ(1.702x).
 
-    The approximation that the GELU paper gives beside the exact function.
+    The GELU paper gives it as an approximation.
 
     Source:
         Hendrycks and Gimpel (2016), Gaussian error linear units (GELUs), arXiv:1606.08415.

@@ -1,4 +1,4 @@
-"""Activations that torch lacks with parameters that can be trained, one set for each place in a network."""
+"""Activations with trainable parameters that torch lacks; every site in a network has its own parameters."""
 
 import math
 
@@ -9,14 +9,14 @@ from torch.nn.functional import relu, softplus
 from actbench.activations.fixed import check_positive
 
 
-def trained(value: float) -> nn.Parameter:
-    """A trained number, at its start."""
+def scalar_parameter(value: float) -> nn.Parameter:
+    """A trainable number with its initial value."""
     return nn.Parameter(torch.tensor(float(value)))
 
 
 def scalar(value: float, *, trainable: bool) -> nn.Parameter | float:
-    """A number, trained or not."""
-    return trained(value) if trainable else float(value)
+    """A number, trainable or fixed."""
+    return scalar_parameter(value) if trainable else float(value)
 
 
 class Swish(nn.Module):
@@ -25,7 +25,7 @@ class Swish(nn.Module):
     With β = 1 it is SiLU.
 
     Args:
-        beta: Factor β, where it starts if it is trained.
+        beta: Factor β, or its initial value if it is trained.
         trainable: Whether β is trained.
 
     Source:
@@ -48,8 +48,8 @@ class StarReLU(nn.Module):
     With the defaults its output has mean 0 and variance 1 for standard normal input.
 
     Args:
-        scale: Factor s, where it starts if it is trained.
-        bias: Shift b, where it starts if it is trained.
+        scale: Factor s, or its initial value if it is trained.
+        bias: Shift b, or its initial value if it is trained.
         trainable: Whether s and b are trained, as in the source.
 
     Source:
@@ -68,12 +68,12 @@ class StarReLU(nn.Module):
 class AconC(nn.Module):
     """ACON-C: (p₁ - p₂)·x·σ(β(p₁ - p₂)x) + p₂x.
 
-    p₁, p₂ and β are trained, one of each for a place in the network; in the source, one of each for a channel.
+    p₁, p₂ and β are trained, one of each for a site in the network; in the source, one of each for a channel.
 
     Args:
-        p1: Slope p₁ for large x, at the start.
-        p2: Slope p₂ for large negative x, at the start.
-        beta: Sharpness β of the bend, at the start.
+        p1: Initial slope p₁ for large x.
+        p2: Initial slope p₂ for large negative x.
+        beta: Initial sharpness β of the bend.
 
     Source:
         Ma, Zhang, Liu and Sun (2021), Activate or not: learning customized activation, arXiv:2009.04759.
@@ -81,9 +81,9 @@ class AconC(nn.Module):
 
     def __init__(self, p1: float = 1.0, p2: float = 0.0, beta: float = 1.0) -> None:
         super().__init__()
-        self.p1 = trained(p1)
-        self.p2 = trained(p2)
-        self.beta = trained(beta)
+        self.p1 = scalar_parameter(p1)
+        self.p2 = scalar_parameter(p2)
+        self.beta = scalar_parameter(beta)
 
     def forward(self, x: Tensor) -> Tensor:
         tilted = (self.p1 - self.p2) * x
@@ -94,7 +94,7 @@ class Snake(nn.Module):
     """Snake: x + sin²(ax) / a.
 
     Args:
-        a: Frequency a, positive, where it starts if it is trained.
+        a: Positive frequency a, or its initial value if it is trained.
         trainable: Whether a is trained.
 
     Source:
@@ -114,11 +114,11 @@ class Snake(nn.Module):
 class PELU(nn.Module):
     """PELU: (a/b)·x for x ≥ 0, a·(exp(x/b) - 1) for x < 0.
 
-    a and b are trained. Where training takes one below 0.1, 0.1 is used, and its gradient is 0.
+    a and b are trained. Where training takes one of them below 0.1, 0.1 is used and its gradient is 0.
 
     Args:
-        a: Scale a, at the start; above 0.1.
-        b: Width b, at the start; above 0.1.
+        a: Initial scale a; above 0.1.
+        b: Initial width b; above 0.1.
 
     Source:
         Trottier, Giguère and Chaib-draa (2017), Parametric exponential linear unit for deep convolutional neural
@@ -129,8 +129,8 @@ class PELU(nn.Module):
         super().__init__()
         if not (a > 0.1 and b > 0.1):
             raise ValueError(f"a and b must be above 0.1, got {a} and {b}")
-        self.a = trained(a)
-        self.b = trained(b)
+        self.a = scalar_parameter(a)
+        self.b = scalar_parameter(b)
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.a.clamp(min=0.1), self.b.clamp(min=0.1)
@@ -140,14 +140,14 @@ class PELU(nn.Module):
 class SReLU(nn.Module):
     """SReLU: x + (1 - aₗ)·max(0, tₗ - x) + (aᵣ - 1)·max(0, x - tᵣ).
 
-    x between two thresholds, and beyond each a line of another slope. All four are trained, one of each for a place in
+    x between two thresholds, and a line of another slope beyond each. All four are trained, one of each for a site in
     the network; in the source, one of each for a channel.
 
     Args:
-        left: Threshold tₗ, at the start; not above ``right``.
-        left_slope: Slope aₗ, at the start.
-        right: Threshold tᵣ, at the start.
-        right_slope: Slope aᵣ, at the start.
+        left: Initial threshold tₗ; not above ``right``.
+        left_slope: Initial slope aₗ.
+        right: Initial threshold tᵣ.
+        right_slope: Initial slope aᵣ.
 
     Source:
         Jin et al. (2016), Deep learning with S-shaped rectified linear activation units, AAAI, arXiv:1512.07030.
@@ -159,10 +159,10 @@ class SReLU(nn.Module):
         super().__init__()
         if not left <= right:
             raise ValueError(f"left must not be above right, got {left} and {right}")
-        self.left = trained(left)
-        self.left_slope = trained(left_slope)
-        self.right = trained(right)
-        self.right_slope = trained(right_slope)
+        self.left = scalar_parameter(left)
+        self.left_slope = scalar_parameter(left_slope)
+        self.right = scalar_parameter(right)
+        self.right_slope = scalar_parameter(right_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         below, above = relu(self.left - x), relu(x - self.right)
@@ -175,8 +175,8 @@ class SinLU(nn.Module):
     a and b are trained.
 
     Args:
-        a: Amplitude a, at the start.
-        b: Frequency b, at the start.
+        a: Initial amplitude a.
+        b: Initial frequency b.
 
     Source:
         Paul et al. (2022), SinLU: sinu-sigmoidal linear unit, Mathematics 10(3), 337.
@@ -184,8 +184,8 @@ class SinLU(nn.Module):
 
     def __init__(self, a: float = 1.0, b: float = 1.0) -> None:
         super().__init__()
-        self.a = trained(a)
-        self.b = trained(b)
+        self.a = scalar_parameter(a)
+        self.b = scalar_parameter(b)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + self.a * torch.sin(self.b * x)) * torch.sigmoid(x)
@@ -194,11 +194,11 @@ class SinLU(nn.Module):
 class XIELU(nn.Module):
     """XIELU: αₚx² + x/2 for x > 0, αₙ(eˣ - 1 - x) + x/2 for x ≤ 0.
 
-    αₚ and αₙ are trained: αₚ and αₙ - 1/2 are the softplus of what is stored, so they stay positive.
+    αₚ and αₙ are trained: αₚ and αₙ - 1/2 are the softplus of the parameters, so they stay positive.
 
     Args:
-        alpha_p: αₚ at the start; positive.
-        alpha_n: αₙ at the start; above 0.5.
+        alpha_p: Initial αₚ; positive.
+        alpha_n: Initial αₙ; above 0.5.
 
     Source:
         Huang and Schlag (2024), Deriving activation functions using integration, arXiv:2411.13010.
@@ -208,8 +208,8 @@ class XIELU(nn.Module):
         super().__init__()
         if not (alpha_p > 0 and alpha_n > 0.5):
             raise ValueError(f"alpha_p must be positive and alpha_n above 0.5, got {alpha_p} and {alpha_n}")
-        self.raw_p = trained(inverse_softplus(alpha_p))
-        self.raw_n = trained(inverse_softplus(alpha_n - 0.5))
+        self.raw_p = scalar_parameter(inverse_softplus(alpha_p))
+        self.raw_n = scalar_parameter(inverse_softplus(alpha_n - 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         alpha_p, alpha_n = softplus(self.raw_p), 0.5 + softplus(self.raw_n)
@@ -222,7 +222,7 @@ def inverse_softplus(value: float) -> float:
     return value + math.log(-math.expm1(-value))
 
 
-# Least squares: the leaky ReLU of slope 0.01 on 601 points from -3 to 3. Ascending powers, those below from b₁ on.
+# Least-squares fit to the leaky ReLU of slope 0.01 on 601 points from -3 to 3. Ascending powers, from a₀ and from b₁.
 NUMERATOR = (0.03358, 0.50501, 1.65136, 2.00457, 0.92797, 0.15154)
 DENOMINATOR = (0.00008, 3.96934, 0.00006, 0.30007)
 
@@ -230,8 +230,8 @@ DENOMINATOR = (0.00008, 3.96934, 0.00006, 0.30007)
 class PadeUnit(nn.Module):
     """Padé unit: (a₀ + a₁x + … + a₅x⁵) / (1 + |b₁x + … + b₄x⁴|).
 
-    All ten coefficients are trained. At the start they approximate a leaky ReLU of slope 0.01: our least-squares fit
-    from -3 to 3, with an error of 0.034 at most there. Far outside it is near x/2 on both sides.
+    All ten coefficients are trained. Initially they approximate a leaky ReLU of slope 0.01, by a least-squares fit from
+    -3 to 3 with an error of at most 0.034. Far outside that range the unit is near x/2 on both sides.
 
     Source:
         Molina, Schramowski and Kersting (2020), Padé activation units: end-to-end learning of flexible activation
@@ -244,14 +244,12 @@ class PadeUnit(nn.Module):
         self.denominator = nn.Parameter(torch.tensor(DENOMINATOR))
 
     def forward(self, x: Tensor) -> Tensor:
-        above = horner(self.numerator, x)
-        below = 1 + (horner(self.denominator, x) * x).abs()
-        return above / below
+        return horner(self.numerator, x) / (1 + (horner(self.denominator, x) * x).abs())
 
 
 def horner(coefficients: Tensor, x: Tensor) -> Tensor:
-    """A polynomial, its coefficients in ascending order."""
+    """Value of a polynomial with coefficients in ascending order, by Horner's method."""
     result = coefficients[-1]
-    for place in range(len(coefficients) - 2, -1, -1):
-        result = result * x + coefficients[place]
+    for power in range(len(coefficients) - 2, -1, -1):
+        result = result * x + coefficients[power]
     return result

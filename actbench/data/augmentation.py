@@ -1,4 +1,4 @@
-"""Random crops and flips, for whole batches at once."""
+"""Random crops and flips of whole batches."""
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -9,7 +9,7 @@ PADDING = 4  # pixels
 
 
 def draw_crops(rows: int, generator: torch.Generator, *, flip: bool) -> Int64[Tensor, "{rows} 3"]:
-    """Top and left edge of each row's crop in the padded image, and whether the row is mirrored: all equally likely."""
+    """Top and left edge of each crop in the padded image, and whether it is mirrored, all equally likely."""
     edges = torch.randint(2 * PADDING + 1, (rows, 2), generator=generator)
     mirrored = torch.randint(2, (rows, 1), generator=generator)
     return torch.cat([edges, mirrored * flip], dim=1)
@@ -18,7 +18,7 @@ def draw_crops(rows: int, generator: torch.Generator, *, flip: bool) -> Int64[Te
 def crop(
     images: UInt8[Tensor, "batch channels height width"], crops: Int64[Tensor, "batch 3"]
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Images padded with zeros, cropped to their size again, and mirrored left to right where told to."""
+    """Images padded with zeros, cropped to their size again, and mirrored left to right where ``crops`` says so."""
     batch, channels, height, width = images.shape
     top, left, mirrored = crops[:, :, None].unbind(1)
     y = top + torch.arange(height, device=images.device)

@@ -1,4 +1,4 @@
-"""Batches of other people's loaders: read in whatever form they come, and drawn from keyed streams."""
+"""Batches of the user's own loaders: read in many forms, and drawn from keyed streams."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +14,23 @@ from actbench.data.images import DataError
 from actbench.data.rows import Batch
 from actbench.seeding import Purpose, stream_seed
 
-SEED = 0  # of what replicates share
+SEED = 0  # keys everything that replicates share
 PARTS = ("train", "val", "test")
-KEYS = (  # of inputs and of labels, where batches are mappings
-    ("image", "images", "img", "imgs", "pixel_values", "input", "inputs", "input_values", "x", "data", "features"),
-    ("label", "labels", "target", "targets", "y", "class", "classes"),
+INPUT_KEYS = (
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "pixel_values",
+    "input",
+    "inputs",
+    "input_values",
+    "x",
+    "data",
+    "features",
 )
-NAME_THEM = "name the keys of inputs and labels with --model.batch_keys '[IMAGE, LABEL]'"
+LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
+BATCH_KEYS_HINT = "name the keys of inputs and labels with --model.batch_keys '[IMAGE, LABEL]'"
 
 
 def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
@@ -31,68 +41,69 @@ def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
     """
     if isinstance(batch, Batch):
         return batch
-    given = batch
+    values: Any = batch
     if is_mapping(batch):
-        options = [[key] for key in keys] if keys else KEYS
-        found = [next((key for key in names if key in batch), None) for names in options]
-        if found[0] is None:
-            raise DataError(f"no inputs in a batch that is a {kind(batch)}; {NAME_THEM}")
-        batch = [batch[key] for key in found if key is not None]
-    inputs, labels, *_ = (*batch, None, None) if isinstance(batch, list | tuple) else (batch, None)
+        names: list[Sequence[str]] = [[key] for key in keys] if keys else [INPUT_KEYS, LABEL_KEYS]
+        present = [next((key for key in options if key in batch), None) for options in names]
+        if present[0] is None:
+            raise DataError(f"no inputs in a batch that is a {type_name(batch)}; {BATCH_KEYS_HINT}")
+        values = [batch[key] for key in present if key is not None]
+    inputs, labels, *_ = (*values, None, None) if isinstance(values, list | tuple) else (values, None)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
         raise DataError(
-            f"batches must be (inputs, labels), inputs of floating point as ToTensor gives them, not {kind(given)}"
+            "batches must be (inputs, labels) with floating-point inputs, such as ToTensor gives, "
+            f"not {type_name(batch)}"
         )
     if not isinstance(labels, Tensor):
         return Batch(inputs, None, None)
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.is_floating_point() or labels.is_complex() or flat.shape != inputs.shape[:1]:
-        raise DataError(f"labels must be one whole number for each of {len(inputs)} inputs, not {kind(labels)}")
+        raise DataError(f"labels must be one whole number for each of {len(inputs)} inputs, not {type_name(labels)}")
     return Batch(inputs, flat.long(), None)
 
 
 def is_mapping(batch: Any) -> bool:
-    """Whether a batch is a mapping, of whatever kind."""
+    """Whether a batch is a mapping, also of a class that does not inherit from Mapping."""
     return hasattr(batch, "keys") and hasattr(batch, "__getitem__")
 
 
-def kind(batch: Any) -> str:
-    """What a batch is made of, in a few words."""
+def type_name(batch: Any) -> str:
+    """Type of a batch and of its members, in a few words."""
     if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
     if is_mapping(batch):
         return f"{type(batch).__name__} of {', '.join(map(str, batch.keys()))}"
     if isinstance(batch, list | tuple):
-        kinds = [*dict.fromkeys(map(kind, batch))]
-        return f"{type(batch).__name__} of {', '.join(kinds[:4]) or 'nothing'}{', ...' if len(kinds) > 4 else ''}"
+        names = [*dict.fromkeys(map(type_name, batch))]
+        return f"{type(batch).__name__} of {', '.join(names[:4]) or 'nothing'}{', ...' if len(names) > 4 else ''}"
     return type(batch).__name__
 
 
 def as_bytes(values: Tensor | None) -> bytes:
-    """Bytes of a tensor; none of None."""
+    """Bytes of a tensor; no bytes for None."""
     return b"" if values is None else values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def seed_globally(purpose: Purpose, *index: int) -> None:
-    """Seed the global generators of Python, NumPy and torch with what replicates share."""
+    """Seed the global generators of Python, NumPy and torch from a stream that all replicates share."""
     seed = stream_seed(SEED, purpose, *index) % 2**32
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - what users write draws from it
+    np.random.seed(seed)  # noqa: NPY002 - users' code draws from it
     torch.manual_seed(seed)
 
 
 class KeyedBatches:
-    """A loader whose batches depend on the epoch only, and that can be resumed inside one.
+    """A loader whose batches depend on the epoch only, and which can resume in the middle of an epoch.
 
-    The global generators are seeded with epoch and batch, a generator of the
-    loader's own with the epoch and the seed that its owner gave it. Only
-    training has epochs: other parts are the same each time.
+    Epoch and batch number seed the global generators. The loader's own
+    generator is seeded with the epoch and the seed that its owner gave it. Only
+    training has epochs; other parts are the same each time.
 
     Args:
         loader: The loader that replicates share.
         part: ``train``, ``val``, ``test`` or ``predict``.
-        data: The `ForeignData` that the loader is from.
-        trainer: Knows the epoch; None stands for the first.
+        data: The `ForeignData` that the loader belongs to.
+        trainer: The Trainer, for its current epoch; None stands for the first epoch.
     """
 
     def __init__(self, loader: Any, part: str, data: Any, trainer: Any) -> None:
@@ -133,13 +144,13 @@ class KeyedBatches:
                 yield batch
 
     def _chain(self, batch: Any) -> None:
-        """Add a batch to the fingerprint of the order: its labels, and a sample of its inputs."""
-        read = read_batch(batch, self.data.keys)
-        sample = read.inputs.flatten()[:: max(1, read.inputs.numel() // 1024)]
-        self.order = sha256(self.order.encode() + as_bytes(read.labels) + as_bytes(sample)).hexdigest()[:32]
+        """Add a batch's labels, and a sample of its inputs, to the fingerprint of the order."""
+        inputs, labels, _ = read_batch(batch, self.data.keys)
+        sample = inputs.flatten()[:: max(1, inputs.numel() // 1024)]
+        self.order = sha256(self.order.encode() + as_bytes(labels) + as_bytes(sample)).hexdigest()[:32]
 
     def seed(self, epoch: int) -> None:
-        """Seed the global generators, and those that the loader or its samplers have of their own, with an epoch."""
+        """Seed the global generators, and those of the loader and its samplers, for an epoch."""
         seed_globally("order", epoch, *self.index)
         samplers = [getattr(self.loader, name, None) for name in ("sampler", "batch_sampler")]
         samplers.append(getattr(samplers[1], "sampler", None))
@@ -150,24 +161,25 @@ class KeyedBatches:
                 generator.manual_seed(stream_seed(seed, "order", epoch, *self.index))
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the epoch."""
+        """The position in the epoch."""
         return {"epoch": self.epoch, "batches": self.batches, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration start at this place, if it is one over the same epoch."""
+        """Start the next iteration at this position, if it runs over the same epoch."""
         self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
         self.order = state.get("order", "")
 
 
-def members(loader: Any) -> list[Any]:
-    """What a list or mapping with a DataLoader holds, or Lightning's CombinedLoader; nothing for anything else."""
+def combined_loaders(loader: Any) -> list[Any]:
+    """The loaders in a list or mapping with a DataLoader, or in Lightning's CombinedLoader; empty for anything else."""
     if hasattr(loader, "flattened"):
         return [*loader.flattened]
-    held = list(loader.values()) if isinstance(loader, Mapping) else loader
-    return [*held] if isinstance(held, list | tuple) and any(isinstance(one, DataLoader) for one in held) else []
+    loaders = list(loader.values()) if isinstance(loader, Mapping) else loader
+    several = isinstance(loaders, list | tuple) and any(isinstance(member, DataLoader) for member in loaders)
+    return [*loaders] if several else []
 
 
-def only(loader: Any) -> Any:
-    """The loader of a list or a mapping of one; anything else as it is."""
-    held = members(loader)
-    return held[0] if len(held) == 1 else loader
+def unwrapped_loader(loader: Any) -> Any:
+    """The only loader in a list or mapping of one; anything else as it is."""
+    loaders = combined_loaders(loader)
+    return loaders[0] if len(loaders) == 1 else loader

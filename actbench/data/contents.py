@@ -1,4 +1,4 @@
-"""What a dataset holds, known without reading it image by image: its labels, and a hash of its tensors or files."""
+"""What a dataset holds, without reading every image: its labels, and a hash of its tensors or files."""
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -13,34 +13,34 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, d
 
 from actbench.data.batches import as_bytes
 
-WHOLE = 2**29  # bytes of files that are hashed; of more, names, sizes and times tell that something has changed
+MAX_HASHED = 2**29  # bytes; larger sets of files are identified by their names, sizes and times
 
 
 class Contents(NamedTuple):
-    """Labels of a dataset in the order of its rows, and what its images are made from: tensors, and lists of files."""
+    """Labels of a dataset in the order of its rows, and the tensors or lists of files that hold its images."""
 
     labels: Int64[Tensor, " rows"]
     sources: tuple[Tensor | tuple[Path, ...], ...]
 
 
 def contents(loader: Any) -> Contents | None:
-    """What the dataset of a loader holds, if it is known without reading it through."""
+    """Contents of a loader's dataset; None if they can only be found by reading all of it."""
     plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
     return dataset_contents(loader.dataset) if plain and loader.collate_fn is default_collate else None
 
 
 def dataset_contents(dataset: Any) -> Contents | None:
-    """What a dataset of tensors, or of torchvision's, holds, or several of them; None for any other."""
+    """Contents of a TensorDataset, a torchvision dataset, a subset or a concatenation of these; None for any other."""
     if type(dataset) is Subset:
         whole = dataset_contents(dataset.dataset)
         rows = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return whole and Contents(whole.labels[rows], (*whole.sources, rows))
     if type(dataset) is ConcatDataset:
-        several = [dataset_contents(part) for part in dataset.datasets]
-        known = [part for part in several if part]
-        if len(known) < len(several):
+        members = [dataset_contents(member) for member in dataset.datasets]
+        known = [member for member in members if member]
+        if len(known) < len(members):
             return None
-        return Contents(torch.cat([part.labels for part in known]), sum((part.sources for part in known), ()))
+        return Contents(torch.cat([member.labels for member in known]), sum((member.sources for member in known), ()))
     sources: tuple[Tensor | tuple[Path, ...], ...]
     if type(dataset) is TensorDataset and len(dataset.tensors) > 1:
         labels, sources = dataset.tensors[1], dataset.tensors
@@ -54,18 +54,20 @@ def dataset_contents(dataset: Any) -> Contents | None:
 
 
 def has_plain_targets(dataset: Any) -> bool:
-    """Whether a dataset of torchvision yields its ``targets`` as they are, and its images from ``data`` or files."""
+    """Whether a torchvision dataset yields its ``targets`` unchanged, and reads its images from ``data`` or files."""
     joint = getattr(dataset, "transforms", None)
-    changed = dataset.target_transform is not None or getattr(joint, "target_transform", joint) is not None
-    holds = isinstance(getattr(dataset, "data", None), Tensor | np.ndarray) or bool(getattr(dataset, "samples", None))
-    return hasattr(dataset, "targets") and holds and not changed
+    transformed = dataset.target_transform is not None or getattr(joint, "target_transform", joint) is not None
+    has_images = isinstance(getattr(dataset, "data", None), Tensor | np.ndarray) or bool(
+        getattr(dataset, "samples", None)
+    )
+    return hasattr(dataset, "targets") and has_images and not transformed
 
 
 def sources_hash(
     sources: Sequence[Tensor | tuple[Path, ...]], hash_files: Callable[[tuple[Path, ...]], bytes]
 ) -> bytes:
-    """Hash of what images are made from, see `Contents`."""
-    return hashed(
+    """Hash of the sources of images; see `Contents`."""
+    return joint_hash(
         *(
             f"{source.dtype}{tuple(source.shape)}".encode() + as_bytes(source)
             if isinstance(source, Tensor)
@@ -76,17 +78,17 @@ def sources_hash(
 
 
 def files_hash(files: Sequence[Path]) -> bytes:
-    """Hash of files: of what they hold, or, if that is too much to read, of what the disk says of them."""
+    """Hash of the contents of files; of their names, sizes and times if there is too much to read."""
     stats = [file.stat() for file in files]
-    if sum(stat.st_size for stat in stats) > WHOLE:
-        known = (f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in zip(files, stats, strict=True))
-        return hashed(*map(str.encode, known))
-    return hashed(*(hashed(file.read_bytes()) for file in files))
+    if sum(stat.st_size for stat in stats) > MAX_HASHED:
+        entries = (f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in zip(files, stats, strict=True))
+        return joint_hash(*map(str.encode, entries))
+    return joint_hash(*(joint_hash(file.read_bytes()) for file in files))
 
 
-def hashed(*parts: bytes) -> bytes:
+def joint_hash(*values: bytes) -> bytes:
     """Hash of several byte strings."""
-    found = sha256()
-    for part in parts:
-        found.update(len(part).to_bytes(8) + part)
-    return found.digest()
+    total = sha256()
+    for value in values:
+        total.update(len(value).to_bytes(8) + value)
+    return total.digest()

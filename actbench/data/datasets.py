@@ -32,28 +32,28 @@ class Digits(ImageData):
 
     @override
     def read(self) -> list[LabelledImages]:
-        from sklearn.datasets import load_digits  # here: --help need not wait for it
+        from sklearn.datasets import load_digits  # here, so that --help does not wait for it
 
         digits = load_digits()
         images = torch.from_numpy(digits.images).to(torch.uint8)[:, None]  # whole numbers from 0 to 16
         return [LabelledImages(images, torch.from_numpy(digits.target).long())]
 
 
-FAKE = 2**28  # numbers in made-up images, which are made at once
+MAX_FAKE = 2**28  # values of all made-up images, which are drawn at once
 
 
 class FakeImages(ImageData):
-    """Made-up images, a random pattern per class under noise, for trying things out without any file.
+    """Made-up images, a random pattern per class under noise, to try actbench without any file.
 
     A network can learn them, but their scores say nothing about activations.
     The images follow from the sizes alone, not from ``seed``.
 
     Args:
-        rows: How many images.
+        rows: Number of images.
         channels: Channels of an image.
-        height: Pixels.
-        width: Pixels.
-        num_classes: How many classes; all have as many images, to within one.
+        height: Height of an image in pixels.
+        width: Width of an image in pixels.
+        num_classes: Number of classes, which have equally many images, to within one.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class FakeImages(ImageData):
         super().__init__(batch_size, val_fraction, test_fraction, seed, replicates, drop_last)
         check_at_least(1, rows=rows, channels=channels, height=height, width=width)
         check_at_least(2, num_classes=num_classes)
-        if rows * channels * height * width > FAKE:
-            raise ValueError(f"rows, channels, height and width make {FAKE:,} values at most")
+        if rows * channels * height * width > MAX_FAKE:
+            raise ValueError(f"rows, channels, height and width may make at most {MAX_FAKE:,} values")
         sizes = {"rows": rows, "channels": channels, "height": height, "width": width, "num_classes": num_classes}
         self.save_hyperparameters(sizes, logger=False)
         self.rows = rows
@@ -87,7 +87,7 @@ class FakeImages(ImageData):
         labels = torch.arange(self.rows) % self.num_classes
         patterns = torch.rand(self.num_classes, *self.input_shape, generator=generator)
         noise = torch.rand(self.rows, *self.input_shape, generator=generator)
-        images = (patterns[labels] + 3 * noise) / 4  # so much noise that no network gets all of 8x8 pixels right
+        images = (patterns[labels] + 3 * noise) / 4  # enough noise that no network classifies every 8x8 image
         return [LabelledImages((images * self.white).round().to(torch.uint8), labels)]
 
 
@@ -100,7 +100,7 @@ class IdxData(FileData):
 
     @override
     def files(self) -> dict[str, str | None]:
-        # torchvision knows the sums of the archives only.
+        # torchvision knows the MD5 sums of the archives only.
         folder = f"{type(self).__name__}/raw"
         return {f"{folder}/{name.removesuffix('.gz')}": None for name, _ in self.torchvision_class().resources}
 
@@ -113,20 +113,20 @@ class IdxData(FileData):
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
-    """The array of a file in MNIST's format, or of its archive beside it; a DataError unless the file is whole."""
+    """Array of a file in MNIST's format, or of the archive beside it; DataError if the file is not complete."""
     archive = Path(f"{path}{IdxData.packed}")
     try:
         content = path.read_bytes() if path.is_file() else gzip.decompress(archive.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
-    start, offset = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
-    if not content.startswith(start):
-        raise DataError(f"{path} is damaged: it begins with {content[:4].hex() or 'nothing'}, not {start.hex()}")
-    sizes = [int.from_bytes(content[place : place + 4]) for place in range(4, offset, 4)]
+    magic, offset = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
+    if not content.startswith(magic):
+        raise DataError(f"{path} is damaged: it begins with {content[:4].hex() or 'nothing'}, not {magic.hex()}")
+    sizes = [int.from_bytes(content[start : start + 4]) for start in range(4, offset, 4)]
     if not all(sizes):
-        raise DataError(f"{path} is damaged: by its header it is empty")
+        raise DataError(f"{path} is damaged: its header says that it is empty")
     if len(content) != (expected := offset + math.prod(sizes)):
-        raise DataError(f"{path} is damaged: it has {len(content)} bytes, and by its header {expected}")
+        raise DataError(f"{path} is damaged: it has {len(content)} bytes, and its header asks for {expected}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=offset).view(sizes)
 
 
@@ -158,9 +158,9 @@ class ColourData(FileData):
     """Colour images of 32x32 pixels, which may be augmented.
 
     Args:
-        augment: Change training images at random, anew each epoch: pad them with 4 black pixels on each side,
-            crop them to their size, and mirror half of them left to right (not SVHN's: digits have a side).
-        seed: Keys the split, the batch order and augmentation of the first replicate; the others' seeds follow.
+        augment: Change training images at random in each epoch: pad them with 4 black pixels on each side, crop them
+            to their size, and mirror half of them left to right (except SVHN, whose digits must not be mirrored).
+        seed: Keys the split, batch order and augmentation of the first replicate; the others' seeds follow.
     """
 
     input_shape = (3, 32, 32)
@@ -181,7 +181,7 @@ class ColourData(FileData):
         super().__init__(root, download, batch_size, val_fraction, seed, replicates, drop_last)
         self.save_hyperparameters({"augment": augment}, logger=False)
         self.augment = augment
-        self.crops: tuple[int, Tensor] | None = None  # of an epoch, for all rows of each replicate
+        self.crops: tuple[int, Tensor] | None = None  # an epoch, and the crops of all rows of each replicate in it
 
     @override
     def augmented(
@@ -204,9 +204,9 @@ class CifarData(ColourData):
 
     @override
     def files(self) -> dict[str, str | None]:
-        source = self.torchvision_class()
-        names = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        return {f"{source.base_folder}/{name}": md5 for name, md5 in names}
+        cls = self.torchvision_class()
+        names = [*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])]
+        return {f"{cls.base_folder}/{name}": md5 for name, md5 in names}
 
     @override
     def read_part(self, root: Path, part: str) -> LabelledImages:

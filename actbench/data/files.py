@@ -1,4 +1,4 @@
-"""Datasets that torchvision downloads: their files fetched whole or not at all, read, and checked."""
+"""Datasets that torchvision downloads: fetched completely or not at all, read, and checked."""
 
 import shlex
 from abc import abstractmethod
@@ -13,21 +13,21 @@ from actbench.data.images import DataError, ImageData, LabelledImages
 
 
 class FileData(ImageData):
-    """Images from files, those for testing apart from those for training. Named like torchvision's class.
+    """Images from files, with separate test files. Each subclass has the name of torchvision's class.
 
     Args:
-        root: Folder that the dataset's files or folder lie in.
+        root: Folder that contains the dataset's files or folder.
         download: Fetch the dataset if its files are missing or damaged.
         val_fraction: Share of the training files' images held out for validation.
 
     Raises:
         ValueError: An argument is out of range.
-        DataError: In ``prepare_data`` or ``setup``: files are missing, damaged, not to be had, or hold too
+        DataError: In ``prepare_data`` or ``setup``: files are missing or damaged, cannot be downloaded, or hold too
             few images.
     """
 
     official_test = True
-    packed = ""  # what is added to a file's name in that of an archive which is read in its place
+    packed = ""  # suffix of an archive that may stand in place of a file
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class FileData(ImageData):
 
     @abstractmethod
     def files(self) -> dict[str, str | None]:
-        """Paths of the files below ``root``, each with its MD5 sum if torchvision knows one."""
+        """Paths of the files, relative to ``root``, each with its MD5 sum if torchvision knows one."""
 
     def fetch(self, folder: str) -> None:
-        """Download all files, with torchvision, to a folder in place of ``root``."""
+        """Download all files with torchvision to a folder that stands in for ``root``."""
         self.torchvision_class()(folder, download=True)
 
     @abstractmethod
@@ -58,7 +58,7 @@ class FileData(ImageData):
 
     def torchvision_class(self) -> Any:
         """The class of the same name in torchvision."""
-        # Here and not above, as in all of actbench.data: --help need not wait for it, nor need other datasets.
+        # Imported here, as everywhere in actbench.data, so that --help and other datasets do not wait for it.
         from torchvision import datasets
 
         return getattr(datasets, type(self).__name__)
@@ -78,7 +78,7 @@ class FileData(ImageData):
         fit = f"python main.py fit --data {name} --data.root {shlex.quote(self.root)}"
         hint = f"to fetch it: {fit} --data.download true"
         if not root.is_dir():
-            raise DataError(f"{name}: there is no folder {root}; {hint}")
+            raise DataError(f"{name}: the folder {root} was not found; {hint}")
         for path in map(root.joinpath, self.files()):
             if not path.is_file() and not Path(f"{path}{self.packed}").is_file():
                 raise DataError(f"{name}: {path} is missing; {hint}")
@@ -87,30 +87,32 @@ class FileData(ImageData):
         except OSError as error:
             raise DataError(f"{name} in {root} cannot be read: {error}") from error
         except RuntimeError as error:
-            self._check_sums(root)  # torchvision does not say which file it is
+            self._check_sums(root)  # torchvision does not name the damaged file
             raise DataError(f"{name} in {root} is damaged: {error}") from error
         for part, table in tables.items():
             self._check_table(table, f"{name} in {root} is damaged: its {part} part")
         return list(tables.values())
 
     def _check_sums(self, root: Path) -> None:
-        from torchvision.datasets.utils import check_integrity  # here: --help need not wait for it
+        from torchvision.datasets.utils import check_integrity
 
         for file, md5 in self.files().items():
             if not check_integrity(str(root / file), md5):
                 raise DataError(f"{root / file} is damaged: its MD5 sum is not {md5}")
 
-    def _check_table(self, table: LabelledImages, what: str) -> None:
+    def _check_table(self, table: LabelledImages, title: str) -> None:
         images, labels = table
         if len(images) != len(labels):
-            raise DataError(f"{what} has {len(images)} images and {len(labels)} labels")
+            raise DataError(f"{title} has {len(images)} images and {len(labels)} labels")
         if images.shape[1:] != self.input_shape:
-            raise DataError(f"{what} has images of shape {tuple(images.shape[1:])}, not {self.input_shape}")
+            raise DataError(f"{title} has images of shape {tuple(images.shape[1:])}, not {self.input_shape}")
         if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise DataError(f"{what} has labels from {labels.min()} to {labels.max()}, not 0 to {self.num_classes - 1}")
+            raise DataError(
+                f"{title} has labels from {labels.min()} to {labels.max()}, not 0 to {self.num_classes - 1}"
+            )
 
     def _fetch_to(self, root: Path) -> list[LabelledImages]:
-        """Fetch the files to a folder of their own, read them there, and only then put them in place."""
+        """Download to a temporary folder, read the files there, and only then move them to ``root``."""
         try:
             root.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix=".download-", dir=root) as folder:

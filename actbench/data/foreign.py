@@ -1,4 +1,4 @@
-"""DataModules of the user, shared by all replicates."""
+"""A user's own DataModule, shared by all replicates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from typing_extensions import override
 
-from actbench.data.batches import PARTS, KeyedBatches, members, only, seed_globally
+from actbench.data.batches import PARTS, KeyedBatches, combined_loaders, seed_globally, unwrapped_loader
 from actbench.data.images import DataError, ImageData
 from actbench.data.scout import Scout
 
@@ -16,22 +16,23 @@ from actbench.data.scout import Scout
 def adopt(
     datamodule: Any, *, keys: Sequence[str] | None = None, again: Callable[[], "ForeignData"] | None = None
 ) -> Any:
-    """A DataModule as actbench trains on it: ours as it is, any other wrapped; see `ForeignData`."""
-    known = isinstance(datamodule, ImageData | ForeignData)
-    return datamodule if known else ForeignData(datamodule, keys=keys, again=again)
+    """One of actbench's DataModules as it is, or any other wrapped in `ForeignData`."""
+    if isinstance(datamodule, ImageData | ForeignData):
+        return datamodule
+    return ForeignData(datamodule, keys=keys, again=again)
 
 
 class ForeignData(LightningDataModule):
-    """A LightningDataModule of the user's, of `pytorch_lightning` or of `lightning`, shared by all replicates.
+    """A user's LightningDataModule, from `pytorch_lightning` or `lightning`, shared by all replicates.
 
-    Its split and training batches depend on the epoch only, and not on which
-    replicates train on them. On several devices, or when the same few batches
-    are trained on again and again, Lightning has to see the loaders themselves.
+    Its split does not depend on which replicates train on it, and its training
+    batches depend on the epoch only. On several devices, and under
+    ``overfit_batches``, Lightning has to see the loaders themselves.
 
     Args:
-        inner: The user's; DataError is raised for anything but a LightningDataModule.
+        inner: The user's DataModule; DataError is raised for anything else.
         keys: Keys of inputs and labels, where batches are mappings with unusual names.
-        again: Makes another like it, which is looked at in its stead: reading may change what is read later.
+        again: Makes another such DataModule to inspect in its place, because reading may change later batches.
     """
 
     def __init__(
@@ -44,12 +45,12 @@ class ForeignData(LightningDataModule):
         self.prepared: set[str | None] = set()
         self.trained: KeyedBatches | None = None
         self.generators: dict[torch.Generator, int] = {}  # of loaders, with the seeds that their owners gave them
-        theirs = next((cls for cls in type(inner).__mro__ if cls.__name__ == "LightningDataModule"), None)
-        if theirs is None:
-            raise DataError(f"{type(inner).__name__} is no LightningDataModule")
-        for part in (*PARTS, "predict"):  # Lightning asks which a DataModule has
+        base = next((cls for cls in type(inner).__mro__ if cls.__name__ == "LightningDataModule"), None)
+        if base is None:
+            raise DataError(f"{type(inner).__name__} is not a LightningDataModule")
+        for part in (*PARTS, "predict"):  # Lightning asks which loaders a DataModule has
             name = f"{part}_dataloader"
-            if name in vars(inner) or getattr(type(inner), name) is not getattr(theirs, name):
+            if name in vars(inner) or getattr(type(inner), name) is not getattr(base, name):
                 setattr(self, name, partial(self._batches, part))
         if "predict_dataloader" not in vars(self) and "test_dataloader" in vars(self):
             vars(self)["predict_dataloader"] = partial(self._batches, "test")
@@ -59,7 +60,7 @@ class ForeignData(LightningDataModule):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    # --- what Lightning calls ---
+    # --- called by Lightning ---
 
     @override
     def prepare_data(self) -> None:
@@ -71,7 +72,7 @@ class ForeignData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         self.inner.trainer = self.trainer
         if self.again:
-            vars(self).pop("scout", None)  # with all that it has read
+            vars(self).pop("scout", None)  # frees all that it has read
         if stage not in self.prepared:
             self.prepared.add(stage)
             seed_globally("split")
@@ -80,7 +81,7 @@ class ForeignData(LightningDataModule):
     @override
     def teardown(self, stage: str) -> None:
         self.inner.teardown(stage)
-        self.prepared &= {"prepare"}  # it may have freed what any stage needs
+        self.prepared &= {"prepare"}  # it may have freed data that other stages need
 
     @override
     def on_exception(self, exception: BaseException) -> None:
@@ -89,7 +90,7 @@ class ForeignData(LightningDataModule):
     @override
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         trainer = self.trainer
-        if trainer and trainer.training:  # batches are fetched ahead, so that what was drawn last says little
+        if trainer and trainer.training:  # batches are fetched ahead, so the generator's state is not this batch's
             seed_globally("augmentation", trainer.current_epoch, trainer.fit_loop.batch_idx)
         else:
             seed_globally("augmentation")
@@ -112,25 +113,25 @@ class ForeignData(LightningDataModule):
         self.inner.load_state_dict(state_dict)
 
     def _batches(self, part: str) -> Any:
-        """A part's loader as Lightning gets it."""
-        loader, trainer = only(getattr(self.inner, f"{part}_dataloader")()), self.trainer
+        """A part's loader for Lightning, with keyed batches where possible."""
+        loader, trainer = unwrapped_loader(getattr(self.inner, f"{part}_dataloader")()), self.trainer
         shared = not trainer or trainer.world_size > 1 or trainer.overfit_batches  # type: ignore[attr-defined]
-        if shared or isinstance(loader, list | tuple | Mapping) or members(loader):
+        if shared or isinstance(loader, list | tuple | Mapping) or combined_loaders(loader):
             return loader
         keyed = KeyedBatches(loader, part, self, trainer)
         self.trained = keyed if part == "train" else self.trained
         return keyed
 
-    # --- what actbench asks ---
+    # --- called by actbench ---
 
     @property
     def order(self) -> str | None:
-        """Fingerprint of the batches of the first epoch that were trained on; None if it is not known."""
+        """Fingerprint of the first epoch's training batches; None if it is not known."""
         return (self.trained.order or None) if self.trained is not None else None
 
     @property
     def parts(self) -> list[str]:
-        """Of train, val and test, those that have a loader."""
+        """Those of train, val and test that have a loader."""
         return [part for part in PARTS if f"{part}_dataloader" in vars(self)]
 
     @property
@@ -145,5 +146,5 @@ class ForeignData(LightningDataModule):
 
     @cached_property
     def scout(self) -> Scout:
-        """What is known of its batches."""
+        """Inspects the batches."""
         return Scout(self.again() if self.again else self, self.again)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from hashlib import sha256
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,9 @@ from typing_extensions import override
 from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
 from actbench.seeding import stream
 
-SCORED_ROWS = 1000  # of a batch that is only scored: its size changes the speed, not the score
-REPLICATES = 100_000  # of a run
-SCORED_IMAGES = 30_000  # of such a batch, over all replicates
+MAX_REPLICATES = 100_000  # of a run
+SCORED_ROWS = 1000  # in a batch that is only scored, whose size changes the speed but not the score
+SCORED_IMAGES = 30_000  # in such a batch, over all replicates
 
 
 class DataError(ValueError):
@@ -26,14 +27,14 @@ class DataError(ValueError):
 
 
 class LabelledImages(NamedTuple):
-    """Images as they were read, and their classes."""
+    """Images as read, and their classes."""
 
     images: UInt8[Tensor, "rows channels height width"]
     labels: Int64[Tensor, " rows"]
 
 
 class Part(NamedTuple):
-    """Rows that belong together, for each replicate, of one of a dataset's tables."""
+    """Row numbers of a part, for each replicate, in one of the dataset's tables."""
 
     table: int
     rows: Int64[Tensor, "replicates part"]
@@ -42,27 +43,27 @@ class Part(NamedTuple):
 class ImageData(LightningDataModule, ABC):
     """Images that fit in memory, kept as tensors on the device that trains.
 
-    Loaders yield `Rows`; images are gathered on the device, in
+    Loaders yield `Rows`. Images are gathered on the device, in
     ``transfer_batch_to_device``, because a DataLoader that fetches image by
     image takes 15 to 320 times longer. A step sees ``(images, labels, rows)``:
     images (replicates, batch, channels, height, width), float32 in [0, 1], and
-    (replicates, batch) labels and row numbers in the table that the part is
-    from. When predicting, they are of the test part.
+    (replicates, batch) labels and row numbers in the part's table. Predictions
+    are made for the test part.
 
-    Each replicate has a split, an order of each epoch, and augmentation of its
-    own. They follow from its seed alone, so they do not depend on the other
-    replicates, batch size, device or what ran before.
+    Each replicate has its own split, batch order and augmentation. They follow
+    from its seed alone, so they do not depend on other replicates, on the batch
+    size, on the device or on earlier runs.
 
-    After ``setup``, ``tables`` holds what was read (all rows, or the training
-    rows and the official test rows) and ``parts`` the rows of train, val, test
-    and predict.
+    After ``setup``, ``tables`` holds the images (one table of all rows, or
+    training rows and official test rows), and ``parts`` the rows of train, val,
+    test and predict.
 
     Args:
         batch_size: Images per optimiser step, over all devices together.
         val_fraction: Share of the images held out for validation.
         test_fraction: Share of the images held out for testing.
         seed: Keys the split and the batch order of the first replicate; the others' seeds follow.
-        replicates: How many batches to give at once, one for each seed.
+        replicates: Number of batches to yield at once, one for each seed.
         drop_last: Leave out an epoch's last training batch if it has fewer images than the others.
 
     Raises:
@@ -73,7 +74,7 @@ class ImageData(LightningDataModule, ABC):
     input_shape: tuple[int, int, int]
     num_classes: int
     white: int = 255  # the largest value of a pixel
-    official_test: bool = False  # the test images have a table of their own, and test_fraction has no meaning
+    official_test: bool = False  # test images have a table of their own, and test_fraction has no effect
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class ImageData(LightningDataModule, ABC):
                 raise ValueError(f"{name} must lie strictly between 0 and 1, got {value}")
         if sum(fractions.values()) >= 1:
             raise ValueError(f"{' + '.join(fractions)} must be below 1, got {' + '.join(map(str, fractions.values()))}")
-        # For checkpoints, without the seeds, which the model records. The model logs them.
+        # For checkpoints. The model logs these arguments, and records the seeds.
         self.save_hyperparameters({"batch_size": batch_size, **fractions, "drop_last": drop_last}, logger=False)
         self.batch_size = batch_size
         self.drop_last = drop_last
@@ -106,17 +107,17 @@ class ImageData(LightningDataModule, ABC):
 
     @abstractmethod
     def read(self) -> list[LabelledImages]:
-        """Read all images, in one table or in two: for training, and the official ones for testing."""
+        """Read all images into one table, or into two: training images and official test images."""
 
     def augmented(
         self, images: UInt8[Tensor, "replicates batch channels height width"], rows: Int64[Tensor, "replicates batch"]
     ) -> UInt8[Tensor, "replicates batch channels height width"]:
-        """A training batch changed at random; here, unchanged."""
+        """A training batch after random augmentation; unchanged by default."""
         return images
 
     @property
     def epoch(self) -> int:
-        """The Trainer's epoch, 0 if there is no Trainer."""
+        """The Trainer's current epoch; 0 without a Trainer."""
         return self.trainer.current_epoch if self.trainer else 0
 
     @override
@@ -127,7 +128,7 @@ class ImageData(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
             return
-        self.prepare_data()  # which Lightning calls on one process of several only
+        self.prepare_data()  # Lightning calls it in only one of several processes
         labels = self.tables[0].labels
         shares = (1 - sum(self.fractions.values()), *self.fractions.values())
         splits = [stratified_split(labels, shares, stream(seed, "split")) for seed in self.seeds]
@@ -135,7 +136,9 @@ class ImageData(LightningDataModule, ABC):
         test = rest[0] if rest else torch.arange(len(self.tables[-1].labels)).expand(len(self.seeds), -1)
         parts = {"train": Part(0, train), "val": Part(0, val), "test": Part(len(self.tables) - 1, test)}
         for name, part in parts.items():
-            self._check_classes(name, self.tables[part.table].labels[part.rows[0]])  # as many in each split
+            self._check_classes(
+                name, self.tables[part.table].labels[part.rows[0]]
+            )  # every split has as many of each class
         if self.drop_last and train.shape[1] < self.batch_size:
             raise DataError(
                 f"drop_last leaves no batch: {train.shape[1]} training images, batch_size {self.batch_size}"
@@ -154,14 +157,13 @@ class ImageData(LightningDataModule, ABC):
     def digest(self) -> str:
         """Hash of all images and labels."""
         self.prepare_data()
-        found = sha256()
-        for table in self.tables:
-            for values in table:
-                found.update(f"{tuple(values.shape)} {values.dtype}".encode())
-                found.update(values.cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()[:32]
+        total = sha256()
+        for values in chain.from_iterable(self.tables):
+            total.update(f"{tuple(values.shape)} {values.dtype}".encode())
+            total.update(values.cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()[:32]
 
-    def _batches(self, part: str) -> RowBatches:
+    def _scored_batches(self, part: str) -> RowBatches:
         size = min(SCORED_ROWS, max(SCORED_ROWS // 10, SCORED_IMAGES // len(self.seeds)))
         return RowBatches(part, self.parts[part].rows, size, trainer=self.trainer)
 
@@ -172,22 +174,22 @@ class ImageData(LightningDataModule, ABC):
 
     @override
     def val_dataloader(self) -> RowBatches:
-        return self._batches("val")
+        return self._scored_batches("val")
 
     @override
     def test_dataloader(self) -> RowBatches:
-        return self._batches("test")
+        return self._scored_batches("test")
 
     @override
     def predict_dataloader(self) -> RowBatches:
-        return self._batches("predict")
+        return self._scored_batches("predict")
 
     @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if not isinstance(batch, Rows):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        number = self.parts[batch.part].table
-        table = self.tables[number] = LabelledImages(*(values.to(device) for values in self.tables[number]))
+        index = self.parts[batch.part].table
+        table = self.tables[index] = LabelledImages(*(values.to(device) for values in self.tables[index]))
         rows = batch.rows.to(device)
         flat = rows.flatten()  # on a CPU, index_select is 6 times faster than [rows]
         images, labels = table.images.index_select(0, flat), table.labels[rows]
@@ -198,10 +200,10 @@ class ImageData(LightningDataModule, ABC):
 
 
 def check_replicates(replicates: int) -> None:
-    """Raise ValueError for a number of replicates that is too small or that nobody has."""
+    """Raise ValueError for a number of replicates that is too small or absurdly large."""
     check_at_least(1, replicates=replicates)
-    if replicates > REPLICATES:
-        raise ValueError(f"replicates must be at most {REPLICATES:,}, got {replicates:,}")
+    if replicates > MAX_REPLICATES:
+        raise ValueError(f"replicates must be at most {MAX_REPLICATES:,}, got {replicates:,}")
 
 
 def check_at_least(least: int, **options: int) -> None:

@@ -1,4 +1,4 @@
-"""Which rows of a dataset belong to a part, and in which batches they come."""
+"""Rows of a dataset: their split into parts, and their order in batches."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,35 +11,35 @@ from actbench.seeding import stream
 
 
 class Rows(NamedTuple):
-    """A batch before its images are gathered: the part, and each replicate's row numbers in that part's table."""
+    """A batch before its images are gathered: a part, and each replicate's row numbers in that part's table."""
 
     part: str
     rows: Int64[Tensor, "replicates batch"]
 
 
 class Batch(NamedTuple):
-    """What a step needs of a batch; for each replicate its own, with a first axis for them, or the same for all."""
+    """A batch: one for each replicate, with a leading axis for replicates, or one that all share."""
 
     inputs: Tensor
     labels: Tensor | None
-    rows: Tensor | None  # their numbers in the table that they are from, where they are known
+    rows: Tensor | None  # row numbers in the part's table, where they are known
 
 
 class RowBatches:
-    """Batches of rows, of which each device takes its share. It can be resumed inside an epoch.
+    """Batches of rows, shared among devices. A loader can resume in the middle of an epoch.
 
     Epoch, device and number of devices are those of the Trainer when the first
     batch is asked for. Batches are the same for any number of devices: device
     ``r`` of ``w`` takes every w-th row, beginning with the r-th, so that no row
-    is seen twice. Of a last small batch a device may get no row.
+    is seen twice. A device may get no row of a small last batch.
 
     Args:
         part: Name of the part.
-        rows: Its rows, for each replicate.
-        batch_size: Rows of a batch, over all devices together; the last batch may have fewer.
-        seeds: Key each replicate's order, a new one each epoch. None keeps that of ``rows``, as does
+        rows: Row numbers of the part, for each replicate.
+        batch_size: Rows in a batch, over all devices together; the last batch may have fewer.
+        seeds: Key each replicate's order, which is new each epoch. None keeps the order of ``rows``, as does
             ``overfit_batches``.
-        drop_last: Leave out a last batch that has fewer rows.
+        drop_last: Leave out a last batch with fewer rows.
         trainer: The Trainer. None stands for epoch 0 on one device.
     """
 
@@ -71,7 +71,7 @@ class RowBatches:
         # A generator: nothing runs before the first batch is asked for. Lightning makes iterators early.
         trainer = self.trainer
         epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
-        # With limit_train_batches an epoch may end before its last batch: the place is not the next one's.
+        # With limit_train_batches an epoch may end before its last batch: its position is not the next epoch's.
         first = self.batches if self.resumed and self.epoch == epoch else 0
         self.epoch, self.resumed = epoch, False
 
@@ -86,23 +86,23 @@ class RowBatches:
             yield Rows(self.part, batch[:, rank::world])
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the epoch: how many of its batches were handed out, 0 after the last."""
+        """The position in the epoch: how many of its batches were handed out, 0 after the last."""
         return {"epoch": self.epoch, "batches": self.batches % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration start at this place, if it is one over the same epoch."""
+        """Start the next iteration at this position, if it runs over the same epoch."""
         self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
 
 
 def stratified_split(
     labels: Int64[Tensor, " rows"], fractions: Sequence[float], generator: torch.Generator
 ) -> list[Int64[Tensor, " _"]]:
-    """Random disjoint parts of all rows, each with every class in proportion, to within one row.
+    """Random partition of all rows, with every class in proportion in each part, to within one row.
 
     Args:
         labels: Class of each row.
-        fractions: Share of each part: positive, of sum 1; else ValueError is raised.
-        generator: Draws which rows go where.
+        fractions: Share of each part. They are positive and sum to 1, or ValueError is raised.
+        generator: Draws the rows of each part.
 
     Returns:
         Row numbers of each part, in ascending order.

@@ -1,4 +1,4 @@
-"""What other people's DataModules yield, looked at before anything is trained."""
+"""Inspection of a user's DataModule before anything is trained on it."""
 
 import logging
 import math
@@ -19,60 +19,70 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from actbench.data.batches import NAME_THEM, PARTS, KeyedBatches, as_bytes, is_mapping, kind, members, only, read_batch
-from actbench.data.contents import contents, files_hash, hashed, sources_hash
+from actbench.data.batches import (
+    BATCH_KEYS_HINT,
+    PARTS,
+    KeyedBatches,
+    as_bytes,
+    combined_loaders,
+    is_mapping,
+    read_batch,
+    type_name,
+    unwrapped_loader,
+)
+from actbench.data.contents import contents, files_hash, joint_hash, sources_hash
 from actbench.data.images import DataError
 from actbench.data.rows import Batch
 from actbench.seeding import unchanged_generators
 
-FEW = 3  # batches that are looked at of a dataset whose contents are known
-UNSIZED = 1000  # batches that are looked at of a loader without a length
-PATIENCE = 5  # seconds of reading before it is said
+SAMPLED = 3  # batches read from a dataset whose contents are known
+MAX_UNSIZED = 1000  # batches read from a loader without a length
+PATIENCE_S = 5  # of reading before a message says so
 
 
 class PartSummary(NamedTuple):
-    """What a part's batches hold."""
+    """Summary of a part's batches."""
 
     shapes: Sequence[tuple[int, ...]]  # of inputs
-    labels: tuple[int, int]  # the least and the largest
+    labels: tuple[int, int]  # least and largest
     read: bytes  # hash of the batches that were read
-    rest: Sequence[Tensor | tuple[Path, ...]]  # what the others are made from, if not all were read
+    sources: Sequence[Tensor | tuple[Path, ...]]  # of the dataset, if only a sample of its batches was read
 
 
 class Scout:
-    """Looks, once, at what a DataModule yields.
+    """Reads each part of a DataModule once, to describe and check what it yields.
 
     Args:
         data: A `ForeignData`, which the scout sets up and reads.
-        again: Makes another like it, to see whether it yields the same.
+        again: Makes another such DataModule, to see whether it yields the same batches.
     """
 
     def __init__(self, data: Any, again: Callable[[], Any] | None = None) -> None:
         self.data = data
         self.name = type(data.inner).__name__
         self.again = again
-        self.looks: dict[str, PartSummary] = {}
+        self.summaries: dict[str, PartSummary] = {}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input: the user's attribute ``input_shape``, or else that of the first training batch."""
-        said = getattr(self.data.inner, "input_shape", None)
-        return tuple(self.look("train").shapes[0] if said is None else said)
+        shape = getattr(self.data.inner, "input_shape", None)
+        return tuple(self.summary("train").shapes[0] if shape is None else shape)
 
     @property
     def num_classes(self) -> int:
-        """Number of classes: what the DataModule or its dataset says, or else the largest training label and one."""
-        said = getattr(self.data.inner, "num_classes", None) or getattr(self.data.inner, "classes", None)
-        if said is None:
-            said = getattr(getattr(self.loader("train"), "dataset", None), "classes", None)
-        if said is None:
-            said = self.look("train").labels[1] + 1
-        if isinstance(said, str):
-            raise DataError(f"num_classes of {self.name} is {said!r}, and should be a whole number")
-        return len(said) if hasattr(said, "__len__") else int(said)
+        """Number of classes, from the DataModule or its dataset, or else the largest training label plus one."""
+        classes = getattr(self.data.inner, "num_classes", None) or getattr(self.data.inner, "classes", None)
+        if classes is None:
+            classes = getattr(getattr(self.loader("train"), "dataset", None), "classes", None)
+        if classes is None:
+            classes = self.summary("train").labels[1] + 1
+        if isinstance(classes, str):
+            raise DataError(f"num_classes of {self.name} is {classes!r}, and should be a whole number")
+        return len(classes) if hasattr(classes, "__len__") else int(classes)
 
     def has_labels(self, part: str) -> bool:
-        """Whether batches of a part have labels: a test part need not, as long as nobody scores it."""
+        """Whether a part's batches have labels, which a test part needs only where it is scored."""
         with unchanged_generators():
             batch = next(iter(self.loader(part)), None)
         try:
@@ -81,109 +91,109 @@ class Scout:
             return False
 
     def check(self, parts: Sequence[str] = PARTS) -> None:
-        """Raise DataError if a part has no loader, several, no labels, wrong labels, or inputs of another shape."""
+        """Raise DataError unless each part has one loader, valid labels, and inputs of one shape."""
         for part in parts:
             self.loader(part)
         for part in parts:
-            look = self.look(part)
-            other = [shape for shape in look.shapes if shape != self.input_shape]
-            if other:
-                raise DataError(f"inputs of the {part} part have the shape {other[0]}, not {self.input_shape}")
-            classes = self.num_classes
-            wrong = [label for label in look.labels if not 0 <= label < classes]
-            if wrong:
-                raise DataError(f"the {part} part has the label {wrong[0]}, and there are {classes} classes")
+            summary, classes = self.summary(part), self.num_classes
+            for shape in summary.shapes:
+                if shape != self.input_shape:
+                    raise DataError(f"inputs of the {part} part have the shape {shape}, not {self.input_shape}")
+            for label in summary.labels:
+                if not 0 <= label < classes:
+                    raise DataError(f"the {part} part has the label {label}, and there are {classes} classes")
 
     def digest(self) -> str:
         """Hash of what the loaders yield in the first epoch, the same in every process."""
-        looks, read_once = [self.look(part) for part in PARTS], cache(files_hash)  # parts may share files
-        return hashed(*(hashed(look.read, sources_hash(look.rest, read_once)) for look in looks)).hex()[:32]
+        cached_hash = cache(files_hash)  # parts may share files
+        summaries = [self.summary(part) for part in PARTS]
+        return joint_hash(*(joint_hash(s.read, sources_hash(s.sources, cached_hash)) for s in summaries)).hex()[:32]
 
     def loader(self, part: str) -> Any:
-        """The loader of a part that has one, and not several."""
+        """The loader of a part; DataError if there is none, or more than one."""
         name = f"{part}_dataloader"
-        with unchanged_generators(), attended(self.data, part):
+        with unchanged_generators(), attached_trainer(self.data, part):
             self.data.prepare_data()
             if name not in vars(self.data):
                 raise DataError(f"{self.name} has no {name}, which is needed")
             self.data.setup("test" if part == "test" else "fit")
-            loader = only(getattr(self.data.inner, name)())
-        if held := members(loader):
-            raise DataError(f"{name} of {self.name} gives {len(held)} loaders, and one is needed")
+            loader = unwrapped_loader(getattr(self.data.inner, name)())
+        if loaders := combined_loaders(loader):
+            raise DataError(f"{name} of {self.name} gives {len(loaders)} loaders, and one is needed")
         return loader
 
-    def look(self, part: str) -> PartSummary:
-        """What a part's batches hold, which is looked at once."""
-        if part not in self.looks:
+    def summary(self, part: str) -> PartSummary:
+        """Summary of a part's batches, which are read once."""
+        if part not in self.summaries:
             loader = self.loader(part)
-            with unchanged_generators(), attended(self.data, part):
-                self.looks[part] = self._look_through(part, loader)
-        return self.looks[part]
+            with unchanged_generators(), attached_trainer(self.data, part):
+                self.summaries[part] = self._summarise(part, loader)
+        return self.summaries[part]
 
-    def _look_through(self, part: str, loader: Any) -> PartSummary:
-        known, what = contents(loader), f"the {part} part of {self.name}"
+    def _summarise(self, part: str, loader: Any) -> PartSummary:
+        known, title = contents(loader), f"the {part} part of {self.name}"
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
         digests = list[bytes]()
-        most = UNSIZED + 1 if sized_len(loader) is None else None
-        patience = time.monotonic() + PATIENCE
-        for batch in islice(self._read(part, loader), FEW if known else most):
+        limit = MAX_UNSIZED + 1 if sized_len(loader) is None else None
+        patience = time.monotonic() + PATIENCE_S
+        for batch in islice(self._read(part, loader), SAMPLED if known else limit):
             labels.append(cast(Tensor, batch.labels))
             shapes[tuple(batch.inputs.shape[1:])] = None
             digests.append(batch_digest(batch))
             if time.monotonic() > patience:
                 patience = math.inf
-                rank_zero_info(f"reading {what} through, to check it")
-        rows = [*islice(rows_of(loader, part, self.data), most)] if known else []
-        if max(len(digests), len(rows)) == most:
-            digests.append(uuid4().bytes)  # what comes later may be anything
+                rank_zero_info(f"reading all of {title} to check it")
+        rows = [*islice(epoch_rows(loader, part, self.data), limit)] if known else []
+        if max(len(digests), len(rows)) == limit:
+            digests.append(uuid4().bytes)  # later batches may be anything
             rank_zero_warn(
-                f"{what} has more than {UNSIZED:,} batches and no length: what it holds is not known, so that finished "
-                "replicates are not found again"
+                f"{title} has more than {MAX_UNSIZED:,} batches and no length: its contents are not known, so that "
+                "finished replicates are not found again"
             )
         if not shapes:
-            raise DataError(f"{what} has no batch")
-        if iter(loader) is not loader and self.first(part, loader) != digests[0]:
+            raise DataError(f"{title} has no batch")
+        if iter(loader) is not loader and self._first_digest(part, loader) != digests[0]:
             fresh = Scout(self.again()) if self.again else None
-            if fresh is None or fresh.first(part, fresh.loader(part)) != digests[0]:
+            if fresh is None or fresh._first_digest(part, fresh.loader(part)) != digests[0]:
                 rank_zero_warn(
-                    f"{what} differs each time it is read, because it draws from a generator of its own: finished "
+                    f"{title} differs each time it is read, because it draws from a generator of its own: finished "
                     "replicates are not found again, and arms are no pairs"
                 )
-        every = torch.cat(labels)
-        bounds = int(every.min()), int(every.max())
-        return PartSummary([*shapes], bounds, hashed(*digests, repr(rows).encode()), known.sources if known else ())
+        all_labels = torch.cat(labels)
+        bounds = int(all_labels.min()), int(all_labels.max())
+        return PartSummary([*shapes], bounds, joint_hash(*digests, repr(rows).encode()), known.sources if known else ())
 
-    def first(self, part: str, loader: Any) -> bytes:
+    def _first_digest(self, part: str, loader: Any) -> bytes:
         """Hash of a part's first batch."""
-        with unchanged_generators(), attended(self.data, part):
+        with unchanged_generators(), attached_trainer(self.data, part):
             return batch_digest(next(self._read(part, loader)))
 
     def _read(self, part: str, loader: Any) -> Iterator[Batch]:
-        """Batches of a part as they are in the first epoch and in every process, on the CPU."""
-        for given in KeyedBatches(loader, part, self.data, None):
-            batch = self.data.on_before_batch_transfer(given, 0)
+        """Batches of a part in the first epoch, on the CPU: the same in every process."""
+        for raw in KeyedBatches(loader, part, self.data, None):
+            batch = self.data.on_before_batch_transfer(raw, 0)
             batch = self.data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
-            read = read_batch(self.data.on_after_batch_transfer(batch, 0), self.data.keys)
-            if read.labels is None:
-                hint = f"; {NAME_THEM}" if is_mapping(given) else ""
-                raise DataError(f"batches of the {part} part have no labels: {kind(given)}{hint}")
-            yield read
+            batch = read_batch(self.data.on_after_batch_transfer(batch, 0), self.data.keys)
+            if batch.labels is None:
+                hint = f"; {BATCH_KEYS_HINT}" if is_mapping(raw) else ""
+                raise DataError(f"batches of the {part} part have no labels: {type_name(raw)}{hint}")
+            yield batch
 
 
-def rows_of(loader: DataLoader, part: str, data: Any) -> Iterator[Any]:
-    """The rows of each batch of the first epoch, without their images."""
+def epoch_rows(loader: DataLoader, part: str, data: Any) -> Iterator[Any]:
+    """Row numbers of each batch of the first epoch, without reading images."""
     KeyedBatches(loader, part, data, None).seed(0)
     yield from loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
 def batch_digest(batch: Batch) -> bytes:
     """Hash of a batch."""
-    return hashed(f"{tuple(batch.inputs.shape)} {batch.inputs.dtype}".encode(), *map(as_bytes, batch[:2]))
+    return joint_hash(f"{tuple(batch.inputs.shape)} {batch.inputs.dtype}".encode(), *map(as_bytes, batch[:2]))
 
 
 @contextmanager
-def attended(datamodule: Any, part: str) -> Iterator[None]:
-    """Give a DataModule that has no Trainer one that is at work on a part, as its hooks may ask."""
+def attached_trainer(datamodule: Any, part: str) -> Iterator[None]:
+    """Attach a Trainer in the stage of a part, for hooks that read it, to a DataModule that has none."""
     if datamodule.trainer is not None:
         yield
         return

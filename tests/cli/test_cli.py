@@ -631,7 +631,10 @@ WRONG = {
     "unknown network": ("fit --model.network TutorialCN", r"unknown network 'TutorialCN'.*TutorialCNN"),
     "unknown dataset": ("fit --data MNST", r"--data: unknown dataset 'MNST'.*MNIST"),
     "no such datamodule": ("fit --data nowhere.Data", r"nowhere"),
-    "no root": ("fit --data MNIST --data.root nowhere", r"MNIST: there is no folder nowhere.*--data.download true"),
+    "no root": (
+        "fit --data MNIST --data.root nowhere",
+        r"MNIST: the folder nowhere was not found.*--data.download true",
+    ),
     "batch size": ("fit --data.batch_size 0", r"batch_size must be at least 1, got 0"),
     "fraction": ("fit --data.val_fraction 1.5", r"val_fraction must lie strictly between 0 and 1, got 1.5"),
     "fractions": ("fit --data.val_fraction 0.6 --data.test_fraction 0.6", r"must be below 1"),

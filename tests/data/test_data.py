@@ -406,7 +406,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, name):
     with pytest.raises(data.DataError) as error:
         getattr(data, name)(root=str(root)).prepare_data()
 
-    assert f"there is no folder {root}" in str(error.value)
+    assert f"the folder {root} was not found" in str(error.value)
     assert f"main.py fit --data {name} --data.root {root} --data.download true" in str(error.value)
 
 
@@ -496,7 +496,7 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path, file, array, messa
 def test_an_empty_dataset_is_refused(tmp_path):
     write_mnist(tmp_path, rows=0)
 
-    with pytest.raises(data.DataError, match="train-images-idx3-ubyte is damaged: by its header it is empty"):
+    with pytest.raises(data.DataError, match="train-images-idx3-ubyte is damaged: its header says that it is empty"):
         data.MNIST(root=str(tmp_path)).prepare_data()
 
 
