@@ -61,5 +61,5 @@ def test_a_module_that_keeps_tensors_is_trained_and_copied_as_another(activation
 
 
 def test_a_module_that_computes_with_what_it_has_kept_is_refused():
-    with pytest.raises(StackError, match="it computes with a tensor that it has kept of the call before"):
+    with pytest.raises(StackError, match="it computes with a tensor kept from the previous call"):
         Classifier("test_kept.Remembers", "MLP", replicates=2, input_shape=(1, 4, 4), num_classes=3)

@@ -1,12 +1,12 @@
-"""Convolutions of a stack as products of a few matrices, for a processor.
+"""Convolutions of a stack as products of a few matrices, for a CPU.
 
-Under vmap a convolution becomes one of as many groups as there are replicates.
-A processor does that at a tenth of the speed of matrix products when channels
-are few, and its rounding depends on how many replicates there are. Here a
-kernel becomes the banded matrix that maps a row of the image, all channels and
-columns, to what it adds to the rows of the output that it meets. That is more
-arithmetic, by the image's width over the kernel's, but faster up to a width of
-about 16, and each replicate's result is the same bit for bit in any company.
+Under vmap a convolution becomes a grouped one, with one group per replicate. If
+channels are few, a CPU computes that at a tenth of the speed of matrix products,
+with rounding that depends on the number of replicates. Here a kernel becomes
+the banded matrix that maps a row of the image, all channels and columns, to its
+contributions to rows of the output. That takes more arithmetic, by the ratio of
+image width to kernel width, but is faster up to a width of about 16, and each
+replicate's result is bit for bit the same whatever the others are.
 """
 
 from functools import lru_cache
@@ -23,18 +23,18 @@ Weight = Float[Tensor, "replicates out_channels channels kernel_height kernel_wi
 
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-    """What `torch.nn.functional.conv2d` gives at stride 1, in a form that vmap turns into matrix products.
+    """`torch.nn.functional.conv2d` at stride 1, in a form that vmap turns into matrix products.
 
-    The padding, of height and width, is with zeros, and less than half of the kernel.
+    Height and width are padded with zeros, by less than half of the kernel.
     """
     if bias is None:
         bias = weight.new_zeros(weight.shape[0])
     result: Tensor = BandedConvolution.apply(images[None], weight[None], bias[None], padding)[0]
-    return result.squeeze(0)  # and not [0], whose gradient would be copied into zeros
+    return result.squeeze(0)  # not [0], whose gradient would be copied into zeros
 
 
 class BandedConvolution(torch.autograd.Function):
-    """The convolution of each replicate, and what its gradient needs: the images by rows, and the bands."""
+    """Convolution of each replicate; also returns the image rows and bands that its gradient needs."""
 
     @staticmethod
     def forward(
@@ -47,14 +47,14 @@ class BandedConvolution(torch.autograd.Function):
         )
         bands = to_bands(weight, width, out_width, padding[1])
         rows = by_rows(images)
-        # Of each row with each row of the kernel.
+        # Each row of the image with each row of the kernel.
         products = torch.bmm(rows, bands).view(replicates, height * batch, weight.shape[3], -1)
         middle = padding[0]  # the kernel's row that meets every row of the output
         out = products[:, : out_height * batch, middle] + bias.repeat_interleave(out_width, 1)[:, None]
         for row in range(weight.shape[3]):
             if row != middle:
-                here, there = overlap(row - middle, height, out_height, batch)
-                out[:, here] += products[:, there, row]
+                out_rows, in_rows = overlap(row - middle, height, out_height, batch)
+                out[:, out_rows] += products[:, in_rows, row]
         return from_rows(out, replicates, out_height, batch, weight.shape[1], out_width), rows, bands
 
     @staticmethod
@@ -76,19 +76,19 @@ class BandedConvolution(torch.autograd.Function):
         gradient = by_rows(gradient)
         spread = gradient.new_zeros(replicates, height * batch, kernel_height, gradient.shape[2])
         for row in range(kernel_height):
-            here, there = overlap(row - ctx.padding[0], height, out_height, batch)
-            spread[:, there, row] = gradient[:, here]
+            out_rows, in_rows = overlap(row - ctx.padding[0], height, out_height, batch)
+            spread[:, in_rows, row] = gradient[:, out_rows]
         spread = spread.flatten(2)
 
-        of_images = of_weight = of_bias = None
+        images_gradient = weight_gradient = bias_gradient = None
         if ctx.needs_input_grad[0]:
-            of_images = from_rows(torch.bmm(spread, bands.mT), replicates, height, batch, channels, width)
+            images_gradient = from_rows(torch.bmm(spread, bands.mT), replicates, height, batch, channels, width)
         if ctx.needs_input_grad[1]:
-            of_bands = torch.bmm(rows.mT, spread)
-            of_weight = from_bands(of_bands, ctx.weight_shape, width, out_width, ctx.padding[1])
+            bands_gradient = torch.bmm(rows.mT, spread)
+            weight_gradient = from_bands(bands_gradient, ctx.weight_shape, width, out_width, ctx.padding[1])
         if ctx.needs_input_grad[2]:
-            of_bias = gradient.sum(1).view(replicates, out_channels, out_width).sum(2)
-        return of_images, of_weight, of_bias, None
+            bias_gradient = gradient.sum(1).view(replicates, out_channels, out_width).sum(2)
+        return images_gradient, weight_gradient, bias_gradient, None
 
     @staticmethod
     def vmap(
@@ -104,7 +104,7 @@ class BandedConvolution(torch.autograd.Function):
 
 
 def overlap(shift: int, height: int, out_height: int, batch: int) -> tuple[slice, slice]:
-    """The rows of the output that meet a row of the image at this shift, and those rows of the image."""
+    """Rows of the output that meet a row of the image at this shift, and those rows of the image."""
     low, high = max(0, -shift), min(out_height, height - shift)
     return slice(low * batch, high * batch), slice((low + shift) * batch, (high + shift) * batch)
 
@@ -115,21 +115,21 @@ def by_rows(images: Images) -> Float[Tensor, "replicates height*batch channels*w
 
 
 def from_rows(rows: Tensor, replicates: int, height: int, batch: int, channels: int, width: int) -> Images:
-    """The images that `by_rows` has taken apart; no copy."""
+    """Images from the rows of `by_rows`, without a copy."""
     return rows.view(replicates, height, batch, channels, width).permute(0, 2, 3, 1, 4)
 
 
 @lru_cache
 def band(kernel: int, width: int, out_width: int, padding: int) -> Int64[Tensor, "width out_width"]:
-    """Which column of the kernel joins a column of the image to one of the output; ``kernel`` where none does."""
+    """Column of the kernel that joins a column of the image to one of the output; ``kernel`` where none does."""
     column = torch.arange(width)[:, None] - torch.arange(out_width) + padding
     return torch.where((column >= 0) & (column < kernel), column, kernel)
 
 
 def to_bands(weight: Weight, width: int, out_width: int, padding: int) -> Float[Tensor, "replicates in_row out_rows"]:
-    """The matrix that maps a row of the image, (channels, width), to all that it adds to.
+    """Matrix that maps a row of the image, (channels, width), to its contributions to the output.
 
-    That is (kernel_height, out_channels, out_width): part of a row of the output for each row of the kernel.
+    These are (kernel_height, out_channels, out_width): a row of the output for each row of the kernel.
     """
     columns = band(weight.shape[-1], width, out_width, padding).flatten()
     spread = pad(weight, (0, 1)).index_select(4, columns).view(*weight.shape[:4], width, out_width)
@@ -143,7 +143,7 @@ def from_bands(
     out_width: int,
     zeros: int,
 ) -> Weight:
-    """The kernel's gradient from that of its bands: sums along diagonals."""
+    """Gradient of the kernel from that of its bands, by sums along diagonals."""
     replicates, out_channels, channels, kernel_height, kernel_width = shape
     split = gradient.view(replicates, channels, width, kernel_height, out_channels, out_width)
     sums = [split.diagonal(zeros - column, 2, 5).sum(-1) for column in range(kernel_width)]

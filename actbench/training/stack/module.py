@@ -1,4 +1,4 @@
-"""The stack: parameters of many replicates, and how they are run and trained together."""
+"""The stack: the parameters of many replicates, run and trained together."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -9,14 +9,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from actbench.training.stack.chunk import OF_TORCH, Chunk, Streams, holds_tensor, places, random_numbers
+from actbench.training.stack.chunk import MODULE_ATTRIBUTES, Chunk, Streams, holds_tensor, named_values, random_numbers
 from actbench.training.stack.replay import Replay
 
-WIDTH = 32  # replicates at once on a processor: more gain nothing, and their values leave the cache
-SMALL = 1.6e7
-"""Multiply-adds of one replicate's batch from which a processor is faster with one replicate after another.
+CPU_WIDTH = 32  # replicates at once on a CPU; with more, values leave the cache and nothing is gained
+STACKED_WORK = 1.6e7
+"""Multiply-adds of a replicate's batch below which a CPU is faster with a stack than with one replicate at a time.
 
-Measured, ms a step of one replicate on one thread, alone and in a stack of 32:
+Measured in ms per step and replicate on one thread, alone and in a stack of 32:
 TutorialCNN 8x8 (2.5 million) 1.2 and 0.6; MLP 28x28 (15 million) 1.1 and 0.9;
 TutorialCNN 28x28 (18 million) 5.0 and 7.1; ConvNet 8x8 (39 million) 3.0 and 5.1.
 """
@@ -33,12 +33,11 @@ class Stack(nn.Module):
     the replicates. Replicates do not mix: what one computes follows from its
     own parameters, images and seed alone.
 
-    They run in chunks of ``width``. A chunk is one call of the network under
-    vmap; with a width of 1, which large networks have on a processor, it is the
-    network itself, on images in the channels-last format where they are images.
-
-    The networks are alike but for their values; the first is taken apart.
-    Without a ``width``, device and size decide.
+    They run in chunks of ``width`` replicates, each one call of the network under
+    vmap. With a width of 1, which large networks have on a CPU, a chunk is one
+    call of the network itself, on images in the channels-last format. Without a
+    ``width``, device and size decide. The networks differ only in their values,
+    and the stack takes over the first.
 
     Raises:
         StackError: The network cannot be stacked.
@@ -51,20 +50,19 @@ class Stack(nn.Module):
         self.seeds = tuple(seeds)
         self.width = width
         self.ndim = 1 + len(input_shape)  # of a batch that all replicates share
-        self.limit = len(networks)  # halved when memory runs out
+        self.limit = len(networks)  # of the width; halved when memory runs out
         self.multiply_adds = multiply_adds(networks[0], input_shape)
         self.replay = Replay()
-        reason = kept_outside_buffers(networks[0], input_shape)
-        if reason:
+        if reason := hidden_state(networks[0], input_shape):
             raise StackError(f"{type(networks[0]).__name__} cannot be stacked: {reason}")
-        self.network = stacked(networks)
+        self.network = stacked_network(networks)
         self._try(input_shape)
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:
-        """Logits of every replicate, without a gradient, on one batch for each replicate, or one for all."""
+        """Logits of every replicate, without gradients, for one batch for each replicate or one that all share."""
         logits: list[Tensor] = []
 
         @torch.no_grad()
@@ -82,17 +80,16 @@ class Stack(nn.Module):
         replicates: Sequence[int] | None = None,
         streams: Streams | None = None,
     ) -> Float[Tensor, " replicates"]:
-        """Each replicate's mean cross-entropy, in nats, with its gradient, on one batch for each, or one for all.
+        """Each replicate's mean cross-entropy in nats, with its gradient, for a batch for each or one that all share.
 
-        The gradient is computed here, chunk by chunk, so that what a chunk
-        needs in memory is free before the next one begins; ``backward`` only
-        hands it on.
+        The gradient is computed here, chunk by chunk, so that a chunk's memory
+        is free before the next one begins; ``backward`` only hands it on.
 
         Args:
             images: Inputs of the batch.
-            labels: Their classes.
-            replicates: Which to compute; the others' losses are NaN and their gradients 0.
-            streams: What replicates draw from; by default, the seed's dropout stream.
+            labels: Classes of the inputs.
+            replicates: Indices to compute; other losses are NaN, and their gradients 0.
+            streams: Generator of each seed; by default, the seed's dropout stream.
         """
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         dtype = torch.promote_types(images.dtype, torch.float32)
@@ -100,52 +97,52 @@ class Stack(nn.Module):
         gradients: dict[str, Tensor | None] = dict.fromkeys(trained)
 
         def run(chunk: Chunk) -> None:
-            each, found = chunk.losses(images, labels, list(trained))
-            losses[chunk.place] = each.to(dtype)
-            for name, gradient in zip(trained, found, strict=True):
+            chunk_losses, chunk_gradients = chunk.losses(images, labels, list(trained))
+            losses[chunk.index] = chunk_losses.to(dtype)
+            for name, gradient in zip(trained, chunk_gradients, strict=True):
                 if chunk.size == len(self):
                     gradients[name] = gradient
                 elif gradient is not None:
-                    whole = gradients[name]
-                    if whole is None:
-                        whole = gradients[name] = torch.zeros_like(trained[name])
-                    whole[chunk.place] = gradient
+                    total = gradients[name]
+                    if total is None:
+                        total = gradients[name] = torch.zeros_like(trained[name])
+                    total[chunk.index] = gradient
 
         self._by_chunks(run, images, range(len(self)) if replicates is None else replicates, streams)
         result: Tensor = KnownGradient.apply(losses, list(gradients.values()), *trained.values())
         return result
 
-    def replicate(self, number: int, part: nn.Module | None = None) -> nn.Module:
-        """One replicate as a plain network, with values of its own; or of a part of the stack's network."""
+    def replicate(self, index: int, part: nn.Module | None = None) -> nn.Module:
+        """One replicate as a plain network with its own values, or one ``part`` of the stack's network as such."""
         network = copy.deepcopy(part or self.network)
-        return replaced(network, {id(value): value.detach()[number].clone() for *_, value in places(network)})
+        return replaced(network, {id(value): value.detach()[index].clone() for *_, value in named_values(network)})
 
     # --- chunks ---
 
     def chunk_width(self, batch: int, device: torch.device) -> int:
-        """How many replicates run at once on batches of this size."""
+        """Number of replicates that run at once on batches of this size."""
         return min(self.width or self._natural_width(batch, device), self.limit)
 
     def _natural_width(self, batch: int, device: torch.device) -> int:
-        """Width by device and size; whether it is 1 does not follow from the company, on which no result may depend."""
+        """Width by device and size. Whether it is 1 never depends on the other replicates, as no result may."""
         if device.type != "cpu":
             return max(2, len(self))
-        return WIDTH if self.multiply_adds * batch < SMALL else 1
+        return CPU_WIDTH if self.multiply_adds * batch < STACKED_WORK else 1
 
-    def _chunk(self, replicates: list[int], together: bool, streams: Streams | None) -> Chunk:
+    def _chunk(self, replicates: list[int], stacked: bool, streams: Streams | None) -> Chunk:
         draw = random_numbers(streams, [self.seeds[replicate] for replicate in replicates])
-        return Chunk(self.network, replicates, draw, self.replay if together else None, ndim=self.ndim)
+        return Chunk(self.network, replicates, draw, self.replay if stacked else None, ndim=self.ndim)
 
     def _by_chunks(
         self, run: Callable[[Chunk], None], images: Tensor, replicates: Sequence[int], streams: Streams | None = None
     ) -> None:
-        """Run chunks of the replicates, of half the width from where memory ran out."""
+        """Run chunks of the replicates, and halve the width whenever memory runs out."""
         batch, device = images.shape[-self.ndim], images.device
-        together = (self.width or self._natural_width(batch, device)) > 1
+        stacked = (self.width or self._natural_width(batch, device)) > 1
         start = 0
         while start < len(replicates):
             chosen = list(replicates[start : start + self.chunk_width(batch, device)])
-            chunk = self._chunk(chosen, together, streams)
+            chunk = self._chunk(chosen, stacked, streams)
             try:
                 run(chunk)
             except RuntimeError as error:
@@ -166,7 +163,7 @@ class Stack(nn.Module):
                 torch.cuda.empty_cache()
 
     def _try(self, input_shape: Sequence[int]) -> None:
-        """Train one replicate a step on copies, so that what cannot be stacked is refused before anything starts."""
+        """Train one replicate for a step on copies, so that a network that cannot be stacked is refused at once."""
         chunk = self._chunk([0], True, None)
         try:
             with torch.enable_grad():
@@ -181,7 +178,7 @@ class Stack(nn.Module):
 
 
 class KnownGradient(torch.autograd.Function):
-    """Losses whose gradients are known already."""
+    """Losses with gradients that are already known."""
 
     @staticmethod
     def forward(ctx: Any, losses: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
@@ -190,20 +187,20 @@ class KnownGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, ()  # kept by nobody else, they need not be copied
+        gradients, ctx.gradients = ctx.gradients, ()  # no other reference is left, so they need no copy
         if factor.device.type == "cpu" and (factor == 1).all():
             return (None, None, *gradients)
         scaled = [None if g is None else g.mul_(factor.to(g.dtype).view(-1, *[1] * (g.ndim - 1))) for g in gradients]
         return (None, None, *scaled)
 
 
-def stacked(networks: Sequence[nn.Module]) -> nn.Module:
-    """The first network, with the values of all in place of its own.
+def stacked_network(networks: Sequence[nn.Module]) -> nn.Module:
+    """The first network, with the stacked values of all networks in place of its own.
 
     Raises:
         StackError: The networks differ in more than their values.
     """
-    columns = [[value for *_, value in places(network)] for network in networks]
+    columns = [[value for *_, value in named_values(network)] for network in networks]
     if len({tuple((value.shape, value.dtype) for value in column) for column in columns}) > 1:
         raise StackError(f"{type(networks[0]).__name__} cannot be stacked: its shape depends on the seed")
     rows = zip(*columns, strict=True)
@@ -211,41 +208,43 @@ def stacked(networks: Sequence[nn.Module]) -> nn.Module:
 
 
 def replaced(network: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
-    """The network with other values, by the id of its own; a value that stands in several places stays one."""
-    everywhere = list(places(network))
-    parameters = {id(value): value for *_, value in everywhere if isinstance(value, nn.Parameter)}
-    trained = {key: nn.Parameter(values[key], parameter.requires_grad) for key, parameter in parameters.items()}
-    for _, held, name, value in everywhere:
-        held[name] = trained.get(id(value), values[id(value)])
+    """The network with new values, keyed by the id of the old ones; a value shared by modules stays shared."""
+    entries = list(named_values(network))
+    parameters = {
+        id(value): nn.Parameter(values[id(value)], value.requires_grad)
+        for *_, value in entries
+        if isinstance(value, nn.Parameter)
+    }
+    for _, module_values, name, value in entries:
+        module_values[name] = parameters.get(id(value), values[id(value)])
     return network
 
 
-def kept_outside_buffers(network: nn.Module, input_shape: Sequence[int]) -> str | None:
-    """Why a network cannot be stacked that keeps state besides parameters and buffers that change in place, or None."""
+def hidden_state(network: nn.Module, input_shape: Sequence[int]) -> str | None:
+    """Why a network cannot be stacked: it keeps state outside of buffers that change in place. None if it does not."""
     probe = copy.deepcopy(network).train()
     state, buffers = copy.deepcopy(probe.state_dict()), dict(probe.named_buffers())
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, *input_shape, generator=generator) for _ in range(2)]
     outputs = []
     with torch.no_grad(), torch.random.fork_rng(devices=()):
-        for number in (1, 0, 1):
+        for index in (1, 0, 1):
             torch.manual_seed(0)
-            outputs.append(probe(inputs[number]))
+            outputs.append(probe(inputs[index]))
             for name, buffer in probe.named_buffers():
                 if buffer is not buffers.get(name):
                     return f"it replaces its buffer {name}, which has to be changed in place"
             probe.load_state_dict(state)
-    kept = (value for module in probe.modules() for name, value in vars(module).items() if name not in OF_TORCH)
-    if any(map(holds_tensor, kept)) and not torch.allclose(outputs[0], outputs[2], rtol=0, atol=0, equal_nan=True):
+    extra = (value for m in probe.modules() for name, value in vars(m).items() if name not in MODULE_ATTRIBUTES)
+    if any(map(holds_tensor, extra)) and not torch.allclose(outputs[0], outputs[2], rtol=0, atol=0, equal_nan=True):
         return (
-            "it computes with a tensor that it has kept of the call before, which has to be a buffer that is changed "
-            "in place"
+            "it computes with a tensor kept from the previous call, which has to be a buffer that is changed in place"
         )
     return None
 
 
 def multiply_adds(network: nn.Module, input_shape: Sequence[int]) -> float:
-    """Multiply-adds of a forward pass over one image, in convolutions and matrix products."""
+    """Multiply-adds of the convolutions and matrix products in a forward pass of one image."""
     training = network.training
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(torch.zeros(2, *input_shape))

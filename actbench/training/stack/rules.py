@@ -1,4 +1,4 @@
-"""What a network's calls of torch become while it runs as part of a stack."""
+"""Replacements for torch functions while a network runs as part of a stack."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,15 +12,15 @@ from torch.overrides import TorchFunctionMode
 from actbench.training.stack.convolution import convolve
 from actbench.training.stack.replay import Draw
 
-SELU_FLOOR = -1.7580993408473766  # what alpha dropout puts in place of what it drops: SELU's limit at -inf
+SELU_FLOOR = -1.7580993408473766  # alpha dropout's value for dropped elements: SELU's limit at -inf
 
 
 class Rules(TorchFunctionMode):
-    """Draws random numbers for each replicate by itself, and convolves by matrix products where told to.
+    """Draws random numbers for each replicate separately, and computes convolutions as matrix products.
 
     Args:
-        draws: Gives random numbers, (replicates, *shape), each replicate's from its own generator.
-        anchor: A number for each replicate; under vmap, it makes each draw one for each replicate.
+        draws: Returns random numbers (replicates, *shape), each replicate's from its own generator.
+        anchor: A number for each replicate, which makes vmap batch every draw over replicates.
         banded: Whether convolutions of stride 1 become matrix products; see `actbench.training.stack.convolution`.
     """
 
@@ -33,7 +33,7 @@ class Rules(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Called by torch in place of each of its functions."""
+        """Called by torch in place of each torch function."""
         kwargs = kwargs or {}
         if func in (F.conv2d, F.linear):
             call = conv2d if func is F.conv2d and self.banded else func
@@ -44,14 +44,14 @@ class Rules(TorchFunctionMode):
         return rule(self, *args, **kwargs) if rule else func(*args, **kwargs)
 
     def draw(self, kind: Literal["uniform", "normal"], like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-        """Random numbers of each replicate, uniform in [0, 1) or standard normal, of type and device of ``like``."""
+        """Random numbers for a replicate, uniform in [0, 1) or standard normal, with dtype and device of ``like``."""
         shape = tuple(like.shape if shape is None else shape)
-        drawn: Tensor = Drawn.apply(self.anchor, self.draws, (kind, shape, like.dtype, like.device))
-        return drawn
+        numbers: Tensor = ReplicateDraw.apply(self.anchor, self.draws, (kind, shape, like.dtype, like.device))
+        return numbers
 
 
-class Drawn(torch.autograd.Function):
-    """Numbers for one replicate; under vmap, for each."""
+class ReplicateDraw(torch.autograd.Function):
+    """Random numbers for one replicate, or under vmap for each."""
 
     @staticmethod
     def forward(anchor: Tensor, draws: Draw, request: Any) -> Tensor:
@@ -71,7 +71,7 @@ class Drawn(torch.autograd.Function):
 
 
 def in_autocast_precision(call: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Call with tensors of autocast's type, where it is on: under vmap it overlooks functions that are taken apart."""
+    """Call with tensors in autocast's dtype if autocast is on, because under vmap it misses decomposed functions."""
     device = args[0].device.type if args else "cpu"
     if not args or not torch.is_autocast_enabled(device):
         return call(*args, **kwargs)
@@ -91,7 +91,7 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`, as matrix products where that is possible."""
+    """`torch.nn.functional.conv2d`, by matrix products where that is possible."""
     zeros = pair(padding)
     if (
         isinstance(padding, str)
@@ -113,27 +113,27 @@ def batch_norm(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm`, which under vmap does not take images of less precision than its weights."""
-    precise = input if weight is None else input.to(weight.dtype)
-    return F.batch_norm(precise, running_mean, running_var, weight, *args, **kwargs).to(input.dtype)
+    """`torch.nn.functional.batch_norm`, which under vmap refuses images of lower precision than its weights."""
+    images = input if weight is None else input.to(weight.dtype)
+    return F.batch_norm(images, running_mean, running_var, weight, *args, **kwargs).to(input.dtype)
 
 
 def pair(value: Any) -> Any:
-    """One number for height and width, or two."""
+    """Height and width of an argument that may be one number for both."""
     if isinstance(value, int):
         return (value, value)
     return tuple(value) * 2 if len(value) == 1 else tuple(value)
 
 
-# --- random functions; the parameters are those of torch's own ---
+# --- random functions, with the parameters of torch's own ---
 
 
 def dropping(
     drop: Callable[[Tensor, Tensor, float], Tensor], *, channels: bool = False, trains: bool = True
 ) -> Callable[..., Tensor]:
-    """Rule for a kind of dropout of elements or whole channels, with its default of ``training``.
+    """Rule for a kind of dropout of elements or whole channels; ``trains`` is its default of ``training``.
 
-    ``drop`` makes the output from the input, a mask of what stays, and the share that is dropped.
+    ``drop`` computes the output from the input, a mask of kept elements, and the share that is dropped.
     """
 
     def rule(rules: Rules, input: Tensor, p: float = 0.5, training: bool = trains, inplace: bool = False) -> Tensor:
@@ -143,38 +143,33 @@ def dropping(
             return input
         shape = (*input.shape[:2], *[1] * (input.ndim - 2)) if channels else input.shape
         result = input * 0 if p == 1 else drop(input, rules.draw("uniform", input, shape) >= p, p)
-        return put(result, input, inplace)
+        return input.copy_(result) if inplace else result
 
     return rule
 
 
 def zeroed(input: Tensor, kept: Tensor, p: float) -> Tensor:
-    """The input with zeros for what is dropped, and the rest scaled, so that the mean stays."""
+    """Input with zeros in place of dropped elements, scaled to keep its mean."""
     return input * (kept / (1 - p)).to(input.dtype)
 
 
 def floored(input: Tensor, kept: Tensor, p: float) -> Tensor:
-    """The input with SELU's floor for what is dropped, scaled and shifted, so that mean 0 and variance 1 stay."""
+    """Input with SELU's floor in place of dropped elements, scaled and shifted to keep mean 0 and variance 1."""
     scale: float = ((SELU_FLOOR**2 * p + 1) * (1 - p)) ** -0.5
     return scale * torch.where(kept, input, SELU_FLOOR) - scale * SELU_FLOOR * p
 
 
-def put(result: Tensor, input: Tensor, inplace: bool) -> Tensor:
-    """The result, in the place of the input where that is asked for."""
-    return input.copy_(result) if inplace else result
-
-
-def numbers_like(
+def random_like(
     rules: Rules, input: Tensor, *, kind: Literal["uniform", "normal"], dtype: torch.dtype | None = None, **_: Any
 ) -> Tensor:
-    """Random numbers of the input's shape."""
+    """Random numbers with the input's shape."""
     return rules.draw(kind, input if dtype is None else input.to(dtype))
 
 
 def bernoulli(rules: Rules, input: Tensor, p: float | None = None, **_: Any) -> Tensor:
-    """Ones with the probabilities given, else zeros."""
-    precise = input if input.is_floating_point() else input.float()
-    ones: Tensor = rules.draw("uniform", precise) < (input if p is None else p)
+    """Ones with the given probabilities, else zeros."""
+    like = input if input.is_floating_point() else input.float()
+    ones: Tensor = rules.draw("uniform", like) < (input if p is None else p)
     return ones.to(input.dtype)
 
 
@@ -188,7 +183,8 @@ def rrelu(
 ) -> Tensor:
     """`torch.nn.functional.rrelu`, for which vmap has no rule."""
     share = rules.draw("uniform", input) if training else 0.5
-    return put(torch.where(input >= 0, input, input * (lower + (upper - lower) * share)), input, inplace)
+    result = torch.where(input >= 0, input, input * (lower + (upper - lower) * share))
+    return input.copy_(result) if inplace else result
 
 
 RANDOM: dict[Any, Callable[..., Tensor]] = {
@@ -198,7 +194,7 @@ RANDOM: dict[Any, Callable[..., Tensor]] = {
     F.alpha_dropout: dropping(floored, trains=False),
     F.feature_alpha_dropout: dropping(floored, channels=True, trains=False),
     F.rrelu: rrelu,
-    torch.rand_like: partial(numbers_like, kind="uniform"),
-    torch.randn_like: partial(numbers_like, kind="normal"),
+    torch.rand_like: partial(random_like, kind="uniform"),
+    torch.randn_like: partial(random_like, kind="normal"),
     torch.bernoulli: bernoulli,
 }
