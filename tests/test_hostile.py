@@ -317,7 +317,7 @@ def test_a_pickle_that_grows_is_refused_in_a_line(honest, tmp_path, capsys, what
         assert main(["test", "--ckpt_path", str(path)]) == 2
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert "hostile.ckpt is damaged or no checkpoint" in line
+    assert "hostile.ckpt is damaged or not a checkpoint" in line
 
 
 @pytest.mark.parametrize("value", [-(10**9), 10**30])

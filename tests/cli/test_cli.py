@@ -659,9 +659,9 @@ WRONG = {
     ),
     "no mapping": ("fit --config list.yaml", r"list.yaml is not a mapping"),
     "unknown key": ("fit --config key.yaml", r"modle"),
-    "no checkpoint": ("validate --ckpt_path nowhere.ckpt", r"checkpoint nowhere.ckpt is not there"),
+    "no checkpoint": ("validate --ckpt_path nowhere.ckpt", r"checkpoint nowhere.ckpt was not found"),
     "empty checkpoint": ("test --ckpt_path empty.ckpt", r"checkpoint empty.ckpt is empty"),
-    "text checkpoint": ("predict --ckpt_path text.ckpt", r"text.ckpt is damaged or no checkpoint"),
+    "text checkpoint": ("predict --ckpt_path text.ckpt", r"text.ckpt is damaged or not a checkpoint"),
     "table's format": ("predict --ckpt_path made.ckpt --output p.txt", r"--output: p.txt must end in .csv or .parquet"),
     "unknown command": ("fti", r"unknown command 'fti': did you mean 'fit'\?"),
 }

@@ -231,7 +231,11 @@ def test_a_trusted_module_is_imported(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"hello there", "damaged or no checkpoint"), (b"PK\x03\x04", "damaged or no checkpoint")],
+    [
+        (b"", "is empty"),
+        (b"hello there", "damaged or not a checkpoint"),
+        (b"PK\x03\x04", "damaged or not a checkpoint"),
+    ],
 )
 def test_files_that_are_no_checkpoints_are_named(tmp_path, content, message):
     (tmp_path / "bad.ckpt").write_bytes(content)
@@ -250,7 +254,7 @@ def test_a_truncated_checkpoint_is_named(path, tmp_path, share):
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match="not there"):
+    with pytest.raises(CheckpointError, match="was not found"):
         read_description(tmp_path / "none.ckpt")
     with pytest.raises(CheckpointError, match="is a folder"):
         read_description(tmp_path)

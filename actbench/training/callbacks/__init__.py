@@ -1,12 +1,12 @@
-"""What a run keeps and says: its folder, its checkpoints, its progress, and how it ends early."""
+"""Callbacks of a run: its folder, checkpoints, progress, and early end."""
 
-from actbench.training.callbacks.adapted import for_replicates as for_replicates
 from actbench.training.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
 from actbench.training.callbacks.checkpoints import CheckpointCopy as CheckpointCopy
 from actbench.training.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
+from actbench.training.callbacks.folder import ReplicateRuns as ReplicateRuns
 from actbench.training.callbacks.folder import RunFolder as RunFolder
 from actbench.training.callbacks.folder import RunLogger as RunLogger
 from actbench.training.callbacks.progress import EpochLines as EpochLines
 from actbench.training.callbacks.progress import ReplicateBar as ReplicateBar
-from actbench.training.callbacks.replicates import ReplicateRuns as ReplicateRuns
 from actbench.training.callbacks.stopping import Interruption as Interruption
+from actbench.training.callbacks.stopping import for_replicates as for_replicates

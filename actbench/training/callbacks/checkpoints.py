@@ -1,4 +1,4 @@
-"""The checkpoints of a run: its last epoch, and each replicate's best."""
+"""The checkpoints of a run: the last epoch, and each replicate's best."""
 
 import time
 from abc import ABC, abstractmethod
@@ -21,9 +21,9 @@ from actbench.training.checkpoints import check_state
 
 
 class EpochCheckpoint(Checkpoint, ABC):
-    """A checkpoint written after an epoch, if the one before is ``seconds`` old, and at the end.
+    """A checkpoint written at the end, and after an epoch if the previous one is ``seconds`` old.
 
-    Written after every epoch, it would take longer than a small network's training.
+    Writing it after every epoch would take longer than training a small network.
     """
 
     name: str
@@ -32,11 +32,11 @@ class EpochCheckpoint(Checkpoint, ABC):
         self.seconds = seconds
         self.dirpath: str | None = None
         self.written_s = time.monotonic()
-        self.step = -1  # what is written, or need not be
+        self.step = -1  # of the latest checkpoint
 
     @property
     def path(self) -> Path:
-        """Where the checkpoint is written."""
+        """File of the checkpoint."""
         return Path(str(self.dirpath), self.name)
 
     @abstractmethod
@@ -56,7 +56,7 @@ class EpochCheckpoint(Checkpoint, ABC):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._save(trainer, pl_module)  # if something else than the epochs has ended the fit
+        self._save(trainer, pl_module)  # if the fit has ended before its last epoch
 
     def _save(self, trainer: Trainer, pl_module: Any) -> None:
         if self.step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -66,7 +66,7 @@ class EpochCheckpoint(Checkpoint, ABC):
 
 
 class CheckpointCopy:
-    """A copy of a checkpoint where other machines reach it, such as ``s3://bucket/x.ckpt``, or a path.
+    """A copy of a checkpoint that other machines can reach, at a URL such as ``s3://bucket/x.ckpt`` or a path.
 
     Raises:
         ImportError: The package for the URL's protocol is not installed.
@@ -74,60 +74,60 @@ class CheckpointCopy:
     """
 
     def __init__(self, url: str) -> None:
-        self.files, self.path = url_to_fs(url)
+        self.filesystem, self.path = url_to_fs(url)
 
     def put(self, checkpoint: Path) -> None:
-        """Copy a checkpoint there, whole or not at all."""
+        """Copy a checkpoint there, completely or not at all."""
         unfinished = f"{self.path}.{uuid4().hex}.unfinished"
-        self.files.makedirs(self.path.rpartition("/")[0], exist_ok=True)
-        self.files.put_file(str(checkpoint), unfinished)
-        self.files.mv(unfinished, self.path)
+        self.filesystem.makedirs(self.path.rpartition("/")[0], exist_ok=True)
+        self.filesystem.put_file(str(checkpoint), unfinished)
+        self.filesystem.mv(unfinished, self.path)
 
     def get(self, checkpoint: Path) -> None:
-        """Copy the kept checkpoint here, if there is one."""
-        if self.files.exists(self.path):
+        """Copy the remote checkpoint to a local file, if it exists."""
+        if self.filesystem.exists(self.path):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            self.files.get_file(self.path, str(checkpoint))
+            self.filesystem.get_file(self.path, str(checkpoint))
 
     def remove(self) -> None:
-        """Remove the kept checkpoint, if there is one."""
-        if self.files.exists(self.path):
-            self.files.rm(self.path)
+        """Remove the remote checkpoint, if it exists."""
+        if self.filesystem.exists(self.path):
+            self.filesystem.rm(self.path)
 
 
 class LastCheckpoint(EpochCheckpoint):
-    """``last.ckpt``, from which a fit resumes: of the last epoch, or some ``seconds`` before the fit was killed."""
+    """``last.ckpt``, from which a fit resumes: of the last epoch, or up to ``seconds`` before the fit was killed."""
 
     name = "last.ckpt"
 
     def __init__(self, seconds: float = 10, copy: CheckpointCopy | None = None) -> None:
         super().__init__(seconds)
         self.copy = copy
-        self.handed = self.kept = torch.empty(0)  # sums of the weights: of any checkpoint, and of this one
+        self.latest = self.saved = torch.empty(0)  # sums of the weights in the latest checkpoint, and in last.ckpt
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self.handed = sums(checkpoint["state_dict"])
+        self.latest = tensor_sums(checkpoint["state_dict"])
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        # A callback may have put an average in place of the weights that were kept.
-        if trainer.strategy.broadcast(not torch.equal(self.kept, sums(pl_module.state_dict()))):
+        # A callback may have replaced the saved weights by an average.
+        if trainer.strategy.broadcast(not torch.equal(self.saved, tensor_sums(pl_module.state_dict()))):
             self.step = -1
         super().on_train_end(trainer, pl_module)
 
     @override
     def save(self, trainer: Trainer, pl_module: Any) -> None:
         save_whole(trainer, self.path)
-        self.kept = self.handed
+        self.saved = self.latest
         if self.copy and trainer.is_global_zero:
             self.copy.put(self.path)
 
 
 class BestCheckpoint(EpochCheckpoint):
-    """``best.ckpt``: each replicate's weights of the time when its own ``val/loss`` was lowest.
+    """``best.ckpt``: each replicate's weights from when its own ``val/loss`` was lowest.
 
-    They may be from different epochs, so no fit can resume from it.
+    Replicates may be from different epochs, so no fit can resume from it.
     """
 
     name = "best.ckpt"
@@ -156,7 +156,7 @@ class BestCheckpoint(EpochCheckpoint):
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        # Here, because a callback that averages weights takes its average back before the end.
+        # At the start, because a callback that averages weights removes its average before the end.
         network = pl_module.stack.network.state_dict()
         self.validated = {name: value.clone() for name, value in network.items()}
 
@@ -169,10 +169,10 @@ class BestCheckpoint(EpochCheckpoint):
             self.loss, self.epoch = torch.full_like(loss, torch.inf), torch.full(loss.shape, -1)
             self.weights = {name: value.clone() for name, value in self.validated.items()}
         lowest, epoch = self.loss.to(loss.device), self.epoch.to(loss.device)
-        better = loss < lowest  # never, for a loss of NaN
+        better = loss < lowest  # never true for a loss of NaN
         self.loss, self.epoch = torch.where(better, loss, lowest), torch.where(better, trainer.current_epoch, epoch)
         for name, value in self.validated.items():
-            best = self.weights[name] = self.weights[name].to(value)  # where it is, and of its type
+            best = self.weights[name] = self.weights[name].to(value)  # on its device, with its dtype
             best[better] = value[better]
 
     @override
@@ -188,16 +188,16 @@ class BestCheckpoint(EpochCheckpoint):
             network.load_state_dict(current)
 
 
-def sums(state: Mapping[str, Tensor]) -> Tensor:
-    """Sum of each tensor, which differs where the weights do."""
+def tensor_sums(state: Mapping[str, Tensor]) -> Tensor:
+    """Sum of each tensor, as a fingerprint of the weights."""
     return torch.stack([value.detach().double().sum().cpu() for value in state.values()])
 
 
 def save_whole(trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
-    """Save a checkpoint whole or not at all.
+    """Save a checkpoint completely or not at all.
 
-    Lightning moves a temporary file there, which is a copy if that lies on
-    another disk, and does not wait until it has reached the disk.
+    Lightning itself moves a temporary file into place, which may be a copy
+    between disks, and does not wait until the disk has stored it.
     """
     with whole(path) if trainer.is_global_zero else nullcontext(path) as unfinished:
         trainer.save_checkpoint(unfinished, weights_only=weights_only)

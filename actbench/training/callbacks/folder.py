@@ -1,4 +1,4 @@
-"""The folder of a run: its logs, its table of epochs, its config."""
+"""The folder of a run: its logs, table of epochs, and config."""
 
 import csv
 import math
@@ -12,7 +12,9 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from actbench.records import write_whole
@@ -20,25 +22,25 @@ from actbench.training.callbacks.checkpoints import EpochCheckpoint
 from actbench.training.checkpoints import CheckpointError, check_state
 from actbench.training.metrics import summary_statistics
 
-ROWS = 1_000_000  # of a run's table of scores
+MAX_ROWS = 1_000_000  # of a run's table of scores
 
 
 class RunLogger(TensorBoardLogger):
     """TensorBoard log in the run's folder, ``lightning_logs/version_N``.
 
     The first process to make a folder owns its number, so runs that start at
-    the same time do not share one.
+    the same time do not share a folder.
     """
 
     def __init__(self, save_dir: str | Path, **options: Any) -> None:
-        # Else TensorBoard shows a score of -1 for every run.
+        # Otherwise TensorBoard shows a score of -1 for every run.
         super().__init__(save_dir, **{"default_hp_metric": False} | options)
 
     def log_replicates(self, scores: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
         """Log a table of every replicate's final scores."""
         rows = [[str(seed), *(f"{values[i]:z.4f}" for values in scores.values())] for i, seed in enumerate(seeds)]
-        head, *lines = (f"| {' | '.join(row)} |" for row in [["seed", *scores], *rows])
-        self.experiment.add_text("final scores", "\n".join([head, "|---" * (len(scores) + 1) + "|", *lines]))
+        header, *lines = (f"| {' | '.join(row)} |" for row in [["seed", *scores], *rows])
+        self.experiment.add_text("final scores", "\n".join([header, "|---" * (len(scores) + 1) + "|", *lines]))
 
     @override
     def _get_next_version(self) -> int:
@@ -55,21 +57,21 @@ class RunLogger(TensorBoardLogger):
 class RunFolder(Callback):
     """The folder of one fit: ``config.yaml``, ``metrics.csv`` and ``checkpoints/``.
 
-    It is the first logger's, or a new ``lightning_logs/version_N``. ``metrics.csv``
-    (``replicates.csv`` where Lightning's CSVLogger has taken that name)
-    has one row an epoch and replicate, with its scores. They are part of every
-    checkpoint, so that a resumed run has each epoch once, whatever was written
-    before it was interrupted. Scores on val are there if the weights at the
-    epoch's end were validated. ``config`` is the text of the resolved config;
-    ``logger`` says where the folder is if the trainer has no logger with a folder.
+    It is the first logger's folder, or a new ``lightning_logs/version_N``.
+    ``metrics.csv`` (``replicates.csv`` where Lightning's CSVLogger uses that
+    name) has one row of scores per epoch and replicate. Checkpoints hold these
+    rows, so that a resumed run has each epoch once, whatever was written before
+    the interruption. Scores on val are given if the weights at the end of the
+    epoch were validated. ``config`` is the text of the resolved config.
+    ``logger`` names the folder if no logger of the trainer has a folder.
     """
 
     def __init__(self, config: str | None = None, logger: RunLogger | None = None) -> None:
         self.config = config
         self.logger = logger
         self.path: Path | None = None
-        self.columns: list[str] = []  # scores in the table; none before it is written
-        # Epoch, step, every score of all replicates, and which of them trained in it: some may have been stopped.
+        self.columns: list[str] = []  # scores in the table; empty before it is written
+        # Each epoch's number, step, scores of all replicates, and which of these trained: some may have stopped.
         self.epochs: list[dict[str, Any]] = []
         self.validated_step = -1
 
@@ -104,7 +106,7 @@ class RunFolder(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         values = torch.zeros(len(pl_module.seeds))
-        if isinstance(self.epochs, list) and len(self.epochs) * len(values) > ROWS:
+        if isinstance(self.epochs, list) and len(self.epochs) * len(values) > MAX_ROWS:
             raise CheckpointError(
                 f"the checkpoint is damaged: it has {len(self.epochs):,} epochs of {len(values):,} seeds"
             )
@@ -121,21 +123,21 @@ class RunFolder(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         scores = dict(sorted(pl_module.replicate_scores().items()))
-        if self.validated_step != trainer.global_step:  # those on val are of other weights
+        if self.validated_step != trainer.global_step:  # scores on val belong to other weights
             scores = {name: values for name, values in scores.items() if not name.startswith("val/")}
         trained = pl_module.train_loss.rows.cpu() > 0
         epoch = {"epoch": trainer.current_epoch, "step": trainer.global_step, "scores": scores, "trained": trained}
         self.epochs.append(epoch)
         if not (trainer.is_global_zero and self.path):
             return
-        # Lightning's CSVLogger writes a file of that name, with other columns.
-        taken = any(isinstance(of, CSVLogger) and Path(of.log_dir) == self.path for of in trainer.loggers)
+        # Lightning's CSVLogger writes a metrics.csv with other columns.
+        taken = any(isinstance(log, CSVLogger) and Path(log.log_dir) == self.path for log in trainer.loggers)
         path = self.path / ("replicates.csv" if taken else "metrics.csv")
         if set(scores) <= set(self.columns):
             with path.open("a", newline="") as file:
                 csv.writer(file).writerows(self._rows(self.epochs[-1:], pl_module.seeds))
             return
-        # Once from the start: what was written before an interruption may go beyond the checkpoint.
+        # First written as a whole: rows from before an interruption may go beyond the checkpoint.
         self.columns = sorted({name for epoch in self.epochs for name in epoch["scores"]})
         table = StringIO()
         writer = csv.writer(table)
@@ -145,13 +147,13 @@ class RunFolder(Callback):
 
     def _rows(self, epochs: list[dict[str, Any]], seeds: Sequence[int]) -> Iterator[list[Any]]:
         for epoch in epochs:
-            # NaN as readers of tables know it, not as Python prints it.
+            # NaN as readers of tables spell it, not as Python does.
             scores = {
                 name: ["NaN" if math.isnan(value) else value for value in values.tolist()]
                 for name, values in epoch["scores"].items()
             }
-            for place, seed in enumerate(seeds):
-                values = [scores[name][place] if name in scores else "" for name in self.columns]
+            for index, seed in enumerate(seeds):
+                values = [scores[name][index] if name in scores else "" for name in self.columns]
                 yield [epoch["epoch"], epoch["step"], seed, *values]
 
     @override
@@ -162,3 +164,39 @@ class RunFolder(Callback):
             means = {f"final/{name}": summary_statistics(values)["mean"] for name, values in scores.items()}
             trainer.logger.log_hyperparams(trainer.logger.hparams, means, trainer.global_step)
             trainer.logger.log_replicates(scores, pl_module.seeds)
+
+
+class ReplicateRuns(Callback):
+    """Logs every replicate's scores as a separate TensorBoard run, ``seed_N`` in the run's folder.
+
+    Raises:
+        MisconfigurationException: The trainer has no logger with a folder.
+    """
+
+    def __init__(self) -> None:
+        self.writers: list[Any] = []
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        folder = trainer.logger and trainer.logger.log_dir
+        if not folder:
+            raise MisconfigurationException("ReplicateRuns needs a logger that has a folder, such as TensorBoard's")
+        if trainer.is_global_zero:
+            paths = [Path(folder, f"seed_{seed}") for seed in pl_module.seeds]
+            # A resumed run logs the steps after its checkpoint again.
+            self.writers = [SummaryWriter(str(path), purge_step=trainer.global_step) for path in paths]
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        scores = pl_module.replicate_scores()  # on every device, because scores may have to be synchronised
+        for index, writer in enumerate(self.writers):
+            for name, values in scores.items():
+                writer.add_scalar(name, values[index].item(), trainer.global_step - 1)  # the step that Lightning logs
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        for writer in self.writers:
+            writer.close()
+        self.writers = []

@@ -1,4 +1,4 @@
-"""What a run says while it trains."""
+"""Progress of a run, printed while it trains."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ from actbench.training.metrics import summary_statistics
 
 
 class EpochLines(Callback):
-    """Progress in plain lines, for a file or a pipe: the first epoch, the last, and at most one in some ``seconds``."""
+    """Progress in plain lines, for a file or a pipe: the first and last epoch, and at most one line per ``seconds``."""
 
     def __init__(self, seconds: float = 10) -> None:
         self.seconds = seconds
@@ -25,7 +25,7 @@ class EpochLines(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         epochs = trainer.max_epochs or -1
-        progress = self.pace.after_epoch(pl_module)  # on every device: it may have to ask the others
+        progress = self.pace.after_epoch(pl_module)  # on every device, because scores may have to be synchronised
         if not trainer.is_global_zero or (time.monotonic() < self.next_line and trainer.current_epoch + 1 != epochs):
             return
         self.next_line = time.monotonic() + self.seconds
@@ -34,7 +34,7 @@ class EpochLines(Callback):
 
 
 class ReplicateBar(RichProgressBar):
-    """Lightning's progress bar, with mean and spread over replicates, and their epochs per second."""
+    """Lightning's progress bar with mean and spread over replicates, and their epochs per second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class ReplicateBar(RichProgressBar):
 
 
 class ProgressEstimate:
-    """How far replicates are, and how fast they go."""
+    """Scores of replicates, and their speed."""
 
     def __init__(self) -> None:
         self.start_s = time.monotonic()
@@ -65,13 +65,13 @@ class ProgressEstimate:
     def after_epoch(self, pl_module: Any) -> dict[str, str]:
         """Each score as mean ± standard deviation over replicates, and replicate-epochs per second."""
         replicates = len(pl_module.seeds)
-        shown = {}
+        progress = {}
         for name, values in sorted(pl_module.replicate_scores().items()):
             summary = summary_statistics(values)
-            shown[name] = f"{summary['mean']:z.4f}" + (f" ± {summary['sd']:z.4f}" if replicates > 1 else "")
+            progress[name] = f"{summary['mean']:z.4f}" + (f" ± {summary['sd']:z.4f}" if replicates > 1 else "")
         losses = pl_module.evaluated.get("val/loss", torch.empty(0))
-        apart = {"diverged": ~losses.isfinite(), "stopped": ~pl_module.active}
-        shown |= {name: str(int(flags.sum())) for name, flags in apart.items() if flags.any()}
+        exceptions = {"diverged": ~losses.isfinite(), "stopped": ~pl_module.active}
+        progress |= {name: str(int(flags.sum())) for name, flags in exceptions.items() if flags.any()}
         self.epochs += 1
-        shown["replicate-epochs/s"] = f"{self.epochs * replicates / (time.monotonic() - self.start_s):.1f}"
-        return shown
+        progress["replicate-epochs/s"] = f"{self.epochs * replicates / (time.monotonic() - self.start_s):.1f}"
+        return progress

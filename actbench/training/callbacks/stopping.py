@@ -1,15 +1,15 @@
-"""How a run ends before its last epoch: early stopping of each replicate, and interruptions."""
+"""The early end of a run, by early stopping or interruption, and Lightning's callbacks adapted to replicates."""
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, StochasticWeightAveraging
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
 from typing_extensions import override
@@ -19,14 +19,14 @@ from actbench.training.checkpoints import check_state
 
 
 class ReplicateEarlyStopping(EarlyStopping):
-    """Lightning's EarlyStopping for each replicate by itself.
+    """Lightning's EarlyStopping for each replicate separately.
 
-    A replicate that has stopped keeps its weights; the fit ends when all have
-    stopped. None stops before the trainer's ``min_epochs`` and ``min_steps``.
+    A stopped replicate keeps its weights, and the fit ends when all have stopped.
+    None stops before the trainer's ``min_epochs`` and ``min_steps``.
     """
 
-    waits: Tensor | None = None  # checks without a better score
-    due: Tensor | None = None  # which are to stop, as soon as the trainer's limits allow it
+    waits: Tensor | None = None  # checks since the best score
+    due: Tensor | None = None  # replicates that stop as soon as the trainer's limits allow it
 
     @override
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
@@ -57,13 +57,13 @@ class ReplicateEarlyStopping(EarlyStopping):
         self._stop(trainer, module)
 
     def _stop(self, trainer: Trainer, module: Any) -> None:
-        """Stop the replicates that are due by this callback or another of its kind, if the limits allow it."""
+        """Stop the replicates that any callback of this class has found due, if the limits allow it."""
         due = [c.due for c in trainer.callbacks if isinstance(c, ReplicateEarlyStopping) and c.due is not None]  # type: ignore[attr-defined]
-        remaining = torch.stack([module.active, *(~each for each in due)]).all(0)
+        remaining = torch.stack([module.active, *(~flags for flags in due)]).all(0)
         if trainer.fit_loop._can_stop_early:
             module.active &= remaining
         if not remaining.any():
-            trainer.should_stop = True  # which waits for the limits by itself
+            trainer.should_stop = True  # Lightning itself waits for the limits
             self.stopped_epoch = trainer.current_epoch
 
     @override
@@ -72,7 +72,7 @@ class ReplicateEarlyStopping(EarlyStopping):
             active = pl_module.active
             like = {"waits": active.long(), "due": active, "best_score": active.float(), "wait_count": 0, "patience": 0}
             check_state({name: self.state_dict()[name] for name in like}, like, "counts of early stopping")
-        self._stop(trainer, pl_module)  # resumed, a fit may have ended already
+        self._stop(trainer, pl_module)  # a resumed fit may have ended already
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -88,8 +88,37 @@ class ReplicateEarlyStopping(EarlyStopping):
         self.waits, self.due = state_dict["waits"], state_dict["due"]
 
 
+class ReplicateWeightAveraging(StochasticWeightAveraging):
+    """Lightning's StochasticWeightAveraging, with a final pass for BatchNorm statistics that works in a stack.
+
+    In that pass torch computes the weight of a batch from a counter that is a
+    tensor, which cannot be read under vmap.
+    """
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        for module in self.momenta:  # empty before that pass
+            module.momentum = 1 / (batch_idx + 1)
+
+
+ADAPTED: Mapping[type[Callback], type[Callback]] = {
+    EarlyStopping: ReplicateEarlyStopping,
+    StochasticWeightAveraging: ReplicateWeightAveraging,
+}
+
+
+def for_replicates(callback: Callback) -> Callback:
+    """The callback as its class for replicates, with settings and state; any other callback as it is."""
+    adapted = ADAPTED.get(type(callback))
+    if adapted is None:
+        return callback
+    replacement = adapted.__new__(adapted)
+    vars(replacement).update(vars(callback))
+    return replacement
+
+
 class Interruption(Callback):
-    """Ends a fit on Ctrl-C or SIGTERM where a resumed run goes on exactly: after a whole batch.
+    """Ends a fit on Ctrl-C or SIGTERM after a whole batch, from which a run resumes exactly.
 
     Saves ``last.ckpt``, calls ``report`` with its path (None if checkpoints are
     off) and the trainer, and raises SystemExit with status 130 or 143. A second
@@ -107,7 +136,7 @@ class Interruption(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        # Here, because Lightning sets its own handlers shortly before.
+        # Not earlier, because Lightning sets its own handlers shortly before.
         self.previous = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     @override
@@ -131,12 +160,12 @@ class Interruption(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         last = self._last_checkpoint(trainer)
         if last and self._received(trainer):
-            last.written_s = -math.inf  # it is due, when Lightning comes to it
+            last.written_s = -math.inf  # due when Lightning calls it after this epoch
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         last = self._last_checkpoint(trainer)
-        # A signal since the last epoch's checkpoints waits for the first batch.
+        # A signal that came after the last epoch's checkpoints waits for the first batch.
         if (last is None or last.step == trainer.global_step) and self._received(trainer):
             self._stop(last, trainer)
 

@@ -1,6 +1,6 @@
-"""Checkpoints that describe themselves in plain values, and can be read without trusting them.
+"""Checkpoints that describe themselves in plain values, and can be read without being trusted.
 
-What built a checkpoint stands under its key ``actbench``::
+A checkpoint's key ``actbench`` says how it was made::
 
     schema: 3
     version: 0.1.0
@@ -11,7 +11,7 @@ What built a checkpoint stands under its key ``actbench``::
     data: {class_path: ..., init_args: {...}}
     trainer: {max_epochs: ..., precision: ..., ...}
 
-It holds no absolute path, and nothing is imported before every class path in it is known to be trusted.
+It holds no absolute path, and nothing is imported before every class path in it has proved to be trusted.
 """
 
 from actbench.training.checkpoints.description import TRAINER_SETTINGS as TRAINER_SETTINGS

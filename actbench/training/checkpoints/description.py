@@ -1,4 +1,4 @@
-"""What a checkpoint says it was made of."""
+"""A checkpoint's description of its data and Trainer."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -9,8 +9,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 
 from actbench.specs import is_plain, public_path, written
 
-# The Trainer's settings that change what is trained or scored, with the defaults. Devices, loggers and folders are not
-# among them.
+# Settings of the Trainer that change what is trained or scored, with defaults. Devices, loggers and folders do not.
 TRAINER_SETTINGS = {
     "max_epochs": None,
     "min_epochs": 0,
@@ -30,9 +29,9 @@ TRAINER_SETTINGS = {
 
 
 def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | None:
-    """Class path and arguments of a DataModule in plain values, without absolute paths; ``local`` names those left out.
+    """Class path and arguments of a DataModule in plain values; ``local`` names arguments left out as absolute paths.
 
-    The arguments are those of its config, or, without one, those that it recorded with ``save_hyperparameters``.
+    The arguments come from its config, or else from ``save_hyperparameters``.
     """
     if datamodule is None:
         return None
@@ -45,30 +44,30 @@ def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | No
 
 
 def passed_on(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A DataModule's description without what no checkpoint may say: paths that lead elsewhere, and downloads."""
+    """A DataModule's description without downloads and outside paths, which no checkpoint may name."""
     local = list(described.get("local", []))
     portable_form: dict[str, Any] = portable({**described}, local)
     return {**portable_form, "local": local} if local else portable_form
 
 
 def describe_trainer(trainer: Trainer) -> dict[str, Any]:
-    """The settings of a Trainer that change what is trained or scored, and are not the defaults."""
+    """Settings of a Trainer that change what is trained or scored and differ from the defaults."""
     settings = {name: getattr(trainer, name) for name in TRAINER_SETTINGS}
     values = {name: value.value if isinstance(value, Enum) else value for name, value in settings.items()}
     return {name: written(value) for name, value in values.items() if is_plain(value) and not is_default(name, value)}
 
 
 def is_default(name: str, value: Any) -> bool:
-    """Whether a Trainer's setting says nothing. A limit of 1 is one batch, and of 1.0 all of them."""
+    """Whether a Trainer's setting is unset or the default. A limit of 1 is one batch; a limit of 1.0 is all batches."""
     default = TRAINER_SETTINGS.get(name)
     return value is None or (value == default and type(value) is type(default))
 
 
 def portable(value: Any, local: list[str], name: str = "") -> Any:
-    """A class with its arguments, without downloads, in which paths are relative to the working directory.
+    """A class with its arguments, without ``download``, and with paths relative to the working directory.
 
-    Arguments with a path that leads out of it are left out, and their dotted names added to ``local``. For a value that
-    is no class, such a path is a LookupError.
+    Arguments with a path outside of that directory are left out, and their dotted names are added to ``local``. Outside
+    of a class's arguments, such a path raises LookupError.
     """
     if isinstance(value, str):
         if ".." in Path(value).parts or not Path.cwd().joinpath(value).is_relative_to(Path.cwd()):
@@ -92,7 +91,7 @@ def portable(value: Any, local: list[str], name: str = "") -> Any:
 
 
 def replace_folder(state: Any, old: str, new: str) -> Any:
-    """A callback's state with the folder ``old`` at the start of each path, in keys too, replaced by ``new``."""
+    """A callback's state with the folder ``old`` replaced by ``new`` at the start of each path, also in keys."""
     if isinstance(state, str):
         return new + state.removeprefix(old) if state.startswith(old) else state
     if isinstance(state, dict):

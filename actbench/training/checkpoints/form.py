@@ -1,4 +1,4 @@
-"""Whether a checkpoint's content has the form that it is written in."""
+"""Checks that a checkpoint's content has the form in which it is written."""
 
 import json
 import re
@@ -13,15 +13,15 @@ from actbench.seeding import SOURCES
 from actbench.training.checkpoints.description import TRAINER_SETTINGS
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MOST = 2**40  # epochs, steps or batches of a run
+MAX_COUNT = 2**40  # epochs, steps or batches of a run
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, of another program, or asks for code that is not trusted."""
+    """A checkpoint is missing, damaged, from another program, or names code that is not trusted."""
 
 
 def is_description(value: Mapping[str, Any]) -> bool:
-    """Whether every entry has the form that `Classifier` writes; a class path as bare text has not."""
+    """Whether every entry has the form that `Classifier` writes, which excludes class paths as bare text."""
     match value:
         case {
             "version": str(),
@@ -56,7 +56,7 @@ def is_description(value: Mapping[str, Any]) -> bool:
 
 
 def fits_json(value: Any) -> bool:
-    """Whether JSON could hold a value. Nothing is imported, unlike by `is_plain`."""
+    """Whether JSON can hold a value. Imports nothing, unlike `is_plain`."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError):
@@ -64,8 +64,8 @@ def fits_json(value: Any) -> bool:
     return True
 
 
-def is_lightnings(content: Any) -> bool:
-    """Whether the entries that Lightning reads have the form that it writes."""
+def has_lightning_form(content: Any) -> bool:
+    """Whether the entries that Lightning reads have the form in which it writes them."""
     match content:
         case {
             "epoch": int(epoch),
@@ -73,9 +73,9 @@ def is_lightnings(content: Any) -> bool:
             "pytorch-lightning_version": str(version),
             "loops": dict(loops),
             "state_dict": Mapping(),
-        } if 0 <= epoch <= MOST and 0 <= step <= MOST:
+        } if 0 <= epoch <= MAX_COUNT and 0 <= step <= MAX_COUNT:
             states = content.get("callbacks", {})
-            if not all(0 <= number <= MOST for number in whole_numbers(loops)):
+            if not all(0 <= number <= MAX_COUNT for number in whole_numbers(loops)):
                 return False
             named = isinstance(states, dict) and all(isinstance(state, dict) for state in states.values())
             return named and re.fullmatch(r"\d+(\.\w+)+", version) is not None
@@ -91,22 +91,18 @@ def whole_numbers(value: Any) -> Iterator[int]:
             yield from whole_numbers(item)
 
 
-def same_form(one: Any, other: Any) -> bool:
-    """Whether two values are built alike: tensors of one shape and kind, mappings of the same keys, or one type."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        floats = one.dtype in FLOATS and other.dtype in FLOATS
-        return one.shape == other.shape and (floats or one.dtype == other.dtype)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same_form(value, other[name]) for name, value in one.items())
-    return type(one) is type(other)
+def same_form(a: Any, b: Any) -> bool:
+    """Whether two values are tensors of the same shape and kind, mappings of the same keys, or of the same type."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        floats = a.dtype in FLOATS and b.dtype in FLOATS
+        return a.shape == b.shape and (floats or a.dtype == b.dtype)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same_form(value, b[name]) for name, value in a.items())
+    return type(a) is type(b)
 
 
 def check_paths(state: Any) -> None:
-    """Refuse a callback's state in which a path leads up, out of the folder whose files the callback may delete.
-
-    Raises:
-        CheckpointError: There is such a path.
-    """
+    """Raise CheckpointError if a path in a callback's state leads out of the folder in which it may delete files."""
     if isinstance(state, str) and ".." in Path(state).parts:
         raise CheckpointError(f"the checkpoint is damaged: its callbacks have the path {state!r}")
     for item in (*state, *state.values()) if isinstance(state, Mapping) else ():
@@ -114,10 +110,6 @@ def check_paths(state: Any) -> None:
 
 
 def check_state(state: Any, like: Any, what: str) -> None:
-    """Refuse restored state that is not built like what is expected: nothing would go on from it.
-
-    Raises:
-        CheckpointError: The two differ in form.
-    """
+    """Raise CheckpointError if restored state has another form than ``like``, so that training could not resume."""
     if not same_form(state, like):
         raise CheckpointError(f"the checkpoint is damaged: its {what} are not those of this network and its replicates")

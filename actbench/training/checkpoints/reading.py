@@ -1,4 +1,4 @@
-"""Checkpoints read so that nothing in them runs, and nothing in them takes all memory or time."""
+"""Reading of checkpoints that neither runs code from them nor takes unbounded memory or time."""
 
 import pickle
 import re
@@ -14,35 +14,35 @@ from torch import Tensor
 from actbench import __version__
 from actbench.specs import ActivationSpec, NetworkSpec, one_line
 from actbench.training.checkpoints.description import passed_on
-from actbench.training.checkpoints.form import CheckpointError, is_description, is_lightnings
+from actbench.training.checkpoints.form import CheckpointError, has_lightning_form, is_description
 from actbench.training.checkpoints.trust import TRUSTED, check_trust
 
 KEY = "actbench"
 SCHEMA = 3
-WEIGHTS = "stack.network."  # how names of weights begin
-VALUES, DEPTH = 1_000_000, 100  # of a checkpoint's content, in which each epoch has some
-DESCRIBED = 10_000  # values of what it was made of
+WEIGHTS = "stack.network."  # prefix of the names of weights
+MAX_VALUES, MAX_DEPTH = 1_000_000, 100  # of a checkpoint's content, which grows with each epoch
+MAX_DESCRIPTION = 10_000  # values
 REFUSED = {"builtins bytearray": "a bytearray", "torch._utils _rebuild_sparse_tensor": "a sparse tensor"}
-PLAIN = ("torch", "collections", "_codecs", "builtins", "__builtin__")  # whose names torch checks itself
-STEPS = 3_000_000  # of unpickling
-LARGE = 1000  # numbers above 2^61
-BYTES = 2**28  # that may be made from texts
+PLAIN = ("torch", "collections", "_codecs", "builtins", "__builtin__")  # modules whose names torch itself checks
+MAX_STEPS = 3_000_000  # of unpickling
+MAX_LARGE = 1000  # numbers above 2^61
+MAX_BYTES = 2**28  # made from texts
 
 
 def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str | None = None) -> dict[str, Any]:
-    """What a checkpoint says it was made of, after its weights were compared with the network described.
+    """A checkpoint's description, after a check that its weights belong to the described network.
 
-    Nothing is imported before every class path is known to be trusted.
+    Nothing is imported before every class path has proved to be trusted.
 
     Args:
-        path: The checkpoint's file.
-        trust: Packages or modules, besides actbench's and torch's own, that its class paths may name.
-        data: Name or class path of the DataModule that will be used. If it is another than the checkpoint's, that one
-            is left out, and need not be trusted.
+        path: File of the checkpoint.
+        trust: Packages or modules, besides actbench and torch, that class paths may name.
+        data: Name or class path of the DataModule that will be used. If it differs from the checkpoint's, the latter
+            is left out and need not be trusted.
 
     Raises:
-        CheckpointError: The file is missing, no checkpoint of actbench, damaged, would run code, names a class that is
-            not trusted, or describes what cannot be built.
+        CheckpointError: The file is missing, damaged, not a checkpoint of actbench, would run code, names a class that
+            is not trusted, or describes a network that cannot be built.
     """
     checkpoint = load_checkpoint(path)
     description = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
@@ -54,12 +54,12 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
             f"actbench {__version__} reads format {SCHEMA}"
         )
     try:
-        check_extent(description, DESCRIBED)
+        check_extent(description, MAX_DESCRIPTION)
     except CheckpointError as error:
         raise CheckpointError(f"{path} is damaged: its entry '{KEY}': {error}") from error
     if not is_description(description):
         raise CheckpointError(f"{path} is damaged: its entry '{KEY}' is not what actbench {__version__} writes")
-    if not is_lightnings(checkpoint):
+    if not has_lightning_form(checkpoint):
         raise CheckpointError(f"{path} is damaged: its entries are not what pytorch-lightning writes")
     if data and description["data"] and data.split(".")[-1] != description["data"]["class_path"].split(".")[-1]:
         description = {**description, "data": None}
@@ -78,36 +78,34 @@ def load_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is {'a folder' if path.is_dir() else 'not there'}; give a .ckpt file")
+        problem = "is a folder" if path.is_dir() else "was not found"
+        raise CheckpointError(f"checkpoint {path} {problem}; give a .ckpt file")
     if not path.stat().st_size:
         raise CheckpointError(f"checkpoint {path} is empty")
     check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        check_extent(content, VALUES)
+        check_extent(content, MAX_VALUES)
         return content
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class) (\S+)", str(error))
         if code:
             name = code[1] or code[2]
             raise CheckpointError(f"checkpoint {path} is refused: loading it would run code ({name})") from error
-        raise CheckpointError(f"{path} is damaged or no checkpoint") from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint") from error
     except Exception as error:  # torch raises errors of many kinds for damaged files
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {one_line(error)[:200]}") from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {one_line(error)[:200]}") from error
 
 
 def check_weights(model: Mapping[str, Any], state: Any, path: str | Path) -> None:
-    """Refuse weights that are not those of the network described, before memory is taken for the network.
+    """Raise CheckpointError unless the weights fit the described network, before memory is taken for it.
 
-    What is described is imported and built, without values, so it has to be trusted.
+    The network is imported and built without values, so its class paths must be trusted.
     """
     tensors = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
-    weights = {name: of for name, of in state.items() if str(name).startswith(WEIGHTS)} if tensors else {}
-    if (
-        len(weights) < len(state)
-        or not weights
-        or any(not of.ndim or len(of) != model["replicates"] for of in weights.values())
-    ):
+    weights = {name: value for name, value in state.items() if str(name).startswith(WEIGHTS)} if tensors else {}
+    misfits = any(not value.ndim or len(value) != model["replicates"] for value in weights.values())
+    if not weights or len(weights) < len(state) or misfits:
         raise CheckpointError(f"{path} is damaged: it has no weights of {model['replicates']:,} replicates")
     try:
         with torch.device("meta"):
@@ -115,44 +113,40 @@ def check_weights(model: Mapping[str, Any], state: Any, path: str | Path) -> Non
             network = NetworkSpec(without_devices(model["network"]))
             shape = tuple(model["input_shape"])
             built = network(activation=activation, input_shape=shape, num_classes=model["num_classes"])
-    except Exception as error:  # of any kind, in what is not ours
-        if "meta" in str(error):  # it computes with values while it is built, which are not there
+    except Exception as error:  # users' classes raise errors of any kind
+        if "meta" in str(error):  # its constructor computes with values, which the meta device lacks
             return
         raise CheckpointError(f"{path} describes what cannot be built: {one_line(error)}") from error
     expected = {f"{WEIGHTS}{name}": tuple(value.shape) for name, value in built.state_dict().items()}
-    if expected != {name: tuple(of.shape[1:]) for name, of in weights.items()}:
-        raise CheckpointError(f"{path} is damaged: its weights are not those of the network that it describes")
+    if expected != {name: tuple(value.shape[1:]) for name, value in weights.items()}:
+        raise CheckpointError(f"{path} is damaged: its weights do not belong to the network that it describes")
 
 
 def without_devices(value: Any) -> Any:
-    """Plain values without the arguments that say on which device something is built."""
+    """Plain values without ``device`` arguments."""
     if isinstance(value, Mapping):
         return {name: without_devices(item) for name, item in value.items() if name != "device"}
     return [without_devices(item) for item in value] if isinstance(value, list) else value
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a file whose values would take more time or memory to unpickle than they are worth.
+    """Raise CheckpointError for a file that would take too much time or memory to unpickle.
 
-    Torch and Python have to find the same entries in an archive. So it begins with the first of them, and two do not
-    differ in case alone.
+    Torch and Python must find the same entries in an archive, so it must begin with its first entry, and no two names
+    may differ only in case.
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) != b"PK\3\4":  # of torch's older format, which is five pickles and then the tensors
+            if file.read(4) != b"PK\3\4":  # torch's older format: five pickles, then the tensors
                 file.seek(0)
                 names = [name for _ in range(5) for name in check_pickle(file)]
                 code = next((name for name in names if name.partition(".")[0] not in PLAIN), None)
-                why = (
-                    f"loading it would run code ({code})"
-                    if code
-                    else "it is of torch's older format, which no run writes"
-                )
-                raise CheckpointError(why)
+                older = "it is in torch's older format, which no run writes"
+                raise CheckpointError(f"loading it would run code ({code})" if code else older)
         with ZipFile(path) as archive:
             entries = archive.infolist()
             packed = [entry.filename for entry in entries if entry.compress_type != ZIP_STORED]
-            if packed:  # what is larger inside than out would fill the memory
+            if packed:  # an entry could fill the memory when unpacked
                 raise CheckpointError(f"its entry {packed[0]} is packed, and torch packs nothing")
             names = [entry.filename.lower() for entry in entries]
             if len({*names}) < len(names) or min(entry.header_offset for entry in entries):
@@ -162,18 +156,18 @@ def check_archive(path: Path) -> None:
                     with archive.open(entry) as file:
                         check_pickle(file)
     except Exception as error:  # zipfile and pickletools raise errors of many kinds
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {one_line(error)[:200]}") from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {one_line(error)[:200]}") from error
 
 
 def check_pickle(file: IO[bytes]) -> list[str]:
-    """Refuse a pickle that is too long, or that grows while it is read; returns what it names, functions and classes.
+    """Names of functions and classes in a pickle; CheckpointError if it is too long, or grows while it is read.
 
-    Bytes that are made from texts and bytearrays of any size may take much more memory than the file. Keys above 2^61
-    can be chosen so that all of them collide.
+    Bytes made from texts, and bytearrays, may take much more memory than the file. Keys above 2^61 can be chosen so
+    that all of them collide.
     """
-    made, longest, large = 0, 0, 0
+    calls, longest, large = 0, 0, 0
     texts, names = [""], list[str]()
-    for number, (code, argument, _) in enumerate(genops(file)):
+    for step, (code, argument, _) in enumerate(genops(file)):
         if code.name == "GLOBAL" and argument in REFUSED:
             raise CheckpointError(f"it holds {REFUSED[argument]}, which no checkpoint of actbench does")
         if code.name == "GLOBAL":
@@ -182,23 +176,23 @@ def check_pickle(file: IO[bytes]) -> list[str]:
             names.append(".".join(texts[-2:]))
         elif isinstance(argument, str):
             texts.append(argument)
-        made += code.name == "REDUCE"
+        calls += code.name == "REDUCE"
         longest = max(longest, len(argument) if isinstance(argument, str | bytes) else 0)
         large += isinstance(argument, int) and abs(argument) >= 2**61
-        if number > STEPS or large > LARGE or made * longest > BYTES:
+        if step > MAX_STEPS or large > MAX_LARGE or calls * longest > MAX_BYTES:
             raise CheckpointError("it takes too long to unpickle, or grows meanwhile")
     return names
 
 
-def check_extent(content: Any, most: int) -> None:
-    """Refuse plain values that are too many or too deep to be gone through: parts may be shared or hold themselves."""
+def check_extent(content: Any, limit: int) -> None:
+    """Raise CheckpointError for too many or too deep plain values, which may be shared or contain themselves."""
     waiting, count = [(content, 0)], 0
     while waiting:
         value, depth = waiting.pop()
         count += 1
-        if count > most or depth > DEPTH:
-            raise CheckpointError(f"it holds more than {most:,} values, or some more than {DEPTH} deep")
-        if isinstance(value, str | int | float):  # most of them, and what is asked below takes longer
+        if count > limit or depth > MAX_DEPTH:
+            raise CheckpointError(f"it holds more than {limit:,} values, or some more than {MAX_DEPTH} deep")
+        if isinstance(value, str | int | float):  # most values, which need no slower check
             continue
         if isinstance(value, Tensor):
             plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized

@@ -1,4 +1,4 @@
-"""Which code a checkpoint may name."""
+"""Trust: the code that a checkpoint may name."""
 
 import os
 import re
@@ -13,37 +13,37 @@ from actbench.specs.compose import SPEC_NAMES, SPECS
 from actbench.specs.values import import_object, parameters_of
 from actbench.training.checkpoints.form import CheckpointError
 
-# Words of annotations for which the parser imports nothing that a text names.
+# Words of annotations for which the parser never imports what a text names.
 TEXTUAL = {"str", "Path", "pathlib", "int", "float", "bool", "None", "Optional", "typing", "list", "tuple", "Sequence"}
 TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
 
 
 def trusted_names(option: str | None) -> list[str]:
-    """Modules whose classes a checkpoint may name: those of ``--trust``, and of ACTBENCH_TRUST."""
+    """Modules whose classes a checkpoint may name, from ``--trust`` and ACTBENCH_TRUST."""
     names = f"{option or ''},{os.environ.get('ACTBENCH_TRUST', '')}".split(",")
     return [name.strip() for name in names if name.strip()]
 
 
 def check_trust(description: Mapping[str, Any], trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse, with a CheckpointError, names outside of the trusted modules and classes of another kind than meant."""
+    """Raise CheckpointError for names outside of the trusted modules, and for classes of the wrong kind."""
     check_names(map(str, class_paths(description)), trusted, path)
     try:
-        found = {class_path: import_object(class_path) for class_path in map(str, class_paths(description))}
+        classes = {class_path: import_object(class_path) for class_path in map(str, class_paths(description))}
         for name in SPEC_NAMES:
             if description["model"][name]:
                 SPECS[f"model.{name}"].find(description["model"][name]["class_path"])
-        data = description["data"] and found[description["data"]["class_path"]]
+        data = description["data"] and classes[description["data"]["class_path"]]
         if data and "LightningDataModule" not in [cls.__name__ for cls in data.__mro__]:
-            raise ValueError(f"{data.__name__} is no DataModule")
+            raise ValueError(f"{data.__name__} is not a DataModule")
         check_names(names_in_texts(description), trusted, path)
     except CheckpointError:
         raise
-    except Exception as error:  # of any kind, in a module that is not ours
+    except Exception as error:  # users' modules raise errors of any kind
         raise CheckpointError(f"{path} describes what cannot be built: {one_line(error)}") from error
 
 
 def check_names(names: Iterable[str], trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse, with a CheckpointError, names outside of the trusted modules."""
+    """Raise CheckpointError for a name outside of the trusted modules."""
     for name in names:
         if not any(f"{name}.".startswith(f"{module}.") for module in trusted):
             module = name.rpartition(".")[0]
@@ -57,16 +57,17 @@ def check_names(names: Iterable[str], trusted: Sequence[str], path: str | Path) 
 def names_in_texts(value: Any) -> Iterator[str]:
     """Dotted names in texts among the arguments of trusted classes, where the parser may import what a text names.
 
-    Where an argument is annotated as text or numbers, or not at all, texts stay texts. What a class path names
-    has to be a class, or there is a TypeError.
+    An argument annotated as text or numbers, or not at all, is skipped, because its texts stay texts. TypeError is
+    raised if a class path names something other than a class.
     """
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         parameters = parameters_of(import_object(value["class_path"]))
-        for name, given in (value.get("init_args") or {}).items():
-            kind = parameters[name].annotation if name in parameters else Any
-            words = set(re.findall(r"\w+", "str" if kind is Parameter.empty else formatannotation(kind)))
-            if not words <= TEXTUAL or (isinstance(given, str) and given.lstrip().startswith(("{", "["))):
-                yield from names_in_texts(given)
+        for name, argument in (value.get("init_args") or {}).items():
+            annotation = parameters[name].annotation if name in parameters else Any
+            text = "str" if annotation is Parameter.empty else formatannotation(annotation)
+            words = set(re.findall(r"\w+", text))
+            if not words <= TEXTUAL or (isinstance(argument, str) and argument.lstrip().startswith(("{", "["))):
+                yield from names_in_texts(argument)
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from names_in_texts(item)
