@@ -1,3 +1,3 @@
-"""Everything that trains: the classifier, its engine, callbacks, checkpoints and metrics."""
+"""Training: the classifier, its engine, callbacks, checkpoints and metrics."""
 
 from actbench.training.classifier import Classifier as Classifier

@@ -1,7 +1,8 @@
-"""The LightningModule: trains and scores one network with one activation."""
+"""The LightningModule that trains and scores one network with one activation."""
 
 from collections.abc import Iterable, Sequence
 from inspect import signature
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -24,14 +25,14 @@ from actbench.training.callbacks import for_replicates
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
 from actbench.training.stack import Stack
 
-VECTOR = 64  # values: a multiple of what any processor handles at once
+VECTOR = 64  # values, a multiple of the vector width of any CPU
 RELU = ActivationSpec("relu")
 TUTORIAL_CNN = NetworkSpec("TutorialCNN")
 ADAM = OptimizerSpec("torch.optim.Adam")
 
 
 class Prediction(NamedTuple):
-    """What `Classifier.predict_step` returns for a batch, on the CPU: places and labels where they are known."""
+    """Predictions of `Classifier.predict_step` for a batch, on the CPU, with row numbers and labels if known."""
 
     rows: Int64[Tensor, "*replicates batch"] | None
     labels: Int64[Tensor, "*replicates batch"] | None
@@ -39,40 +40,40 @@ class Prediction(NamedTuple):
 
 
 class Classifier(LightningModule):
-    """Classifiers in which only the activation function varies: one for each seed, trained together.
+    """Classifiers that differ only in their seed, trained together, to compare activation functions.
 
     ``forward`` maps inputs ``(replicates, batch, *input_shape)``, such as images
     scaled to [0, 1], to logits ``(replicates, batch, classes)``; inputs without
     the first axis are given to every replicate. The loss is cross-entropy.
 
     Replicates do not mix. Each has its own initial weights, split and batch
-    order, which follow from its seed alone; gradients are clipped, training is
-    stopped and the best epoch is chosen for each by itself. One that diverges
-    changes no bit of the others.
+    order, which follow from its seed alone. Gradient clipping, early stopping and
+    the choice of the best epoch act on each replicate separately. A replicate
+    that diverges changes no bit of the others.
 
     Logs ``train/loss``, ``val/loss`` and ``test/loss`` in nats per example,
     ``val/acc`` and ``test/acc`` as a fraction of examples, and ``val/ece`` and
-    ``test/ece``, the expected calibration error over 15 bins of confidence, as
-    a fraction: the mean over replicates, and with ``_sd``, ``_min`` and
-    ``_max`` added to the name their spread, of those that have not diverged.
-    ``train/loss`` is the mean over the epoch while the weights change.
+    ``test/ece``, the expected calibration error over 15 bins of confidence, as a
+    fraction. Each is the mean over replicates that have not diverged; ``_sd``,
+    ``_min`` and ``_max`` after the name give their spread. ``train/loss`` is the
+    mean over the epoch while the weights change.
 
     Args:
-        activation: What is compared: a name ("python main.py activations" lists them), a class path, or a class
+        activation: Activation to compare: a name ("python main.py activations" lists them), a class path, or a class
             path with arguments.
-        network: What the activation is put into: TutorialCNN, MLP, ConvNet, ResNet20, or the class path of a
-            network that takes activation, input_shape and num_classes.
+        network: Network for the activation: TutorialCNN, MLP, ConvNet, ResNet20, or the class path of a network that
+            takes activation, input_shape and num_classes.
         optimizer: Class path of a torch optimiser, with arguments.
-        lr_scheduler: Class path of a torch learning-rate schedule, with arguments. It steps once an epoch;
-            OneCycleLR and CyclicLR step once a batch; ReduceLROnPlateau after each validation, by the val/loss of
-            one replicate only.
-        replicates: How many seeds to train together: seed, seed + 1, and so on.
-        stack_width: The most replicates to compute at once; unless set, chosen by device and size. Where memory runs
-            out, it is halved.
-        batch_keys: Keys of the images and the labels where batches are mappings with unusual names.
-        input_shape: Shape of one input, of any number of axes; of an image: channels, height, width.
-        num_classes: How many classes there are.
-        seed: Seed of the first replicate. It keys the initial weights and what the network draws while it trains.
+        lr_scheduler: Class path of a torch learning-rate schedule, with arguments. It steps once an epoch, but
+            OneCycleLR and CyclicLR step once a batch. ReduceLROnPlateau steps after each validation, by val/loss, and
+            takes one replicate only.
+        replicates: Number of seeds to train together: seed, seed + 1, and so on.
+        stack_width: Most replicates to compute at once; by default chosen by device and size. It is halved where
+            memory runs out.
+        batch_keys: Keys of the images and labels in batches that are mappings with unusual names.
+        input_shape: Shape of one input, with any number of axes; for an image: channels, height, width.
+        num_classes: Number of classes.
+        seed: Seed of the first replicate. It keys the initial weights and the network's draws in training.
 
     Raises:
         ValueError: A spec is wrong, the network does not fit the images, or it cannot be stacked.
@@ -113,14 +114,14 @@ class Classifier(LightningModule):
             for seed in self.seeds
         ]
         self.stack = Stack(networks, self.seeds, input_shape=self.input_shape, width=stack_width)
-        # Not stopped early; no buffer, because callbacks that average weights average those, too.
+        # Replicates not stopped early; not a buffer, because callbacks that average weights also average buffers.
         self.active = torch.ones(replicates, dtype=torch.bool)
         self.train_loss = MeanLoss(replicates)
         self.scores = nn.ModuleDict({part: Scores(replicates) for part in ("val", "test")})
         self.evaluated: dict[str, Tensor] = {}  # latest scores of every replicate, by name
 
     def describe(self) -> dict[str, Any]:
-        """The arguments, but for seed and width, in plain values; see `actbench.training.checkpoints`."""
+        """The arguments in plain values, without seed and width; see `actbench.training.checkpoints`."""
         return {
             "activation": self.activation.to_dict(),
             "network": self.network_spec.to_dict(),
@@ -132,7 +133,7 @@ class Classifier(LightningModule):
         } | ({"batch_keys": list(self.batch_keys)} if self.batch_keys else {})
 
     def replicate_scores(self) -> dict[str, Float[Tensor, " replicates"]]:
-        """Every replicate's latest scores by name, on the CPU."""
+        """Latest scores of every replicate by name, on the CPU."""
         scores = {"train/loss": self.train_loss.compute()} if self.train_loss.update_called else {}
         return {name: value.detach().cpu().view(len(self.seeds)) for name, value in (scores | self.evaluated).items()}
 
@@ -163,17 +164,17 @@ class Classifier(LightningModule):
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.train_loss.reset()  # a checkpoint of a whole epoch holds that epoch's sum
+            self.train_loss.reset()  # not at the epoch's end, whose checkpoint holds its sum
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = self._labelled(batch)[:2]
         rows = labels.shape[-1]
         share: float | Tensor = 1
-        if self.trainer.world_size > 1:  # before any return: it waits for the other devices
-            # Weighted by a device's rows over the mean of all, gradients, averaged over devices, are the batch's.
+        if self.trainer.world_size > 1:  # before any return, because it waits for the other devices
+            # With weights of a device's rows over the mean of all, the average of gradients is that of the batch.
             share = rows / self.trainer.strategy.reduce(torch.tensor(float(rows), device=self.device), reduce_op="mean")
-        if not rows:  # a last batch with fewer rows than devices leaves one without any
+        if not rows:  # a last batch may have fewer rows than there are devices
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
         replicates = self.active.nonzero().flatten().tolist()
 
@@ -194,7 +195,7 @@ class Classifier(LightningModule):
         self._score(batch, "test")
 
     def _labelled(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs, labels and rows of a batch that is trained on or scored."""
+        """Inputs, labels and row numbers of a batch; ValueError if it has no labels."""
         inputs, labels, rows = read_batch(batch, self.batch_keys)
         if labels is None:
             raise ValueError("a batch that is trained on or scored has no labels")
@@ -205,21 +206,21 @@ class Classifier(LightningModule):
         if labels.shape[-1]:
             logits = self(images)
             cast(Scores, self.scores[part]).update(logits, labels)
-            if self.trainer.state.fn != TrainerFn.FITTING:  # during a fit, nobody asks for the ensemble
+            if self.trainer.state.fn != TrainerFn.FITTING:  # a fit has no use for the ensemble
                 self.ensemble.update(logits, labels, rows)
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self._publish("val")
+        self._log_scores("val")
 
     @override
     def on_test_epoch_end(self) -> None:
-        self._publish("test")
+        self._log_scores("test")
 
-    def _publish(self, part: str) -> None:
-        """Log a part's scores, and keep each replicate's."""
+    def _log_scores(self, part: str) -> None:
+        """Log a part's scores, and store every replicate's."""
         metric = cast(Scores, self.scores[part])
-        # torchmetrics makes a single value a scalar.
+        # A view, because torchmetrics makes a single value a scalar.
         scores = {f"{part}/{name}": values.view(len(self.seeds)) for name, values in metric.compute().items()}
         metric.reset()
         if self.trainer.sanity_checking:
@@ -228,17 +229,17 @@ class Classifier(LightningModule):
         for name, values in scores.items():
             self._log(name, values, prog_bar=True)
         if self.trainer.state.fn != TrainerFn.FITTING:
-            self.ensemble.parts = [part for device in gather(self.ensemble.parts, self.trainer) for part in device]
+            self.ensemble.batches = [*chain.from_iterable(gather(self.ensemble.batches, self.trainer))]
             ensemble = self.ensemble.compute()
             self.log_dict({f"{part}/{name}_ensemble": value for name, value in ensemble.items()})
             return
-        # Lightning steps a plateau after it has written the epoch's checkpoint: a resumed run would miss a step.
+        # Lightning would step a plateau after the epoch's checkpoint, and a resumed run would miss that step.
         for schedule in self.trainer.lr_scheduler_configs:
             if isinstance(schedule.scheduler, ReduceLROnPlateau):
                 schedule.scheduler.step(scores["val/loss"].item())
 
     def _log(self, name: str, values: Float[Tensor, " replicates"], *, prog_bar: bool = False) -> None:
-        """Log the mean over replicates and, if there are several, their spread."""
+        """Log the mean over replicates, and the spread of several."""
         summary = summary_statistics(values)
         self.log(name, summary.pop("mean"), prog_bar=prog_bar)
         if len(self.seeds) > 1:
@@ -254,14 +255,14 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(parameter_groups(list(self.parameters()), self.optimizer))
         for group in optimizer.param_groups:
-            # On a processor torch would go through the parameters one by one.
+            # By default, torch loops over the parameters on a CPU.
             if group.get("foreach", False) is None and not group.get("fused"):
                 group["foreach"] = True
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         interval = "step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch"
-        # A plateau's steps are made here, after each validation; see _publish.
+        # _log_scores steps a plateau after each validation.
         schedule = {"scheduler": scheduler, "interval": interval, "reduce_on_plateau": False}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -288,12 +289,12 @@ class Classifier(LightningModule):
 
     @override
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        # Momentum and weight decay would move stopped replicates on without any gradient.
+        # Momentum and weight decay would change stopped replicates even without a gradient.
         stopped = ~self.active
         parameters = list(self.parameters()) if stopped.any() else []
-        kept = [parameter.detach()[stopped] for parameter in parameters]
+        before = [parameter.detach()[stopped] for parameter in parameters]
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        for parameter, values in zip(parameters, kept, strict=True):
+        for parameter, values in zip(parameters, before, strict=True):
             parameter.detach()[stopped] = values
 
     @override
@@ -313,7 +314,7 @@ class Classifier(LightningModule):
             "trainer": checkpoints.describe_trainer(self.trainer),
             "scores": {name: value.cpu() for name, value in self.evaluated.items()},
         }
-        # One description, and no path of this machine: Lightning's own hold the data's root.
+        # Lightning's own hyperparameters repeat the description and hold local paths.
         for name in ("hyper_parameters", "hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
             checkpoint.pop(name, None)
         self._move_paths(checkpoint, to_relative=True)
@@ -329,19 +330,19 @@ class Classifier(LightningModule):
         self._move_paths(checkpoint, to_relative=False)
 
     def _state(self) -> dict[str, Any]:
-        """What training goes on from besides weights: who has not stopped, and the sums of the epoch so far."""
+        """State of training besides the weights: active replicates, and the epoch's sums so far."""
         sums = {name: torch.as_tensor(value).cpu() for name, value in self.train_loss.metric_state.items()}
         return {"active": self.active.clone(), "train_loss": sums}
 
     def _move_paths(self, checkpoint: dict[str, Any], *, to_relative: bool) -> None:
-        """Write the paths in ModelCheckpoint's state relative to its folder, or back."""
+        """Make the paths in ModelCheckpoint's state relative to its folder, or absolute again."""
         states = checkpoint.get("callbacks", {})
         for callback in self.trainer.checkpoint_callbacks:
             key = callback.state_key
             if isinstance(callback, ModelCheckpoint) and callback.dirpath and key in states:
                 checkpoints.check_paths({} if to_relative else states[key])
-                pair = (str(callback.dirpath), "CHECKPOINTS")
-                states[key] = checkpoints.replace_folder(states[key], *(pair if to_relative else pair[::-1]))
+                folders = (str(callback.dirpath), "CHECKPOINTS")
+                states[key] = checkpoints.replace_folder(states[key], *(folders if to_relative else folders[::-1]))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -349,17 +350,17 @@ class Classifier(LightningModule):
     ) -> "Classifier":
         """The classifier of a checkpoint, with its weights. Runs no code from the file.
 
-        Its class paths may name what is in actbench, in torch, and in the
-        packages or modules of ``trust``.
+        Class paths in the file may name classes of actbench, of torch, and of the
+        packages or modules in ``trust``.
 
         Raises:
-            CheckpointError: The file is no checkpoint of actbench, is damaged, or names code that is not trusted.
+            CheckpointError: The file is damaged, not a checkpoint of actbench, or names code that is not trusted.
         """
         description = checkpoints.read_description(checkpoint_path, trust=trust)
         try:
             classifier = cls(**description["model"], seed=description["seed"])
             classifier.load_state_dict(checkpoints.load_checkpoint(checkpoint_path)["state_dict"])
-        except Exception as error:  # of any kind, in a class that is not ours
+        except Exception as error:  # users' classes raise errors of any kind
             raise checkpoints.CheckpointError(
                 f"{checkpoint_path} describes what cannot be built: {one_line(error)}"
             ) from error
@@ -367,17 +368,17 @@ class Classifier(LightningModule):
 
 
 def parameter_groups(parameters: list[nn.Parameter], optimizer: OptimizerSpec) -> list[dict[str, Any]]:
-    """Parameters of a stack in two groups: those for the fused form of torch's optimisers, and the rest.
+    """Parameters of a stack in two groups: for the fused form of torch's optimisers, and the rest.
 
     The fused form is the fastest, but it rounds the last few values of a tensor
-    otherwise, so that a replicate's result would depend on its place, unless the
-    values of each replicate fill whole vectors.
+    differently. A replicate's result would depend on its index unless the values
+    of each replicate fill whole vectors.
     """
     chosen = any(map(optimizer.init_args.get, ("foreach", "fused", "capturable", "differentiable")))
     fusible = optimizer.cls.__module__.startswith("torch.optim") and "fused" in signature(optimizer.cls).parameters
     if fusible and not chosen:
-        even = [parameter for parameter in parameters if parameter[0].numel() % VECTOR == 0]
+        fused = [parameter for parameter in parameters if parameter[0].numel() % VECTOR == 0]
         rest = [parameter for parameter in parameters if parameter[0].numel() % VECTOR]
-        if even and rest:
-            return [{"params": even, "fused": True}, {"params": rest}]
+        if fused and rest:
+            return [{"params": fused, "fused": True}, {"params": rest}]
     return [{"params": parameters}]

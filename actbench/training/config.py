@@ -1,8 +1,8 @@
-"""The one configuration: a composed mapping, parsed and built by LightningCLI.
+"""The configuration of a run: a composed mapping, parsed and built by LightningCLI.
 
-A command line, an arm of a study and the description in a checkpoint are all
+A command line, an arm of a study and the description in a checkpoint are each
 composed into a mapping (`actbench.specs.compose`), parsed here by one parser, and
-written down in one canonical form. A cell of a study is therefore a ``fit``.
+written in one canonical form. A cell of a study is therefore a ``fit``.
 """
 
 import copy
@@ -29,15 +29,15 @@ from actbench.training.classifier import Classifier
 from actbench.training.lightning_alias import use_one_lightning
 
 DEFAULTS = {"activation": "relu", "network": "TutorialCNN", "optimizer": "torch.optim.Adam"}
-LINKED = {  # arguments of our datasets that follow from the run, and where the run has them
-    "seed": "the seed of a run is one, that of --seed_everything",
-    "replicates": "as many as --model.replicates",
+LINKED = {  # arguments of our datasets that follow from options of the run
+    "seed": "a run has one seed, that of --seed_everything",
+    "replicates": "its value is that of --model.replicates",
 }
 TRAINER_DEFAULTS = {
     "max_epochs": 100,
     "log_every_n_steps": 1,
     "enable_model_summary": False,
-    "deterministic": "warn",  # as far as torch can: on a processor it cost nothing measurable
+    "deterministic": "warn",  # as far as torch can; on a CPU it has no measurable cost
 }
 LIGHTNINGS = defaults_of(Trainer)
 
@@ -45,7 +45,7 @@ use_one_lightning()
 
 
 class OneLineParser(LightningArgumentParser):
-    """Parser whose errors are one line."""
+    """Parser with errors of one line."""
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -53,8 +53,8 @@ class OneLineParser(LightningArgumentParser):
         unknown = re.search(r"(?:Group '(?P<group>[\w.]+)' does not accept option|Option) '(?P<name>[\w.+]+)'", text)
         if unknown:
             name = f"{unknown['group']}.{unknown['name']}" if unknown["group"] else unknown["name"]
-            near = difflib.get_close_matches(name, [action.dest for action in self._actions], n=3, cutoff=0.7)
-            hint = f"; did you mean {' or '.join(f'--{option}' for option in near)}?" if near else ""
+            close = difflib.get_close_matches(name, [action.dest for action in self._actions], n=3, cutoff=0.7)
+            hint = f"; did you mean {' or '.join(f'--{option}' for option in close)}?" if close else ""
             text = f"unknown option --{name}{hint}"
         raise UsageError(text) from ex
 
@@ -62,15 +62,15 @@ class OneLineParser(LightningArgumentParser):
 class BenchCLI(LightningCLI):
     """LightningCLI for one command, from a composed config.
 
-    A parser is built once a process, because a study parses each of its arms.
+    Each command's parser is built once per process, because a study parses every arm.
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        config: The composed config; see `compose`. Without one, only the parser is built.
-        build: Whether DataModule, model and Trainer are built; ``canonical`` is there without them.
+        config: The composed config; see `compose`. Without it, only the parser is built.
+        build: Whether to build DataModule, model and Trainer; ``canonical`` is set without them.
 
     Raises:
-        ValueError: An option is unknown or does not fit. One line.
+        ValueError: An option is unknown or has a wrong value. One line.
     """
 
     parsers: ClassVar[dict[str, LightningArgumentParser]] = {}
@@ -96,14 +96,14 @@ class BenchCLI(LightningCLI):
     def setup_parser(self, *args: Any) -> None:
         if self.command not in BenchCLI.parsers:
             super().setup_parser(False, {"description": _get_short_description(getattr(Trainer, self.command))}, {})
-            # Checkpoints are always read without running code, predictions always kept, and scores always shown.
+            # Checkpoints are always read safely, predictions always returned, and scores always shown.
             skipped = self.subcommands()[self.command] | {"weights_only", "return_predictions", "verbose"}
             self.parser.add_method_arguments(Trainer, self.command, skip=skipped)
             if self.command == "predict":
                 self.parser.add_argument(
                     "--output",
                     type=str | None,
-                    help="The table's file, .csv or .parquet (default: predictions.csv beside the checkpoint).",
+                    help="File of the table, .csv or .parquet (default: predictions.csv beside the checkpoint).",
                 )
             BenchCLI.parsers[self.command] = self.parser
         self.parser = BenchCLI.parsers[self.command]
@@ -114,25 +114,25 @@ class BenchCLI(LightningCLI):
             "--seed_everything",
             type=NonNegativeInt,
             default=0,
-            help="Seed of the run: keys initial weights, split, batch order, augmentation and dropout.",
+            help="Seed of the run, which keys initial weights, split, batch order, augmentation and dropout.",
         )
         parser.add_argument(
             "--vary",
             type=list[Source],
             default=list(SOURCES),
-            help="Sources of randomness that differ from replicate to replicate: all of init, split, order, "
-            "augmentation and dropout unless said. The others are those of the first replicate.",
+            help="Sources of randomness that differ between replicates, by default all: init, split, order, "
+            "augmentation and dropout. Replicates share the others with the first replicate.",
         )
         parser.add_argument(
             "--trust",
             type=str | None,
-            help="Modules, separated by commas, whose classes a checkpoint may name; also ACTBENCH_TRUST.",
+            help="Modules, separated by commas, whose classes a checkpoint may name. ACTBENCH_TRUST adds more.",
         )
 
     @override
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        follows = {"seed", "input_shape", "num_classes"}  # from the run and its data, when the model is built
-        parser.add_class_arguments(Classifier, "model", skip=follows, sub_configs=True, instantiate=False)
+        linked = {"seed", "input_shape", "num_classes"}  # set by the run and its data when the model is built
+        parser.add_class_arguments(Classifier, "model", skip=linked, sub_configs=True, instantiate=False)
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
@@ -144,9 +144,9 @@ class BenchCLI(LightningCLI):
         self.config = Namespace()  # type: ignore[no-untyped-call]
         if self.given is not None:
             given = with_defaults(self.given)
-            self.config = parser.parse_object(copy.deepcopy(given))  # which it changes
+            self.config = parser.parse_object(copy.deepcopy(given))  # the parser changes its input
             settle(self.config, given)
-            # A limit of 3 is three batches, and jsonargparse may make 3.0 of it, three times all of them.
+            # A limit of 3 means three batches; jsonargparse may turn it into 3.0, three times all batches.
             settle_arguments(Trainer, vars(self.config.trainer), given["trainer"])
             self.canonical = canonical(self.config, given)
 
@@ -156,19 +156,19 @@ class BenchCLI(LightningCLI):
             seed_everything(self.config.seed_everything, verbose=False)
 
     def build_data(self) -> Any:
-        """The DataModule alone, adopted: its batches are shared by all replicates if it is not ours."""
+        """The DataModule alone; all replicates share one that is not actbench's own."""
         config = self.config.clone()
         if is_ours(config.data.class_path):
             config.data.init_args.seed = config.seed_everything
             config.data.init_args.replicates = config.model.replicates
 
-        def made() -> Any:
+        def instantiate() -> Any:
             return self.parser.instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
 
         keys = config.model.batch_keys
-        built = adopt(made(), keys=keys, again=lambda: ForeignData(made(), keys=keys))
-        built.description = self.canonical["data"]
-        return built
+        datamodule = adopt(instantiate(), keys=keys, again=lambda: ForeignData(instantiate(), keys=keys))
+        datamodule.description = self.canonical["data"]
+        return datamodule
 
     @override
     def instantiate_classes(self) -> None:
@@ -187,19 +187,19 @@ class BenchCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def own_callbacks(self) -> list[Callback]:
-        """Callbacks of the config."""
+        """Callbacks from the config."""
         callbacks = self.config_init.trainer.callbacks or []
         return [*callbacks] if isinstance(callbacks, list) else [callbacks]
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A composed config in which arguments that were given without a class have the default class, if there is one."""
+    """A composed config in which arguments without a class are given to the default class, if there is one."""
     if "study" in config:
         raise UsageError("--config has a section 'study', which `compare` runs")
     for name in {"optimizer", "lr_scheduler"} & set(config):
         raise UsageError(f"--{name}: the {name} belongs to the model, so that it is saved with it: use --model.{name}")
     model, trainer = dict(config.get("model") or {}), dict(config.get("trainer") or {})
-    chosen = {"class_path": "actbench.data.Digits", **(config.get("data") or {})}
+    dataset = {"class_path": "actbench.data.Digits", **(config.get("data") or {})}
     for name in SPEC_NAMES:
         value = model.get(name)
         if isinstance(value, Mapping) and "class_path" not in value:
@@ -209,47 +209,47 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
             model[name] = {"class_path": DEFAULTS[name], **value}
         elif value is None and name in DEFAULTS:
             model.pop(name, None)
-    check_dataset(chosen)
-    ended = [name for name in ("max_steps", "max_time") if str(trainer.get(name)) not in ("None", "null", "-1")]
-    if ended and trainer.get("max_epochs") is None:
-        trainer["max_epochs"] = -1  # as in Lightning: epochs do not end it
-    return {**config, "trainer": trainer, "model": model, "data": chosen}
+    check_dataset(dataset)
+    limited = any(str(trainer.get(name)) not in ("None", "null", "-1") for name in ("max_steps", "max_time"))
+    if limited and trainer.get("max_epochs") is None:
+        trainer["max_epochs"] = -1  # no limit, as in Lightning
+    return {**config, "trainer": trainer, "model": model, "data": dataset}
 
 
-def check_dataset(chosen: Mapping[str, Any]) -> None:
-    """Refuse, with a UsageError, a dataset without a known name, or with arguments that follow from the run."""
-    path = str(chosen["class_path"])
+def check_dataset(dataset: Mapping[str, Any]) -> None:
+    """Raise UsageError for a dataset with an unknown name, or with arguments that follow from the run."""
+    path = str(dataset["class_path"])
     if "." not in path:
-        known = [cls.__name__ for cls in data.DATASETS]
-        near = difflib.get_close_matches(path.lower(), map(str.lower, known), n=3, cutoff=0.5)
-        hint = [name for name in known if name.lower() in near] or known
+        names = [cls.__name__ for cls in data.DATASETS]
+        close = difflib.get_close_matches(path.lower(), map(str.lower, names), n=3, cutoff=0.5)
+        hint = [name for name in names if name.lower() in close] or names
         raise UsageError(f"--data: unknown dataset '{path}'; give a class path or one of {', '.join(hint)}")
-    for name, source in LINKED.items() if is_ours(path) else ():
-        if name in (chosen.get("init_args") or {}):
-            raise UsageError(f"--data.{name}: {source}")
+    for name, reason in LINKED.items() if is_ours(path) else ():
+        if name in (dataset.get("init_args") or {}):
+            raise UsageError(f"--data.{name}: {reason}")
 
 
 def is_ours(class_path: str) -> bool:
-    """Whether a class path names one of our datasets, or a user's that is made as they are."""
+    """Whether a class path names a dataset of actbench, or a user's subclass of `ImageData`."""
     try:
         return issubclass(import_object(class_path), ImageData)
-    except Exception:  # of any kind, in a module of the user's; the parser will say what is wrong
+    except Exception:  # users' modules raise errors of any kind; the parser will say what is wrong
         return False
 
 
 def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A fit's config as it is written down everywhere: in config.yaml, checkpoints, records and pages.
+    """A fit's config in the form of config.yaml, checkpoints, records and pages. Parsing it gives it again.
 
-    Every setting of model and data that a config can hold is there, and those
-    of the Trainer that are not Lightning's defaults. Parsing it gives it again.
-    ``given`` is the composed config `with_defaults`, and ``parsed`` has the types that its classes ask for.
+    It holds every setting of model and data that a config can hold, and the
+    settings of the Trainer that are not Lightning's defaults. ``given`` is the
+    composed config `with_defaults`, and ``parsed`` the parser's result.
     """
     model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}
-    others = {name: written(parsed.model[name]) for name in ("replicates", "stack_width", "batch_keys")}
-    model |= {name: value for name, value in others.items() if value is not None}
-    chosen = written(parsed.data, given["data"])
-    if is_ours(chosen["class_path"]):
-        chosen["init_args"] = without(chosen.get("init_args", {}), *LINKED)
+    options = {name: written(parsed.model[name]) for name in ("replicates", "stack_width", "batch_keys")}
+    model |= {name: value for name, value in options.items() if value is not None}
+    dataset = written(parsed.data, given["data"])
+    if is_ours(dataset["class_path"]):
+        dataset["init_args"] = without(dataset.get("init_args", {}), *LINKED)
     trainer = {
         name: written(value, given["trainer"].get(name, ABSENT))
         for name, value in vars(parsed.trainer).items()
@@ -260,9 +260,9 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     seeds: dict[str, Any] = {"seed_everything": int(parsed.seed_everything)}
     if set(parsed.vary) < set(SOURCES):
         seeds["vary"] = [source for source in SOURCES if source in parsed.vary]
-    return {**seeds, "trainer": trainer, "model": model, "data": chosen}
+    return {**seeds, "trainer": trainer, "model": model, "data": dataset}
 
 
 def library_versions() -> str:
-    """Versions of what a run's results rest on."""
+    """Versions of actbench and the libraries that determine a run's results."""
     return f"actbench {__version__}, torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')}"

@@ -1,4 +1,4 @@
-"""One replicate as a plain network, in a file that runs without actbench."""
+"""Export of one replicate as a plain network, in a file that runs without actbench."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -16,24 +16,24 @@ Run = Callable[[Tensor], Tensor]
 
 
 class ExportError(ValueError):
-    """A replicate cannot be exported; one line."""
+    """A replicate cannot be exported. One line."""
 
 
 def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None:
-    """Write a replicate's network, and check the file against the stack's own outputs.
+    """Write a replicate's network, and compare the file's outputs with the stack's.
 
-    It maps images ``(batch, channels, height, width)``, scaled to [0, 1], to
-    logits ``(batch, classes)``, as it does when it is tested, for a batch of any
+    The exported network maps images ``(batch, channels, height, width)``, scaled
+    to [0, 1], to logits ``(batch, classes)`` in evaluation mode, for any batch
     size.
 
     Args:
-        classifier: The stack.
-        replicate: Number of the replicate, from 0.
-        path: The file: ``.pt2`` for `torch.export.load`, ``.onnx`` for ONNX.
+        classifier: Classifier with the replicate.
+        replicate: Index of the replicate, from 0.
+        path: File to write: ``.pt2`` for `torch.export.load`, ``.onnx`` for ONNX.
 
     Raises:
-        ExportError: There is no such replicate or format, ONNX is not installed, the network cannot be exported, or
-            the file gives other outputs than the stack. No file is left.
+        ExportError: The replicate or format does not exist, ONNX is not installed, the network cannot be exported, or
+            the file's outputs differ from the stack's. No file is left.
         OSError: The file cannot be written.
     """
     if not 0 <= replicate < len(classifier.seeds):
@@ -50,7 +50,7 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
         with whole(path) as unfinished:
             run = FORMATS[path.suffix](network, images, unfinished)
             classifier.eval()
-            # Another number of images than it was exported with, because the size of a batch must not be fixed.
+            # Also another batch size than in the export, because the size must not be fixed.
             for batch in (images, images[:1]):
                 exported, expected = run(batch), classifier.stack(batch)[replicate]
                 if not torch.allclose(exported, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
@@ -63,9 +63,9 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
 
 
 def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:
-    """Write a network as a program of torch's own operators; returns what the file runs."""
+    """Write a network as a program of torch operators; returns the loaded program."""
     program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    buffer = BytesIO()  # where a disk is full, torch's own writer ends the process
+    buffer = BytesIO()  # torch's own writer ends the process when a disk is full
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getvalue())
     loaded: Run = torch.export.load(path).module()
@@ -73,8 +73,8 @@ def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:
 
 
 def write_onnx(network: nn.Module, images: Tensor, path: Path) -> Run:
-    """Write a network as an ONNX graph with input ``images`` and output ``logits``; returns what the file runs."""
-    import onnxruntime  # here: it belongs to the extra actbench[onnx]
+    """Write a network as an ONNX graph with input ``images`` and output ``logits``; returns the loaded graph."""
+    import onnxruntime  # here, because only the extra actbench[onnx] installs it
 
     torch.onnx.export(
         network,

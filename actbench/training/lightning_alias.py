@@ -1,7 +1,7 @@
-"""One Lightning under two names: ``lightning.pytorch`` is ``pytorch_lightning`` here.
+"""An alias that makes ``lightning.pytorch`` the same module as ``pytorch_lightning``.
 
 The packages `lightning` and `pytorch_lightning` hold the same code twice, and
-neither takes the other's classes. User code may import either.
+neither accepts the other's classes. User code may import either.
 """
 
 import importlib
@@ -17,7 +17,7 @@ NAMES = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lightnin
 
 
 class Alias(MetaPathFinder, Loader):
-    """Finds modules of `lightning` in the packages that have the same code."""
+    """Finds modules of `lightning` in the packages with the same code."""
 
     @override
     def find_spec(
@@ -40,6 +40,6 @@ class Alias(MetaPathFinder, Loader):
 
 
 def use_one_lightning() -> None:
-    """Let ``import lightning`` give the classes of `pytorch_lightning`, unless it has been imported already."""
+    """Let ``import lightning`` give the classes of `pytorch_lightning`, unless `lightning` is already imported."""
     if "lightning.pytorch" not in sys.modules and not any(isinstance(finder, Alias) for finder in sys.meta_path):
         sys.meta_path.insert(0, Alias())

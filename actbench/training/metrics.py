@@ -1,4 +1,4 @@
-"""What is measured: loss, accuracy and calibration of each replicate, and of all as an ensemble."""
+"""Metrics: loss, accuracy and calibration of each replicate, and of their ensemble."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ BINS = 15  # of confidence, for the calibration error
 
 
 class MeanLoss(Metric):
-    """Mean of the losses of each replicate's rows, in nats."""
+    """Mean loss of each replicate over its rows, in nats."""
 
     full_state_update = False
     total: Tensor
@@ -27,7 +27,7 @@ class MeanLoss(Metric):
 
     @override
     def update(self, means: Float[Tensor, " replicates"], rows: int, active: Bool[Tensor, " replicates"]) -> None:
-        """Add a batch of so many rows: the mean of each replicate that is active."""
+        """Add the mean losses of a batch with this number of rows, for active replicates only."""
         self.total += torch.where(active, means * rows, 0)
         self.rows += active * rows
 
@@ -37,7 +37,7 @@ class MeanLoss(Metric):
 
 
 class Scores(Metric):
-    """Mean loss in nats, accuracy, and expected calibration error over 15 bins of confidence, of each replicate.
+    """Mean loss in nats, accuracy, and expected calibration error over 15 bins of confidence, for each replicate.
 
     Source:
         Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, ICML, equation 3.
@@ -82,16 +82,16 @@ class Scores(Metric):
 
 
 class Ensemble:
-    """Scores of the mean probability of all replicates that were not trained on an image.
+    """Scores of the mean probability over replicates.
 
-    Where each replicate has a split of its own, an image is in the test part of
-    some only: the mean is over those. A replicate that has diverged to NaN takes no part.
-    ``device`` is the number of this device, among several.
+    If each replicate has its own split, an image is in the test part of some
+    replicates, and the mean is over those. A replicate that has diverged to NaN
+    is left out. ``device`` is the rank of this device among several.
     """
 
     def __init__(self, device: int = 0) -> None:
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, labels, probabilities
-        self.seen = device << 40  # images without a row number get one that no other device gives
+        self.batches: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, labels, probabilities
+        self.next_row = device * 2**40  # of images without a row number; no other device gives the same
 
     def update(
         self,
@@ -99,31 +99,30 @@ class Ensemble:
         labels: Int64[Tensor, "*replicates batch"],
         rows: Int64[Tensor, "replicates batch"] | None,
     ) -> None:
-        """Add a batch; without ``rows``, it is of new images, the same for all replicates."""
+        """Add a batch; without ``rows``, its images are new, and all replicates share them."""
         if rows is None:
-            rows = torch.arange(self.seen, self.seen + logits.shape[1], device=logits.device).expand(logits.shape[:2])
-            self.seen += logits.shape[1]
-        known = ~logits.isnan().any(2)
-        labels = labels.expand(known.shape)
-        self.parts.append((rows[known].cpu(), labels[known].cpu(), logits[known].softmax(1).cpu()))
+            rows = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2]) + self.next_row
+            self.next_row += logits.shape[1]
+        valid = ~logits.isnan().any(2)
+        labels = labels.expand(valid.shape)
+        self.batches.append((rows[valid].cpu(), labels[valid].cpu(), logits[valid].softmax(1).cpu()))
 
     def compute(self) -> dict[str, float]:
-        """Loss, accuracy and calibration error, and ``members``: how many replicates spoke of an image, on average."""
-        rows, labels, probability = (torch.cat(column) for column in zip(*self.parts, strict=True))
-        images, place, members = torch.unique(rows, return_inverse=True, return_counts=True)
+        """Loss, accuracy, calibration error, and ``members``, the mean number of replicates for an image."""
+        rows, labels, probability = (torch.cat(column) for column in zip(*self.batches, strict=True))
+        images, index, members = torch.unique(rows, return_inverse=True, return_counts=True)
         if not len(images):
             return dict.fromkeys(("loss", "acc", "ece"), torch.nan) | {"members": 0.0}
-        mean = probability.new_zeros(len(images), probability.shape[1]).index_add_(0, place, probability)
-        truth = labels.new_zeros(len(images)).index_copy_(0, place, labels)
+        mean = probability.new_zeros(len(images), probability.shape[1]).index_add_(0, index, probability)
+        truth = labels.new_zeros(len(images)).index_copy_(0, index, labels)
         scores = Scores(1)
         scores.update((mean / members[:, None]).log()[None], truth)
-        return {name: value.item() for name, value in scores.compute().items()} | {
-            "members": members.float().mean().item()
-        }
+        results = {name: value.item() for name, value in scores.compute().items()}
+        return results | {"members": members.float().mean().item()}
 
 
 def gather(value: Any, trainer: Trainer) -> list[Any]:
-    """The value that each device has."""
+    """The values of all devices."""
     values = [value] * trainer.world_size
     if trainer.world_size > 1:
         torch.distributed.all_gather_object(values, value)
@@ -131,9 +130,9 @@ def gather(value: Any, trainer: Trainer) -> list[Any]:
 
 
 def summary_statistics(values: Float[Tensor, " replicates"]) -> dict[str, float]:
-    """Mean, standard deviation, least and largest of the values that are finite; NaN if there is none.
+    """Mean, standard deviation, minimum and maximum of the finite values; NaN if there are none.
 
-    The standard deviation is that of a sample, and 0 of one value.
+    The standard deviation is that of a sample, and 0 for one value.
     """
     finite = values[values.isfinite()].double()
     if not len(finite):

@@ -1,4 +1,4 @@
-"""Tables of predictions: one row an image and replicate."""
+"""Tables of predictions, with one row per image and replicate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ FORMATS: Mapping[str, Callable[[pl.DataFrame, Path], None]] = {
 
 
 def prediction_table(predictions: Sequence[Prediction], seeds: Sequence[int]) -> pl.DataFrame:
-    """One row an image and replicate, in order of ``seed`` and ``index``.
+    """One row per image and replicate, sorted by ``seed`` and ``index``.
 
-    Columns: ``seed``, the replicate's; ``index``, the image's place in its
-    dataset; ``label``, the true class, if it is known; ``predicted``, the most
-    probable class; ``probability_0``, ``probability_1``, ...
+    Columns: ``seed`` of the replicate; ``index`` of the image in its dataset;
+    ``label``, the true class, if it is known; ``predicted``, the most probable
+    class; ``probability_0``, ``probability_1``, ...
     """
     probability = torch.cat([batch.probabilities for batch in predictions], dim=1)
     shape = probability.shape[:2]
@@ -33,13 +33,13 @@ def prediction_table(predictions: Sequence[Prediction], seeds: Sequence[int]) ->
         "label": label,
         "predicted": probability.argmax(2),
     }
-    columns |= {f"probability_{place}": column for place, column in enumerate(probability.unbind(2))}
+    columns |= {f"probability_{label}": column for label, column in enumerate(probability.unbind(2))}
     table = {name: c.expand(shape).flatten().numpy() for name, c in columns.items() if c is not None}
     return pl.DataFrame(table).sort("seed", "index")
 
 
 def predicted_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Scores of each replicate, and of the ensemble, of predictions whose labels are known; else empty."""
+    """Scores of each replicate and of their ensemble; empty if a batch has no labels."""
     scores, ensemble = Scores(len(predictions[0].probabilities)), Ensemble()
     for batch in predictions:
         if batch.labels is None:
@@ -51,13 +51,13 @@ def predicted_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch
     return each, {f"{name}_ensemble": value for name, value in ensemble.compute().items()}
 
 
-def concatenated(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    """The parts as one tensor, None if one is missing."""
-    known = [part for part in parts if part is not None]
-    return torch.cat(known, dim=-1) if len(known) == len(parts) else None
+def concatenated(batches: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """The batches as one tensor; None if one of them is missing."""
+    known = [batch for batch in batches if batch is not None]
+    return torch.cat(known, dim=-1) if len(known) == len(batches) else None
 
 
 def write_predictions(predictions: Sequence[Prediction], seeds: Sequence[int], path: Path) -> None:
-    """Write the table, whole or not at all, in the format that the file's ending names; see `FORMATS`."""
+    """Write the table completely or not at all, in the format of the file's suffix; see `FORMATS`."""
     with whole(path) as unfinished:
         FORMATS[path.suffix](prediction_table(predictions, seeds), unfinished)

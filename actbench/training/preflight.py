@@ -1,4 +1,4 @@
-"""What would fail in the middle of a fit, refused by a MisconfigurationException before its first step."""
+"""Checks before a fit's first step; MisconfigurationException for settings that would fail later."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from actbench.data import ImageData, RowBatches
 
-OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # who knows how many steps there will be
+OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # these decide the number of steps
 
 
 def check_precision(trainer: Trainer, replicates: int) -> None:
@@ -23,7 +23,7 @@ def check_precision(trainer: Trainer, replicates: int) -> None:
 
 
 def check_plateau(trainer: Trainer, max_epochs: int | None, val_every: int | None) -> None:
-    """Refuse a schedule that waits for a val/loss that never comes, as where ``val_every`` is over ``max_epochs``."""
+    """Refuse ReduceLROnPlateau if nothing is validated, for example because ``val_every`` exceeds ``max_epochs``."""
     waits = any(isinstance(config.scheduler, ReduceLROnPlateau) for config in trainer.lr_scheduler_configs)
     never = max_epochs not in (None, -1) and (val_every or 0) > (max_epochs or 0)
     if waits and (never or not trainer.enable_validation):
@@ -34,10 +34,10 @@ def check_plateau(trainer: Trainer, max_epochs: int | None, val_every: int | Non
 
 
 def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> None:
-    """Refuse a schedule that ends before the training does, unless a callback decides when that is.
+    """Refuse a schedule that ends before training does, unless a callback decides when training ends.
 
-    In a study, the training has ``study_steps`` optimiser steps, and a schedule that is too long is refused, too: one
-    arm would be cut off in the middle of it.
+    In a study, training has ``study_steps`` optimiser steps, and a schedule that is too long is also refused, because
+    it would be cut off.
     """
     if any(isinstance(callback, OPEN_ENDED) for callback in getattr(trainer, "callbacks", [])):
         return
@@ -55,13 +55,13 @@ def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> Non
 
 
 def check_last_batch(trainer: Trainer, classifier: Any) -> None:
-    """Refuse a last batch of an epoch that is too small for the network, as one image is for BatchNorm."""
+    """Refuse an epoch's last batch that is too small for the network, as one image is for BatchNorm."""
     loader: Any = trainer.train_dataloader
     sampler: Any = loader if isinstance(loader, RowBatches) else getattr(loader, "batch_sampler", None)
     try:
-        rows, whole = loader.rows.shape[1] if sampler is loader else len(sampler.sampler), sampler.batch_size
-        last = 0 if sampler.drop_last or trainer.num_training_batches < len(loader) else rows % whole
-    except (AttributeError, TypeError):  # how long its batches are is the loader's own affair
+        rows, batch_size = loader.rows.shape[1] if sampler is loader else len(sampler.sampler), sampler.batch_size
+        last = 0 if sampler.drop_last or trainer.num_training_batches < len(loader) else rows % batch_size
+    except (AttributeError, TypeError):  # the loader does not tell the size of its batches
         return
     if not last:
         return
@@ -70,18 +70,18 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):
             network(inputs)
-    except Exception as error:  # of any kind, in what is not ours
+    except Exception as error:  # users' classes raise errors of any kind
         ours = isinstance(getattr(trainer, "datamodule", None), ImageData)
         drop = "set data.drop_last to true" if ours else "give its DataLoader drop_last=True"
         raise MisconfigurationException(
-            f"the last of {len(loader):,} batches has {last} of {whole} rows, with which {type(network).__name__} "
+            f"the last of {len(loader):,} batches has {last} of {batch_size} rows, with which {type(network).__name__} "
             f"fails: {' '.join(str(error).split())}; {drop}, or choose another batch size"
         ) from error
 
 
 def epochs_of(trainer: Mapping[str, Any], epoch_steps: float) -> float | None:
-    """Epochs of a training by the settings of its Trainer; None if time alone or a callback ends it."""
+    """Epochs of a training with these Trainer settings; None if only time or a callback ends it."""
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
-    if epochs is None:  # what Lightning takes it for
+    if epochs is None:  # Lightning's default
         epochs = 1000 if steps == -1 and not trainer.get("max_time") else -1
     return min((limit for limit in (epochs, steps / epoch_steps) if limit >= 0), default=None)

@@ -1,4 +1,4 @@
-"""How a processor is used: its threads and its memory."""
+"""Use of the CPU: threads and memory."""
 
 import ctypes
 import gc
@@ -13,20 +13,20 @@ from pytorch_lightning.utilities import rank_zero_info
 from actbench.training.classifier import Classifier
 from actbench.training.stack import Stack
 
-SMALL = 2e7
-"""Multiply-adds of what is computed at once below which one thread is used.
+THREADED_WORK = 2e7
+"""Multiply-adds computed at once from which more than one thread is used.
 
-With fewer, a second thread gained a quarter at most on an idle machine, and
-lost up to a factor of 20 on a busy one: threads wait for one another.
+With fewer, a second thread gained at most a quarter on an idle machine and lost
+up to a factor of 20 on a busy one, because threads wait for one another.
 """
 
 
 def keep_memory() -> None:
-    """Let the C library keep freed memory for the next step, where it is glibc.
+    """Let glibc, where it is the C library, keep freed memory for the next step.
 
-    Unless told, it hands blocks of more than some megabytes back to the system
-    and asks for them again at every step, at the price of clearing every page:
-    a tenth of a stack's time on the digits, a quarter of ConvNet's on MNIST.
+    By default it returns blocks of more than some megabytes to the system and
+    requests them again at every step. Clearing their pages takes a tenth of a
+    stack's time on the digits, and a quarter of ConvNet's on MNIST.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
@@ -35,7 +35,7 @@ def keep_memory() -> None:
 
 
 def forget_peak_memory(device: torch.device) -> bool:
-    """Have `peak_memory_mb` begin anew, without what was freed; False where that cannot be, as off Linux and GPUs."""
+    """Reset `peak_memory_mb` to the memory now in use; False where that is impossible, as on a CPU without Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
@@ -50,7 +50,7 @@ def forget_peak_memory(device: torch.device) -> bool:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory of this process, or of the GPU's tensors, since it was forgotten, in MiB."""
+    """Peak memory of this process, or of tensors on the GPU, since the last reset, in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
@@ -58,22 +58,22 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fitting_threads(stack: Stack, batch_size: int, devices: int = 1) -> int:
-    """As many threads as batches of this size can keep busy, if so many devices share the processor."""
-    return 1 if work_at_once(stack, batch_size) < SMALL else max(1, available_cores() // devices)
+    """Number of threads that batches of this size can keep busy, if this many devices share the CPU."""
+    return 1 if work_at_once(stack, batch_size) < THREADED_WORK else max(1, available_cores() // devices)
 
 
 def work_at_once(stack: Stack, batch_size: int) -> float:
-    """Multiply-adds of what a processor computes at once."""
+    """Multiply-adds that a CPU computes at once."""
     return stack.multiply_adds * batch_size * stack.chunk_width(batch_size, torch.device("cpu"))
 
 
 def choose_threads(trainer: Trainer, model: Classifier, datamodule: LightningDataModule) -> None:
-    """On a processor, use as many threads as the network can keep busy, and say so. OMP_NUM_THREADS overrides."""
+    """On a CPU, set the number of threads that the network can keep busy, and report it. OMP_NUM_THREADS overrides."""
     if trainer.strategy.root_device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return
     batch_size = getattr(datamodule, "batch_size", 64)

@@ -646,7 +646,7 @@ WRONG = {
     "optimizer's place": ("fit --optimizer torch.optim.SGD", r"use --model.optimizer"),
     "schedule's place": ("fit --lr_scheduler.gamma 1", r"use --model.lr_scheduler"),
     "argument without class": ("fit --model.lr_scheduler.gamma 1", r"give --model.lr_scheduler too"),
-    "two seeds": ("fit --data.seed 3", r"--data.seed: the seed of a run is one, that of --seed_everything"),
+    "two seeds": ("fit --data.seed 3", r"--data.seed: a run has one seed, that of --seed_everything"),
     "seed of the model": ("fit --model.seed 3", r"unknown option --model.seed"),
     "too few images": ("fit --data FakeImages --data.rows 12", r"val part of FakeImages has no image of class"),
     "learning rate": ("fit --model.optimizer.lr -1", r"Invalid learning rate: -1"),
@@ -757,7 +757,7 @@ def test_scoring_a_stack_shows_each_replicate_the_spread_and_the_ensemble(actben
     [
         ("test --model.replicates 4", "--model.replicates contradicts the checkpoint, which has 3, not 4"),
         ("fit", "no fit can go on from .*best.ckpt"),
-        ("test --data.replicates 3", "--data.replicates: as many as --model.replicates"),
+        ("test --data.replicates 3", "--data.replicates: its value is that of --model.replicates"),
         ("fit --model.replicates 0", "replicates must be at least 1, got 0"),
     ],
 )

@@ -151,7 +151,7 @@ def test_the_hash_follows_from_all_that_matters():
         ({"trainer": {"devices": [0, 1]}}, "a cell runs on one device"),
         ({"trainer": {"num_nodes": 2}}, "trainer.num_nodes: a cell runs on one device"),
         ({"data": "Digitz"}, "unknown dataset 'Digitz'"),
-        ({"data": {"class_path": "Digits", "init_args": {"seed": 3}}}, "--data.seed: the seed of a run is one"),
+        ({"data": {"class_path": "Digits", "init_args": {"seed": 3}}}, "--data.seed: a run has one seed"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(config, message):

@@ -61,7 +61,7 @@ def test_images_without_row_numbers_are_not_mixed_between_devices():
     devices[1].update(logits[:, 250:], labels[0, 250:], None)
 
     whole = Ensemble()
-    whole.parts = [part for device in devices for part in device.parts]
+    whole.batches = [batch for device in devices for batch in device.batches]
     scores = whole.compute()
 
     mean = logits.softmax(2).mean(0)
