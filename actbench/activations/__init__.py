@@ -22,7 +22,6 @@ from actbench.activations.fixed import Logish as Logish
 from actbench.activations.fixed import NLReLU as NLReLU
 from actbench.activations.fixed import Phish as Phish
 from actbench.activations.fixed import QuickGELU as QuickGELU
-from actbench.activations.fixed import RReLU as RReLU
 from actbench.activations.fixed import Serf as Serf
 from actbench.activations.fixed import Sine as Sine
 from actbench.activations.fixed import SmeLU as SmeLU

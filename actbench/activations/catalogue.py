@@ -108,7 +108,12 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
             "min(6, max(0, x))",
             "Krizhevsky (2010), Convolutional deep belief networks on CIFAR-10, unpublished",
         ),
-        "rrelu": entry(fixed.RReLU),
+        "rrelu": entry(
+            nn.RReLU,
+            "x for x > 0, ax for x ≤ 0, a drawn from 1/8 to 1/3 in training, else the middle of that range",
+            "Xu, Wang, Chen and Li (2015), Empirical evaluation of rectified activations in convolutional network, "
+            "arXiv:1505.00853",
+        ),
         "selu": entry(
             nn.SELU,
             "1.0507·x for x > 0, 1.0507·1.6733·(exp(x) - 1) for x ≤ 0",

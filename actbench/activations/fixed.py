@@ -278,30 +278,6 @@ class Sine(nn.Module):
         return torch.sin(self.omega * x)
 
 
-class RReLU(nn.Module):
-    """RReLU: x for x > 0, ax for x ≤ 0, a drawn in training, else the middle of its range.
-
-    Args:
-        lower: The least a, not above ``upper``.
-        upper: The largest a.
-
-    Source:
-        Xu, Wang, Chen and Li (2015), Empirical evaluation of rectified activations in convolutional network,
-        arXiv:1505.00853.
-    """
-
-    def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3) -> None:
-        super().__init__()
-        if not lower <= upper:
-            raise ValueError(f"lower must not be above upper, got {lower} and {upper}")
-        self.lower = lower
-        self.upper = upper
-
-    def forward(self, x: Tensor) -> Tensor:
-        share = torch.rand_like(x) if self.training else 0.5
-        return torch.where(x > 0, x, x * (self.lower + (self.upper - self.lower) * share))
-
-
 class Gaussian(nn.Module):
     """Gaussian: exp(-x²).
 

@@ -133,6 +133,8 @@ KINKS = {"hardtanh": (-1, 1), "threshold": (1,)} | dict.fromkeys(
 )
 
 every_entry = pytest.mark.parametrize("name", CATALOGUE)
+# torch has no batching rule for rrelu; test_stack.py trains it in a stack.
+every_batched_entry = pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "rrelu"])
 
 
 def build(name):
@@ -165,7 +167,7 @@ def test_no_elementwise_activation_of_torch_is_missing():
 
     named = {entry.cls.__name__ for entry in CATALOGUE.values()}
     assert theirs <= named
-    assert {entry.cls for entry in CATALOGUE.values()} >= {getattr(nn, name) for name in theirs - {"RReLU"}}
+    assert {entry.cls for entry in CATALOGUE.values()} >= {getattr(nn, name) for name in theirs}
 
 
 def test_every_activation_of_ours_is_in_the_catalogue():
@@ -256,7 +258,7 @@ def test_nothing_is_written_in_place(name):
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
 
 
-@every_entry
+@every_batched_entry
 def test_a_stack_under_vmap_is_the_modules_one_by_one(name):
     modules = [build(name).double().eval() for _ in range(3)]
     for number, module in enumerate(modules):
@@ -281,7 +283,7 @@ def test_a_stack_under_vmap_is_the_modules_one_by_one(name):
             torch.testing.assert_close(gradients[key][number], parameter.grad)
 
 
-@every_entry
+@every_batched_entry
 def test_training_under_vmap_works(name):
     module, x = build(name).train(), torch.randn(3, 2, 4)
 
@@ -359,20 +361,11 @@ def test_making_an_activation_draws_nothing(name):
         (activations.SReLU, {"left": math.nan}, "left must not be above right, got nan and 1.0"),
         (activations.SReLU, {"left": 2.0}, "left must not be above right, got 2.0 and 1.0"),
         (activations.XIELU, {"alpha_n": 0.5}, "alpha_n above 0.5"),
-        (activations.RReLU, {"lower": 0.5}, "lower must not be above upper"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(cls, arguments, message):
     with pytest.raises(ValueError, match=message):
         cls(**arguments)
-
-
-def test_rrelu_draws_slopes_in_its_range_when_it_trains():
-    values = activations.RReLU(lower=0.2, upper=0.4).train()(torch.full((100_000,), -1.0))
-
-    assert -0.4 <= values.min() < -0.399
-    assert -0.201 < values.max() <= -0.2
-    assert abs(values.mean() + 0.3) < 0.001
 
 
 def test_tanhexp_and_telu_are_one_with_both_sources():

@@ -373,6 +373,7 @@ def drops_in_place(x):
         (lambda x: drops_in_place(torch.ones_like(x)), 1, 3),
         (lambda x: torch.dropout(torch.ones_like(x), 0.9, True), 1, 3),
         (lambda x: torch.dropout(torch.ones_like(x), p=0.9, train=True), 1, 3),
+        (lambda x: F.rrelu(-torch.ones_like(x), 0.2, 0.4, training=True), -0.3, 0.2 / 12**0.5),
     ],
 )
 @pytest.mark.parametrize("width", [1, 4])
@@ -390,6 +391,28 @@ def test_random_functions_draw_as_torchs_do(draws, mean, sd, width):
     assert torch.allclose(drawn.mean((1, 2)), torch.tensor(float(mean)), atol=4 * sd / 20000**0.5)
     assert torch.allclose(drawn.std((1, 2)), torch.tensor(float(sd)), rtol=0.03)
     assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("width", [1, 2])
+def test_rrelu_has_torchs_values_and_slopes_also_at_zero(width, training):
+    class Slopes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inputs = nn.Parameter(torch.tensor([-2.0, 0.0, 3.0]))
+
+        def forward(self, images):
+            return F.rrelu(self.inputs, 0.5, 0.5, training).expand(len(images), 3)
+
+    plain, images, labels = Slopes(), torch.zeros(2, 1), torch.tensor([0, 1])
+    stacked = Stack([Slopes(), Slopes()], [0, 1], input_shape=(1,), width=width)
+
+    loss, losses = F.cross_entropy(plain(images), labels), stacked.losses(images, labels)
+    loss.backward()
+    losses.sum().backward()
+
+    torch.testing.assert_close(losses, loss.detach().expand(2))
+    torch.testing.assert_close(stacked.network.inputs.grad, plain.inputs.grad.expand(2, 3))
 
 
 @pytest.mark.parametrize("dropout", [nn.Dropout(0.3), nn.Dropout2d(0.3), nn.AlphaDropout(0.3)], ids=str)

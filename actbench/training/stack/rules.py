@@ -183,7 +183,7 @@ def rrelu(
 ) -> Tensor:
     """`torch.nn.functional.rrelu`, for which vmap has no rule."""
     share = rules.draw("uniform", input) if training else 0.5
-    result = torch.where(input >= 0, input, input * (lower + (upper - lower) * share))
+    result = torch.where(input > 0, input, input * (lower + (upper - lower) * share))
     return input.copy_(result) if inplace else result
 
 
