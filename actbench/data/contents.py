@@ -32,9 +32,9 @@ def contents(loader: Any) -> Contents | None:
 def dataset_contents(dataset: Any) -> Contents | None:
     """Contents of a TensorDataset, a torchvision dataset, a subset or a concatenation of these; None for any other."""
     if type(dataset) is Subset:
-        whole = dataset_contents(dataset.dataset)
+        parent = dataset_contents(dataset.dataset)
         rows = torch.as_tensor(dataset.indices, dtype=torch.int64)
-        return whole and Contents(whole.labels[rows], (*whole.sources, rows))
+        return parent and Contents(parent.labels[rows], (*parent.sources, rows))
     if type(dataset) is ConcatDataset:
         members = [dataset_contents(member) for member in dataset.datasets]
         known = [member for member in members if member]

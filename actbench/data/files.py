@@ -87,18 +87,15 @@ class FileData(ImageData):
         except OSError as error:
             raise DataError(f"{name} in {root} cannot be read: {error}") from error
         except RuntimeError as error:
-            self._check_sums(root)  # torchvision does not name the damaged file
+            from torchvision.datasets.utils import check_integrity
+
+            for file, md5 in self.files().items():  # torchvision does not name the damaged file
+                if not check_integrity(str(root / file), md5):
+                    raise DataError(f"{root / file} is damaged: its MD5 sum is not {md5}") from error
             raise DataError(f"{name} in {root} is damaged: {error}") from error
         for part, table in tables.items():
             self._check_table(table, f"{name} in {root} is damaged: its {part} part")
         return list(tables.values())
-
-    def _check_sums(self, root: Path) -> None:
-        from torchvision.datasets.utils import check_integrity
-
-        for file, md5 in self.files().items():
-            if not check_integrity(str(root / file), md5):
-                raise DataError(f"{root / file} is damaged: its MD5 sum is not {md5}")
 
     def _check_table(self, table: LabelledImages, title: str) -> None:
         images, labels = table

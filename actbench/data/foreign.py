@@ -14,12 +14,12 @@ from actbench.data.scout import Scout
 
 
 def adopt(
-    datamodule: Any, *, keys: Sequence[str] | None = None, again: Callable[[], "ForeignData"] | None = None
+    datamodule: Any, *, keys: Sequence[str] | None = None, remake: Callable[[], "ForeignData"] | None = None
 ) -> Any:
     """One of actbench's DataModules as it is, or any other wrapped in `ForeignData`."""
     if isinstance(datamodule, ImageData | ForeignData):
         return datamodule
-    return ForeignData(datamodule, keys=keys, again=again)
+    return ForeignData(datamodule, keys=keys, remake=remake)
 
 
 class ForeignData(LightningDataModule):
@@ -32,16 +32,16 @@ class ForeignData(LightningDataModule):
     Args:
         inner: The user's DataModule; DataError is raised for anything else.
         keys: Keys of inputs and labels, where batches are mappings with unusual names.
-        again: Makes another such DataModule to inspect in its place, because reading may change later batches.
+        remake: Makes another such DataModule to inspect in its place, because reading may change later batches.
     """
 
     def __init__(
-        self, inner: Any, *, keys: Sequence[str] | None = None, again: Callable[[], "ForeignData"] | None = None
+        self, inner: Any, *, keys: Sequence[str] | None = None, remake: Callable[[], "ForeignData"] | None = None
     ) -> None:
         super().__init__()
         self.inner = inner
         self.keys = keys
-        self.again = again
+        self.remake = remake
         self.prepared: set[str | None] = set()
         self.trained: KeyedBatches | None = None
         self.generators: dict[torch.Generator, int] = {}  # of loaders, with the seeds that their owners gave them
@@ -71,7 +71,7 @@ class ForeignData(LightningDataModule):
     @override
     def setup(self, stage: str | None = None) -> None:
         self.inner.trainer = self.trainer
-        if self.again:
+        if self.remake:
             vars(self).pop("scout", None)  # frees all that it has read
         if stage not in self.prepared:
             self.prepared.add(stage)
@@ -147,4 +147,4 @@ class ForeignData(LightningDataModule):
     @cached_property
     def scout(self) -> Scout:
         """Inspects the batches."""
-        return Scout(self.again() if self.again else self, self.again)
+        return Scout(self.remake() if self.remake else self, self.remake)

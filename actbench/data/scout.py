@@ -17,7 +17,6 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from actbench.data.batches import (
     BATCH_KEYS_HINT,
@@ -54,13 +53,13 @@ class Scout:
 
     Args:
         data: A `ForeignData`, which the scout sets up and reads.
-        again: Makes another such DataModule, to see whether it yields the same batches.
+        remake: Makes another such DataModule, to see whether it yields the same batches.
     """
 
-    def __init__(self, data: Any, again: Callable[[], Any] | None = None) -> None:
+    def __init__(self, data: Any, remake: Callable[[], Any] | None = None) -> None:
         self.data = data
         self.name = type(data.inner).__name__
-        self.again = again
+        self.remake = remake
         self.summaries: dict[str, PartSummary] = {}
 
     @property
@@ -143,7 +142,10 @@ class Scout:
             if time.monotonic() > patience:
                 patience = math.inf
                 rank_zero_info(f"reading all of {title} to check it")
-        rows = [*islice(epoch_rows(loader, part, self.data), limit)] if known else []
+        rows: list[Any] = []
+        if known:
+            KeyedBatches(loader, part, self.data, None).seed(0)
+            rows = [*islice(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, limit)]
         if max(len(digests), len(rows)) == limit:
             digests.append(uuid4().bytes)  # later batches may be anything
             rank_zero_warn(
@@ -153,11 +155,11 @@ class Scout:
         if not shapes:
             raise DataError(f"{title} has no batch")
         if iter(loader) is not loader and self._first_digest(part, loader) != digests[0]:
-            fresh = Scout(self.again()) if self.again else None
+            fresh = Scout(self.remake()) if self.remake else None
             if fresh is None or fresh._first_digest(part, fresh.loader(part)) != digests[0]:
                 rank_zero_warn(
                     f"{title} differs each time it is read, because it draws from a generator of its own: finished "
-                    "replicates are not found again, and arms are no pairs"
+                    "replicates are not found remake, and arms are no pairs"
                 )
         all_labels = torch.cat(labels)
         bounds = int(all_labels.min()), int(all_labels.max())
@@ -178,12 +180,6 @@ class Scout:
                 hint = f"; {BATCH_KEYS_HINT}" if is_mapping(raw) else ""
                 raise DataError(f"batches of the {part} part have no labels: {type_name(raw)}{hint}")
             yield batch
-
-
-def epoch_rows(loader: DataLoader, part: str, data: Any) -> Iterator[Any]:
-    """Row numbers of each batch of the first epoch, without reading images."""
-    KeyedBatches(loader, part, data, None).seed(0)
-    yield from loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
 def batch_digest(batch: Batch) -> bytes:

@@ -183,8 +183,7 @@ class Classifier(LightningModule):
 
         losses = self.stack.losses(images.to(self.dtype), labels, replicates=replicates, streams=streams)
         self.train_loss.update(losses.detach(), rows, self.active.to(losses.device))
-        chosen = losses if len(replicates) == len(losses) else losses[self.active]
-        return chosen.sum() * share
+        return (losses if len(replicates) == len(losses) else losses[self.active]).sum() * share
 
     @override
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -374,9 +373,9 @@ def parameter_groups(parameters: list[nn.Parameter], optimizer: OptimizerSpec) -
     differently. A replicate's result would depend on its index unless the values
     of each replicate fill whole vectors.
     """
-    chosen = any(map(optimizer.init_args.get, ("foreach", "fused", "capturable", "differentiable")))
+    explicit = any(map(optimizer.init_args.get, ("foreach", "fused", "capturable", "differentiable")))
     fusible = optimizer.cls.__module__.startswith("torch.optim") and "fused" in signature(optimizer.cls).parameters
-    if fusible and not chosen:
+    if fusible and not explicit:
         fused = [parameter for parameter in parameters if parameter[0].numel() % VECTOR == 0]
         rest = [parameter for parameter in parameters if parameter[0].numel() % VECTOR]
         if fused and rest:

@@ -166,7 +166,7 @@ class BenchCLI(LightningCLI):
             return self.parser.instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
 
         keys = config.model.batch_keys
-        datamodule = adopt(instantiate(), keys=keys, again=lambda: ForeignData(instantiate(), keys=keys))
+        datamodule = adopt(instantiate(), keys=keys, remake=lambda: ForeignData(instantiate(), keys=keys))
         datamodule.description = self.canonical["data"]
         return datamodule
 

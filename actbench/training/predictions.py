@@ -47,8 +47,9 @@ def predicted_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch
         logits = batch.probabilities.log()
         scores.update(logits, batch.labels)
         ensemble.update(logits, batch.labels, batch.rows)
-    each = {name: values.view(-1) for name, values in scores.compute().items()}  # torchmetrics makes one value a scalar
-    return each, {f"{name}_ensemble": value for name, value in ensemble.compute().items()}
+    # A view, because torchmetrics makes a single value a scalar.
+    replicate_scores = {name: values.view(-1) for name, values in scores.compute().items()}
+    return replicate_scores, {f"{name}_ensemble": value for name, value in ensemble.compute().items()}
 
 
 def concatenated(batches: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

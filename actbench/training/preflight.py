@@ -24,9 +24,9 @@ def check_precision(trainer: Trainer, replicates: int) -> None:
 
 def check_plateau(trainer: Trainer, max_epochs: int | None, val_every: int | None) -> None:
     """Refuse ReduceLROnPlateau if nothing is validated, for example because ``val_every`` exceeds ``max_epochs``."""
-    waits = any(isinstance(config.scheduler, ReduceLROnPlateau) for config in trainer.lr_scheduler_configs)
+    plateau = any(isinstance(config.scheduler, ReduceLROnPlateau) for config in trainer.lr_scheduler_configs)
     never = max_epochs not in (None, -1) and (val_every or 0) > (max_epochs or 0)
-    if waits and (never or not trainer.enable_validation):
+    if plateau and (never or not trainer.enable_validation):
         raise MisconfigurationException(
             "ReduceLROnPlateau watches val/loss, and nothing would be validated: see limit_val_batches, "
             "check_val_every_n_epoch and the DataModule's val_dataloader"
@@ -46,8 +46,7 @@ def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> Non
             continue
         length, name = schedule.total_steps, type(schedule).__name__
         steps = trainer.estimated_stepping_batches if study_steps is None else study_steps
-        known = 0 < steps < float("inf")
-        if known and (steps > length or (study_steps is not None and steps < length)):
+        if 0 < steps < float("inf") and (steps > length or (study_steps is not None and steps < length)):
             raise MisconfigurationException(
                 f"{name} is {length:,} steps long, and the training {steps:,.0f}: give {name} other total_steps, or "
                 "other epochs and steps_per_epoch"

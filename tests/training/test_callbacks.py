@@ -116,7 +116,7 @@ def test_a_copy_of_a_checkpoint_is_kept_where_others_reach_it(tmp_path, folder):
     copy.get(fetched)
 
     assert fetched.read_bytes() == last.path.read_bytes()
-    assert [path.rpartition("/")[2] for path in copy.files.ls(copy.path.rpartition("/")[0], detail=False)] == [
+    assert [path.rpartition("/")[2] for path in copy.filesystem.ls(copy.path.rpartition("/")[0], detail=False)] == [
         "cell.ckpt"
     ]
     copy.remove()

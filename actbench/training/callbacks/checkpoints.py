@@ -52,13 +52,13 @@ class EpochCheckpoint(Checkpoint, ABC):
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         due = last or time.monotonic() >= self.written_s + self.seconds
         if trainer.strategy.broadcast(due):
-            self._save(trainer, pl_module)
+            self._save_if_new(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._save(trainer, pl_module)  # if the fit has ended before its last epoch
+        self._save_if_new(trainer, pl_module)  # if the fit has ended before its last epoch
 
-    def _save(self, trainer: Trainer, pl_module: Any) -> None:
+    def _save_if_new(self, trainer: Trainer, pl_module: Any) -> None:
         if self.step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.save(trainer, pl_module)
             self.step = trainer.global_step
@@ -151,8 +151,8 @@ class BestCheckpoint(EpochCheckpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.loss is not None:
             losses = torch.zeros(len(pl_module.seeds))
-            like = {"loss": losses, "epoch": losses.long(), "weights": pl_module.stack.network.state_dict()}
-            check_state(self.state_dict(), like, "best weights")
+            expected = {"loss": losses, "epoch": losses.long(), "weights": pl_module.stack.network.state_dict()}
+            check_state(self.state_dict(), expected, "best weights")
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -38,7 +38,7 @@ class ReplicateBar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shown: dict[str, str] = {}
+        self.scores: dict[str, str] = {}
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -47,12 +47,12 @@ class ReplicateBar(RichProgressBar):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.shown = self.pace.after_epoch(pl_module)
+        self.scores = self.pace.after_epoch(pl_module)
         super().on_train_epoch_end(trainer, pl_module)
 
     @override
     def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
-        return dict(self.shown)
+        return dict(self.scores)
 
 
 class ProgressEstimate:

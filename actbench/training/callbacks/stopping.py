@@ -70,8 +70,9 @@ class ReplicateEarlyStopping(EarlyStopping):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.waits is not None or self.due is not None:
             active = pl_module.active
-            like = {"waits": active.long(), "due": active, "best_score": active.float(), "wait_count": 0, "patience": 0}
-            check_state({name: self.state_dict()[name] for name in like}, like, "counts of early stopping")
+            expected = {"waits": active.long(), "due": active, "best_score": active.float()}
+            expected |= {"wait_count": 0, "patience": 0}
+            check_state({name: self.state_dict()[name] for name in expected}, expected, "counts of early stopping")
         self._stop(trainer, pl_module)  # a resumed fit may have ended already
 
     @override

@@ -109,7 +109,9 @@ def check_paths(state: Any) -> None:
         check_paths(item)
 
 
-def check_state(state: Any, like: Any, what: str) -> None:
-    """Raise CheckpointError if restored state has another form than ``like``, so that training could not resume."""
-    if not same_form(state, like):
-        raise CheckpointError(f"the checkpoint is damaged: its {what} are not those of this network and its replicates")
+def check_state(state: Any, expected: Any, title: str) -> None:
+    """Raise CheckpointError if restored state has another form than expected, so that training could not resume."""
+    if not same_form(state, expected):
+        raise CheckpointError(
+            f"the checkpoint is damaged: its {title} do not belong to this network and its replicates"
+        )
