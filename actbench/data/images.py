@@ -135,24 +135,19 @@ class ImageData(LightningDataModule, ABC):
         train, val, *rest = (torch.stack(rows) for rows in zip(*splits, strict=True))
         test = rest[0] if rest else torch.arange(len(self.tables[-1].labels)).expand(len(self.seeds), -1)
         parts = {"train": Part(0, train), "val": Part(0, val), "test": Part(len(self.tables) - 1, test)}
-        for name, part in parts.items():
-            self._check_classes(
-                name, self.tables[part.table].labels[part.rows[0]]
-            )  # every split has as many of each class
+        for name, part in parts.items():  # every split has equally many images of a class
+            counts = self.tables[part.table].labels[part.rows[0]].bincount(minlength=self.num_classes)
+            if not counts.all():
+                split = ", ".join(f"{option} {value}" for option, value in self.fractions.items())
+                raise DataError(
+                    f"the {name} part of {type(self).__name__} has no image of class {int(counts.argmin())}: "
+                    f"{len(labels)} images are too few for {split}"
+                )
         if self.drop_last and train.shape[1] < self.batch_size:
             raise DataError(
                 f"drop_last leaves no batch: {train.shape[1]} training images, batch_size {self.batch_size}"
             )
         self.parts = {**parts, "predict": parts["test"]}
-
-    def _check_classes(self, part: str, labels: Int64[Tensor, " part"]) -> None:
-        counts = labels.bincount(minlength=self.num_classes)
-        if not counts.all():
-            split = ", ".join(f"{name} {value}" for name, value in self.fractions.items())
-            raise DataError(
-                f"the {part} part of {type(self).__name__} has no image of class {int(counts.argmin())}: "
-                f"{len(self.tables[0].labels)} images are too few for {split}"
-            )
 
     def digest(self) -> str:
         """Hash of all images and labels."""

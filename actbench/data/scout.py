@@ -159,7 +159,7 @@ class Scout:
             if fresh is None or fresh._first_digest(part, fresh.loader(part)) != digests[0]:
                 rank_zero_warn(
                     f"{title} differs each time it is read, because it draws from a generator of its own: finished "
-                    "replicates are not found remake, and arms are no pairs"
+                    "replicates are not found again, and arms are no pairs"
                 )
         all_labels = torch.cat(labels)
         bounds = int(all_labels.min()), int(all_labels.max())

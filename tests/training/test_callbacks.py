@@ -121,7 +121,7 @@ def test_a_copy_of_a_checkpoint_is_kept_where_others_reach_it(tmp_path, folder):
     ]
     copy.remove()
     copy.remove()
-    assert not copy.files.exists(copy.path)
+    assert not copy.filesystem.exists(copy.path)
 
 
 def test_folders_are_numbered_and_never_shared(tmp_path):

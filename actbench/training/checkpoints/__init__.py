@@ -14,11 +14,9 @@ A checkpoint's key ``actbench`` says how it was made::
 It holds no absolute path, and nothing is imported before every class path in it has proved to be trusted.
 """
 
-from actbench.training.checkpoints.description import TRAINER_SETTINGS as TRAINER_SETTINGS
 from actbench.training.checkpoints.description import describe_data as describe_data
 from actbench.training.checkpoints.description import describe_trainer as describe_trainer
 from actbench.training.checkpoints.description import is_default as is_default
-from actbench.training.checkpoints.description import passed_on as passed_on
 from actbench.training.checkpoints.description import portable as portable
 from actbench.training.checkpoints.description import replace_folder as replace_folder
 from actbench.training.checkpoints.form import CheckpointError as CheckpointError

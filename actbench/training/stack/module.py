@@ -113,7 +113,7 @@ class Stack(nn.Module):
         return result
 
     def replicate(self, index: int, part: nn.Module | None = None) -> nn.Module:
-        """One replicate as a plain network with its own values, or one ``part`` of the stack's network as such."""
+        """One replicate as a plain network with its own values, or only a ``part`` of that network."""
         network = copy.deepcopy(part or self.network)
         return replaced(network, {id(value): value.detach()[index].clone() for *_, value in named_values(network)})
 

@@ -40,9 +40,8 @@ class Replay:
 
     def __init__(self) -> None:
         self.calls: Counter[Hashable] = Counter()
-        self.recordings: dict[
-            Hashable, tuple[GraphModule, list[Any]]
-        ] = {}  # operations, and the arguments of each draw
+        # Operations, and the arguments of each draw.
+        self.recordings: dict[Hashable, tuple[GraphModule, list[Any]]] = {}
 
     def __call__(self, step: Step, draw: Draw, tensors: Sequence[Tensor], state: Hashable) -> Results:
         """Results of the step; ``state`` holds everything besides tensors that its operations depend on."""
