@@ -39,7 +39,7 @@ def stream(seed: int, purpose: Purpose, *index: int, device: torch.device | str 
     return torch.Generator(device).manual_seed(stream_seed(seed, purpose, *index))
 
 
-def varying() -> list[Source]:
+def varying_sources() -> list[Source]:
     """The sources that differ from seed to seed."""
     return [source for source in SOURCES if source not in FIXED.get()]
 

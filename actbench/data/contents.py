@@ -23,7 +23,7 @@ class Contents(NamedTuple):
     sources: tuple[Tensor | tuple[Path, ...], ...]
 
 
-def contents(loader: Any) -> Contents | None:
+def known_contents(loader: Any) -> Contents | None:
     """Contents of a loader's dataset; None if they can only be found by reading all of it."""
     plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
     return dataset_contents(loader.dataset) if plain and loader.collate_fn is default_collate else None

@@ -29,7 +29,7 @@ from actbench.data.batches import (
     type_name,
     unwrapped_loader,
 )
-from actbench.data.contents import contents, files_hash, joint_hash, sources_hash
+from actbench.data.contents import files_hash, joint_hash, known_contents, sources_hash
 from actbench.data.images import DataError
 from actbench.data.rows import Batch
 from actbench.seeding import unchanged_generators
@@ -130,7 +130,7 @@ class Scout:
         return self.summaries[part]
 
     def _summarise(self, part: str, loader: Any) -> PartSummary:
-        known, title = contents(loader), f"the {part} part of {self.name}"
+        known, title = known_contents(loader), f"the {part} part of {self.name}"
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
         digests = list[bytes]()
         limit = MAX_UNSIZED + 1 if sized_len(loader) is None else None

@@ -18,7 +18,7 @@ from actbench import __version__
 from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
 from actbench.networks import build_network
-from actbench.seeding import stream, varying
+from actbench.seeding import stream, varying_sources
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, preflight
 from actbench.training.callbacks import for_replicates
@@ -40,7 +40,7 @@ class Prediction(NamedTuple):
 
 
 class Classifier(LightningModule):
-    """Classifiers that differ only in their seed, trained together, to compare activation functions.
+    """Classifiers with one network and one activation, one classifier for each seed, trained together.
 
     ``forward`` maps inputs ``(replicates, batch, *input_shape)``, such as images
     scaled to [0, 1], to logits ``(replicates, batch, classes)``; inputs without
@@ -308,7 +308,7 @@ class Classifier(LightningModule):
             "version": __version__,
             "seed": self.seeds[0],
             "model": self.describe(),
-            "vary": varying(),
+            "vary": varying_sources(),
             "data": checkpoints.describe_data(getattr(self.trainer, "datamodule", None)),
             "trainer": checkpoints.describe_trainer(self.trainer),
             "scores": {name: value.cpu() for name, value in self.evaluated.items()},

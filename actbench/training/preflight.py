@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from actbench.data import ImageData, RowBatches
+from actbench.specs import one_line
 
 OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # these decide the number of steps
 
@@ -70,11 +71,11 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=()):
             network(inputs)
     except Exception as error:  # users' classes raise errors of any kind
-        ours = isinstance(getattr(trainer, "datamodule", None), ImageData)
-        drop = "set data.drop_last to true" if ours else "give its DataLoader drop_last=True"
+        is_image_data = isinstance(getattr(trainer, "datamodule", None), ImageData)
+        drop = "set data.drop_last to true" if is_image_data else "give its DataLoader drop_last=True"
         raise MisconfigurationException(
             f"the last of {len(loader):,} batches has {last} of {batch_size} rows, with which {type(network).__name__} "
-            f"fails: {' '.join(str(error).split())}; {drop}, or choose another batch size"
+            f"fails: {one_line(error)}; {drop}, or choose another batch size"
         ) from error
 
 

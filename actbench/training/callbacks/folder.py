@@ -113,8 +113,8 @@ class RunFolder(Callback):
         for epoch in self.epochs if isinstance(self.epochs, list) else [self.epochs]:
             scores = epoch.get("scores") if isinstance(epoch, dict) else None
             names = [name for name in scores if re.fullmatch(r"\w+/\w+", str(name))] if isinstance(scores, dict) else []
-            like = {"epoch": 0, "step": 0, "scores": dict.fromkeys(names, values), "trained": values.bool()}
-            check_state(epoch, like, "epochs")
+            expected = {"epoch": 0, "step": 0, "scores": dict.fromkeys(names, values), "trained": values.bool()}
+            check_state(epoch, expected, "epochs")
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from actbench.specs import one_line
 from actbench.training.stack.chunk import MODULE_ATTRIBUTES, Chunk, Streams, holds_tensor, named_values, random_numbers
 from actbench.training.stack.replay import Replay
 
@@ -171,7 +172,7 @@ class Stack(nn.Module):
                 logits = chunk.logits(torch.zeros(2, *input_shape))
                 torch.autograd.grad(logits.sum(), list(chunk.parameters.values()), allow_unused=True)
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             if "randomness" in reason:
                 reason = "it draws random numbers by a function that cannot follow each replicate's seed"
             raise StackError(f"{type(self.network).__name__} cannot be stacked: {reason[:300]}") from error
