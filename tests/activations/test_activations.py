@@ -25,7 +25,7 @@ def softplus(x):
     return np.logaddexp(0, x)
 
 
-def pade(x):  # the coefficients are parameters, their start is ours; see test_pade_starts_as_a_leaky_relu
+def pade(x):  # the initial coefficients are our fit; see test_pade_starts_as_a_leaky_relu
     above = [0.03358, 0.50501, 1.65136, 2.00457, 0.92797, 0.15154]
     below = [0, 0.00008, 3.96934, 0.00006, 0.30007]
     return np.polyval(above[::-1], x) / (1 + np.abs(np.polyval(below[::-1], x)))
@@ -143,7 +143,7 @@ def build(name):
 
 
 def grid(*, dtype=torch.float64):
-    """Numbers of every size, of both signs, none of them at a kink."""
+    """Numbers of every size and both signs, none at a kink."""
     generator = np.random.default_rng(0)
     sizes = np.concatenate([10.0 ** np.arange(-3, 2), generator.uniform(0.01, 9, 60)])
     return torch.tensor(np.concatenate([-sizes, sizes]) + 1e-4, dtype=dtype)
@@ -251,7 +251,7 @@ def test_nothing_is_written_in_place(name):
     state = {key: value.clone() for key, value in module.state_dict().items()}
 
     module(x)
-    module(torch.ones(1).expand(5))  # one number seen five times, which could not be written to
+    module(torch.ones(1).expand(5))  # one number seen five times, which cannot be written to
 
     assert torch.equal(x, kept)
     assert x._version == version

@@ -1,4 +1,4 @@
-"""Inputs that are no pictures, against plain torch."""
+"""Inputs that are not images, compared with plain torch."""
 
 import math
 

@@ -26,7 +26,7 @@ FITS = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightnin
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Makes a DataModule by name, set up, with files of its own where it needs files."""
+    """Makes a DataModule by name and sets it up, with generated files where it needs files."""
     written = set()
 
     def make(name, **options):
@@ -247,7 +247,7 @@ def test_the_place_in_a_shortened_epoch_is_not_that_in_the_next(make):
 
 
 class Recorder(LightningModule):
-    """A linear network that keeps what it was shown, and a checkpoint of the middle of an epoch."""
+    """A linear network that records its batches, and a checkpoint in the middle of an epoch."""
 
     def __init__(self, datamodule):
         super().__init__()
@@ -667,7 +667,7 @@ def test_no_module_imports_heavy_packages_until_it_needs_them():
 
 
 class Foreign(LightningDataModule):
-    """A DataModule of somebody else, which says nothing of itself until it is set up."""
+    """A user's DataModule that knows nothing about its data until it is set up."""
 
     def __init__(self, loader=None, **attributes):
         super().__init__()

@@ -1,4 +1,4 @@
-"""DataModules of the user's, in the real engine."""
+"""Users' DataModules in the real engine."""
 
 import math
 import os
@@ -22,7 +22,7 @@ from actbench.training.classifier import Classifier
 
 
 class Own(LightningDataModule):
-    """Blobs of three classes, in batches of a kind."""
+    """Blobs of three classes, in batches of one kind."""
 
     def __init__(self, kind: str = "pair", shape: tuple[int, ...] = (1, 8, 8), wrong: bool = False):
         super().__init__()
@@ -130,7 +130,7 @@ def test_a_changed_pixel_in_any_batch_is_another_dataset():
 
 
 class Frees(Own):
-    """Makes its data in setup, and frees them in teardown."""
+    """Makes its data in setup and frees them in teardown."""
 
     def setup(self, stage):
         self.rows = 96
@@ -259,7 +259,7 @@ def test_files_that_change_between_two_studies_of_one_process_are_trained_on_ane
 
 
 class Numbers(IterableDataset):
-    """So many rows, without a length."""
+    """A number of rows, without a length."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -319,7 +319,7 @@ class Counted(ImageFolder):
         return super().__getitem__(index)
 
 
-Counted.__module__ = ImageFolder.__module__  # as torchvision's own
+Counted.__module__ = ImageFolder.__module__  # looks like torchvision's own
 
 
 def test_pictures_in_folders_are_known_again_without_decoding_all_of_them(tmp_path):
@@ -356,7 +356,7 @@ def test_rows_of_a_subset_are_part_of_what_the_data_are():
 
 
 class Cropped(Own):
-    """Halves its pictures on the device, at random while it trains."""
+    """Halves its pictures on the device, at random in training."""
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
         images, labels = batch
@@ -377,7 +377,7 @@ def test_what_a_datamodule_does_on_the_device_is_trained_on_and_known(tmp_path):
 
 
 class Noisy(Own):
-    """Scores pictures that are changed at random."""
+    """Scores pictures with random augmentation."""
 
     def val_dataloader(self):
         dataset = self.part(60).dataset
@@ -408,7 +408,7 @@ STILL = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
 
 
 class Seeded(Own):
-    """Has a seed of its own for the order."""
+    """Shuffles with its own seed."""
 
     def __init__(self, seed: int):
         super().__init__()
@@ -427,7 +427,7 @@ def test_a_seed_of_the_datamodules_own_keys_the_order(tmp_path):
 
 
 class OwnNoise(Dataset):
-    """Draws from a generator of its own, which starts the same in each process."""
+    """Draws from its own generator, which starts alike in every process."""
 
     def __init__(self):
         self.generator = np.random.default_rng(0)
@@ -448,7 +448,7 @@ class Noise(Own):
 
 def test_looking_at_data_changes_nothing_of_what_is_trained_on(tmp_path):
     config = {**cell().config, "data": {"class_path": "test_foreign.Noise"}}
-    digest = data_digest(config)  # looks, and warns of nothing
+    digest = data_digest(config)  # reads the data without a warning
 
     looked = CellCLI(Cell(config, range(2)), tmp_path, [])
     looked.datamodule.scout.check()
@@ -494,7 +494,7 @@ def test_looking_at_data_changes_nothing_of_the_process(monkeypatch):
 
 
 class Rows(Own):
-    """Rows of the training part that a sampler of the user's chooses."""
+    """Training rows that a user's sampler chooses."""
 
     def __init__(self, rows: int = 100, last: int = 99):
         super().__init__()
@@ -515,7 +515,7 @@ def test_the_rows_that_a_sampler_chooses_are_part_of_what_the_data_are():
 
 
 class Batches:
-    """A loader that is no DataLoader: an iterable of batches."""
+    """A loader that is not a DataLoader but an iterable of batches."""
 
     def __iter__(self):
         labels = torch.arange(8) % 3

@@ -141,7 +141,7 @@ def test_a_network_with_other_outputs_is_refused():
 
 
 class Deaf(nn.Sequential):
-    """Takes the factory and does not call it, or makes an activation and does not call that."""
+    """Never calls the factory, or makes an activation and never calls that."""
 
     def __init__(self, activation, input_shape, num_classes, *, makes):
         super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
@@ -149,7 +149,7 @@ class Deaf(nn.Sequential):
 
 
 class Hidden(nn.Module):
-    """Keeps its activation where torch does not see it."""
+    """Keeps its activation where torch does not find it."""
 
     def __init__(self, activation, input_shape, num_classes):
         super().__init__()
@@ -179,7 +179,7 @@ def partial_class(cls, **arguments):
 
 
 class Both(nn.Sequential):
-    """Has a PReLU of its own, and one activation in two places."""
+    """Has its own PReLU, and one activation in two places."""
 
     def __init__(self, activation, input_shape, num_classes):
         act = activation()

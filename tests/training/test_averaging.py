@@ -1,4 +1,4 @@
-"""Callbacks that average weights: what they leave is what is kept, scored and recorded."""
+"""Callbacks that average weights: the averages are saved, scored and recorded."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ class Small(nn.Sequential):
 
 
 class Watch(Callback):
-    """Keeps the parameters as they are at each moment."""
+    """Records the parameters at each hook."""
 
     def __init__(self):
         self.starts, self.steps, self.validated = [], [], []
@@ -137,7 +137,7 @@ def test_the_best_weights_are_the_averages_that_were_validated(tmp_path):
 
     trained(tmp_path, EMAWeightAveraging(decay=0.9), watch, best)
 
-    validated = watch.validated[1:]  # the first is a look before the training
+    validated = watch.validated[1:]  # the first is Lightning's sanity check
     epochs = best.epoch.tolist()
     for name, parameter in enumerate(best.weights.values()):
         for seed in range(3):

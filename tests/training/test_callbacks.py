@@ -145,7 +145,7 @@ def test_wherever_a_signal_comes_the_run_is_saved_and_goes_on(tmp_path, hook, st
     setattr(Signal, hook, send)
     reports = []
     callbacks = [Signal(), Interruption(lambda path, trainer: reports.append(path)), BestCheckpoint(), LastCheckpoint()]
-    if hook == "on_train_epoch_start":  # Interruption has looked already
+    if hook == "on_train_epoch_start":  # Interruption has already checked
         callbacks.append(callbacks.pop(0))
     with pytest.raises(SystemExit, match="130"):
         fit(tmp_path, *callbacks, max_epochs=6)
@@ -191,7 +191,7 @@ def test_a_replicates_run_has_each_epoch_once_after_resuming(tmp_path):
     fit(tmp_path, folder, LastCheckpoint(), ReplicateRuns(), logger=logger, log_every_n_steps=1, max_epochs=1)
     first = shutil.copy(folder.path / "checkpoints" / "last.ckpt", tmp_path)
 
-    for _ in range(2):  # the second time, the events hold epochs that the checkpoint does not know
+    for _ in range(2):  # the second time, the event files hold epochs that came after the checkpoint
         callbacks = RunFolder(), LastCheckpoint(), ReplicateRuns()
         fit(tmp_path, *callbacks, logger=logger, log_every_n_steps=1, ckpt_path=first)
 

@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def path(folder):
-    """A checkpoint made from Python, with a class, and Lightning's own callback."""
+    """A checkpoint made from Python, with a class and Lightning's own callback."""
     model = Classifier(activation=Swish, optimizer=torch.optim.SGD, input_shape=(1, 8, 8), num_classes=10, seed=3)
     trainer = Trainer(
         max_epochs=1,
@@ -46,7 +46,7 @@ def altered(path, name, change):
 
 
 class Malicious:
-    """Pickled, makes a folder when it is loaded."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -118,7 +118,7 @@ def test_what_a_network_draws_in_training_follows_from_the_seed(tmp_path):
 
 
 class SaveAtStep(Callback):
-    """Saves in the middle of an epoch, as an interruption does."""
+    """Saves a checkpoint in the middle of an epoch, as an interruption does."""
 
     def __init__(self, path, step):
         self.path, self.step = path, step
@@ -228,7 +228,7 @@ def test_a_fit_learns(tmp_path):
 
 
 def stacked(replicates, data=None, **options):
-    """A classifier and its data, with so many replicates."""
+    """A classifier of several replicates, and its data."""
     return classifier(replicates=replicates, **options), FakeImages(rows=300, replicates=replicates, **(data or {}))
 
 
@@ -284,7 +284,7 @@ def test_gradients_are_clipped_for_each_replicate_by_itself(tmp_path, algorithm)
 
 
 class Weights(Callback):
-    """Keeps every epoch's weights and losses."""
+    """Records every epoch's weights and losses."""
 
     def __init__(self):
         self.weights, self.losses, self.active = [], [], []

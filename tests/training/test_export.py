@@ -20,7 +20,7 @@ assert not any(name.startswith("actbench") for name in sys.modules)
 
 
 def trained(**options):
-    """A stack of three whose values are not those of a fresh one."""
+    """A stack of three replicates with changed values."""
     classifier = Classifier(**{"input_shape": (1, 8, 8), "num_classes": 10, "replicates": 3} | options)
     images, labels = torch.rand(3, 20, 1, 8, 8), torch.randint(10, (3, 20))
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)

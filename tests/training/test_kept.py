@@ -1,4 +1,4 @@
-"""Modules that keep tensors of their last call, as people do for plots."""
+"""Modules that keep tensors from their last call, for example for plots."""
 
 import copy
 
@@ -26,7 +26,7 @@ class Keeps(nn.Module):
 
 
 class Hooked(nn.Tanh):
-    """Keeps its outputs by a hook."""
+    """Keeps its outputs with a hook."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class Hooked(nn.Tanh):
 
 
 class Remembers(nn.Module):
-    """Computes with what it has kept."""
+    """Computes with a tensor that it has kept."""
 
     last = None
 

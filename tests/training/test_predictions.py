@@ -9,7 +9,7 @@ PROBABILITIES = torch.tensor([[0.2, 0.8], [0.9, 0.1], [0.4, 0.6]])
 
 
 def batches(rows, labels):
-    """Two batches, of two rows and of one."""
+    """Two batches, with two rows and with one."""
     parts = [slice(0, 2), slice(2, 3)]
     return [
         Prediction(

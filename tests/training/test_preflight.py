@@ -1,4 +1,4 @@
-"""What would fail in the middle of a fit or a study is refused before its first step."""
+"""Settings that would fail in the middle of a fit or a study are refused before its first step."""
 
 import gzip
 
@@ -20,7 +20,7 @@ NORMALISED = "test_preflight.Normalised"
 
 
 class Normalised(nn.Sequential):
-    """A hidden layer with BatchNorm, which takes no batch of one image."""
+    """A hidden layer with BatchNorm, which fails for a batch of one image."""
 
     def __init__(self, activation, input_shape, num_classes):
         hidden = nn.Linear(64, 8), nn.BatchNorm1d(8), activation()
@@ -28,7 +28,7 @@ class Normalised(nn.Sequential):
 
 
 class Own(LightningDataModule):
-    """64 rows in batches of 9: the last has one."""
+    """64 rows in batches of 9, the last with one row."""
 
     def __init__(self, drop_last: bool = False):
         super().__init__()
@@ -192,7 +192,7 @@ class Mine(nn.Module):
 
 
 class ZeroHead(nn.Module):
-    """Its logits are zero before the first step."""
+    """A network whose logits are zero before the first step."""
 
     def __init__(self, activation, input_shape, num_classes):
         super().__init__()
@@ -205,7 +205,7 @@ class ZeroHead(nn.Module):
 
 
 class Unheard(ZeroHead):
-    """Calls its activation, and does nothing with what it gives."""
+    """Calls its activation and ignores the result."""
 
     def forward(self, images):
         hidden = self.hidden(images.flatten(1))

@@ -28,7 +28,7 @@ FAST = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}
 
 @pytest.fixture(autouse=True)
 def early_replay(monkeypatch):
-    """Steps are recorded soon, so that what holds for steps is tested for recorded ones too."""
+    """Record steps early, so that every test also covers recorded steps."""
     monkeypatch.setattr(replay, "CALLS", 5)
 
 
@@ -41,7 +41,7 @@ def stack(network, activation=nn.SiLU, seeds=range(4), shape=(1, 8, 8), width=No
 
 
 def batches(seeds, steps, batch=16, shape=(1, 8, 8), dtype=torch.float32):
-    """Each replicate's own batches, which follow from its seed."""
+    """Batches of each replicate, drawn from its seed."""
     drawn = []
     for step in range(steps):
         generators = [torch.Generator().manual_seed(1000 * seed + step) for seed in seeds]
@@ -66,7 +66,7 @@ def train(trained, steps, make=OPTIMIZERS["Adam"]):
 
 
 def train_alone(network, steps, make):
-    """The same for a plain network, with torch's own loss and nothing of ours."""
+    """Losses and logits of a plain network, with torch's own loss and none of our code."""
     optimizer = make(network.parameters())
     losses = []
     for images, labels in steps:
@@ -124,8 +124,8 @@ def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimi
 @pytest.mark.parametrize("activation", [nn.SiLU, nn.Tanh, PadeUnit], ids=["silu", "tanh", "pade"])
 @pytest.mark.parametrize(
     ("network", "shape", "count", "atol"),
-    # Through many layers of BatchNorm, rounding grows with every step, and max-pooling may take another pixel; it does
-    # so between two orders of torch's own operations, too. Only the first steps tell a wrong one from rounding.
+    # Through many layers of BatchNorm, rounding grows with every step, and max-pooling may choose another pixel, as it
+    # does between two orders of torch's own operations. Only the first steps tell an error from rounding.
     [
         (TutorialCNN, (1, 8, 8), 20, 1e-4),
         (MLP, (1, 8, 8), 20, 1e-4),
@@ -138,7 +138,7 @@ def test_in_single_precision_a_stack_trains_as_each_network_alone(
     network, shape, count, atol, activation, optimizer, width, monkeypatch
 ):
     if count < 20:
-        monkeypatch.setattr(replay, "CALLS", 60)  # to record a deep network takes seconds
+        monkeypatch.setattr(replay, "CALLS", 60)  # recording a deep network takes seconds
     seeds, make = range(3, 5), OPTIMIZERS[optimizer]
     steps = batches(seeds, count, batch=8, shape=shape)
 
@@ -196,7 +196,7 @@ def test_each_allowed_optimizer_trains_as_alone(name):
 
 
 class Lars(torch.optim.SGD):
-    """SGD with a rate for each tensor that follows from the norms of weights and gradient."""
+    """SGD with a rate for each tensor from the norms of its weights and gradient."""
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -226,7 +226,7 @@ def test_after_a_whole_run_accuracies_are_distributed_as_those_of_plain_loops(tm
     ours = model.replicate_scores()["val/acc"].numpy()
 
     theirs = []
-    for seed in range(100, 124):  # other seeds: the same would be the same runs, but for rounding
+    for seed in range(100, 124):  # other seeds, because the same seeds give the same runs up to rounding
         (network,), data = networks(TutorialCNN, nn.SiLU, [seed]), Digits(seed=seed)
         data.setup("fit")
         images, labels = data.tables[0].images / 16, data.tables[0].labels
@@ -259,7 +259,7 @@ def test_a_replicate_is_the_same_bit_for_bit_in_any_company(network, threads):
     expected = outcome(range(8))
 
     for company in (
-        outcome([5, 3, 0, 7, 1, 6, 2, 4]),  # in other places
+        outcome([5, 3, 0, 7, 1, 6, 2, 4]),  # in another order
         outcome(range(16)),  # grown
         outcome([3]),  # alone
         outcome(range(8), width=3),  # in chunks
@@ -527,7 +527,7 @@ def test_tied_parameters_stay_tied():
 
 
 class Mixed(nn.Module):
-    """BatchNorm, dropout, noise and a trainable activation in one."""
+    """A network with BatchNorm, dropout, noise and a trainable activation."""
 
     def __init__(self, activation, input_shape, num_classes):
         super().__init__()
@@ -598,7 +598,7 @@ def test_an_attribute_that_is_changed_between_steps_takes_effect():
 
     after = trained.losses(images, labels)
 
-    trained.network.register_forward_pre_hook(lambda *_: None)  # so that it is not replayed
+    trained.network.register_forward_pre_hook(lambda *_: None)  # a hook prevents replay
     assert not torch.allclose(before, after)
     assert torch.equal(after, trained.losses(images, labels))
 

@@ -102,7 +102,7 @@ class Chunk:
             images = images.clone(memory_format=torch.channels_last)
         return call({name: value[0] for name, value in values.items()}, images, anchor[0])[None]
 
-    def keep_buffers(self) -> None:
+    def write_back_buffers(self) -> None:
         """Write the buffers back to the stack."""
         if self.network.training:
             for name, buffer in self.network.named_buffers():

@@ -151,7 +151,7 @@ class Stack(nn.Module):
                     raise
                 message = str(error).splitlines()[0]
             else:
-                chunk.keep_buffers()
+                chunk.write_back_buffers()
                 start += len(chosen)
                 continue
             if len(chosen) == 1:
