@@ -281,7 +281,7 @@ class Classifier(LightningModule):
             torch._foreach_clamp_min_(gradients, -gradient_clip_val)
             torch._foreach_clamp_max_(gradients, gradient_clip_val)
             return
-        norm = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+        norm = torch.stack([gradient.reshape(len(gradient), -1).norm(dim=1) for gradient in gradients]).norm(dim=0)
         factor = (gradient_clip_val / (norm + 1e-6)).clamp(max=1)  # as in torch's clip_grad_norm_
         for gradient in gradients:
             gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))

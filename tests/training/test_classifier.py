@@ -261,11 +261,13 @@ def test_logged_are_the_mean_and_the_spread_over_replicates(tmp_path):
         assert (logged[f"{name}_min"], logged[f"{name}_max"]) == (values.min(), values.max())
 
 
+@pytest.mark.parametrize("activation", ["relu", "swish_trainable"])  # the latter has a single number as a parameter
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
-def test_gradients_are_clipped_for_each_replicate_by_itself(tmp_path, algorithm):
+def test_gradients_are_clipped_for_each_replicate_by_itself(tmp_path, algorithm, activation):
     most = 0.05 if algorithm == "norm" else 0.001
     options = {"gradient_clip_val": most, "gradient_clip_algorithm": algorithm, "limit_train_batches": 1}
-    model, data = stacked(3, optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}})
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    model, data = stacked(3, activation=activation, optimizer=sgd)
     alone = [model.stack.replicate(number) for number in range(3)]
     data.prepare_data()
     data.setup("fit")
