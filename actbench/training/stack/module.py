@@ -196,11 +196,7 @@ class KnownGradient(torch.autograd.Function):
 
 
 def stacked_network(networks: Sequence[nn.Module]) -> nn.Module:
-    """The first network, with the stacked values of all networks in place of its own.
-
-    Raises:
-        StackError: The networks differ in more than their values.
-    """
+    """The first network with the stacked values of all; StackError if networks differ in more than their values."""
     columns = [[value for *_, value in named_values(network)] for network in networks]
     if len({tuple((value.shape, value.dtype) for value in column) for column in columns}) > 1:
         raise StackError(f"{type(networks[0]).__name__} cannot be stacked: its shape depends on the seed")
