@@ -1,8 +1,8 @@
-"""Finished replicates on disk: one row each, in Parquet files that are whole or not there.
+"""Finished replicates on disk, one row each, in Parquet files that are written whole or not at all.
 
-A `Store` is a folder of such files. Each holds the replicates of one cell, is
+A `Store` is a folder of such files. Each holds replicates of one cell, is
 named by the hash of all that determines them and by their seeds, and carries a
-checksum of its every byte. `COLUMNS` says what a row holds.
+checksum of all its bytes. `COLUMNS` lists what a row holds.
 """
 
 from actbench.records.files import RecordError as RecordError
@@ -10,20 +10,15 @@ from actbench.records.files import own_folder as own_folder
 from actbench.records.files import whole as whole
 from actbench.records.files import write_whole as write_whole
 from actbench.records.store import FILE as FILE
-from actbench.records.store import JOINED as JOINED
 from actbench.records.store import Store as Store
 from actbench.records.store import blocks as blocks
 from actbench.records.store import holding as holding
 from actbench.records.store import merge as merge
-from actbench.records.table import CELL as CELL
 from actbench.records.table import CHECKSUM as CHECKSUM
 from actbench.records.table import COLUMNS as COLUMNS
 from actbench.records.table import LONGEST as LONGEST
 from actbench.records.table import NAMES as NAMES
 from actbench.records.table import RESULTS as RESULTS
-from actbench.records.table import SCHEMA as SCHEMA
-from actbench.records.table import Column as Column
-from actbench.records.table import check as check
 from actbench.records.table import fingerprint as fingerprint
 from actbench.records.table import frame as frame
 from actbench.records.table import from_bytes as from_bytes

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never through a link."""
+"""Writing files whole or not at all, and never through a link."""
 
 import os
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ class RecordError(ValueError):
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write in place of a file; afterwards the file is whole, or as it was before an error such as OSError.
+    """Yield a temporary path to write to, which replaces ``path`` at the end; after an error ``path`` is unchanged.
 
-    Its folder is made.
+    The folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished.{uuid4().hex}.{path.name}")  # some formats go by the ending
+    unfinished = path.with_name(f".unfinished.{uuid4().hex}.{path.name}")  # some writers choose a format by the suffix
     try:
         yield unfinished
         with unfinished.open("rb") as file:
@@ -26,7 +26,7 @@ def whole(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    if os.name == "posix":  # the name, too, has to reach the disk
+    if os.name == "posix":  # the new name must reach the disk too
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -41,13 +41,13 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def own_folder(folder: Path, name: str) -> Path:
-    """A folder in a study's, for files that are written anew.
+    """A folder inside a study's, for files that each run replaces.
 
     Raises:
-        RecordError: A link leads from it to somewhere else, where files would be written or deleted.
+        RecordError: The folder is or holds a link, through which files elsewhere would be written or deleted.
     """
-    own = folder / name
-    link = next((path for path in (own, *own.rglob("*")) if path.is_symlink()), None)
+    path = folder / name
+    link = next((entry for entry in (path, *path.rglob("*")) if entry.is_symlink()), None)
     if link:
         raise RecordError(f"{link} is a link, through which nothing is written: remove it")
-    return own
+    return path

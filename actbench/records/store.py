@@ -1,6 +1,7 @@
-"""A folder of finished cells, and how two of them are joined."""
+"""A folder of finished cells, and joining several such folders."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -10,31 +11,31 @@ import polars as pl
 from actbench.records.files import RecordError
 from actbench.records.table import CELL, read_records, same_results, write_records
 
-JOINED = 1024  # replicates of a file in which many are joined
+JOINED = 1024  # most replicates of one file that `merge` writes
 FILE = re.compile(rf"(?P<cell>{CELL.pattern})_(?P<first>[0-9]{{1,10}})-(?P<last>[0-9]{{1,10}})\.parquet")
 
 
 def parse_file_name(path: Path) -> tuple[str, range]:
     """Cell and seeds in the name of a store's file; no seeds if the name has none, or too many for one file."""
-    name = FILE.fullmatch(path.name)
-    if not name:
+    match = FILE.fullmatch(path.name)
+    if not match:
         return "", range(0)
-    seeds = range(int(name["first"]), int(name["last"]) + 1)
-    return name["cell"], seeds if len(seeds) <= JOINED else range(0)
+    seeds = range(int(match["first"]), int(match["last"]) + 1)
+    return match["cell"], seeds if len(seeds) <= JOINED else range(0)
 
 
 def holding(paths: Iterable[Path], seeds: range) -> dict[int, Path]:
-    """For each of these seeds, the first of a cell's files that has it by name."""
-    found: dict[int, Path] = {}
+    """For each of the seeds, the first of a cell's files whose name includes the seed."""
+    files: dict[int, Path] = {}
     for path in paths:
-        own = parse_file_name(path)[1]
-        for seed in range(max(own.start, seeds.start), min(own.stop, seeds.stop)):
-            found.setdefault(seed, path)
-    return found
+        held = parse_file_name(path)[1]
+        for seed in range(max(held.start, seeds.start), min(held.stop, seeds.stop)):
+            files.setdefault(seed, path)
+    return files
 
 
 class Store:
-    """Finished cells in a folder, which need not exist yet, a file each, named by hash and seeds.
+    """A folder of finished cells, which need not exist yet, with one or more files for each cell.
 
     A file is written once and never changed, so any number of processes may read
     and write. The folders ``others`` are only read.
@@ -45,23 +46,24 @@ class Store:
         self.others = others
 
     def path(self, cell: str, seeds: Sequence[int]) -> Path:
-        """File of a cell's replicates, whose seeds follow one another."""
+        """The file of a cell's replicates with these consecutive seeds."""
         name = f"{cell}_{seeds[0]}-{seeds[-1]}.parquet"
         if not FILE.fullmatch(name):
-            raise RecordError(f"{name!r} is no name of a cell's file")
+            raise RecordError(f"{name!r} cannot be the name of a cell's file")
         return self.folder / name
 
     def files(self) -> dict[str, list[Path]]:
-        """The files of each cell, those of the store itself first. Nothing is read."""
-        found: dict[str, list[Path]] = {}
-        for path in (path for folder in (self.folder, *self.others) for path in sorted(folder.glob("*.parquet"))):
-            cell, seeds = parse_file_name(path)
-            if seeds:
-                found.setdefault(cell, []).append(path)
-        return found
+        """The files of each cell by their names, those of the store itself before those of the other folders."""
+        files: dict[str, list[Path]] = {}
+        for folder in (self.folder, *self.others):
+            for path in sorted(folder.glob("*.parquet")):
+                cell, seeds = parse_file_name(path)
+                if seeds:
+                    files.setdefault(cell, []).append(path)
+        return files
 
     def write(self, table: pl.DataFrame) -> Path:
-        """Keep the records of a cell; returns the file."""
+        """Write the records of one cell; returns the file."""
         path = self.path(table["cell"][0], table["seed"].to_list())
         write_records(path, table)
         return path
@@ -74,38 +76,37 @@ class Store:
         return table
 
     def set_aside(self, path: Path) -> Path:
-        """Give a file that cannot be used another name; returns that."""
-        names = (path.with_suffix(f".damaged{number or ''}") for number in count())
-        return path.rename(next(name for name in names if not name.exists()))
+        """Rename a file that cannot be used; returns its new path."""
+        candidates = (path.with_suffix(f".damaged{number or ''}") for number in count())
+        return path.rename(next(candidate for candidate in candidates if not candidate.exists()))
 
 
 def merge(stores: Sequence[Store], into: Store) -> int:
-    """Join stores; returns how many of their files had what was not there.
+    """Join stores; returns the number of files that held records new to ``into``.
 
-    All are read and compared before anything is written. What is added lies in
-    few files: seeds of a cell that follow one another are joined, up to `JOINED`.
-    A folder that is there twice counts once.
+    All files are read and compared before anything is written. Consecutive seeds
+    of a cell are written to one file, up to `JOINED`. A folder that is given twice counts once.
 
     Raises:
-        RecordError: Two have other results for the same seed of the same cell, or a file is damaged.
+        RecordError: Two stores have different results for the same seed of a cell, or a file is damaged.
     """
-    distinct = {into.folder.resolve(): into}
-    for store in stores:
+    distinct: dict[Path, Store] = {}
+    for store in (into, *stores):
         distinct.setdefault(store.folder.resolve(), store)
-    files: dict[str, list[tuple[Store, Path]]] = {}
+    files = defaultdict[str, list[tuple[Store, Path]]](list)
     for store in distinct.values():
         for cell, paths in store.files().items():
-            files.setdefault(cell, []).extend((store, path) for path in paths)
+            files[cell] += [(store, path) for path in paths]
     added = 0
-    for write in (False, True):
+    for writes in (False, True):
         for cell in sorted(files):
-            known: dict[int, tuple[Path, pl.DataFrame]] = {}
+            by_seed: dict[int, tuple[Path, pl.DataFrame]] = {}
             new = list[pl.DataFrame]()
             for store, path in files[cell]:
-                fresh = unknown(path, store.read(path), known)
+                fresh = unseen(path, store.read(path), by_seed)
                 if len(fresh) and store is not into:
                     new.append(fresh)
-            if write and new:
+            if writes and new:
                 added += len(new)
                 table = pl.concat(new).sort("seed")
                 for seeds in blocks(table["seed"].to_list(), JOINED):
@@ -113,26 +114,26 @@ def merge(stores: Sequence[Store], into: Store) -> int:
     return added
 
 
-def unknown(path: Path, table: pl.DataFrame, known: dict[int, tuple[Path, pl.DataFrame]]) -> pl.DataFrame:
-    """Those records of a cell's file whose seeds are not yet ``known``, to which they are added.
+def unseen(path: Path, table: pl.DataFrame, by_seed: dict[int, tuple[Path, pl.DataFrame]]) -> pl.DataFrame:
+    """Those records of a file whose seeds are not in ``by_seed``, to which they are added.
 
     Raises:
-        RecordError: A seed is known with other results.
+        RecordError: Another file has different results for a seed.
     """
     fresh = []
     for seed, row in zip(table["seed"].to_list(), table.iter_slices(1), strict=True):
-        before, other = known.setdefault(seed, (path, row))
-        if before == path:
+        first_path, first_row = by_seed.setdefault(seed, (path, row))
+        if first_path == path:
             fresh.append(seed)
-        elif not same_results(other, row):
-            raise RecordError(f"{before} and {path} have different results for seed {seed} of the same cell")
+        elif not same_results(first_row, row):
+            raise RecordError(f"{first_path} and {path} have different results for seed {seed} of the same cell")
     return table.filter(pl.col("seed").is_in(fresh))
 
 
 def blocks(seeds: Sequence[int], width: int) -> Iterator[range]:
-    """Seeds in ascending order in runs that follow one another, at most ``width`` long.
+    """Ascending seeds as ranges of consecutive seeds, each at most ``width`` long.
 
-    Taking any of the blocks away leaves the others as they are, so an interrupted
+    Removing any of the blocks leaves the others unchanged, so an interrupted
     study goes on with the same blocks.
     """
     start = 0

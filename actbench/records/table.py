@@ -1,4 +1,4 @@
-"""What a record holds, and records as a Parquet file with a checksum."""
+"""The columns of a record, and records as a Parquet file with a checksum."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from actbench.records.files import RecordError, write_whole
 
 SCHEMA = 1
 CHECKSUM = "actbench.sha256"
-LONGEST = 200  # letters of a name
-CONFIG, DEPTH = 2_000_000, 50  # letters of a config, and mappings and lists in one another
+LONGEST = 200  # characters of a name
+CONFIG, DEPTH = 2_000_000, 50  # characters of a config as JSON, and its depth
 LARGEST, ROWS = 2**29, 250_000  # bytes of a file, and replicates
-BLANK = "0" * 64  # stands for the checksum while it is computed
+BLANK = "0" * 64  # placeholder of the checksum while it is computed
 
 
 class Column(NamedTuple):
-    """A column of the records. ``provenance`` is how, where and when, which may differ where results are the same."""
+    """A column of the records. Columns of ``provenance`` (how, where and when) may differ between equal results."""
 
     type: pl.DataType | type[pl.DataType]
     meaning: str
@@ -31,13 +31,13 @@ class Column(NamedTuple):
 
 COLUMNS = {
     # What was trained.
-    "cell": Column(pl.String, "hash of all that determines the results of the cell, but for the seed"),
+    "cell": Column(pl.String, "hash of all that determines the results of the cell except the seed"),
     "dataset": Column(pl.String, "class path of the DataModule"),
     "network": Column(pl.String, "class path of the network"),
     "activation": Column(pl.String, "class path of the activation"),
     "factors": Column(pl.String, "JSON of all that determines the results: classes, arguments, settings"),
     "seed": Column(pl.Int64, "the replicate's seed"),
-    # What came of it.
+    # Results.
     "weights": Column(pl.String, "which weights were scored: last, or best by the replicate's own val/loss"),
     "val_accuracy": Column(pl.Float64, "accuracy on val of the weights that were scored, a fraction"),
     "val_loss": Column(pl.Float64, "mean cross-entropy on val, in nats"),
@@ -59,7 +59,7 @@ COLUMNS = {
     "parameters": Column(pl.Int64, "trainable parameters of one replicate"),
     "init_fingerprint": Column(pl.String, "hash of the initial weights, without those of the activations"),
     "order_fingerprint": Column(pl.String, "hash of split and first epoch's batches; null if they are not known"),
-    # What it cost, and where it came from.
+    # Cost and provenance.
     "epoch_time_s": Column(pl.Float64, "seconds of a training epoch, over the replicates that ran together", True),
     "examples_per_s": Column(pl.Float64, "training images per second, of all replicates that ran together", True),
     "peak_memory_mb": Column(pl.Float64, "most memory of process or GPU's tensors, MiB; null if not known", True),
@@ -77,13 +77,14 @@ COLUMNS = {
     "commit": Column(pl.String, "of the working directory, + if files were changed; null outside git", True),
     "config": Column(pl.String, "JSON of the fit's resolved config", True),
 }
-NAMES = {"arm": pl.String, "dataset_name": pl.String, "network_name": pl.String, "value": pl.Float64}  # a study's own
-UNKNOWN = {  # columns of what need not be known
+# Columns that a study adds.
+NAMES = {"arm": pl.String, "dataset_name": pl.String, "network_name": pl.String, "value": pl.Float64}
+NULLABLE = {
     *(f"{part}val_{name}" for part in ("", "epoch_") for name in ("accuracy", "loss", "ece")),
     *("diverged_epoch", "curve_x", "curve_y", "curve_slope", "order_fingerprint", "epoch_time_s", "examples_per_s"),
     *("peak_memory_mb", "load_before", "load_after", "busy", "commit"),
 }
-BOUNDS = {  # of numbers: the least and the largest
+BOUNDS = {  # least and largest value
     **dict.fromkeys(("val_accuracy", "test_accuracy"), (0, 1)),
     **dict.fromkeys(("seed", "parameters"), (0, 2**62)),
     **dict.fromkeys(("epochs", "diverged_epoch"), (0, 10_000_000)),
@@ -101,12 +102,12 @@ def fingerprint(value: Any) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Plain values as JSON in one canonical form, in which a number that is infinite or NaN is a text."""
+    """Plain values as JSON in one canonical form, in which infinite numbers and NaN are strings."""
     return json.dumps(with_finite_numbers(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def with_finite_numbers(value: Any) -> Any:
-    """Plain values in which JSON can hold every number."""
+    """Plain values with infinite numbers and NaN, which JSON cannot hold, as strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
@@ -119,18 +120,18 @@ def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema={name: column.type for name, column in COLUMNS.items()})
 
 
-def same_results(one: pl.DataFrame, other: pl.DataFrame) -> bool:
-    """Whether two tables of records agree bit for bit in all but times and provenance."""
-    return one.select(RESULTS).equals(other.select(RESULTS))
+def same_results(first: pl.DataFrame, second: pl.DataFrame) -> bool:
+    """Whether two tables of records agree bit for bit except in times and provenance."""
+    return first.select(RESULTS).equals(second.select(RESULTS))
 
 
 def to_bytes(table: pl.DataFrame) -> bytes:
-    """Records as a Parquet file that holds the checksum of its every byte."""
+    """Records as a Parquet file that holds a checksum over all of its bytes."""
     buffer = BytesIO()
     table.write_parquet(buffer, metadata={"actbench.schema": str(SCHEMA), CHECKSUM: BLANK})
     content = buffer.getvalue()
     if content.count(BLANK.encode()) != 1:
-        raise RecordError("records must not hold the text that stands for their checksum")
+        raise RecordError("records must not hold the placeholder of their checksum")
     return content.replace(BLANK.encode(), hashlib.sha256(content).hexdigest().encode())
 
 
@@ -138,28 +139,28 @@ def from_bytes(content: bytes) -> pl.DataFrame:
     """The records of a file, after its checksum and format are verified.
 
     Raises:
-        RecordError: A byte is not as it was written, or actbench has not written it.
+        RecordError: The file was changed, or actbench did not write it.
     """
     try:
         metadata = pl.read_parquet_metadata(BytesIO(content))
-    except Exception as error:  # polars has many kinds
-        raise RecordError("damaged, or no file of records") from error
+    except Exception as error:  # polars raises many kinds
+        raise RecordError("damaged, or not a file of records") from error
     if CHECKSUM not in metadata:
         raise RecordError("not written by actbench")
     checksum = metadata[CHECKSUM].encode()
     start = content.find(checksum)
-    found = hashlib.sha256(memoryview(content)[:start])  # of a file that may be large: nothing is copied
-    found.update(BLANK.encode())
-    found.update(memoryview(content)[start + len(checksum) :])
-    if found.hexdigest().encode() != checksum:
-        raise RecordError("damaged: its checksum is another")
+    actual = hashlib.sha256()
+    for part in (memoryview(content)[:start], BLANK.encode(), memoryview(content)[start + len(checksum) :]):
+        actual.update(part)  # nothing is copied, because the file may be large
+    if actual.hexdigest().encode() != checksum:
+        raise RecordError("damaged: its checksum does not match")
     if metadata.get("actbench.schema") != str(SCHEMA):
         raise RecordError(f"in format {metadata.get('actbench.schema')}, and this actbench reads format {SCHEMA}")
     try:
         rows = pl.scan_parquet(BytesIO(content)).select(pl.len()).collect().item()
         table = pl.read_parquet(BytesIO(content)) if rows <= ROWS else None
     except Exception as error:  # as above
-        raise RecordError("damaged, or no file of records") from error
+        raise RecordError("damaged, or not a file of records") from error
     if table is None:
         raise RecordError(f"it has {rows:,} rows, and no study has more than {ROWS:,}")
     check(table)
@@ -167,35 +168,44 @@ def from_bytes(content: bytes) -> pl.DataFrame:
 
 
 def check(table: pl.DataFrame) -> None:
-    """Refuse, with a RecordError, records that no training gives.
+    """Raise a RecordError for records that no training writes.
 
-    A checksum tells what was changed by accident, and not who has written a file.
+    The checksum detects accidental changes, but says nothing of who wrote the file.
     """
-    names = {name: kind for name, kind in NAMES.items() if name in table.columns}
-    types = {**{name: column.type for name, column in COLUMNS.items()}, **names}
+    labels = {name: dtype for name, dtype in NAMES.items() if name in table.columns}
+    types = {**{name: column.type for name, column in COLUMNS.items()}, **labels}
     for name in dict.fromkeys((*types, *table.columns)):
         if table.schema.get(name) != types.get(name, "unknown"):
             raise RecordError(f"its column {name} is not what actbench writes")
-        if name not in UNKNOWN and table[name].null_count():
+        if name not in NULLABLE and table[name].null_count():
             raise RecordError(f"its column {name} lacks a value")
     for name, (least, most) in BOUNDS.items():
         if not table[name].drop_nulls().is_between(least, most).all():
-            raise RecordError(f"its column {name} has a value that is not from {least:,} to {most:,}")
+            raise RecordError(f"its column {name} has a value outside {least:,} to {most:,}")
     check_texts(table)
-    if table.select("cell", "seed", *names).is_duplicated().any():
+    check_lists(table)
+    if table.select("cell", "seed", *labels).is_duplicated().any():
         raise RecordError("it has a seed of a cell twice")
 
 
 def check_texts(table: pl.DataFrame) -> None:
-    """Refuse, with a RecordError, texts and lists that no training gives: `check` for what has no range."""
-    for name, kind in table.schema.items():
-        if kind == pl.String and name not in ("factors", "config"):
+    """Raise a RecordError for strings that no training writes."""
+    for name, dtype in table.schema.items():
+        if dtype == pl.String and name not in ("factors", "config"):
             texts = table[name].drop_nulls().unique()
             if not all(is_shown(text, LONGEST if name in NAMES else 1000) for text in texts):
                 raise RecordError(f"its column {name} has a text that is too long, or that cannot be printed")
-    epochs = table.select(pl.col("^epoch_(train|val)_.*$").list.len() > pl.col("epochs"))
-    if epochs.select(pl.any_horizontal(pl.all()).any()).item():
-        raise RecordError("it has more numbers of epochs than epochs")
+    if not all(map(CELL.fullmatch, table["cell"].unique())):
+        raise RecordError("its column cell has a value that is not the hash of a cell")
+    if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):
+        raise RecordError("its columns factors and config have a value that is not a JSON object")
+
+
+def check_lists(table: pl.DataFrame) -> None:
+    """Raise a RecordError for lists that no training writes."""
+    excess = table.select(pl.col("^epoch_(train|val)_.*$").list.len() > pl.col("epochs"))
+    if excess.select(pl.any_horizontal(pl.all()).any()).item():
+        raise RecordError("it has more scores of epochs than epochs")
     curves = table.select("curve_x", "curve_y", "curve_slope")
     lengths = curves.select(pl.all().list.len())
     if not lengths.select(pl.min_horizontal(pl.all()).eq_missing(pl.max_horizontal(pl.all()))).to_series().all():
@@ -203,47 +213,42 @@ def check_texts(table: pl.DataFrame) -> None:
     finite = curves.select(pl.all().list.eval(pl.element().is_finite().fill_null(False)).list.all())
     if not finite.select(pl.all_horizontal(pl.all().fill_null(True))).to_series().all():
         raise RecordError("its columns curve_x, curve_y and curve_slope have numbers that cannot be drawn")
-    if not all(map(CELL.fullmatch, table["cell"].unique())):
-        raise RecordError("its column cell has what is no hash of a cell")
-    if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):
-        raise RecordError("its columns factors and config have what is no JSON object")
 
 
 def is_shown(text: str, most: int = LONGEST) -> bool:
-    """Whether tables and pages can show a text: it is not too long, and every letter can be printed."""
+    """Whether tables and pages can show a text: it has at most ``most`` characters, all of which can be printed."""
     return text.isprintable() and len(text) <= most
 
 
-def whole_number(digits: str) -> int:
-    """A whole number that is no larger than numbers with decimals may be."""
-    if len(digits) > 300:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
 def is_json(text: str) -> bool:
-    """Whether a text is a JSON object that can be shown: no longer and no deeper than any config, and in Unicode."""
+    """Whether a text is a JSON object in valid Unicode, no longer and no deeper than any config."""
+
+    def parse_int(digits: str) -> int:
+        if len(digits) > 300:  # as large as a float may be
+            raise ValueError(f"a number of {len(digits)} digits")
+        return int(digits)
+
     try:
-        value = json.loads(text, parse_int=whole_number) if len(text) <= CONFIG else None
+        value = json.loads(text, parse_int=parse_int) if len(text) <= CONFIG else None
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return False
     level, depth = [value], 0
     while level and depth <= DEPTH:
-        groups = [of.values() if isinstance(of, dict) else of for of in level if isinstance(of, dict | list)]
+        groups = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
         level, depth = [item for group in groups for item in group], depth + 1
     return isinstance(value, dict) and depth <= DEPTH
 
 
 def write_records(path: Path, table: pl.DataFrame) -> None:
-    """Write records whole or not at all, in place of a file that was there; see `whole`."""
+    """Write records to a file, whole or not at all; see `whole`."""
     write_whole(path, to_bytes(table))
 
 
 def read_records(path: Path) -> pl.DataFrame:
-    """The records of a file; a RecordError names one that is damaged or foreign."""
-    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST):  # a pipe, a device without an end
-        raise RecordError(f"{path}: it is no file, or larger than any of records")
+    """The records of a file; a RecordError names a file that is damaged or foreign."""
+    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST):  # a pipe or device may never end
+        raise RecordError(f"{path}: not a regular file, or larger than any file of records")
     try:
         return from_bytes(path.read_bytes())
     except RecordError as error:
