@@ -1,4 +1,4 @@
-"""How a config names what is to be built, and how the parts of a config are composed."""
+"""How a config names the classes to build, and how the parts of a config are composed."""
 
 from actbench.specs.compose import UsageError as UsageError
 from actbench.specs.compose import class_paths as class_paths

@@ -1,10 +1,10 @@
-"""Everything that a user gives, composed into one plain nested mapping.
+"""Composing everything that a user gives into one plain nested mapping.
 
 Config files, files of one group (``--model model.yaml``) and dotted options are
-layers. Options that stand together are one layer, in whatever order; each layer
-is merged over those before it by one rule: **another class starts with no
-arguments, and the arguments of the same class add up.** What a text means is
-left to the parser, which knows the types.
+layers. Adjacent options are one layer, whatever their order. Each layer is
+merged over the layers before it by one rule: **another class starts with no
+arguments, and the arguments of the same class add up.** The parser, which knows
+the types, interprets the values.
 """
 
 import dataclasses
@@ -27,21 +27,21 @@ SPECS: dict[str, type[Spec]] = {
 SPEC_NAMES = [key.removeprefix("model.") for key in SPECS]
 GROUPS = ("", "model", "trainer", "study")  # mappings of settings, which always add up
 CLASSES = (*SPECS, "data", "study.executor", "trainer.logger", "trainer.callbacks")  # settings that are classes
-BARE = {"trainer.logger": loggers, "trainer.callbacks": callbacks}  # where bare names of classes are looked up
+BARE = {"trainer.logger": loggers, "trainer.callbacks": callbacks}  # the modules of bare class names
 FILES = (".yaml", ".yml", ".json")
 LARGEST = 2**22  # bytes of a file
 
 
 class UsageError(ValueError):
-    """A command cannot be run as it was given."""
+    """A command cannot be run with its options."""
 
 
 class Items(dict[str, Any]):
-    """Items of a mapping or arguments of a class that were given one by one: they add up with those that are there."""
+    """Items of a mapping, or arguments of a class, that were given one by one: they add up with earlier items."""
 
 
 def options(words: Sequence[str], flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Every option of a command line: its name without dashes, and its value, which is True for one of the flags."""
+    """Name (without dashes) and value of each option of a command line; the value of a flag is True."""
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -61,12 +61,12 @@ def options(words: Sequence[str], flags: Sequence[str]) -> Iterator[tuple[str, A
 
 
 def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
-    """What config files and options say, as one mapping; the later of two wins, also when the later is a file.
+    """Config files and options as one mapping, in which the later of two options or files wins.
 
     Raises:
-        UsageError: A word is no option, an option lacks its value, or a file is missing or not a YAML mapping.
+        UsageError: A word is not an option, an option lacks its value, or a file is missing or not a YAML mapping.
     """
-    config, layer = dict[str, Any](), dict[str, Any]()  # a layer: options that stand together
+    config, layer = dict[str, Any](), dict[str, Any]()  # adjacent options are one layer
     for name, value in options(words, flags):
         if name == "config":
             config, layer = merge_config(merge_config(config, layer), read_file(value, "--config")), {}
@@ -76,7 +76,7 @@ def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_file(path: str, option: str) -> dict[str, Any]:
-    """Contents of a config file; a UsageError if there is no such file, or its content is not a YAML mapping."""
+    """Content of a config file; a UsageError if the file was not found, or is not a YAML mapping."""
     if not os.path.isfile(path):  # noqa: PTH113  # unlike pathlib's, never an error
         raise UsageError(f"{option}: file {path} not found")
     if os.path.getsize(path) > LARGEST:  # noqa: PTH202  # as above
@@ -91,16 +91,21 @@ def read_file(path: str, option: str) -> dict[str, Any]:
 
 
 def nest(name: str, value: Any) -> dict[str, Any]:
-    """A dotted setting as a nested mapping that adds up with what is there."""
+    """A dotted setting as a nested mapping, whose items add up with earlier items."""
     for part in reversed(name.split(".")):
         value = Items({part: value})
     return dict(value)
 
 
 def merge_config(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
-    """A config, or the group of its settings that the key names, with another over it; neither is changed.
+    """A config merged over another, or a group of settings over the same group; neither is changed.
 
-    Null says nothing, and a text is YAML or names a file. A UsageError says which group is no mapping.
+    Null leaves the old value. A string is YAML or names a file. A UsageError names a group that is not a mapping.
+
+    Args:
+        old: The earlier config or group.
+        new: The later config or group.
+        key: Name of the group; empty for a whole config.
     """
     if isinstance(new, str):
         content = load_yaml(new)
@@ -114,8 +119,12 @@ def merge_config(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
         if inner in GROUPS:
             result[name] = merge_config(result.get(name), value, key=inner)
         elif inner.endswith("+"):
-            before, added = result.get(name[:-1]) or [], merged_class(inner[:-1], None, value)
-            result[name[:-1]] = [item for of in (before, added) for item in (of if isinstance(of, list) else [of])]
+            added = merged_class(inner[:-1], None, value)
+            before = result.get(name[:-1]) or []
+            result[name[:-1]] = [
+                *(before if isinstance(before, list) else [before]),
+                *(added if isinstance(added, list) else [added]),
+            ]
         elif inner in CLASSES:
             result[name] = merged_class(inner, result.get(name), value)
         else:
@@ -124,7 +133,7 @@ def merge_config(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
 
 
 def loaded(value: Any) -> Any:
-    """What a text stands for where a class is asked for: YAML, the content of a file, or a name."""
+    """The value of a string in place of a class: YAML, the content of a file, or a name."""
     if isinstance(value, str) and Path(value).suffix in FILES and os.path.isfile(value):  # noqa: PTH113
         try:
             return read_yaml(Path(value).read_text())
@@ -134,23 +143,23 @@ def loaded(value: Any) -> Any:
 
 
 def merged_class(key: str, old: Any, new: Any) -> Any:
-    """A class with its arguments, after another was given for the same dotted setting: the rule of this module.
+    """A class with its arguments merged over an earlier value of the same dotted setting, by the rule of this module.
 
-    Either may be a name, a mapping in which ``class_path`` or ``init_args`` may be missing, or a list of these.
+    Each value is a name, a mapping in which ``class_path`` or ``init_args`` may be missing, or a list of these.
     """
     new = loaded(new)
     if isinstance(new, list):
         return [merged_class(key, None, item) for item in new]
-    if isinstance(old, list) and isinstance(new, Items) and old:  # arguments of the last one
+    if isinstance(old, list) and isinstance(new, Items) and old:  # arguments of the last class
         return [*old[:-1], merged_class(key, old[-1], new)]
     if not isinstance(new, str | Mapping):
         return new
     given = as_class(key, new)
     before = as_class(key, old) if isinstance(old, str | Mapping) else {}
-    path, known = given.get("class_path"), before.get("class_path")
-    if path is not None and known is not None and not same_class(key, known, path):
+    path, old_path = given.get("class_path"), before.get("class_path")
+    if path is not None and old_path is not None and not same_class(key, old_path, path):
         before = {}
-    result: dict[str, Any] = {"class_path": path or known} if path or known else {}
+    result: dict[str, Any] = {"class_path": path or old_path} if path or old_path else {}
     for name in ("init_args", "dict_kwargs"):
         arguments = dict(before.get(name) or {})
         for argument, value in (given.get(name) or {}).items():
@@ -162,7 +171,7 @@ def merged_class(key: str, old: Any, new: Any) -> Any:
 
 
 def as_class(key: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
-    """A class in the one form: ``class_path``, ``init_args`` and ``dict_kwargs``, as far as they are given."""
+    """A class as a mapping of ``class_path``, ``init_args`` and ``dict_kwargs``, as far as they are given."""
     if isinstance(value, str):
         return {"class_path": full_path(key, value)}
     form: dict[str, Any] = {"init_args": Items()}
@@ -180,9 +189,9 @@ def as_class(key: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged_value(old: Any, new: Any, *, adds_up: bool = False) -> Any:
-    """A value after another was given; a class among the arguments of a class follows the rule, too.
+    """A value merged over an earlier one; a class among the arguments of a class follows the rule too.
 
-    Items given one by one add up with those before; a whole mapping does so only where the fields of a dataclass do.
+    Items given one by one add up with earlier items. A whole mapping adds up only if ``adds_up`` is true.
     """
     before = loaded(old) if isinstance(old, str) and isinstance(new, Items) else old
     is_class = any(isinstance(value, Mapping) and "class_path" in value for value in (before, new))
@@ -195,50 +204,50 @@ def merged_value(old: Any, new: Any, *, adds_up: bool = False) -> Any:
 
 
 def full_path(key: str, name: str) -> str:
-    """A class path for a bare name, where it is known what is meant."""
+    """The class path of a bare name of ours or Lightning's; any other name unchanged."""
     if "." in name:
         return name
     if key == "data":
-        from actbench import data  # not above: it imports much
+        from actbench import data  # imported late, because it imports much
 
         return f"actbench.data.{name}" if name in [cls.__name__ for cls in data.DATASETS] else name
     module = BARE.get(key)
     return f"{module.__name__}.{name}" if module and hasattr(module, name) else name
 
 
-def same_class(key: str, one: str, other: str) -> bool:
-    """Whether two names are of one class, with the same arguments implied."""
+def same_class(key: str, first: str, second: str) -> bool:
+    """Whether two names mean the same class and imply the same arguments."""
     find = SPECS[key].find if key in SPECS else import_object
     try:
-        return one == other or find(one) == find(other)
-    except Exception:  # of any kind, in a module of the user's; the parser will say what is wrong
+        return first == second or find(first) == find(second)
+    except Exception:  # of any kind, in a module of the user's; the parser reports it
         return False
 
 
 def is_group(key: str, class_path: str | None, argument: str) -> bool:
-    """Whether a mapping that is given for a class's argument is a dataclass, whose fields are settings of their own."""
+    """Whether a class's argument is a dataclass, whose fields add up as settings do."""
     try:
         cls = SPECS[key].find(class_path)[0] if key in SPECS else import_object(class_path or "")
         hint = get_type_hints(cls.__init__)[argument]  # type: ignore[misc]
-    except Exception:  # as above, or it takes arguments that its signature does not name
+    except Exception:  # as above, or the signature does not name the argument
         return False
     return any(dataclasses.is_dataclass(kind) for kind in (hint, *get_args(hint)))
 
 
 def setting(config: Any, key: str) -> Any:
-    """The value that a config gives for a dotted setting, None without one."""
+    """The value of a dotted setting in a config; None if the config does not give one."""
     for part in key.split("."):
         config = config.get(part) if isinstance(config, Mapping) else None
     return config
 
 
 def without(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """A mapping without some of its keys."""
+    """A mapping without the named keys."""
     return {name: value for name, value in config.items() if name not in names}
 
 
 def class_paths(value: Any) -> Iterator[Any]:
-    """Class paths at any depth of a config; one that is wrong may be no text."""
+    """Class paths at any depth of a config, which need not be strings if the config is wrong."""
     if isinstance(value, Mapping):
         if value.get("class_path") is not None:
             yield value["class_path"]

@@ -1,8 +1,8 @@
 """Specs: how a config names what is to be built.
 
 A spec is a name, a class path, or a class path with arguments. It is checked
-when it is made, answers in one line when it is wrong, builds a fresh object at
-each call, and is written to configs and checkpoints in one canonical form.
+when it is made, and reports an error in one line. It builds a fresh object at
+each call. Configs and checkpoints hold it in one canonical form.
 """
 
 import difflib
@@ -31,27 +31,27 @@ from actbench.specs.values import (
     written,
 )
 
-PROVED: set[tuple[type, type, str]] = set()  # a proof may take as long as a step of training
+PROVED: set[tuple[type, type, str]] = set()  # specs that were built once; building may take as long as a training step
 
 
 class Spec:
     """A class with its arguments, in plain values.
 
-    Two specs are equal if they build the same: a name, its class path and its
-    class path with the defaults written out are one spec.
+    Two specs are equal if they build equal objects: a name, its class path, and
+    its class path with the defaults written out are equal.
 
     Args:
         value: A name, a class path, a mapping with ``class_path`` and ``init_args``, a class,
             a `functools.partial` of a class with keyword arguments, or a spec.
 
     Raises:
-        ValueError: There is no such class, it is of another kind, or its arguments do not fit.
+        ValueError: The class was not found, is of another kind, or does not accept the arguments.
     """
 
     kind: ClassVar[str]
     base: ClassVar[type]
     given: ClassVar[tuple[str, ...]] = ()  # constructor arguments that the caller of the spec provides
-    names: ClassVar[Mapping[str, Any]]  # what each name stands for: a class, or a partial of one
+    names: ClassVar[Mapping[str, Any]]  # the class, or partial of a class, of each name
 
     def __init_subclass__(cls) -> None:
         register_type(cls, serializer=cls.to_dict, type_check=isinstance)
@@ -61,21 +61,20 @@ class Spec:
         self.cls, preset = self.find(target)
         self.class_path = public_path(self.cls)
         self.init_args = self._bind({**preset, **arguments})
-        known = (type(self), self.cls, str(self.init_args))
-        if known in PROVED:
-            return
-        try:
-            self._prove()
-        except Exception as error:
-            raise ValueError(f"{self.kind} {self}: {one_line(error)}") from error
-        PROVED.add(known)
+        key = (type(self), self.cls, str(self.init_args))
+        if key not in PROVED:
+            try:
+                self._prove()
+            except Exception as error:
+                raise ValueError(f"{self.kind} {self}: {one_line(error)}") from error
+            PROVED.add(key)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Build a fresh object."""
         arguments = dict(self.init_args)
-        if any(isinstance(value, Namespace | list) for value in arguments.values()):  # classes among them, perhaps
-            parser, known = arguments_parser(self.cls, self.given)
-            named = Namespace({name: value for name, value in arguments.items() if name in known})  # type: ignore[no-untyped-call]
+        if any(isinstance(value, Namespace | list) for value in arguments.values()):  # which may hold classes
+            parser, names = arguments_parser(self.cls, self.given)
+            named = Namespace({name: value for name, value in arguments.items() if name in names})  # type: ignore[no-untyped-call]
             arguments |= vars(parser.instantiate_classes(named))
         return self.cls(*args, **kwargs, **arguments)
 
@@ -120,28 +119,28 @@ class Spec:
 
     @classmethod
     def find(cls, target: Any) -> tuple[type, Mapping[str, Any]]:
-        """The class that a name or a class path means, and the arguments that the name implies.
+        """The class of a name or a class path, and the arguments that the name implies.
 
-        Raises a ValueError if there is no such class, or it is of another kind.
+        Raises a ValueError if the class was not found, or is of another kind.
         """
         if isinstance(target, str):
-            known = {normal(name): name for name in cls.names}
-            if normal(target) in known:
-                return cls._split(cls.names[known[normal(target)]])
+            names = {normalized(name): name for name in cls.names}
+            if normalized(target) in names:
+                return cls._split(cls.names[names[normalized(target)]])
             if "." not in target:
-                close = difflib.get_close_matches(normal(target), known, n=3, cutoff=0.5)
-                near = ", ".join([known[name] for name in known if name in close] or list(cls.names)[:5])
+                close = difflib.get_close_matches(normalized(target), names, n=3, cutoff=0.5)
+                near = ", ".join([names[name] for name in names if name in close] or list(cls.names)[:5])
                 raise ValueError(f"unknown {cls.kind} '{target}': give a name or a class path; near it are {near}")
             try:
                 target = import_object(target)
             except Exception as error:
                 raise ValueError(f"cannot import {cls.kind} '{target}': {one_line(error)}") from error
         if not isinstance(target, type) or not issubclass(target, cls.base):
-            raise ValueError(f"{target!r} is no {cls.kind}: it is not a subclass of {public_path(cls.base)}")
+            raise ValueError(f"{cls.kind} {target!r} is not a subclass of {public_path(cls.base)}")
         return target, {}
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Check arguments against the constructor's signature; write out plain defaults."""
+        """The arguments with plain defaults written out, after checking them against the constructor's signature."""
         parameters = dict(parameters_of(self.cls))
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for name in self.given:
@@ -155,15 +154,14 @@ class Spec:
             accepted = ", ".join(named) or "none"
             raise ValueError(f"{self.kind} {self.class_path}: {problem} in init_args; accepted: {accepted}")
         parser, names = arguments_parser(self.cls, self.given)
-        known = {name: value for name, value in arguments.items() if name in names}
+        typed = {name: value for name, value in arguments.items() if name in names}
         try:
-            bound = vars(parser.parse_object(known))
+            bound = vars(parser.parse_object(typed))
         except ArgumentError as error:
-            raise ValueError(
-                f"{self.kind} {self.class_path}: {readable_error(str(error)).removeprefix('--')}"
-            ) from error
-        settle_arguments(self.cls, bound, known)
-        bound |= {name: value for name, value in arguments.items() if name not in known}
+            problem = readable_error(str(error)).removeprefix("--")
+            raise ValueError(f"{self.kind} {self.class_path}: {problem}") from error
+        settle_arguments(self.cls, bound, typed)
+        bound |= {name: value for name, value in arguments.items() if name not in typed}
         self.raw = {"init_args": arguments}
         defaults = {name: parameter.default for name, parameter in parameters.items()}
         bound = {name: value for name, value in bound.items() if value is not None or defaults.get(name) is not None}
@@ -173,12 +171,12 @@ class Spec:
         return bound
 
     def _prove(self) -> None:
-        """Build one object to see that the arguments are right."""
+        """Build an object once, to check the arguments."""
 
 
 @cache
 def arguments_parser(cls: type, given: tuple[str, ...]) -> tuple[ArgumentParser, frozenset[str]]:
-    """Parser of a class's arguments but for those that are given elsewhere, and the names that the parser knows."""
+    """Parser of a class's arguments except those ``given`` by the spec's caller, and the names that it parses."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, skip=set(given), fail_untyped=False)
     return parser, frozenset(action.dest for action in parser._actions)
@@ -197,7 +195,7 @@ class ActivationSpec(Spec):
             result = self()(images)
         got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
         if got != images.shape:
-            raise ValueError(f"not an activation, it maps an input of shape {tuple(images.shape)} to {got}")
+            raise ValueError(f"not an activation: it maps an input of shape {tuple(images.shape)} to {got}")
 
 
 class NetworkSpec(Spec):
@@ -225,9 +223,9 @@ class OptimizerSpec(Spec):
 
 
 def check_elementwise(make: Callable[..., Optimizer]) -> None:
-    """Refuse an optimiser that moves a replicate differently in a stack than alone, or takes only some shapes.
+    """Refuse an optimiser whose step differs between a stack and a replicate alone, or which takes only some shapes.
 
-    A few steps are made with both, with gradients of very different size.
+    The check takes a few steps each way, with gradients of very different sizes.
     """
     generator, scale = torch.Generator().manual_seed(0), torch.tensor([1e-3, 1, 1e3])
     for shape in ((3, 4), (3, 4, 5)):
@@ -246,13 +244,13 @@ def check_elementwise(make: Callable[..., Optimizer]) -> None:
             raise ValueError(f"it cannot train replicates together: {one_line(error)}") from error
         if not torch.allclose(together, torch.stack(list(alone)), rtol=1e-4, atol=1e-6, equal_nan=True):
             raise ValueError(
-                "it cannot train replicates together: its step for one depends on the others, because it "
-                "is not element by element"
+                "it cannot train replicates together: its step is not element by element, so that a replicate's "
+                "depends on the others"
             )
 
 
 class SchedulerSpec(Spec):
-    """A learning-rate schedule: a name of torch's, such as StepLR, or the class path of one, with arguments."""
+    """A learning-rate schedule: a name of torch's, such as StepLR, or a class path, with arguments."""
 
     kind = "lr_scheduler"
     base = LRScheduler
@@ -263,6 +261,6 @@ class SchedulerSpec(Spec):
         self(torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9))
 
 
-def normal(name: str) -> str:
-    """Name without case and underscores."""
+def normalized(name: str) -> str:
+    """A name in lower case without underscores."""
     return name.replace("_", "").lower()

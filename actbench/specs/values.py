@@ -1,4 +1,4 @@
-"""Values of a config: parsed to the types that a class asks for, and written down as YAML holds them."""
+"""Values of a config: YAML, the parameters of classes, and the canonical form that YAML and checkpoints hold."""
 
 import importlib
 import inspect
@@ -15,8 +15,8 @@ import yaml
 from jsonargparse import Namespace, get_loader
 
 ABSENT: Any = object()
-SHOWN = 1000  # characters of a message, which may hold all that was given
-VALUES = 100_000  # of a config; nobody has written as many
+SHOWN = 1000  # most characters of a message, which may quote the whole input
+VALUES = 100_000  # most values of a config; nobody writes as many
 
 
 def one_line(error: BaseException) -> str:
@@ -25,7 +25,7 @@ def one_line(error: BaseException) -> str:
 
 
 def readable_error(message: str) -> str:
-    """What jsonargparse says of a wrong value, in one line: the option, and the cause without the types tried."""
+    """A message of jsonargparse about a wrong value in one line: the option and the cause, without the types tried."""
     text = " ".join(message.split())
     text = re.sub(r'(Parser key|Problem with given class_path) "([^"]+)"( element \d+)?:', r"--\2:", text)
     text = re.sub(r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*)", r"\1", text)
@@ -37,7 +37,7 @@ def readable_error(message: str) -> str:
 
 
 def load_yaml(text: str) -> Any:
-    """The value that a text stands for, as in a config; the text itself if it is not YAML."""
+    """The value of a text in a config; the text itself if it is not YAML."""
     try:
         return read_yaml(text)
     except ValueError:
@@ -48,20 +48,22 @@ def read_yaml(text: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        ValueError: The text is not YAML, says a key twice, or has more values than a config, counted as often as
-            aliases repeat them.
+        ValueError: The text is not YAML, has a key twice, or has more values than any config, where a value
+            counts once for each alias that repeats it.
     """
     sizes = dict[int, int]()
 
     def size(node: Any) -> int:
         if id(node) not in sizes:
-            sizes[id(node)] = VALUES  # while it is counted, so that one that holds itself has too many
-            items = [item for pair in node.value for item in pair] if isinstance(node, yaml.MappingNode) else node.value
-            keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-            twice = next((key for key in keys if isinstance(key, str) and keys.count(key) > 1), None)
-            if twice is not None:
-                raise ValueError(f"the key {twice} is there twice, in line {node.start_mark.line + 1} and below")
-            sizes[id(node)] = 1 + (0 if isinstance(items, str) else sum(map(size, items)))
+            sizes[id(node)] = VALUES  # while it is counted, so that a node that contains itself is too large
+            items = [] if isinstance(node, yaml.ScalarNode) else node.value
+            if isinstance(node, yaml.MappingNode):
+                keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+                twice = next((key for key in keys if keys.count(key) > 1), None)
+                if twice is not None:
+                    raise ValueError(f"the key {twice} appears twice, in line {node.start_mark.line + 1} and below")
+                items = [item for pair in node.value for item in pair]
+            sizes[id(node)] = 1 + sum(map(size, items))
         return sizes[id(node)]
 
     try:
@@ -71,20 +73,20 @@ def read_yaml(text: str) -> Any:
         return get_loader("yaml")(text)
     except ValueError:
         raise
-    except Exception as error:  # of many kinds, among them those of the loader
+    except Exception as error:  # of many kinds, among them the loader's
         raise ValueError(one_line(error)) from error
 
 
 def dump_yaml(value: Any) -> str:
-    """Plain values as YAML that is read back as it was written: a text stays one, also where it looks like a number."""
+    """Plain values as YAML that is read back unchanged: a string stays a string, even if it looks like a number."""
     return str(yaml.dump(value, Dumper=TextDumper, sort_keys=False))
 
 
 class TextDumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML has no types
-    """YAML's safe dumper, which quotes what the loader would not read as text, such as ``12e4``."""
+    """YAML's safe dumper, which also quotes strings such as ``12e4`` that jsonargparse's loader reads as numbers."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """A text, in quotes where it needs them."""
+        """A string, in quotes where it needs them."""
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if load_yaml(text) == text else "'")
 
 
@@ -92,15 +94,15 @@ TextDumper.add_representer(str, TextDumper.represent_text)
 
 
 def import_object(path: str) -> Any:
-    """The object that a dotted path names; an ImportError or AttributeError says which part was not found."""
+    """The object at a dotted path; an ImportError or AttributeError says which part was not found."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def public_path(cls: type) -> str:
-    """Shortest path that a class can be imported by: ``torch.nn.SiLU``, not where torch defines it.
+    """The shortest path from which a class can be imported: ``torch.nn.SiLU``, not the module that defines it.
 
-    A ValueError refuses a class that cannot be imported, such as one defined inside a function.
+    Raises a ValueError for a class that cannot be imported, such as a class defined inside a function.
     """
     for module in accumulate(cls.__module__.split("."), "{}.{}".format):
         if getattr(sys.modules.get(module), cls.__qualname__, None) is cls:
@@ -116,27 +118,29 @@ def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
 
 @cache
 def defaults_of(cls: type) -> Mapping[str, Any]:
-    """Defaults of a class's parameters, `inspect.Parameter.empty` for one that has to be given."""
+    """Defaults of a class's parameters; `inspect.Parameter.empty` for a parameter without one."""
     return {name: parameter.default for name, parameter in parameters_of(cls).items()}
 
 
 @cache
 def numbers_of(cls: type) -> Mapping[str, frozenset[type]]:
-    """Which of int and float the annotation of each parameter of a class allows."""
+    """For each parameter of a class, whichever of int and float its annotation allows."""
     try:
         hints = get_type_hints(cls.__init__)  # type: ignore[misc]
-    except Exception:  # annotations may name what only type checkers import
+    except Exception:  # annotations may use names that only type checkers import
         hints = {name: parameter.annotation for name, parameter in parameters_of(cls).items()}
-    kinds = {name: (hint, *get_args(hint)) for name, hint in hints.items()}
-    return {name: frozenset(n for n in (int, float) if any(n is k for k in of)) for name, of in kinds.items()}
+    return {
+        name: frozenset(number for number in (int, float) if any(number is kind for kind in (hint, *get_args(hint))))
+        for name, hint in hints.items()
+    }
 
 
 def settle(node: Any, given: Any = ABSENT) -> None:
-    """Mend what jsonargparse makes of the arguments of each class, at any depth of a parsed value, in place.
+    """Correct jsonargparse's values for the arguments of each class, at any depth of a parsed value, in place.
 
-    A whole number that was given stays one where ``float | int`` allows it, a
-    default of 1 for a float is 1.0, as it will be when it is read again, and
-    defaults that no config can hold, such as objects, are left to the class.
+    A given whole number stays whole where ``float | int`` allows it. A default of
+    1 for a float becomes 1.0, as when it is read again. Defaults that no config
+    can hold, such as objects, are left to the class.
     """
     if isinstance(node, list):
         same_length = isinstance(given, list) and len(given) == len(node)
@@ -153,7 +157,7 @@ def settle(node: Any, given: Any = ABSENT) -> None:
 
 
 def settle_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Mend the parsed arguments of one class as `settle` says, in place."""
+    """Correct the parsed arguments of one class, in place; see `settle`."""
     for name, value in list(arguments.items()):
         default = defaults_of(cls).get(name)
         if name not in given and default is not inspect.Parameter.empty and not is_plain(default):
@@ -168,7 +172,7 @@ def settle_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, A
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a config can hold a value: None, a number, text, an enumeration's member, a path, or several of these."""
+    """Whether a config can hold a value: None, a number, a string, an enum member, a path, or several of these."""
     try:
         written(value)
     except ValueError:
@@ -177,13 +181,13 @@ def is_plain(value: Any) -> bool:
 
 
 def written(value: Any, given: Any = ABSENT) -> Any:
-    """A parsed value as YAML and checkpoints hold it: tuples as lists, enumerations by name, paths as text.
+    """A parsed value as YAML and checkpoints hold it: tuples as lists, enum members by name, paths as strings.
 
-    Of a class, arguments that are None by default and still None are left out.
+    Arguments of a class that are None and default to None are left out.
 
     Args:
         value: The value, parsed or given in Python.
-        given: The value before it was parsed, written in place of one of another type, such as `torch.dtype`.
+        given: The value before it was parsed, which replaces a value of another type, such as `torch.dtype`.
 
     Raises:
         ValueError: No config can hold the value.
@@ -195,9 +199,9 @@ def written(value: Any, given: Any = ABSENT) -> Any:
             return written_class(value, before)
         return {name: written(item, before.get(name, ABSENT)) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        members = sorted(value) if isinstance(value, set | frozenset) else list(value)
-        givens = given if isinstance(given, list) and len(given) == len(members) else [ABSENT] * len(members)
-        return [written(item, one) for item, one in zip(members, givens, strict=True)]
+        items = sorted(value) if isinstance(value, set | frozenset) else list(value)
+        givens = given if isinstance(given, list) and len(given) == len(items) else [ABSENT] * len(items)
+        return [written(item, before) for item, before in zip(items, givens, strict=True)]
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, PurePath):
@@ -218,7 +222,7 @@ def written_class(items: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
         cls = import_object(items["class_path"])
         form: dict[str, Any] = {"class_path": public_path(cls)}
         defaults = defaults_of(cls)
-    except (ImportError, AttributeError, TypeError, ValueError):  # a name that is resolved elsewhere
+    except (ImportError, AttributeError, TypeError, ValueError):  # a bare name, which is resolved elsewhere
         form, defaults = {"class_path": items["class_path"]}, {}
     for key in ("init_args", "dict_kwargs"):
         arguments, before, kept = items.get(key) or {}, given.get(key) or {}, {}
