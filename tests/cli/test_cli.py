@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from actbench.cli.main import COMMANDS, main
-from actbench.studies.cells.isolation import unchanged_process
+from actbench.studies.cells.run import unchanged_process
 from actbench.training.stack import Stack
 from actbench.training.stack.chunk import Chunk
 

@@ -571,7 +571,7 @@ def test_loaders_that_are_made_anew_while_training_are_not_known():
     config = {"data": {"class_path": "test_foreign.Own"}, "trainer": {"reload_dataloaders_every_n_epochs": 1}}
     config = cell_config(merge_config({}, config))
 
-    with pytest.warns(UserWarning, match="makes loaders anew while it trains"):
+    with pytest.warns(UserWarning, match="reloads its loaders during training"):
         digests = {data_digest(config), data_digest(config)}
 
     assert len(digests) == 2

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from actbench.cli.lightning import CommandCLI
 from actbench.specs import compose
 from actbench.studies import compare
-from actbench.studies.cells.isolation import unchanged_process
+from actbench.studies.cells.run import unchanged_process
 
 
 class Colour(enum.Enum):

@@ -16,7 +16,7 @@ from actbench.networks import MLP
 from actbench.seeding import SOURCES
 from actbench.specs import merge_config
 from actbench.studies.cells import Cell, cell_config, data_digest, run_cell
-from actbench.studies.cells.curves import curve
+from actbench.studies.cells.measurements import curve
 from actbench.training.classifier import Classifier
 
 FIT = {"model": {"network": "MLP"}, "data": "FakeImages", "trainer": {"max_epochs": 4, "accelerator": "cpu"}}

@@ -15,21 +15,20 @@ from actbench.specs import without
 from actbench.studies.cells.key import factors
 from actbench.training.config import BenchCLI
 
-# Settings of the Trainer that are a study's own, and the ones with which a cell cannot be run.
+# Settings of the Trainer that a study chooses itself.
 SET_BY_STUDY = ("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
-BARRED = ("fast_dev_run", "barebones")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained together: a fit's config, and the seeds of its replicates."""
+    """Replicates that are trained together: the config of their fit, and their seeds."""
 
     config: Mapping[str, Any]  # in canonical form; see `cell_config`
     seeds: range
     digest: str = ""  # of the data; see `data_digest`
-    weights: str = "last"  # which are scored: of the last epoch, or each replicate's best by its own val/loss
-    vary: Sequence[str] = SOURCES  # the sources of randomness that differ from seed to seed
-    fixed_seed: int = 0  # keys the other sources, for every seed
+    weights: str = "last"  # scored weights: of the last epoch, or each replicate's best by its own val/loss
+    vary: Sequence[str] = SOURCES  # sources of randomness that differ from seed to seed
+    fixed_seed: int = 0  # keys the other sources for every seed
 
     @property
     def fit(self) -> dict[str, Any]:
@@ -41,7 +40,7 @@ class Cell:
 
     @cached_property
     def factors(self) -> dict[str, Any]:
-        """All that determines the results except the seeds, and nothing else: no paths, loggers or devices."""
+        """Exactly what determines the results, except the seeds: no paths, loggers or devices."""
         return factors(self.config, self.digest, self.weights, fixed=self.fixed, fixed_seed=self.fixed_seed)
 
     @property
@@ -56,9 +55,9 @@ class Cell:
 
 
 def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The canonical config of a composed fit as a study runs it: on one device, with the study's folders and loggers.
+    """The canonical config of a composed fit as a study runs it: on one device, without folders and loggers of its own.
 
-    A ValueError says what is unknown or does not fit, or why no cell can be run so.
+    A ValueError says which setting is unknown or does not fit, or why no cell can run with it.
     """
     trainer = without(given.get("trainer") or {}, *SET_BY_STUDY)
     if trainer.get("devices") in (None, "auto"):
@@ -69,11 +68,11 @@ def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Refuse, with a ValueError, settings with which no cell can be run.
+    """Raise a ValueError for settings of the Trainer with which no cell can run.
 
     Several devices are refused because under DDP each would run the whole study again.
     """
-    for name in BARRED:
+    for name in ("fast_dev_run", "barebones"):
         if trainer.get(name):
             raise ValueError(f"trainer.{name}: a study trains whole fits; leave it out")
     for name in ("devices", "num_nodes"):
@@ -82,7 +81,7 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
             raise ValueError(f"trainer.{name}: a cell runs on one device, got {value!r}; use study.workers for several")
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer.get(name) == 0:
-            raise ValueError(f"trainer.{name} is 0, and a cell needs one epoch or step at least")
+            raise ValueError(f"trainer.{name} is 0, and a cell needs at least one epoch or step")
     if trainer.get("limit_test_batches") == 0:
         raise ValueError("trainer.limit_test_batches is 0, and every seed is scored on test")
     endless = trainer.get("max_epochs") == -1 and trainer.get("max_steps") in (None, -1)
@@ -91,32 +90,36 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
 
 
 def build_data(config: Mapping[str, Any]) -> Any:
-    """The DataModule of a cell's config for one replicate, without the rest of the fit."""
+    """The DataModule of a cell's config, for one replicate."""
     return BenchCLI("fit", config, build=False).build_data()
 
 
-def data_digest(config: Mapping[str, Any], known: dict[str, str] | None = None) -> str:
-    """Hash of what the dataset of a cell's config yields, after its batches and labels were checked.
+def data_digest(config: Mapping[str, Any], digests: dict[str, str] | None = None) -> str:
+    """Hash of the data that a cell's config yields, after checking its batches and labels.
 
-    The digest is added to those ``known``, by config, for as long as files do not change. Raises a ValueError if the
-    data are missing or damaged, or cannot be trained, validated and tested on.
+    Args:
+        config: The cell's config.
+        digests: Digests by config, which hold as long as no file changes; the result is added.
+
+    Raises:
+        ValueError: The data are missing or damaged, or cannot be trained, validated and tested on.
     """
-    reloaded = bool(config["trainer"].get("reload_dataloaders_every_n_epochs"))
-    key = records.json_text([config["data"], config["model"].get("batch_keys"), reloaded])
-    known = {} if known is None else known
-    if key not in known:
+    reloads = bool(config["trainer"].get("reload_dataloaders_every_n_epochs"))
+    key = records.json_text([config["data"], config["model"].get("batch_keys"), reloads])
+    digests = {} if digests is None else digests
+    if key not in digests:
         datamodule = build_data(config)
         if isinstance(datamodule, ForeignData):
             datamodule.scout.check()
-            known[key] = datamodule.scout.digest()
-            if reloaded:
-                known[key] = uuid4().hex
+            digests[key] = datamodule.scout.digest()
+            if reloads:
+                digests[key] = uuid4().hex
                 rank_zero_warn(
-                    f"{datamodule.scout.name} makes loaders anew while it trains: what later epochs hold is not known, "
-                    "so that finished replicates are not found again"
+                    f"{datamodule.scout.name} reloads its loaders during training: later epochs may hold other data, "
+                    "so finished replicates are not found again"
                 )
         else:
             datamodule.prepare_data()
             datamodule.setup()
-            known[key] = datamodule.digest()
-    return known[key]
+            digests[key] = datamodule.digest()
+    return digests[key]

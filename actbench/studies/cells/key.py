@@ -1,4 +1,4 @@
-"""What a cell's results follow from, and what they do not: the key by which finished cells are found again."""
+"""The key by which finished cells are found again: all that a cell's results follow from, and nothing else."""
 
 import ast
 import importlib
@@ -22,7 +22,7 @@ from uuid import uuid4
 from actbench import __version__
 from actbench.data.contents import files_hash
 from actbench.specs import without
-from actbench.specs.compose import SPEC_NAMES
+from actbench.specs.compose import SPEC_NAMES, SPECS
 from actbench.training.checkpoints import is_default
 from actbench.training.config import LIGHTNINGS, is_ours
 
@@ -30,86 +30,70 @@ PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64
 
 
 class Counts(NamedTuple):
-    """Whether something is part of the key, and why."""
+    """Whether a setting is part of the key, and why."""
 
     counts: bool
     reason: str
 
 
-WHERE = Counts(False, "where and how fast it runs; results agree to rounding")
-SHOWS = Counts(False, "what is logged, shown or kept")
-TRAINS = Counts(True, "what is trained, and for how long")
-SCORES = Counts(True, "what is scored, or when; early stopping and best weights follow from it")
+def trainer_settings(counts: bool, reason: str, *names: str) -> dict[str, Counts]:
+    """Rows of `KEY` for settings of the Trainer that count, or do not count, for one reason."""
+    return {f"trainer.{name}": Counts(counts, reason) for name in names}
+
 
 KEY: Mapping[str, Counts] = {
     "seed_everything": Counts(False, "each record has its own seed"),
     "trust": Counts(False, "which checkpoints are read"),
     "ckpt_path": Counts(False, "a cell starts afresh"),
-    "model.activation": TRAINS,
-    "model.network": TRAINS,
-    "model.optimizer": TRAINS,
-    "model.lr_scheduler": TRAINS,
-    "model.batch_keys": Counts(True, "what of a batch is trained on"),
-    "model.replicates": Counts(False, "a replicate does not depend on its company"),
-    "model.stack_width": Counts(False, "a replicate does not depend on its company"),
+    **dict.fromkeys(SPECS, Counts(True, "what is trained")),
+    "model.batch_keys": Counts(True, "which parts of a batch are trained on"),
+    **dict.fromkeys(
+        ("model.replicates", "model.stack_width"), Counts(False, "a replicate does not depend on its company")
+    ),
     "data": Counts(True, "the split, the batches and how they are made"),
     "data.root": Counts(False, "of our datasets: where files are, not what they hold"),
     "data.download": Counts(False, "of our datasets: how files came there, not what they hold"),
     "a path among the arguments of another DataModule": Counts(False, "where files are, not what they hold"),
-    "files": Counts(True, "what files hold that another argument or the user's code names, such as pretrained weights"),
-    "digest": Counts(True, "what the data hold: files, labels and transforms may change under the same names"),
-    "code": Counts(True, "the user's own modules, with all that they import from outside of installed packages"),
+    "files": Counts(True, "content of files, such as pretrained weights, that other arguments or the user's code name"),
+    "digest": Counts(True, "content of the data: files, labels and transforms may change under the same names"),
+    "code": Counts(True, "the user's own modules and all that they import from outside installed packages"),
     "versions": Counts(True, "torch, Lightning, actbench and the packages that the user's modules import"),
-    "weights": SCORES,
+    "weights": Counts(True, "which weights are scored"),
     "vary": Counts(True, "which sources of randomness differ from seed to seed"),
-    "trainer.accelerator": WHERE,
-    "trainer.strategy": WHERE,
-    "trainer.devices": WHERE,
-    "trainer.num_nodes": WHERE,
-    "trainer.plugins": Counts(True, "they may change anything, precision above all"),
-    "trainer.precision": TRAINS,
-    "trainer.logger": SHOWS,
-    "trainer.callbacks": Counts(True, "they may change anything"),
-    "trainer.fast_dev_run": Counts(False, "no cell is run so"),
-    "trainer.max_epochs": TRAINS,
-    "trainer.min_epochs": TRAINS,
-    "trainer.max_steps": TRAINS,
-    "trainer.min_steps": TRAINS,
-    "trainer.max_time": TRAINS,
-    "trainer.limit_train_batches": TRAINS,
-    "trainer.limit_val_batches": SCORES,
-    "trainer.limit_test_batches": SCORES,
-    "trainer.limit_predict_batches": Counts(False, "no cell predicts"),
-    "trainer.overfit_batches": TRAINS,
-    "trainer.val_check_interval": SCORES,
-    "trainer.check_val_every_n_epoch": SCORES,
-    "trainer.num_sanity_val_steps": Counts(False, "nothing is trained or kept"),
-    "trainer.log_every_n_steps": SHOWS,
-    "trainer.enable_checkpointing": SHOWS,
-    "trainer.enable_progress_bar": SHOWS,
-    "trainer.enable_model_summary": SHOWS,
-    "trainer.accumulate_grad_batches": TRAINS,
-    "trainer.gradient_clip_val": TRAINS,
-    "trainer.gradient_clip_algorithm": TRAINS,
-    "trainer.deterministic": WHERE,
-    "trainer.benchmark": WHERE,
-    "trainer.inference_mode": WHERE,
-    "trainer.use_distributed_sampler": WHERE,
-    "trainer.profiler": SHOWS,
-    "trainer.detect_anomaly": Counts(False, "it looks on"),
-    "trainer.barebones": Counts(False, "no cell is run so"),
-    "trainer.sync_batchnorm": WHERE,
-    "trainer.reload_dataloaders_every_n_epochs": TRAINS,
-    "trainer.default_root_dir": SHOWS,
-    "trainer.enable_autolog_hparams": SHOWS,
-    "trainer.model_registry": SHOWS,
+    **trainer_settings(
+        True,
+        "what is trained, and for how long",
+        *("precision", "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches"),
+        *("overfit_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+        "reload_dataloaders_every_n_epochs",
+    ),
+    **trainer_settings(
+        True,
+        "what is scored, or when; early stopping and best weights follow from it",
+        *("limit_val_batches", "limit_test_batches", "val_check_interval", "check_val_every_n_epoch"),
+    ),
+    **trainer_settings(True, "they may change anything, such as the precision", "plugins", "callbacks"),
+    **trainer_settings(
+        False,
+        "where and how fast a cell runs; results agree to rounding",
+        *("accelerator", "strategy", "devices", "num_nodes", "deterministic", "benchmark", "inference_mode"),
+        *("use_distributed_sampler", "sync_batchnorm"),
+    ),
+    **trainer_settings(
+        False,
+        "what is logged, shown or kept",
+        *("logger", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
+        *("profiler", "detect_anomaly", "default_root_dir", "enable_autolog_hparams", "model_registry"),
+    ),
+    **trainer_settings(False, "it trains and keeps nothing", "num_sanity_val_steps", "limit_predict_batches"),
+    **trainer_settings(False, "no cell runs with it", "fast_dev_run", "barebones"),
 }
 
 
 def factors(
     config: Mapping[str, Any], digest: str, weights: str, *, fixed: Sequence[str], fixed_seed: int
 ) -> dict[str, Any]:
-    """What the results of a cell with these fields follow from, in plain values that JSON holds; see `Cell`."""
+    """All that the results of a cell with these fields follow from, in plain values that JSON holds; see `Cell`."""
     model, trainer = config["model"], dict(config["trainer"])
     if "precision" in trainer:
         trainer["precision"] = PRECISIONS.get(str(trainer["precision"]), trainer["precision"])
@@ -119,8 +103,9 @@ def factors(
         for name, value in trainer.items()
         if KEY[f"trainer.{name}"].counts and not is_default(name, value) and value != LIGHTNINGS[name]
     }
-    own, packages = code(config)
-    result = {
+    sources, packages = user_code(config)
+    files = dict(named_files(without(config, "data"), sources))
+    return {
         "data": without_paths(config["data"]),
         **{name: model[name] for name in SPEC_NAMES},
         "callbacks": callbacks,
@@ -130,99 +115,98 @@ def factors(
         "versions": {name: version(name).partition("+")[0] for name in sorted(packages)} | {"actbench": __version__},
         "weights": weights,
         **({"fixed": sorted(fixed), "fixed_seed": fixed_seed} if fixed else {}),
-        **({"code": own} if own else {}),
-        **({"files": files} if (files := dict(files_named(without(config, "data"), own))) else {}),
+        **({"code": sources} if sources else {}),
+        **({"files": files} if files else {}),
     }
-    return result
 
 
 def without_paths(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """A DataModule with its arguments, but for those that say where files are: a file counts by what it holds."""
+    """A DataModule with its arguments, without folders, and with the content's hash in place of a file's path."""
     arguments = dataset.get("init_args", {})
     if is_ours(dataset["class_path"]):
         return {**dataset, "init_args": without(arguments, "root", "download")}
-    files = {name: hash_of(value) for name, value in arguments.items() if is_file(value)}
+    files = {name: file_hash(value) for name, value in arguments.items() if is_file(value)}
     folders = [name for name, value in arguments.items() if is_folder(name, value)]
     return {**dataset, "init_args": {**without(arguments, *folders), **files}}
 
 
 def is_folder(name: str, value: Any) -> bool:
-    """Whether an argument is a folder, and no word that happens to be the name of one."""
-    named = os.sep in str(value) or value in ("", ".", "..") or re.search("root|dir|path|folder", name) is not None
-    return isinstance(value, str) and named and os.path.isdir(Path(value))  # noqa: PTH112  # never an error
+    """Whether an argument is the path of a folder, not a word that happens to be the name of a folder."""
+    path_like = os.sep in str(value) or value in ("", ".", "..") or re.search("root|dir|path|folder", name) is not None
+    return isinstance(value, str) and path_like and os.path.isdir(Path(value))  # noqa: PTH112  # never an error
 
 
 def is_file(value: Any) -> bool:
-    """Whether a value is the path of a file that holds something."""
+    """Whether a value is the path of a file that is not empty."""
     return isinstance(value, str) and os.path.isfile(Path(value)) and Path(value).stat().st_size > 0  # noqa: PTH113
 
 
-def hash_of(file: str) -> str:
+def file_hash(path: str) -> str:
     """Hash of a file's content."""
-    return files_hash((Path(file),)).hex()[:32]
+    return files_hash((Path(path),)).hex()[:32]
 
 
 # --- code ---
 
 
-def code(config: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
-    """Hashes of the user's own modules that a config's classes come from or import, and the packages they rest on.
+def user_code(config: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
+    """Hashes of the user's own modules that a config's classes come from or import, and the packages they import.
 
-    Everything that looks like a dotted name counts, since functions and types are given by name, too. What a module
-    imports only while it runs, by a name that it makes up, is not seen.
+    Every string that looks like a dotted name counts, since functions and types are given by name too. Modules that
+    are imported under a name computed at run time are missed.
     """
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     packages = {"torch", "torchvision", "pytorch-lightning"}
-    waiting = [module for path in dotted_names(config) for module in modules_of(path)]
+    waiting = [module for path in dotted_names(config) for module in defining_modules(path)]
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in sources:
             continue
-        file = file_of(name)
+        file, top_level = source_file(name), name.partition(".")[0]
         if file is None:
-            distributions = distributions_of().get(name.partition(".")[0], [])
-            packages |= {of for of in distributions if of != "actbench"}
+            packages |= set(distributions().get(top_level, []) if top_level != "actbench" else [])
         else:
-            found[name] = source_hash(name, file)
-            waiting += imports(name, file)
-    return found, packages
+            sources[name] = source_hash(name, file)
+            waiting += imported_modules(name, file)
+    return sources, packages
 
 
-def files_named(config: Mapping[str, Any], modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Files, such as pretrained weights, that a config or a text in the user's own modules names, with their hashes."""
+def named_files(config: Mapping[str, Any], modules: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Paths and hashes of files, such as pretrained weights, that a config or a string in the user's modules names."""
     waiting: list[Any] = [config]
     for name in modules:
-        file = file_of(name)
+        file = source_file(name)
         if file is not None and file.suffix == ".py":
             waiting += [node.value for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Constant)]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            waiting += value.values()
-        elif isinstance(value, list | tuple):
-            waiting += value
-        elif is_file(value):
-            yield value, hash_of(value)
+    yield from ((value, file_hash(value)) for value in leaves(waiting) if is_file(value))
 
 
-def dotted_names(value: Any) -> Iterator[str]:
-    """Texts at any depth that may name a class or a function."""
-    if isinstance(value, str):
-        if "." in value and all(part.isidentifier() for part in value.split(".")):
+def dotted_names(config: Mapping[str, Any]) -> Iterator[str]:
+    """Strings at any depth that may name a class or a function."""
+    for value in leaves(config):
+        if isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
             yield value
-    elif isinstance(value, Mapping | list | tuple):
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Values at any depth that are neither mappings nor lists."""
+    if isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from dotted_names(item)
+            yield from leaves(item)
+    else:
+        yield value
 
 
-def modules_of(path: str) -> Iterator[str]:
-    """Modules in which a class and its base classes are written; none if the text is no path of one."""
+def defining_modules(path: str) -> Iterator[str]:
+    """Modules that define a class and its base classes; none if the string is not the path of a class."""
     module, _, name = path.rpartition(".")
-    found = getattr(sys.modules.get(module), name, None)  # what a parsed config names was imported
-    if found is not None:
+    target = getattr(sys.modules.get(module), name, None)  # what a parsed config names was imported
+    if target is not None:
         yield module
-    for cls in inspect.getmro(found) if isinstance(found, type) else (found,):
-        yield from (name for name in [getattr(cls, "__module__", None)] if isinstance(name, str) and name != "builtins")
+    for cls in inspect.getmro(target) if isinstance(target, type) else (target,):
+        definer = getattr(cls, "__module__", None)
+        if isinstance(definer, str) and definer != "builtins":
+            yield definer
 
 
 @cache
@@ -232,14 +216,14 @@ def installed_folders() -> tuple[Path, ...]:
     return tuple(Path(path).resolve() for path in (*paths, *site.getsitepackages(), site.getusersitepackages()))
 
 
-distributions_of = cache(packages_distributions)
+distributions = cache(packages_distributions)
 PACKAGE = Path(__file__).resolve().parents[2]  # actbench
 
 
-def file_of(name: str) -> Path | None:
-    """The file of a user's own module; None for an installed one, and for actbench, which versions tell."""
+def source_file(name: str) -> Path | None:
+    """The file of a user's own module; None for an installed module and for actbench, which count by their versions."""
     module = sys.modules.get(name)
-    with suppress(Exception):  # of any kind, in the packages above it
+    with suppress(Exception):  # of any kind, in the packages that contain the module
         spec = getattr(module, "__spec__", None) or importlib.util.find_spec(name)
         if module is not None and spec is None:  # a notebook, or a script that was started
             return Path(getattr(module, "__file__", None) or "")
@@ -250,7 +234,7 @@ def file_of(name: str) -> Path | None:
 
 
 def source_hash(name: str, file: Path) -> str:
-    """Hash of a module's file; of a notebook's, whose cells are kept nowhere else, of its functions and classes."""
+    """Hash of a module's file, or of the functions and classes of a notebook, which has no file."""
     if file.is_file():
         return sha256(file.read_bytes()).hexdigest()[:32]
     text = ""
@@ -258,24 +242,24 @@ def source_hash(name: str, file: Path) -> str:
         if getattr(value, "__module__", None) == name and (inspect.isclass(value) or inspect.isfunction(value)):
             try:
                 text += inspect.getsource(value)
-            except (OSError, TypeError):  # what cannot be known is another each time
+            except (OSError, TypeError):  # source that is not known differs each time
                 text += uuid4().hex
     return sha256(text.encode()).hexdigest()[:32]
 
 
-def imports(name: str, file: Path) -> list[str]:
-    """Modules that a module imports, at its start or in a function, and the package that it lies in."""
+def imported_modules(name: str, file: Path) -> list[str]:
+    """Modules that a module imports, at its top or in a function, and the package that contains the module."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    found = [name.rpartition(".")[0]] if "." in name else []
+    modules: list[Any] = [name.rpartition(".")[0]]
     if file.suffix == ".py":
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.Import):
-                found += [alias.name for alias in node.names]
+                modules += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 base = "." * node.level + (node.module or "")
                 base = importlib.util.resolve_name(base, package) if node.level else base
-                found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+                modules += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     module = sys.modules.get(name)
-    for value in vars(module).values() if module else ():  # what came by other ways
-        found.append(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or "")
-    return [of for of in found if isinstance(of, str) and of and of not in ("builtins", "__future__")]
+    for value in vars(module).values() if module else ():  # imported in other ways
+        modules.append(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None))
+    return [path for path in modules if isinstance(path, str) and path not in ("", "builtins", "__future__")]

@@ -1,4 +1,4 @@
-"""What a fit costs, where it ran, and the fingerprints of its weights and order."""
+"""Cost and provenance of a fit, fingerprints of its weights and batch order, and its activations' curves."""
 
 import os
 import platform
@@ -6,7 +6,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -14,21 +15,27 @@ from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 from typing_extensions import override
 
 from actbench import __version__, data, records
 from actbench.networks import compared
+from actbench.specs import without
 from actbench.training.classifier import Classifier
 from actbench.training.threads import available_cores, forget_peak_memory, peak_memory_mb
 
-WARM_UP = 60  # steps of a process that are not timed: the stack records its operations in them
+WARM_UP = 60  # first steps of a process, in which the stack records its operations; they are not timed
+RANGE, POINTS = 5.0, 101  # of the activation's curve: inputs from -5 to 5
 BUSY = 0.2  # share of the processor that others have used, above which times say little
 
 
 class Measurements(Callback):
-    """What a fit with this canonical config costs, where it runs, and the fingerprints of its weights and order.
+    """Measures the cost of a fit, and notes its provenance and the fingerprints of its weights and batch order.
 
-    They are part of every checkpoint.
+    Every checkpoint holds them.
+
+    Args:
+        config: The fit's canonical config.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -37,23 +44,23 @@ class Measurements(Callback):
         self.order: list[str] = []
         self.provenance: dict[str, Any] = {}
         self.steps = 0  # of this process
-        self.step_times_s: list[float] = []  # mean of each epoch, its own steps only
+        self.step_times_s: list[float] = []  # mean of each epoch, over the steps of the epoch alone
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in ("init", "order", "provenance", "step_times_s")}
-        return {"config": records.json_text(self.config), **kept}
+        state = {name: getattr(self, name) for name in ("init", "order", "provenance", "step_times_s")}
+        return {"config": records.json_text(self.config), **state}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        vars(self).update({name: value for name, value in state_dict.items() if name != "config"})
+        vars(self).update(without(state_dict, "config"))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.others = Others()
+        self.others = OtherProcesses()
         self.memory_known = forget_peak_memory(trainer.strategy.root_device)
         self.steps, self.timed = 0, (0, time.perf_counter())
-        if self.init:  # resumed: these are of the first start
+        if self.init:  # the fit is resumed; provenance and fingerprints are those of its start
             return
         classifier = cast(Classifier, pl_module)
         self.init = initial_weights(classifier)
@@ -97,7 +104,7 @@ class Measurements(Callback):
         datamodule = getattr(trainer, "datamodule", None)
         size, order = getattr(datamodule, "batch_size", None), getattr(datamodule, "order", None)
         busy = self.others.share()
-        if isinstance(order, str):  # of batches that all replicates share
+        if isinstance(order, str):  # all replicates share their batches
             self.order = [order] * replicates
         self.provenance = self.provenance | {
             "epoch_time_s": step_s and step_s * (trainer.fit_loop.batch_idx + 1) / replicates,
@@ -108,15 +115,15 @@ class Measurements(Callback):
         }
 
 
-class Others:
-    """How much of the processor other processes use from now on; known on Linux only."""
+class OtherProcesses:
+    """Measures, on Linux, the share of the processor that other processes use from now on."""
 
     def __init__(self) -> None:
         self.start = self.now()
 
     @staticmethod
     def now() -> tuple[float, float, float] | None:
-        """Busy seconds of all cores, seconds used by this process, and the clock."""
+        """Busy seconds of all cores, seconds used by this process, and the clock; None if they are not known."""
         if sys.platform != "linux":
             return None
         with open("/proc/stat") as file:  # noqa: PTH123
@@ -126,7 +133,7 @@ class Others:
         return used, own.user + own.system, time.perf_counter()
 
     def share(self) -> float | None:
-        """Share of all cores' time that other processes have used."""
+        """Fraction of all cores' time that other processes have used; None if it is not known."""
         now = self.now()
         if now is None or self.start is None:
             return None
@@ -135,17 +142,17 @@ class Others:
 
 
 def initial_weights(classifier: Classifier) -> list[str]:
-    """For each replicate, a hash of its weights without those of the activations that are compared."""
+    """For each replicate, a hash of its weights, except the weights of the activations that are compared."""
     network = classifier.stack.network
-    own = {id(value) for module in compared(network) for value in (*module.parameters(), *module.buffers())}
+    excluded = {id(value) for module in compared(network) for value in (*module.parameters(), *module.buffers())}
     values = network.state_dict(keep_vars=True)
-    shared = [(name, value.detach().cpu()) for name, value in values.items() if id(value) not in own]
+    shared = [(name, value.detach().cpu()) for name, value in values.items() if id(value) not in excluded]
     hashes = [sha256() for _ in classifier.seeds]
-    for place, value in enumerate(hashes):
+    for replicate, replicate_hash in enumerate(hashes):
         for name, weights in shared:
-            value.update(name.encode())
-            value.update(weights[place].flatten().view(torch.uint8).numpy().tobytes())
-    return [value.hexdigest()[:32] for value in hashes]
+            replicate_hash.update(name.encode())
+            replicate_hash.update(weights[replicate].flatten().view(torch.uint8).numpy().tobytes())
+    return [replicate_hash.hexdigest()[:32] for replicate_hash in hashes]
 
 
 def batch_orders(datamodule: data.ImageData) -> list[str]:
@@ -153,15 +160,15 @@ def batch_orders(datamodule: data.ImageData) -> list[str]:
     datamodule.setup()
     first = data.RowBatches("train", datamodule.parts["train"].rows, 10**9, seeds=datamodule.seeds)
     (train,) = (batch.rows for batch in first)
-    parts = [train, datamodule.parts["val"].rows, datamodule.parts["test"].rows]
+    rows = [train, datamodule.parts["val"].rows, datamodule.parts["test"].rows]
     return [
-        sha256(b"".join(part[place].numpy().tobytes() for part in parts)).hexdigest()[:32]
-        for place in range(len(datamodule.seeds))
+        sha256(b"".join(split[replicate].numpy().tobytes() for split in rows)).hexdigest()[:32]
+        for replicate in range(len(datamodule.seeds))
     ]
 
 
 def load_per_core() -> float | None:
-    """Processes that wanted to run in the last minute, per core."""
+    """Processes that wanted to run in the last minute, per core; None where the system does not say."""
     return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None
 
 
@@ -173,7 +180,7 @@ def device_name(device: torch.device) -> str:
 
 
 def commit() -> str | None:
-    """Commit of the working directory, with a + if files were changed; None outside of git."""
+    """Commit of the working directory, with a + if tracked files were changed; None outside a git repository."""
     try:
         head, changed = (
             subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -182,3 +189,26 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+" if changed else "")
+
+
+def curves(classifier: Classifier) -> Iterator[dict[str, list[float] | None]]:
+    """For each replicate, inputs, outputs and slopes of the activation at its first site, after training.
+
+    A report draws them without torch. They are None where the activation is not a
+    function of one number, as with parameters for each channel.
+    """
+    site = next(compared(classifier.stack.network), None)
+    for replicate in range(len(classifier.seeds)):
+        yield curve(site and classifier.stack.replicate(replicate, site).cpu().eval())
+
+
+def curve(activation: nn.Module | None) -> dict[str, list[float] | None]:
+    """Inputs, outputs and slopes of an activation."""
+    x = torch.linspace(-RANGE, RANGE, POINTS).requires_grad_()
+    if activation:
+        with suppress(Exception), torch.enable_grad():  # of any kind: it may refuse an input of this shape
+            y = activation(x)
+            slope = torch.autograd.grad(y.sum(), x)[0]
+            if y.isfinite().all() and slope.isfinite().all():
+                return {"curve_x": x.tolist(), "curve_y": y.tolist(), "curve_slope": slope.tolist()}
+    return dict.fromkeys(("curve_x", "curve_y", "curve_slope"))

@@ -1,23 +1,29 @@
 """Training and scoring a cell: one fit, one test, a record for each seed."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
-from pytorch_lightning import Callback, Trainer
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar, WeightAveraging
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from actbench import records
 from actbench.data import SEED
-from actbench.seeding import fixed
+from actbench.seeding import fixed, unchanged_generators
 from actbench.studies.cells.cell import Cell
-from actbench.studies.cells.curves import curves
-from actbench.studies.cells.isolation import unchanged_process
-from actbench.studies.cells.measurements import Measurements
+from actbench.studies.cells.measurements import Measurements, curves
 from actbench.training import checkpoints
 from actbench.training.callbacks import (
     BestCheckpoint,
@@ -31,9 +37,12 @@ from actbench.training.classifier import Classifier
 from actbench.training.config import BenchCLI
 from actbench.training.threads import choose_threads, keep_memory
 
-SCORES = {"accuracy": "acc", "loss": "loss", "ece": "ece"}
-EPOCH_SCORES = {"epoch_train_loss": "train/loss", **{f"epoch_val_{name}": f"val/{of}" for name, of in SCORES.items()}}
-FINAL_SCORES = {f"{part}_{name}": f"{part}/{of}" for part in ("val", "test") for name, of in SCORES.items()}
+METRICS = {"accuracy": "acc", "loss": "loss", "ece": "ece"}  # the metric that is logged, by its name in columns
+FINAL_SCORES = {f"{split}_{name}": f"{split}/{metric}" for split in ("val", "test") for name, metric in METRICS.items()}
+EPOCH_SCORES = {
+    "epoch_train_loss": "train/loss",
+    **{f"epoch_val_{name}": f"val/{metric}" for name, metric in METRICS.items()},
+}
 
 
 def to_records(
@@ -45,9 +54,13 @@ def to_records(
 ) -> pl.DataFrame:
     """A row for each replicate of a classifier that was fitted and tested.
 
-    A replicate that was stopped early has the epochs up to then, as if it had been
-    alone. Each epoch's scores are as in `RunFolder`, and ``measured`` is the state
-    of the fit's `Measurements`.
+    A replicate that stopped early has its own epochs only, as if it had been trained alone.
+
+    Args:
+        factors: The cell's factors.
+        classifier: The classifier.
+        epochs: Scores of each epoch; see `RunFolder`.
+        measured: State of the fit's `Measurements`.
     """
     shared = {
         "cell": records.fingerprint(factors),
@@ -61,33 +74,32 @@ def to_records(
         **measured["provenance"],
     }
 
-    def row(place: int, seed: int, shape: Mapping[str, Any]) -> dict[str, Any]:
-        def score(scores: Mapping[str, Any], name: str) -> float | None:
-            return None if scores.get(name) is None else scores[name][place].item()
+    def row(replicate: int, seed: int, curve: Mapping[str, Any]) -> dict[str, Any]:
+        def score(scores: Mapping[str, Any], metric: str) -> float | None:
+            return None if scores.get(metric) is None else scores[metric][replicate].item()
 
-        trained = [epoch["scores"] for epoch in epochs if epoch["trained"][place]]
-        by_epoch = {name: [score(scores, short) for scores in trained] for name, short in EPOCH_SCORES.items()}
-        final: dict[str, Any] = {name: score(classifier.evaluated, short) for name, short in FINAL_SCORES.items()}
-        lost = [loss is not None and not np.isfinite(loss) for loss in by_epoch["epoch_val_loss"]]
+        trained = [epoch["scores"] for epoch in epochs if epoch["trained"][replicate]]
+        by_epoch = {name: [score(scores, metric) for scores in trained] for name, metric in EPOCH_SCORES.items()}
+        final: dict[str, Any] = {name: score(classifier.evaluated, metric) for name, metric in FINAL_SCORES.items()}
+        diverged = [loss is not None and not np.isfinite(loss) for loss in by_epoch["epoch_val_loss"]]
         return {
             **shared,
             "seed": seed,
             **final,
             **by_epoch,
             "epochs": len(trained),
-            "diverged": any(lost) or not np.isfinite(final["test_loss"]),
-            "diverged_epoch": lost.index(True) if any(lost) else None,
-            **shape,
-            "init_fingerprint": measured["init"][place],
-            "order_fingerprint": measured["order"][place] if measured["order"] else None,
+            "diverged": any(diverged) or not np.isfinite(final["test_loss"]),
+            "diverged_epoch": diverged.index(True) if any(diverged) else None,
+            **curve,
+            "init_fingerprint": measured["init"][replicate],
+            "order_fingerprint": measured["order"][replicate] if measured["order"] else None,
         }
 
-    shapes = zip(classifier.seeds, curves(classifier), strict=True)
-    return records.frame(row(place, seed, shape) for place, (seed, shape) in enumerate(shapes))
+    return records.frame(map(row, range(len(classifier.seeds)), classifier.seeds, curves(classifier)))
 
 
 class CellCLI(BenchCLI):
-    """LightningCLI for a cell: a fit with the study's callbacks after its own, which write to the study's folder."""
+    """LightningCLI for a cell: a fit with the study's callbacks after the config's; all write to the study's folder."""
 
     def __init__(self, cell: Cell, folder: Path, callbacks: Sequence[Callback]) -> None:
         self.folder, self.callbacks = folder, callbacks
@@ -110,23 +122,23 @@ def run_cell(
 ) -> pl.DataFrame:
     """Train and score a cell's replicates; returns their records, a row for each seed.
 
-    A cell keeps a checkpoint in its folder while it runs, and resumes from the
-    checkpoint that it finds there, unless that is damaged. The caller removes the
-    folder and the copy.
+    While it runs, a cell keeps a checkpoint in its folder. It resumes from a
+    checkpoint in the folder unless that is damaged. The caller removes the folder
+    and the copy.
 
     Args:
         cell: The cell.
         folder: Folder for the checkpoint.
         callbacks: Callbacks besides those of the config, such as a progress bar.
-        copy: A second place for the checkpoint, from which it is taken if it is found there.
+        copy: A copy of the checkpoint elsewhere, which replaces the folder's if it exists.
     """
     with unchanged_process(SEED), fixed(cell.fixed, cell.fixed_seed):
         measured = Measurements(cell.fit)
         run = RunFolder(logger=RunLogger(folder.parent, name="", version=folder.name))
         best = [BestCheckpoint()] if cell.weights == "best" else []
         interruption = Interruption(lambda path, _: None)
-        kept = [run, *best, LastCheckpoint(copy=copy), interruption, measured]
-        cli = CellCLI(cell, folder / "callbacks", [*kept, *callbacks])
+        own = [run, *best, LastCheckpoint(copy=copy), interruption, measured]
+        cli = CellCLI(cell, folder / "callbacks", [*own, *callbacks])
         trainer, classifier, datamodule = cli.trainer, cli.model, cli.datamodule
         keep_memory()
         choose_threads(trainer, classifier, datamodule)
@@ -134,26 +146,55 @@ def run_cell(
         if copy:
             copy.get(last)
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=readable_checkpoint(last), weights_only=True)
-        if interruption.signal is not None:  # came too late for a batch to end after it
+        if interruption.signal is not None:  # it came after the last batch
             raise SystemExit(128 + interruption.signal)
-        # It would put its average in place of the weights that are scored, while they are validated.
-        trainer.callbacks[:] = [of for of in trainer.callbacks if not isinstance(of, WeightAveraging)]  # type: ignore[attr-defined]
+        # In a validation, WeightAveraging would put its average in place of the weights that are scored.
+        trainer.callbacks[:] = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         if best:
             if not best[0].weights:
-                raise ValueError("each replicate's best weights are asked for, and nothing was validated")
+                raise ValueError("study.weights is best, and nothing was validated")
             classifier.stack.network.load_state_dict(best[0].weights)
         if is_overridden("val_dataloader", datamodule):
-            # The fit's latest scores need not be these weights': not every epoch may have been validated.
+            # The fit may not have validated these weights: it need not validate every epoch.
             trainer.validate(classifier, datamodule=datamodule, verbose=False)
         trainer.test(classifier, datamodule=datamodule, verbose=False)
         return to_records(cell.factors, classifier, epochs=run.epochs, measured=measured.state_dict())
 
 
 def readable_checkpoint(checkpoint: Path) -> Path | None:
-    """The checkpoint, if it exists; a damaged one is removed, so that its cell starts over."""
+    """The checkpoint, or None if it does not exist; a damaged checkpoint is removed, so that its cell starts over."""
     if checkpoint.exists():
         try:
             checkpoints.load_checkpoint(checkpoint)
         except checkpoints.CheckpointError:
             checkpoint.unlink()
     return checkpoint if checkpoint.exists() else None
+
+
+@contextmanager
+def unchanged_process(seed: int) -> Iterator[None]:
+    """Restore this process after a cell: generators, determinism, threads, signal handlers, environment variables."""
+    threads = torch.get_num_threads()
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }  # Lightning leaves its own
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)  # a study prints lines of its own
+        with patch.dict(os.environ), unchanged_generators(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            seed_everything(seed, verbose=False)
+            yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        logger.setLevel(level)
