@@ -1,4 +1,4 @@
-"""The grid of a study: arms on datasets and networks, each with the config of its cells."""
+"""The grid of a study: arms on datasets and networks, each with its cells' config."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -6,7 +6,17 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
-from actbench.specs import NetworkSpec, UsageError, import_object, merge_config, nest, one_line, readable_error, without
+from actbench.specs import (
+    NetworkSpec,
+    UsageError,
+    import_object,
+    merge_config,
+    nest,
+    one_line,
+    readable_error,
+    setting,
+    without,
+)
 from actbench.specs.compose import merged_class, same_class
 from actbench.specs.values import parameters_of
 from actbench.studies.cells import Cell, cell_config, data_digest
@@ -15,13 +25,13 @@ from actbench.training.config import check_dataset
 
 
 class PlannedCell(NamedTuple):
-    """One arm on one dataset and network, under the study's names; the cell does not depend on them."""
+    """One arm on one dataset and network, with the study's names for them, on which the cell does not depend."""
 
     dataset: str
     network: str
     arm: str
     cell: Cell  # of one seed
-    value: float | None = None  # of the setting that is tuned
+    value: float | None = None  # of the tuned setting
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -30,7 +40,7 @@ class PlannedCell(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """The name in messages."""
         return "/".join(self.key) + ("" if self.value is None else f" at {self.value:g}")
 
 
@@ -38,19 +48,19 @@ class PlannedCell(NamedTuple):
 
 
 def short_name(value: Any) -> str:
-    """What a class is called in tables: the name that was given, or the class's own."""
+    """The name of a class in tables: the given name, or the last part of its path."""
     path = value.get("class_path", "?") if isinstance(value, Mapping) else str(value)
     return str(path).rpartition(".")[2]
 
 
-def arguments_of(value: Any) -> dict[str, Any]:
-    """The arguments of a spec that may be wrong."""
-    arguments = value.get("init_args") if isinstance(value, Mapping) else None
+def arguments_of(spec: Any) -> dict[str, Any]:
+    """The arguments of a spec; empty if the spec is malformed."""
+    arguments = spec.get("init_args") if isinstance(spec, Mapping) else None
     return dict(arguments) if isinstance(arguments, Mapping) else {}
 
 
 def full_name(name: str, arguments: Mapping[str, Any]) -> str:
-    """A name with its arguments, ``Swish(beta=1.5)``, among which classes are named in the same way."""
+    """A name with its arguments, ``Swish(beta=1.5)``, with classes among the arguments named in the same way."""
     shown = {
         key: full_name(short_name(value), arguments_of(value)) if isinstance(value, Mapping) else value
         for key, value in arguments.items()
@@ -58,8 +68,8 @@ def full_name(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value}' for key, value in shown.items())})" if shown else name
 
 
-def distinct(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Names that tell apart: those that are the same, but for case, get their arguments."""
+def distinct_names(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Names, with arguments added to names that are equal except for case."""
     count = Counter(name.lower() for name, _ in named)
     return [full_name(name, arguments) if count[name.lower()] > 1 else name for name, arguments in named]
 
@@ -68,43 +78,45 @@ def distinct(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 
 def choices(study: Study, key: str, listed: Sequence[Any] | None, default: str) -> list[tuple[str, Any]]:
-    """Names and specs of a study's datasets or networks: those listed, or the one that its config has under ``key``.
+    """Names and specs of a study's datasets or networks: those listed, or else the one under ``key`` in its config.
 
-    Arguments of the config hold for the list as `Study` says. A StudyError says which class was not found,
-    and which argument no class of the list takes, or another class takes too.
+    `Study` says for which entries the config's arguments hold. A StudyError names a class that was not found, an
+    argument that no class of the list takes, or an argument that another class takes too.
     """
-    given = study.fit.get("data") if key == "data" else (study.fit.get("model") or {}).get("network")
+    given = setting(study.fit, key)
     shared = merged_class(key, None, given or {})
     if not isinstance(shared, Mapping):
         raise StudyError(f"{key} is a class with its arguments, got {given!r}")
     if listed is None:
         return [(short_name(shared.get("class_path", default)), shared)]
     specs = [merged_class(key, None, value) for value in listed]
-    names = distinct([(short_name(spec), arguments_of(spec)) for spec in specs])
+    names = distinct_names([(short_name(spec), arguments_of(spec)) for spec in specs])
     try:
         for spec in specs if key == "data" else ():
             check_dataset(spec)
-        together = [with_shared(key, shared, spec) for spec in specs]
+        completed = [with_shared(key, shared, spec) for spec in specs]
         for name in arguments_of(shared) if "class_path" not in shared else ():
             if not any(takes(key, spec, name) for spec in specs):
                 raise StudyError(f"{key}.{name}: none of {', '.join(names)} takes it")
     except (ImportError, AttributeError, ValueError) as error:
         raise StudyError(f"{key}: {one_line(error)}") from error
-    return list(zip(names, together, strict=True))
+    return list(zip(names, completed, strict=True))
 
 
 def with_shared(key: str, shared: Mapping[str, Any], spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An entry of a list, with the config's arguments that hold for it; a StudyError says which are another class's."""
-    own = arguments_of(spec)
-    added = {name: of for name, of in arguments_of(shared).items() if name not in own and takes(key, spec, name)}
+    """A listed spec with the config's arguments added; a StudyError names arguments that belong to another class."""
+    listed = arguments_of(spec)
+    added = {
+        name: value for name, value in arguments_of(shared).items() if name not in listed and takes(key, spec, name)
+    }
     if not added:
         return spec
     if "class_path" in shared and not same_class(key, shared["class_path"], spec["class_path"]):
         raise StudyError(
             f"{key} gives {', '.join(added)} to {short_name(shared)}, not to {short_name(spec)}, which takes it too: "
-            f"say it in each entry of the list, or leave out the class under {key}"
+            f"give it in each entry of the list, or leave out the class under {key}"
         )
-    return {**spec, "init_args": {**added, **own}}
+    return {**spec, "init_args": {**added, **listed}}
 
 
 def takes(key: str, spec: Mapping[str, Any], argument: str) -> bool:
@@ -118,39 +130,34 @@ def takes(key: str, spec: Mapping[str, Any], argument: str) -> bool:
 
 
 class Arm(NamedTuple):
-    """An arm as given: its name, if any, its activation, and the settings that are its own."""
+    """An entry of ``study.activations``: a name, if given, an activation, and the settings of this arm alone."""
 
     name: str | None
     activation: Any
-    own: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
     @classmethod
-    def of(cls, given: Any) -> "Arm":
+    def parse(cls, entry: Any) -> "Arm":
         """The arm of an entry of ``study.activations``; a StudyError if it has no activation, or a key is unknown."""
-        if not isinstance(given, Mapping) or "class_path" in given:
-            return cls(None, given, {})
-        name, activation = given.get("name"), given.get("activation")
+        if not isinstance(entry, Mapping) or "class_path" in entry:
+            return cls(None, entry, {})
+        name, activation = entry.get("name"), entry.get("activation")
         if activation is None:
-            raise StudyError(f"an arm needs an activation, got {dict(given)}")
-        own: dict[str, Any] = {}
+            raise StudyError(f"an arm needs an activation, got {dict(entry)}")
+        settings: dict[str, Any] = {}
         try:
-            for key, value in without(given, "name", "activation").items():
-                own = merge_config(own, nest(str(key), value) if "." in str(key) else {key: value})
+            for key, value in without(entry, "name", "activation").items():
+                settings = merge_config(settings, nest(str(key), value) if "." in str(key) else {key: value})
         except UsageError as error:
             raise StudyError(f"arm {name or short_name(activation)}: {error}") from error
-        wrong = [key for key in own if key not in ("model", "data", "trainer")]
-        wrong += ["model.activation"] if "activation" in own.get("model", {}) else []
-        if wrong:
+        unknown = [key for key in settings if key not in ("model", "data", "trainer")]
+        unknown += ["model.activation"] if "activation" in settings.get("model", {}) else []
+        if unknown:
             raise StudyError(
-                f"arm {name or short_name(activation)}: unknown {', '.join(map(str, wrong))}; an arm has activation, "
+                f"arm {name or short_name(activation)}: unknown {', '.join(map(str, unknown))}; an arm has activation, "
                 "name, and settings such as model.optimizer.lr, data.batch_size or trainer.max_epochs"
             )
-        return cls(None if name in (None, "") else str(name), activation, own)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What tells an arm without a name from another of the same activation."""
-        return {} if self.name else arguments_of(self.activation) | dict(arm_settings(self.own))
+        return cls(None if name in (None, "") else str(name), activation, settings)
 
 
 def arm_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -163,20 +170,26 @@ def arm_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
 
 
 def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
-    """Each arm's name, and the settings that are its own; a StudyError says which make no sense or share a name."""
-    given = [Arm.of(value) for value in study.activations]
-    names = distinct([(arm.name or short_name(arm.activation), arm.arguments) for arm in given])
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise StudyError(f"study.activations: {twice[0]} is there twice; give them names of their own")
-    for name, arm in zip(names, given, strict=True):
-        if study.grid and study.grid.setting.rpartition(".")[2] in dict(arm_settings(arm.own)):
+    """Name of each arm, and the settings of this arm alone; a StudyError if they are invalid or a name repeats."""
+    parsed = [Arm.parse(entry) for entry in study.activations]
+    named = [
+        (arm.name, {})
+        if arm.name
+        else (short_name(arm.activation), arguments_of(arm.activation) | dict(arm_settings(arm.settings)))
+        for arm in parsed
+    ]
+    names = distinct_names(named)
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise StudyError(f"study.activations: {name} appears twice; give each its own name")
+    for name, arm in zip(names, parsed, strict=True):
+        if study.grid and study.grid.setting.rpartition(".")[2] in dict(arm_settings(arm.settings)):
             raise StudyError(f"arm {name} sets {study.grid.setting}, which study.tune chooses; leave out one of them")
-    settings = [merge_config(arm.own, {"model": {"activation": arm.activation}}) for arm in given]
+    settings = [merge_config(arm.settings, {"model": {"activation": arm.activation}}) for arm in parsed]
     return list(zip(names, settings, strict=True))
 
 
-# --- all of it ---
+# --- entries ---
 
 
 def entries(
@@ -185,16 +198,19 @@ def entries(
     *,
     digests: dict[str, str] | None = None,
 ) -> list[PlannedCell]:
-    """All that a study compares, each config checked.
+    """Every arm of a study on every dataset and network, each config checked.
 
-    ``value`` is that of the tuned setting, for all or by dataset, network and arm; the config's unless given.
-    ``digests`` are of data that this study has read before; see `data_digest`.
+    Args:
+        study: The study.
+        value: Value of the tuned setting, or a function that returns it for a dataset, network and arm; by default,
+            the config's.
+        digests: Digests of data that this study has read before; see `data_digest`.
 
     Raises:
         StudyError: A class was not found, its arguments do not fit, two arms are the same, or data are missing.
     """
-    given = study.fit.get("model") or {}
-    activation = given.get("activation")
+    model = study.fit.get("model") or {}
+    activation = model.get("activation")
     if isinstance(activation, Mapping) and "class_path" not in activation:
         argument = next(iter(arguments_of(activation)), "class_path")
         raise StudyError(f"model.activation.{argument}: give it in study.activations, to an activation")
@@ -202,12 +218,12 @@ def entries(
     networks = choices(study, "model.network", study.networks, "TutorialCNN")
     for name, _ in (*datasets, *networks, *arms(study)):
         check_name(name)
-    found = dict[str, PlannedCell]()
+    by_hash = dict[str, PlannedCell]()
     digests = {} if digests is None else digests
-    for (dataset, data), (network, network_spec), (arm, own) in product(datasets, networks, arms(study)):
+    for (dataset, data), (network, network_spec), (arm, settings) in product(datasets, networks, arms(study)):
         tuned = value((dataset, network, arm)) if callable(value) else value
-        model = {**without(given, "activation", "replicates"), "network": network_spec}
-        config = merge_config({**study.fit, "model": model, "data": data}, own)
+        shared = {**without(model, "activation", "replicates"), "network": network_spec}
+        config = merge_config({**study.fit, "model": shared, "data": data}, settings)
         if study.grid and tuned is not None:
             config = merge_config(config, nest(study.grid.setting, tuned))
         try:
@@ -218,16 +234,16 @@ def entries(
                 raise ValueError(f"dataset {dataset}: {readable_error(str(error))}") from error
             cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
             entry = PlannedCell(dataset, network, arm, cell, tuned)
-            twin = found.setdefault(cell.hash, entry)
+            twin = by_hash.setdefault(cell.hash, entry)
         except ValueError as error:
             raise StudyError(f"arm {arm}: {one_line(error)}") from error
         if twin is not entry:
             raise StudyError(f"{twin.label} and {entry.label} are the same")
-    return list(found.values())
+    return list(by_hash.values())
 
 
 def cells_of(entry: PlannedCell, blocks: Iterable[range]) -> list[Cell]:
-    """An entry's cells of these seeds, which share one mapping of factors."""
+    """An entry's cells for blocks of seeds, which share one mapping of factors."""
     cells = [replace(entry.cell, seeds=seeds) for seeds in blocks]
     for cell in cells:
         vars(cell).update(factors=entry.cell.factors, hash=entry.cell.hash)

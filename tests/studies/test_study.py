@@ -70,7 +70,7 @@ def test_a_setting_of_an_arm_is_its_own(tmp_path):
     ("section", "message"),
     [
         ({"activations": ["relu", "relo"]}, "arm relo: .*unknown activation 'relo'"),
-        ({"activations": ["relu", "relu"]}, "relu is there twice"),
+        ({"activations": ["relu", "relu"]}, "relu appears twice"),
         ({"activations": ["relu", "torch.nn.ReLU"]}, "Digits/MLP/relu and .*/ReLU are the same"),
         ({"activations": []}, "at least"),
         ({"activations": "relu"}, "--study.activations: Expected a list"),
