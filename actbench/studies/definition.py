@@ -232,6 +232,11 @@ class Study:
         return self.replicates.max if isinstance(self.replicates, Looks) else int(self.replicates)
 
     @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return Path(self.root, self.name)
+
+    @property
     def seeds(self) -> range:
         """Seeds of an arm that is trained to the end."""
         return range(self.seed, self.seed + self.most)

@@ -1,4 +1,4 @@
-"""What of a study is there, what is missing, and in which order it will run."""
+"""Which records of a study exist, which cells are missing, and in which order they will run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,67 +16,72 @@ from actbench.studies.cells import Cell, build_data
 from actbench.studies.definition import Looks, Study, StudyError
 from actbench.studies.grid import PlannedCell, cells_of, entries
 
-WIDTH = 32  # replicates of a cell at most: more gain nothing on a processor, and less would be lost with one
+WIDTH = 32  # most replicates of a cell: on a processor, more gain nothing, and more would be lost with a cell
 
 
 class Wanted(NamedTuple):
-    """Records of an entry with these seeds."""
+    """Seeds of which a study wants an entry's records."""
 
     entry: PlannedCell
     seeds: range
 
 
 class Plan(NamedTuple):
-    """What is wanted, what of it is there, and what is missing, in the order in which it will run."""
+    """The wanted records, how many of them exist, and the cells that are missing, in the order in which they run."""
 
     wanted: Sequence[Wanted]
     cached: int  # replicates
     missing: Sequence[Cell]
 
+    @property
+    def missing_replicates(self) -> int:
+        """Number of replicates of the missing cells."""
+        return sum(len(cell.seeds) for cell in self.missing)
+
 
 def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
-    """Which of the wanted records, all of the study's unless given, are there; its own store is not read."""
+    """The plan for the wanted records, by default all of the study's; files of the study's own store are not read."""
     wanted = [Wanted(entry, study.seeds) for entry in entries(study)] if wanted is None else wanted
     store = store_of(study)
     files = store.files()
     cached, missing = 0, list[list[Cell]]()
     for entry, seeds in wanted:
-        there = usable_seeds(store, holding(files.get(entry.cell.hash, []), seeds))
-        lacking = [seed for seed in seeds if seed not in there]
+        usable = usable_seeds(store, holding(files.get(entry.cell.hash, []), seeds))
+        lacking = [seed for seed in seeds if seed not in usable]
         cached += len(seeds) - len(lacking)
         missing.append(cells_of(entry, blocks(lacking, WIDTH)))
-    # Arms take turns, so that what else the machine does meets all of them.
+    # Arms take turns, so that other load on the machine affects all of them.
     in_turns = [cell for turn in zip_longest(*missing) for cell in turn if cell is not None]
     return Plan(wanted, cached, in_turns)
 
 
-def usable_seeds(store: Store, there: Mapping[int, Path]) -> set[int]:
-    """Of a cell's seeds, those whose file can be used, as far as that has to be known beforehand.
+def usable_seeds(store: Store, files: Mapping[int, Path]) -> set[int]:
+    """Those of a cell's seeds whose file may be used.
 
-    A damaged file of the store itself is set aside when it is read. One of a
-    folder that is only read stays, so it is read here.
+    A damaged file of the store itself is found, and set aside, when the study
+    reads it. A damaged file of another folder stays there, so such files are read here.
     """
     usable = set()
-    for path in set(there.values()):
+    for path in set(files.values()):
         with suppress(RecordError):
             if path.parent != store.folder:
                 store.read(path)
             usable.add(path)
-    return {seed for seed, path in there.items() if path in usable}
+    return {seed for seed, path in files.items() if path in usable}
 
 
 def question_of(study: Study, compared: Sequence[PlannedCell]) -> Question:
-    """What a study asks of the records of its `entries`, in which a tuned setting is as in its config.
+    """The question that a study puts to the records of its `entries`, whose tuned setting has its config's value.
 
     Raises a StudyError if the baseline is not among the arms.
     """
-    asked = [PlannedArm(*entry.key, entry.cell.hash) for entry in compared]
-    names = list(dict.fromkeys(row.arm for row in asked))
+    planned = [PlannedArm(*entry.key, entry.cell.hash) for entry in compared]
+    names = list(dict.fromkeys(arm.arm for arm in planned))
     baseline = names[0] if study.baseline is None else str(study.baseline)
     if baseline not in names:
         raise StudyError(f"study.baseline: {baseline} is not among the arms {', '.join(names)}")
     return Question(
-        asked=asked,
+        asked=planned,
         baseline=baseline,
         seed=study.seed,
         replicates=asdict(study.replicates) if isinstance(study.replicates, Looks) else study.replicates,
@@ -88,24 +93,29 @@ def question_of(study: Study, compared: Sequence[PlannedCell]) -> Question:
 
 
 def store_of(study: Study) -> Store:
-    """Finished cells of all studies under the root, and of the folders that the study is pointed at."""
+    """Finished cells of all studies under the root, and of the folders in ``study.records``."""
     return Store(Path(study.root, "cells"), *(Path(folder, "cells") for folder in study.records))
 
 
 def collect(
     study: Study, wanted: Sequence[Wanted], report: Callable[[str], None], *, change: bool = True
 ) -> pl.DataFrame:
-    """The wanted records that are there, with columns for the names of arm, dataset and network, and the tuned value.
+    """The wanted records that exist, with columns for the names of arm, dataset and network, and the tuned value.
 
-    A file that is damaged or foreign is reported, and set aside unless ``change`` is
-    False or it is in a folder that is only read; its seeds are missing then.
+    Args:
+        study: The study.
+        wanted: The wanted records.
+        report: Called with one line for each damaged or foreign file. The seeds of such a file are missing.
+        change: Set damaged files aside, except those of folders that are only read.
     """
     store = store_of(study)
     tables = []
     files = store.files()
     for entry, seeds in wanted:
-        there = holding(files.get(entry.cell.hash, []), seeds)
-        for path in dict.fromkeys(there[seed] for seed in sorted(there)):
+        by_seed = holding(files.get(entry.cell.hash, []), seeds)
+        labels = zip(NAMES, (entry.arm, entry.dataset, entry.network, entry.value), strict=True)
+        columns = [pl.lit(value).alias(name) for name, value in labels if value is not None]
+        for path in dict.fromkeys(by_seed[seed] for seed in sorted(by_seed)):
             try:
                 table = store.read(path)
             except FileNotFoundError:  # another process has just set it aside
@@ -114,20 +124,18 @@ def collect(
                 if path.parent != store.folder:
                     report(f"{error}; it is left as it is, and not used")
                 elif change:
-                    with suppress(FileNotFoundError):  # the same
+                    with suppress(FileNotFoundError):  # as above
                         report(f"{error}; set aside as {store.set_aside(path).name}, and run again")
                 else:
                     report(f"{error}; the study will set it aside, and run its cell again")
                 continue
-            own = [seed for seed in seeds if there.get(seed) == path]
-            labels = dict(zip(NAMES, (entry.arm, entry.dataset, entry.network, entry.value), strict=True))
-            columns = [pl.lit(value).alias(name) for name, value in labels.items() if value is not None]
-            tables.append(table.filter(pl.col("seed").is_in(own)).select(*columns, pl.all()))
+            chosen = [seed for seed in seeds if by_seed.get(seed) == path]
+            tables.append(table.filter(pl.col("seed").is_in(chosen)).select(*columns, pl.all()))
     return pl.concat(tables) if tables else pl.DataFrame()
 
 
 def test_images(entry: PlannedCell) -> int | None:
-    """How many images the test part of an entry's dataset has; None where it is not ours."""
+    """Number of test images of an entry's dataset; None if the dataset is not ours."""
     datamodule = build_data(entry.cell.config)
     if not isinstance(datamodule, ImageData):
         return None

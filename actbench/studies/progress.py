@@ -1,4 +1,4 @@
-"""What a study says while it runs: lines in a file or a pipe, bars in a terminal."""
+"""Progress of a running study: lines in a file or a pipe, bars in a terminal."""
 
 import time
 from contextlib import AbstractContextManager
@@ -11,10 +11,10 @@ from typing_extensions import override
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Plain lines: one for each cell that has ended, and one every few seconds inside a long cell.
+    """Progress as plain lines: one for each finished cell, and one every few seconds within a long cell.
 
     Args:
-        seconds: The least time between two lines inside a cell.
+        seconds: The shortest time between two lines within a cell.
     """
 
     def __init__(self, seconds: float = 10) -> None:
@@ -22,7 +22,7 @@ class Progress(AbstractContextManager["Progress"]):
         self.total = 0
         self.done = 0
         self.retried = 0
-        self.now = ""  # where cells run, and how many; empty if the executor does not say where
+        self.now = ""  # where cells run, and how many; empty if the executor does not report it
         self.start_s = self.next_line_s = time.monotonic()
 
     @override
@@ -30,13 +30,13 @@ class Progress(AbstractContextManager["Progress"]):
         """Put the terminal back."""
 
     def begin(self, cells: int, replicates: int) -> None:
-        """Count from zero: ``cells`` cells will run, with ``replicates`` replicates in all."""
+        """Reset the counts: ``cells`` cells with ``replicates`` replicates in all will run."""
         self.total, self.done, self.retried, self.now = cells, 0, 0, ""
         self.start_s = time.monotonic()
         self.next_line_s = self.start_s + self.seconds
 
     def running(self, cells: int, where: str = "") -> None:
-        """Show how many cells run now, and where, if the executor says so."""
+        """Show how many cells run now, and where, if the executor reports it."""
         self.now = f"{where}, {cells} running, {self.retried} tried again" if where else ""
 
     def say(self, line: str) -> None:
@@ -44,14 +44,14 @@ class Progress(AbstractContextManager["Progress"]):
         print(line, flush=True)
 
     def end_cell(self, line: str, replicates: int) -> None:
-        """Count a cell that has ended, with its replicates; the line says how it ended."""
+        """Count a finished or failed cell with its replicates, and show a line about it."""
         self.done += 1
         left_s = (time.monotonic() - self.start_s) / self.done * (self.total - self.done)
         left = f"{left_s:.0f} s left" if self.done < self.total else ""
         self.say("; ".join(part for part in (f"{self.done}/{self.total} {line}", left, self.now) if part))
 
     def epoch(self, cell: str, done: int, total: int | None) -> None:
-        """Show how many epochs of the running cell are done."""
+        """Show how many epochs of a running cell are done."""
         if time.monotonic() >= self.next_line_s:
             self.next_line_s = time.monotonic() + self.seconds
             self.say(f"{self.done + 1}/{self.total} {cell}: epoch {done}/{total or '?'}")

@@ -1,4 +1,4 @@
-"""One batch of each arm through training, validation and test, before anything is trained."""
+"""Rehearsing a study: one batch of each arm through training, validation and test before anything is trained."""
 
 import math
 import tempfile
@@ -26,16 +26,22 @@ from actbench.training.classifier import Classifier
 
 
 def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
-    """Train, validate and test one batch of every arm on each dataset and network of the cells that are missing.
+    """Train, validate and test one batch of every arm on each dataset and network of the missing cells.
 
-    ``say`` is told of arms whose activations give the same outputs, bit for bit.
-    Returns the optimiser steps of an epoch by the cell's hash, NaN where nobody
-    knows how many batches there are. A StudyError says which cell cannot be run.
+    Args:
+        plan: The study's plan.
+        say: Called with one line for each two arms whose activations give the same outputs, bit for bit.
+
+    Returns:
+        Optimiser steps of an epoch by the cell's hash; NaN if the number of batches is not known.
+
+    Raises:
+        StudyError: A cell cannot run.
     """
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
-    said = set[str]()  # a tuned setting has each arm at several values
+    said = set[str]()  # with a tuned setting, each arm comes at several values
     epoch_steps = dict[str, float]()
-    rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # with outputs, by data and network
+    rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # cells and outputs, by data and network
     for cell in plan.missing:
         if cell.hash in epoch_steps:
             continue
@@ -43,8 +49,8 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
         network = short_name(cell.config["model"]["network"])
         try:
             with tempfile.TemporaryDirectory() as folder:
-                run_cell(rehearsal(cell), Path(folder, "rehearsal"), [watch])
-        except Exception as error:  # of any kind, in what is not ours
+                run_cell(shortened(cell), Path(folder, "rehearsal"), [watch])
+        except Exception as error:  # of any kind, in the user's code
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
             hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
@@ -62,22 +68,25 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
     return epoch_steps
 
 
-def rehearsal(cell: Cell) -> Cell:
-    """A cell cut down to one step and one batch of the other parts, with one replicate, or two where it has several."""
-    ends = {"max_epochs": 1, "max_steps": 1, "check_val_every_n_epoch": 1, "val_check_interval": 1}
-    before = without(cell.config["trainer"], "min_epochs", "min_steps", "max_time", "overfit_batches")
-    limits = {"limit_test_batches": 1, "num_sanity_val_steps": 0}
-    if before.get("limit_val_batches") != 0:
-        limits["limit_val_batches"] = 1
-    return replace(cell, config={**cell.config, "trainer": {**before, **ends, **limits}}, seeds=cell.seeds[:2])
+def shortened(cell: Cell) -> Cell:
+    """A cell with one training step, one batch of val and test, and at most two replicates."""
+    trainer = without(cell.config["trainer"], "min_epochs", "min_steps", "max_time", "overfit_batches")
+    trainer |= {"max_epochs": 1, "max_steps": 1, "check_val_every_n_epoch": 1, "val_check_interval": 1}
+    trainer |= {"limit_test_batches": 1, "num_sanity_val_steps": 0}
+    if trainer.get("limit_val_batches") != 0:
+        trainer["limit_val_batches"] = 1
+    return replace(cell, config={**cell.config, "trainer": trainer}, seeds=cell.seeds[:2])
 
 
 class Rehearsal(Callback):
-    """Checks that a cell with these Trainer settings would come to its end, and keeps its outputs on the first batch.
+    """Checks that a cell would run to its end, and keeps its outputs on the first batch.
 
-    A network that makes the activation's modules and calls none of them is refused
-    with a ValueError, and a schedule that does not fit the cell's length with
-    Lightning's MisconfigurationException.
+    Args:
+        settings: The cell's settings of the Trainer.
+
+    Raises:
+        ValueError: The network builds the activation but never calls it.
+        MisconfigurationException: A schedule does not fit the length of the cell.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -92,7 +101,7 @@ class Rehearsal(Callback):
         zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
         if not calls_activation(network, zeros):
             raise ValueError(
-                f"{type(network).__name__} calls no activation that it has made: it is the same network for all of them"
+                f"{type(network).__name__} never calls its activation, so it is the same network for all arms"
             )
         max_epochs = self.settings.get("max_epochs")
         preflight.check_plateau(trainer, max_epochs, self.settings.get("check_val_every_n_epoch", 1))
@@ -111,7 +120,7 @@ class Rehearsal(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A last layer that starts at zero gives the same before the first step, whatever comes before it.
+        # If the last layer starts at zero, outputs before the first step do not depend on the activation.
         if (self.outputs == self.outputs[:, :1]).all():
             self.outputs = self._outputs(pl_module)
 

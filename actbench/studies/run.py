@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -76,12 +75,13 @@ def compare(
     rehearse(make_plan(study, first), context.progress.say)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
-    folder = Path(study.root, study.name)
+    folder = study.folder
     folder.mkdir(parents=True, exist_ok=True)
     history = History.read(folder)
-    replace(history.planned(question), command=command).write(folder)
-    if history.planned(question) is not history:
-        for name in (RECORDS, TUNING):  # of another plan; what still holds is among the cells
+    planned = history.planned(question)
+    replace(planned, command=command).write(folder)
+    if planned is not history:  # files of another plan; records that still hold are in the store
+        for name in (RECORDS, TUNING):
             (folder / name).unlink(missing_ok=True)
     write_whole(folder / "study.yaml", dump_yaml(study.to_config()).encode())
     write_arms(study, compared)
@@ -93,9 +93,8 @@ def compare(
             wanted = train_until_clear(study, question, compared, context=context, show=show)
             if self_test:
                 results = load_results(folder)
-                certificates = [
-                    certify(of, study, results, context) for of in wanted if of.entry.arm == question.baseline
-                ]
+                baselines = [each for each in wanted if each.entry.arm == question.baseline]
+                certificates = [certify(each, study, results, context) for each in baselines]
                 replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
     except BaseException as error:
         context.troubles.append(f"stopped: {one_line(error)}" if isinstance(error, Exception) else "interrupted")
@@ -110,17 +109,17 @@ def compare(
 
 def write_arms(study: Study, compared: Sequence[PlannedCell]) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
-    folder = own_folder(Path(study.root, study.name), "arms")
+    folder = own_folder(study.folder, "arms")
     shutil.rmtree(folder, ignore_errors=True)
     several = len({entry.key[:2] for entry in compared}) > 1
     for entry in compared:
         name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
-        long = len(name.encode()) > 100
-        path = folder / f"{f'{name[:30]}_{entry.cell.hash}' if long else name}.yaml"
-        fit = replace(entry.cell, seeds=study.seeds).fit
+        if len(name.encode()) > 100:
+            name = f"{name[:30]}_{entry.cell.hash}"
+        path = folder / f"{name}.yaml"
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
-        write_whole(path, (comment + dump_yaml(fit)).encode())
+        write_whole(path, (comment + dump_yaml(replace(entry.cell, seeds=study.seeds).fit)).encode())
 
 
 def train_until_clear(
@@ -131,9 +130,9 @@ def train_until_clear(
     context: RunContext,
     show: Callable[[StudyResults], None],
 ) -> list[Wanted]:
-    """Train what is missing of the entries, in batches until the verdicts are clear if asked, and keep the records.
+    """Train the missing cells of the entries, in batches if the study has several looks, and write the records.
 
-    Returns the seeds of each entry that count; raises MissingError when cells have failed.
+    Returns the seeds of each entry that count. Raises MissingError when cells have failed.
     """
     first = question.design.looks[0] if question.design else question.most
     wanted = [Wanted(entry, study.seeds[:first]) for entry in compared]
@@ -142,16 +141,16 @@ def train_until_clear(
         try:
             run_wanted(study, wanted, context, announce=not announced)
             announced = True
-        finally:  # so that a page can show what there is of a study that was stopped
+        finally:  # so that a page can show the finished part of a study that was stopped
             table = collect(study, wanted, context.progress.say)
             if len(table):
-                write_records(Path(study.root, study.name, RECORDS), table)
+                write_records(study.folder / RECORDS, table)
         following = next_look(study, question, wanted, table)
         if following == wanted:
             return wanted
-        going_on = sum(len(of.seeds) > len(before.seeds) for of, before in zip(following, wanted, strict=True))
-        show(load_results(Path(study.root, study.name)))
-        context.progress.say(f"not yet clear: {going_on} of {len(wanted)} arms go on")
+        unclear = sum(len(after.seeds) > len(before.seeds) for after, before in zip(following, wanted, strict=True))
+        show(load_results(study.folder))
+        context.progress.say(f"not yet clear: {unclear} of {len(wanted)} arms go on")
         wanted = following
 
 
@@ -161,16 +160,16 @@ def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table:
     A comparison over all datasets needs its arms on every dataset.
     """
     _, running = counted(scores(table, OUTCOME), question)
-    parts = [part for of in running for part in question.parts(of)]
-    needed = {(of.dataset, of.network, arm) for of in parts for arm in (of.arm, of.baseline)}
-    most = max(len(of.seeds) for of in wanted)
+    parts = [part for comparison in running for part in question.parts(comparison)]
+    needed = {(part.dataset, part.network, arm) for part in parts for arm in (part.arm, part.baseline)}
+    most = max(len(seeds) for _, seeds in wanted)
     looks = question.design.looks if question.design else ()
-    following = next((look for look in looks if look > most), most)
-    return [Wanted(of.entry, study.seeds[:following]) if of.entry.key in needed else of for of in wanted]
+    seeds = study.seeds[: next((look for look in looks if look > most), most)]
+    return [Wanted(each.entry, seeds) if each.entry.key in needed else each for each in wanted]
 
 
 def pilot(study: Study) -> pl.DataFrame:
-    """Records of a few seeds of each arm apart from the comparison's, which say how much differences vary.
+    """Records of a few separate seeds of each arm, which show how much differences vary.
 
     Raises StudyError and MissingError as `compare` does.
     """
@@ -184,7 +183,7 @@ def pilot(study: Study) -> pl.DataFrame:
 
 
 def context_of(study: Study, progress: Progress | None = None, work: Work | None = None) -> RunContext:
-    """The study's own executor with the given progress and work, or their defaults; see `compare`."""
+    """The context of a study with the given progress and work, or their defaults; see `compare`."""
     progress = progress or (Bars() if sys.stdout.isatty() else Progress())
     executor = study.make_executor()
     if work is None:

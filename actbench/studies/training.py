@@ -1,4 +1,4 @@
-"""Training what a study lacks, cell by cell, on an executor."""
+"""Training the missing cells of a study on an executor."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 from filelock import FileLock, Timeout
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 
 from actbench.records import Store
@@ -21,11 +22,11 @@ from actbench.studies.progress import Progress
 from actbench.training.callbacks import CheckpointCopy
 
 Work = Callable[[tuple[Cell, Path]], pl.DataFrame]
-SHOWN = 300  # characters of a failure's message
+SHOWN = 300  # most characters of a failure's message
 
 
 class MissingError(RuntimeError):
-    """A study, or the part of it that is named, has ended without all of its records; what is finished is kept."""
+    """A study, or a part such as its tuning, ended without all of its records; finished cells are kept."""
 
     def __init__(self, failures: Sequence[str], what: str = "the study") -> None:
         cells = "a cell has" if len(failures) == 1 else f"{len(failures)} cells have"
@@ -34,23 +35,31 @@ class MissingError(RuntimeError):
 
 
 class RunContext(NamedTuple):
-    """The executor, progress and shared state of a study that runs."""
+    """The executor, progress and shared state of a running study."""
 
     executor: Executor
     progress: Progress
     work: Work
-    troubles: list[str]  # what was tried again, or failed
-    digests: dict[str, str]  # of the data that were looked at
+    troubles: list[str]  # cells that were tried again or failed, and why
+    digests: dict[str, str]  # digests of the data that were read; see `data_digest`
 
 
 def run_wanted(
     study: Study, wanted: Sequence[Wanted], context: RunContext, *, announce: bool = False, what: str = "the study"
 ) -> None:
-    """Run the cells of the wanted records that are missing; say first how many replicates are cached, if asked.
+    """Run the missing cells of the wanted records.
 
-    Raises MissingError when cells have failed; ``what`` is the part of the study that lacks them.
+    Args:
+        study: The study.
+        wanted: The wanted records.
+        context: The running study's context.
+        announce: Say first how many replicates are cached.
+        what: The part of the study that a MissingError names.
+
+    Raises:
+        MissingError: Cells have failed.
     """
-    collect(study, wanted, context.progress.say)  # so that what is damaged is missing
+    collect(study, wanted, context.progress.say)  # sets damaged files aside, so that their cells are missing
     plan = make_plan(study, wanted)
     if announce and plan.cached:
         total = sum(len(seeds) for _, seeds in wanted)
@@ -62,15 +71,16 @@ def run_wanted(
 
 
 def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints: str | None = None) -> pl.DataFrame:
-    """Run a cell in its folder, which is removed afterwards, with a copy of its checkpoint in ``checkpoints``."""
+    """Run a cell in its folder, which is removed afterwards; copy its checkpoint to ``checkpoints`` while it runs."""
     cell, folder = task
     copy = CheckpointCopy(f"{checkpoints.rstrip('/')}/{folder.parent.name}/{folder.name}.ckpt") if checkpoints else None
-    name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
-    callbacks = []
-    if progress:
-        tell = progress.epoch
-        callbacks = [LambdaCallback(on_train_epoch_end=lambda of, _: tell(name, of.current_epoch + 1, of.max_epochs))]
-    table = run_cell(cell, folder, callbacks, copy=copy)
+    name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seed_span}"
+
+    def show_epoch(trainer: Trainer, _: LightningModule) -> None:
+        if progress:
+            progress.epoch(name, trainer.current_epoch + 1, trainer.max_epochs)
+
+    table = run_cell(cell, folder, [LambdaCallback(on_train_epoch_end=show_epoch)], copy=copy)
     shutil.rmtree(folder, ignore_errors=True)
     if copy:
         copy.remove()
@@ -78,7 +88,7 @@ def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints
 
 
 def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
-    """Run cells until none is missing; returns the failures. Another process may run some of the cells.
+    """Run a plan's missing cells, some of which another process may run; returns the failures.
 
     Raises OSError when the disk is full.
     """
@@ -86,41 +96,41 @@ def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
     locks: dict[str, FileLock] = {}
     labels = {entry.cell.hash: entry.label for entry, _ in plan.wanted}
     failures = list[str]()
-    progress.begin(len(plan.missing), sum(len(cell.seeds) for cell in plan.missing))
+    progress.begin(len(plan.missing), plan.missing_replicates)
 
-    def label(task: tuple[Cell, Path]) -> str:
-        cell, _ = task
-        return f"{labels[cell.hash]} seeds {cell.seeds[0]}-{cell.seeds[-1]}"
+    def label(cell: Cell) -> str:
+        return f"{labels[cell.hash]} seeds {cell.seed_span}"
 
     def tasks() -> Iterator[tuple[Cell, Path] | None]:
         for task in locked(plan.missing, store, Path(study.root, "running"), locks):
             progress.running(len(locks), context.executor.where())
             yield task
 
-    def again(task: tuple[Cell, Path], line: str) -> None:
+    def report_retry(task: tuple[Cell, Path], line: str) -> None:
         progress.retried += 1
-        context.troubles.append(f"{label(task)}: {line}")
+        context.troubles.append(f"{label(task[0])}: {line}")
         progress.say(context.troubles[-1])
 
-    results = context.executor.run(context.work, tasks(), report=again)
+    results = context.executor.run(context.work, tasks(), report=report_retry)
     try:
-        for task, result in results:
+        for (cell, folder), result in results:
+            line = label(cell)
             if isinstance(result, Failure):
                 if result.full:
                     raise result.full
                 reason = str(result)
-                failures.append(f"{label(task)}: {reason[:SHOWN]}{'...' if len(reason) > SHOWN else ''}")
+                failures.append(f"{line}: {reason[:SHOWN]}{'...' if len(reason) > SHOWN else ''}")
                 context.troubles.append(failures[-1])
                 line = f"{failures[-1]} (failed)"
             else:
                 store.write(result)
-                if os.name == "posix":  # who waits for the lock will see that the cell is there
-                    Path(locks[task[1].name].lock_file).unlink(missing_ok=True)
+                if os.name == "posix":  # a process that waits for the lock then finds the cell finished
+                    Path(locks[folder.name].lock_file).unlink(missing_ok=True)
                 accuracy: Any = result["val_accuracy"].mean()
-                line = label(task) + ("" if accuracy is None else f": val accuracy {accuracy:.4f}")
-            locks.pop(task[1].name).release()
+                line += "" if accuracy is None else f": val accuracy {accuracy:.4f}"
+            locks.pop(folder.name).release()
             progress.running(len(locks), context.executor.where())
-            progress.end_cell(line, len(task[0].seeds))
+            progress.end_cell(line, len(cell.seeds))
     finally:
         results.close()  # type: ignore[attr-defined]
         for lock in locks.values():
@@ -131,7 +141,7 @@ def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
 def locked(
     cells: Sequence[Cell], store: Store, running: Path, locks: dict[str, FileLock]
 ) -> Iterator[tuple[Cell, Path] | None]:
-    """Cells that no other process runs or has finished, each with its folder; None while others run all that are left.
+    """Cells that no other process runs or has finished, each with its folder; None if others run all remaining cells.
 
     A cell's lock is added to ``locks`` by its folder's name, for the caller to release.
     """
@@ -146,9 +156,9 @@ def locked(
             try:
                 lock.acquire(blocking=False)
             except Timeout:
-                waiting.append(cell)  # behind the others, so that each is looked at once
+                waiting.append(cell)  # at the end, so that each cell is tried once
                 continue
-            if path.exists():  # another process was quicker
+            if path.exists():  # another process has finished the cell
                 lock.release()
                 continue
             locks[path.stem] = lock

@@ -38,6 +38,11 @@ class Cell:
         vary = {"vary": [source for source in SOURCES if source in self.vary]} if alike else {}
         return {"seed_everything": self.seeds[0], **vary, **self.config, "model": model}
 
+    @property
+    def seed_span(self) -> str:
+        """The first and the last seed, ``0-31``."""
+        return f"{self.seeds[0]}-{self.seeds[-1]}"
+
     @cached_property
     def factors(self) -> dict[str, Any]:
         """Exactly what determines the results, except the seeds: no paths, loggers or devices."""
@@ -45,7 +50,7 @@ class Cell:
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """The sources of randomness that are the same for every seed."""
+        """Sources of randomness that are the same for every seed."""
         return tuple(source for source in SOURCES if source not in self.vary)
 
     @cached_property
