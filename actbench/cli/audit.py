@@ -1,4 +1,4 @@
-"""``audit``: what a published table implies, and which of its rows cannot be right."""
+"""``audit``: recompute the statistics of a published table, and flag rows that cannot be right."""
 
 import csv
 import math
@@ -10,40 +10,40 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from actbench.cli.main import OneLine, fail, printable
+from actbench.cli.main import CommandParser, fail, printable
 from actbench.inference.audit import GOAL, MOST, Audited, Printed, Row, TableError, audit, read_number
 from actbench.inference.verdict.words import count
 from actbench.records import is_shown
 
 COLUMNS = {
-    "name": "what was tried, each once",
-    "mean": "mean score over the runs; decimals count: 87.5 stands for all that rounds to it, 87.50 for less",
+    "name": "name of the row, each once",
+    "mean": "mean score over the runs; decimals count, since 87.5 and 87.50 imply different rounding",
     "sd": "standard deviation over the runs, not of the mean",
-    "n": "how many runs, that is, seeds",
+    "n": "number of runs, that is, seeds",
     "ci_low": "lower bound of the interval of the difference between the row and the baseline",
     "ci_high": "upper bound",
-    "p": "p-value of an unpaired t test against the baseline, before any correction; <0.001 is understood",
+    "p": "p-value of an unpaired t test against the baseline, before any correction; may be <0.001",
     "effect": "Cohen's d or Hedges' g against the baseline",
 }
-NEEDED = ("name", "mean", "sd", "n")
+REQUIRED = ("name", "mean", "sd", "n")
 LARGEST, MOST_ROWS = 2**22, 1000  # bytes of a table, and rows
-BLANK = ("", "-", "–")  # of a column that is not needed
+BLANK = ("", "-", "–")  # empty cells of an optional column
 
 EPILOG = f"""\
-columns of the table, the first line naming them; the last four are not needed, and may be blank:
-{chr(10).join(f"  {name:<8} {what}" for name, what in COLUMNS.items())}
+columns of the table, named in its first line; the last four are optional and may be blank:
+{chr(10).join(f"  {name:<8} {meaning}" for name, meaning in COLUMNS.items())}
 
-A row is flagged if no numbers that round to what is printed can give it, by Student's, Welch's or the normal
-computation, one-sided or two-sided, whichever of the two rows was taken from the other.
+A row is flagged if no numbers that round to the printed ones are consistent, by Student's, Welch's or the normal
+computation, one-sided or two-sided, whichever of the two rows was subtracted from the other.
 
 example:
   python main.py audit table.csv --baseline relu
 """
 
 
-def print_audit(options: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
-    parser = OneLine("audit", epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
+def run_audit(options: Sequence[str]) -> int:
+    """Audit a table and print the results; returns the exit status."""
+    parser = CommandParser("audit", epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="The table, a CSV file.")
     parser.add_argument("--baseline", help="Name of the row to compare with (default: the first).")
     parser.add_argument("--level", type=float, default=0.95, help="Coverage of the intervals (default: 0.95).")
@@ -51,8 +51,8 @@ def print_audit(options: Sequence[str]) -> int:
     parser.add_argument(
         "--highest",
         type=float,
-        help="Highest score possible, the lowest being 0; inf for a loss or a time "
-        "(default: 1 or 100 if all means lie in that, else inf).",
+        help="Highest possible score, where the lowest is 0; inf for a loss or a time "
+        "(default: 1 or 100, the smallest that no mean exceeds, else inf).",
     )
     chosen = parser.parse_args(options)
     try:
@@ -60,42 +60,41 @@ def print_audit(options: Sequence[str]) -> int:
         audited = audit(rows, chosen.baseline, level=chosen.level, alpha=chosen.alpha, highest=chosen.highest)
     except TableError as error:
         return fail(str(error))
-    # Rather wider than a narrow terminal than with numbers cut off; a name is no markup.
+    # No number is cut off, even in a narrow terminal, and names are not markup.
     console = Console(width=300, markup=False, emoji=False)
-    console.print(as_table(audited, chosen.level))
-    for one in audited:
-        for flag in one.flags:
-            print(f"{one.row.name}: {flag.why}")
-    base = next(one.row.name for one in audited if one.implied is None)
-    flagged = sum(bool(one.flags) for one in audited)
-    compared = sum(not math.isnan(one.adjusted) for one in audited)
+    console.print(audit_table(audited, chosen.level))
+    for result in audited:
+        for flag in result.flags:
+            print(f"{result.row.name}: {flag.why}")
+    baseline = next(result.row.name for result in audited if result.implied is None)
+    flagged = sum(bool(result.flags) for result in audited)
+    compared = sum(not math.isnan(result.adjusted) for result in audited)
     print(
-        f"{count(compared, 'comparison')} with {base}, unpaired, since a table has no pairs; the unit is the seed; "
-        f"power and n are for the difference seen. "
-        f"Rows that cannot be right: {flagged} of {len(audited)}."
+        f"{count(compared, 'comparison')} with {baseline}, unpaired, since a table has no pairs; the unit is the seed; "
+        f"power and n are for the difference seen. Rows that cannot be right: {flagged} of {len(audited)}."
     )
     if unread:
         print(f"columns not read: {printable(', '.join(unread)[:1000])}")
     return 0
 
 
-def as_table(audited: Sequence[Audited], level: float) -> Table:
-    """All numbers, as a table for people."""
+def audit_table(audited: Sequence[Audited], level: float) -> Table:
+    """The printed and implied numbers of all rows."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("name")
     for heading in ("mean", "sd", "n", "difference", f"{100 * level:g} % interval", "d", "p", "Holm p", "power"):
         table.add_column(heading, justify="right")
     table.add_column(f"n for {100 * GOAL:g} %", justify="right")
     table.add_column("cannot be right")
-    # A difference has the decimals of the means, so far as they are more than noise.
-    places = min(4, max(len(one.row.mean.text.partition(".")[2]) for one in audited))
+    # A difference has as many decimals as the means, but no more than carry information.
+    decimals = min(4, max(len(result.row.mean.text.partition(".")[2]) for result in audited))
     for row, implied, adjusted, flags in audited:
         numbers = ["baseline", *[""] * 6]
         if implied:
-            numbers = [f"{implied.difference:z.{places}f}", *["-"] * 6]
+            numbers = [f"{implied.difference:z.{decimals}f}", *["-"] * 6]
             if not math.isnan(implied.p):
                 numbers[1:] = [
-                    f"{implied.low:z.{places + 1}f} to {implied.high:z.{places + 1}f}",
+                    f"{implied.low:z.{decimals + 1}f} to {implied.high:z.{decimals + 1}f}",
                     f"{implied.effect:z.2f}",
                     *(f"{p:.4f}" if p >= 1e-4 else "<0.0001" for p in (implied.p, adjusted)),
                     f"{implied.power:.2f}",
@@ -110,22 +109,22 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
     """Rows of a CSV file, and the columns that were not read.
 
     Raises:
-        TableError: There is no such file, or it is no such table.
+        TableError: The file cannot be read, or is not such a table.
     """
-    # A pipe or a device need not end.
+    # A pipe or a device may never end.
     if path.exists() and not path.is_dir() and not (path.is_file() and path.stat().st_size <= LARGEST):
-        raise TableError(f"{path} is no file, or larger than any table")
+        raise TableError(f"{path} is not a regular file, or larger than any table")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             stripped = ((reader.line_num, [cell.strip() for cell in line]) for line in reader)
             lines = [(number, cells) for number, cells in stripped if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise TableError(f"{path}: {why}") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise TableError(f"{path}: {reason}") from None
     header = [name.lower() for name in lines[0][1]] if lines else []
     for name in COLUMNS:
-        if header.count(name) != 1 and (name in NEEDED or name in header):
+        if header.count(name) != 1 and (name in REQUIRED or name in header):
             raise TableError(f"{path}: the first line must name a column {name!r}, once")
     if len(lines) > MOST_ROWS + 1:
         raise TableError(f"{path} has {len(lines) - 1:,} rows, and at most {MOST_ROWS:,} are read")
@@ -140,11 +139,11 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def read_row(cells: dict[str, str], line: int) -> Row:
-    """One row of a table, from the text of each column."""
+    """A row of a table, from the text of each column."""
     numbers: dict[str, Printed] = {}
     for column in list(COLUMNS)[1:]:
         text = cells.get(column, "")
-        if column not in NEEDED and text in BLANK:
+        if column not in REQUIRED and text in BLANK:
             continue
         try:
             if column != "p" and text.startswith("<"):

@@ -1,7 +1,7 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with its faults mended.
 
 What the user typed or wrote comes first, then the checkpoint, then the
-defaults; no argument of one class is kept for another.
+defaults. No argument of one class is kept for another.
 """
 
 import sys
@@ -59,7 +59,7 @@ class CommandCLI(BenchCLI):
         given: The composed config of what was typed.
 
     Raises:
-        ValueError: The options make no sense, or contradict the checkpoint.
+        ValueError: An option is not valid, or contradicts the checkpoint.
     """
 
     def __init__(self, command: str, given: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ class CommandCLI(BenchCLI):
             path = str(given["ckpt_path"])
             self.saved = read_checkpoint(command, path, given)
             if "GradientAccumulationScheduler" in str(setting(given, "trainer.callbacks")):
-                # The Trainer's own setting is the callback's of that moment, and Lightning refuses both.
+                # The checkpoint has the value that the callback set, and Lightning refuses value and callback together.
                 self.saved["trainer"] = without(self.saved["trainer"], "accumulate_grad_batches")
             given = merge_config(as_config(self.saved), given)
             check_local(self.saved, given, path)
@@ -91,7 +91,7 @@ class CommandCLI(BenchCLI):
     # --- building ---
 
     def _streams(self) -> AbstractContextManager[None]:
-        """Let the sources of randomness that do not vary be those of the first replicate."""
+        """Fix the sources of randomness that do not vary to those of the first replicate."""
         return fixed([source for source in SOURCES if source not in self.config.vary], self.config.seed_everything)
 
     @override
@@ -126,8 +126,8 @@ class CommandCLI(BenchCLI):
         if plain_lines:  # a bar is for a terminal
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         logger = self._run_logger()
-        text = f"# {library_versions()}\n{dump_yaml(self.canonical)}"  # running it again starts afresh
-        callbacks += [RunFolder(text, logger), Interruption(report_interruption)]
+        config_text = f"# {library_versions()}\n{dump_yaml(self.canonical)}"  # a fit of it starts afresh
+        callbacks += [RunFolder(config_text, logger), Interruption(report_interruption)]
         if config.enable_checkpointing is not False:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
         if plain_lines:
@@ -139,18 +139,17 @@ class CommandCLI(BenchCLI):
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def _run_logger(self) -> RunLogger:
-        """Logger of a new run, or of the run whose checkpoint is resumed."""
+        """The logger of a new run, or of the run whose checkpoint is resumed."""
         root, ckpt_path = self.config.trainer.default_root_dir, self.config.ckpt_path
         run = Path(ckpt_path).absolute().parent.parent if ckpt_path else None
         if run is None or root is not None or not (run / "config.yaml").exists():
             return RunLogger(root or ".")
-        links = (path for path in (run, *run.rglob("*")) if path.is_symlink())
         home = run.parent.resolve() / run.name  # links above it are the user's own
-        outside = next((link for link in links if not link.resolve().is_relative_to(home)), None)
-        if outside:
-            raise checkpoints.CheckpointError(
-                f"{outside} is a link, through which nothing is written: remove it, or give --trainer.default_root_dir"
-            )
+        for path in (run, *run.rglob("*")):
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise checkpoints.CheckpointError(
+                    f"{path} is a link, through which nothing is written: remove it, or give --trainer.default_root_dir"
+                )
         step = checkpoints.load_checkpoint(ckpt_path)["global_step"]
         return RunLogger(run.parent.parent, name=run.parent.name, version=run.name, purge_step=step)
 
@@ -162,14 +161,14 @@ class CommandCLI(BenchCLI):
             self._check_data()
             keep_memory()
             choose_threads(self.trainer, self.model, self.datamodule)
-            # The table that is printed afterwards says more than Lightning's.
+            # The table that is printed afterwards shows more than Lightning's.
             options = {"verbose": False} if self.command in ("validate", "test") else {}
             run = getattr(self.trainer, self.command)
             path = self.config.ckpt_path
             try:
                 result = run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
             except Exception as error:  # of many kinds
-                if path and is_of_state(error):
+                if path and is_restore_error(error):
                     kind = type(error).__name__
                     raise checkpoints.CheckpointError(f"{path} is damaged: {kind}: {one_line(error)}") from error
                 raise
@@ -179,29 +178,29 @@ class CommandCLI(BenchCLI):
             return 0
 
     def _check_data(self) -> None:
-        """Before anything is written, refuse files that are missing or damaged, and images that are too few."""
+        """Refuse missing or damaged files, and too few images, before anything is written."""
         if isinstance(self.datamodule, data.ImageData) and self.trainer.is_global_zero:
             self.datamodule.prepare_data()
             self.datamodule.setup(self.command)
         elif isinstance(self.datamodule, data.ForeignData) and self.command != "predict":
-            parts, scout = self.datamodule.parts, self.datamodule.scout
-            scored = [part for part in parts if part == "val" or (part == "test" and scout.has_labels(part))]
+            splits, scout = self.datamodule.parts, self.datamodule.scout
+            scored = [split for split in splits if split == "val" or (split == "test" and scout.has_labels(split))]
             scout.check({"fit": ["train", *scored], "validate": ["val"], "test": ["test"]}[self.command])
 
     def _report(self, result: Any) -> None:
-        """Say where a fit's checkpoints are, show scores, or write predictions."""
+        """Print where a fit's checkpoints are, print scores, or write predictions."""
         if self.command == "fit":
             report_fit(self.trainer)
         elif self.command == "predict":
-            self._keep_predictions(result)
+            self._write_predictions(result)
         else:
-            part = "val" if self.command == "validate" else "test"
-            scores = {name: values for name, values in self.model.evaluated.items() if name.startswith(f"{part}/")}
+            split = "val" if self.command == "validate" else "test"
+            scores = {name: values for name, values in self.model.evaluated.items() if name.startswith(f"{split}/")}
             logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             report_scores(scores, self.model.seeds, logged)
 
-    def _keep_predictions(self, result: Any) -> None:
-        """Show what predictions of known labels score, and write them."""
+    def _write_predictions(self, result: Any) -> None:
+        """Write predictions, and print their scores where labels are known."""
         output = Path(self.config.output or Path(self.config.ckpt_path).with_name("predictions.csv"))
         predictions = [batch for device in gather(result, self.trainer) for batch in device]
         scores, ensemble = predicted_scores(predictions)
@@ -215,17 +214,17 @@ class CommandCLI(BenchCLI):
 # --- checkpoints ---
 
 
-def is_of_state(error: BaseException) -> bool:
-    """Whether an error comes from what a checkpoint restores: state of the optimiser, a schedule or Lightning."""
+def is_restore_error(error: BaseException) -> bool:
+    """Whether an error comes from restored state: of the optimiser, a schedule or Lightning's loops."""
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    users = ("torch/optim", "torch/utils/_foreach_utils", "pytorch_lightning/loops")
-    return any("checkpoint_connector" in file for file in files) or any(user in files[-1] for user in users)
+    stateful = ("torch/optim", "torch/utils/_foreach_utils", "pytorch_lightning/loops")
+    return any("checkpoint_connector" in file for file in files) or any(path in files[-1] for path in stateful)
 
 
 def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says it was made of; see `checkpoints.read_description`.
+    """The description in a checkpoint, as `checkpoints.read_description` reads it.
 
-    Paths of the DataModule that the checkpoint does not hold come from the run's config beside it.
+    Paths of the DataModule, which a checkpoint does not hold, come from the run's config beside it.
     """
     trusted = checkpoints.trusted_names(given.get("trust"))
     trusted += [str(path).partition(".")[0] for path in class_paths(without(given, "trainer")) if "." in str(path)]
@@ -233,70 +232,65 @@ def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> d
     if command == "fit" and "optimizer_states" not in checkpoints.load_checkpoint(ckpt_path):
         raise UsageError(f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt")
     described, folder = saved["data"], Path(ckpt_path).absolute().parent
-    config = next((of for of in (folder.parent / "config.yaml", folder / "config.yaml") if of.is_file()), None)
     local = (described or {}).get("local", [])
-    if config and local:
-        beside = read_file(str(config), "config")
-        if setting(beside, "data.class_path") == described["class_path"]:
+    configs = [path for path in (folder.parent / "config.yaml", folder / "config.yaml") if path.is_file()]
+    if configs and local:
+        config = read_file(str(configs[0]), "config")
+        if setting(config, "data.class_path") == described["class_path"]:
             completed = {"data": without(described, "local")}
-            for name in map(argument, local):
-                if (value := setting(beside, name)) is not None:
+            for name in map(data_setting, local):
+                if (value := setting(config, name)) is not None:
                     completed = merge_config(completed, nest(name, value))
             saved["data"] = {**completed["data"], "local": local}
     return saved
 
 
-def argument(name: str) -> str:
-    """The setting of a config that is an argument of the DataModule, ``transform.size`` say."""
-    return f"data.init_args.{name.replace('.', '.init_args.')}"
+def data_setting(argument: str) -> str:
+    """The setting of a DataModule's argument, which may be an argument's argument such as ``transform.size``."""
+    return f"data.init_args.{argument.replace('.', '.init_args.')}"
 
 
 def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's description as a config, to which what is given is added."""
+    """A checkpoint's description as a config."""
     model = without(saved["model"], "input_shape", "num_classes")
     config = {"seed_everything": saved["seed"], "vary": saved["vary"], "trainer": saved["trainer"], "model": model}
     return merge_config({}, {**config, "data": saved["data"] and without(saved["data"], "local")})
 
 
 def check_local(saved: Mapping[str, Any], given: Mapping[str, Any], ckpt_path: str) -> None:
-    """Refuse to score other data than the fit's because a path of theirs is neither in the checkpoint nor given."""
+    """Raise a UsageError if a path of the fit's data is not known, since a default could mean other data."""
     described = saved["data"]
     if described and setting(given, "data.class_path") == described["class_path"]:
         for name in described.get("local", []):
-            if setting(given, argument(name)) is None:
+            if setting(given, data_setting(name)) is None:
                 raise UsageError(f"{ckpt_path} holds no paths of the machine it was made on: give --data.{name}")
 
 
 def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse options of the model that are not the checkpoint's: the weights would be scored in another network."""
-    model = config["model"]
-    for name in SPEC_NAMES:
-        # Made anew, as what was given is: another version of torch may have arguments more.
-        known, chosen = (value and SPECS[f"model.{name}"](value) for value in (saved["model"][name], model[name]))
-        if known != chosen:
+    """Raise a UsageError for options that contradict the checkpoint: another network or split would be scored."""
+    values = {}
+    for name in SPEC_NAMES:  # built from both, because another version of torch may add arguments
+        option = f"model.{name}"
+        values[option] = tuple(
+            value and SPECS[option](value) for value in (saved["model"][name], config["model"][name])
+        )
+    values["model.replicates"] = saved["model"]["replicates"], config["model"]["replicates"]
+    values["vary"] = ", ".join(saved["vary"]), ", ".join(config.get("vary", SOURCES))
+    values["seed_everything"] = str(saved["seed"]), str(config["seed_everything"])
+    for option, (old, new) in values.items():
+        if old != new:
+            hint = "since another seed mixes the splits" if option == "seed_everything" else "or fit anew"
             raise UsageError(
-                f"--model.{name} contradicts the checkpoint, which has {known or 'none'}, not "
-                f"{chosen or 'none'}: leave it out, or fit another network"
+                f"--{option} contradicts the checkpoint, which has {old or 'none'}, not {new or 'none'}: "
+                f"leave it out, {hint}"
             )
-    if saved["model"]["replicates"] != model["replicates"]:
-        raise UsageError(
-            f"--model.replicates contradicts the checkpoint, which has {saved['model']['replicates']}, not "
-            f"{model['replicates']}: leave it out, or fit anew"
-        )
-    if saved["vary"] != config.get("vary", list(SOURCES)):
-        raise UsageError(f"--vary contradicts the checkpoint, in which {', '.join(saved['vary']) or 'nothing'} varies")
-    if saved["seed"] != config["seed_everything"]:
-        raise UsageError(
-            f"--seed_everything contradicts the checkpoint, whose seed is {saved['seed']}, not "
-            f"{config['seed_everything']}: another seed splits the data anew and mixes the parts"
-        )
 
 
-def run(command: str, options: Sequence[str]) -> int:
+def run_lightning(command: str, options: Sequence[str]) -> int:
     """Run one of Lightning's commands; returns the exit status.
 
-    What is wrong with the options, a checkpoint or a dataset's files is said in
-    one line. Anything else that goes wrong in a run keeps its traceback.
+    An error in the options, a checkpoint or a dataset's files is one line. Any
+    other error of a run keeps its traceback.
     """
     quieten()
     try:
@@ -314,6 +308,6 @@ def run(command: str, options: Sequence[str]) -> int:
     except (MisconfigurationException, data.DataError, checkpoints.CheckpointError, StackError) as error:
         return fail(one_line(error))
     except SystemExit as exit:
-        if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning exits with 1
+        if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning would exit with 1
             raise exit.__context__ from None
         raise

@@ -1,4 +1,4 @@
-"""Which command is meant. Nothing heavy is imported before that is known, so help is quick."""
+"""Dispatching to a command. Nothing heavy is imported before the command is known, so help is quick."""
 
 import difflib
 import errno
@@ -17,9 +17,8 @@ from typing_extensions import override
 from actbench import __doc__ as purpose
 from actbench import __version__
 
-UNREAD = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1  # the exit status that shells give
-
-LONGEST = 2000  # letters of a message, which may hold all that was given
+UNREAD = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1  # a shell's exit status after a broken pipe
+LONGEST = 2000  # most characters of a message, which may quote the whole input
 
 COMMANDS = {
     "fit": "train a network with one activation on one dataset",
@@ -27,20 +26,19 @@ COMMANDS = {
     "test": "score a checkpoint on the test part of its dataset",
     "predict": "write a table of a checkpoint's predictions for the test part",
     "export": "write one replicate of a checkpoint as a plain network that runs without actbench",
-    "compare": "compare activations over many seeds: a study, of which only what is missing is run",
-    "report": "write a study's page, tables or figures anew, from its folder alone; or what changed between two",
+    "compare": "compare activations over many seeds: a study, of which only missing cells run",
+    "report": "write a study's page, tables or figures from its folder alone, or print what changed between two",
     "merge": "join studies that ran on several machines",
     "audit": "recompute a published table of means and spreads, and point out rows that cannot be right",
     "activations": "list the activations that can be compared",
 }
-
-PARSERS = {  # where each command is that LightningCLI does not run: module of actbench.cli, function
-    "export": ("export", "export"),
-    "compare": ("compare", "run_compare"),
-    "report": ("report", "report"),
-    "merge": ("compare", "run_merge"),
-    "audit": ("audit", "print_audit"),
-    "activations": ("catalogue", "print_catalogue"),
+MODULES = {  # the module of actbench.cli that defines run_COMMAND; LightningCLI runs the other commands
+    "export": "commands",
+    "compare": "compare",
+    "report": "report",
+    "merge": "commands",
+    "audit": "audit",
+    "activations": "commands",
 }
 
 HELP = f"""\
@@ -65,15 +63,15 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command with its options, by default those of this process.
 
     Returns:
-        Exit status: 0; 2 for a command that cannot be run as it was given; 1 if the machine fails, its disk full, say.
+        Exit status: 0; 2 if the command cannot run with its options; 1 if the machine fails, as when its disk is full.
 
     Raises:
-        SystemExit: Who read the output has gone, as in ``| head``; or the help of a command was printed.
+        SystemExit: The reader of the output has gone, as in ``| head``, or a command's help was printed.
     """
     if sys.stdout is None:  # closed, as in ``>&-``
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # letters may be lost, but no training
+        sys.stdout.reconfigure(errors="replace")  # a character may be lost, but no training
     try:
         try:
             return dispatch(args)
@@ -83,11 +81,11 @@ def main(args: Sequence[str] | None = None) -> int:
         end_if_unread()
         raise
     except SystemExit as exit:
-        if isinstance(exit.__context__, BrokenPipeError):  # rich ends so
+        if isinstance(exit.__context__, BrokenPipeError):  # raised by rich
             raise SystemExit(UNREAD) from None
         raise
     except OSError as error:
-        if not of_machine(error) and error.filename is None:
+        if not is_machine_error(error) and error.filename is None:
             raise
         return fail(str(error))
 
@@ -109,23 +107,22 @@ def dispatch(args: Sequence[str] | None) -> int:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(COMMANDS)}"
         return fail(f"unknown command '{command}': {hint}")
-    # A user's own classes are found in the working directory, after everything that is installed.
+    # A user's own classes are imported from the working directory, after all installed packages.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        if command in PARSERS:
-            module, function = PARSERS[command]
-            status: int = getattr(import_module(f"actbench.cli.{module}"), function)(options)
-            return status
-        from actbench.cli.lightning import run
+        if command in MODULES:
+            run = getattr(import_module(f"actbench.cli.{MODULES[command]}"), f"run_{command}")
+            return int(run(options))
+        from actbench.cli.lightning import run_lightning
 
-        return run(command, options)
+        return run_lightning(command, options)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
-class OneLine(ArgumentParser):
+class CommandParser(ArgumentParser):
     """Parser of a command's options, whose errors are one line."""
 
     def __init__(self, command: str, **options: Any) -> None:
@@ -136,8 +133,8 @@ class OneLine(ArgumentParser):
         raise SystemExit(fail(message))
 
 
-def of_machine(error: BaseException | None) -> bool:
-    """Whether an error is the machine's, such as a full disk; polars gives only its text."""
+def is_machine_error(error: BaseException | None) -> bool:
+    """Whether an error is the machine's, such as a full disk; polars gives no number, but the system's text."""
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
     return isinstance(error, OSError) and (
         error.errno in codes or any(os.strerror(code) in str(error) for code in codes)
@@ -145,35 +142,35 @@ def of_machine(error: BaseException | None) -> bool:
 
 
 def fail(message: str) -> int:
-    """Say in one line what is wrong, in letters that do nothing to a terminal; returns the exit status for it."""
+    """Print an error in one line of printable characters; returns the exit status."""
     error = sys.exc_info()[1]
     if isinstance(error, BrokenPipeError):
         end_if_unread()
     print(f"error: {printable(message[:LONGEST])}", file=sys.stderr)
-    return 1 if of_machine(error) else 2
+    return 1 if is_machine_error(error) else 2
 
 
 def printable(text: str) -> str:
-    """A text without letters that do something to a terminal."""
+    """A text with control characters, which may act on a terminal, escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def end_if_unread() -> None:
-    """After a broken pipe: end quietly, with the status that shells give, if it is the output that nobody reads."""
+    """After a broken pipe, exit quietly if nobody reads the output."""
     try:
         os.write(sys.stdout.fileno(), b"\n")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes out the rest when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest when it exits
         raise SystemExit(UNREAD) from None
 
 
 def shown_path(path: Path) -> str:
-    """A path as short as it can be typed from here."""
+    """A path relative to the working directory, or absolute if it lies outside."""
     path = path.absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def shown_program() -> str:
-    """How this program was called."""
+    """The command that started this program."""
     name = Path(sys.argv[0]).name
     return "actbench" if name == "actbench" else "python -m actbench" if name == "__main__.py" else "python main.py"

@@ -1,4 +1,4 @@
-"""What the command line says: errors in one line, and where things are."""
+"""Messages of the command line: help, scores, and where checkpoints are."""
 
 import logging
 import sys
@@ -22,76 +22,73 @@ from actbench.training.callbacks import RunFolder
 from actbench.training.metrics import summary_statistics
 
 
-def show_help(parser: LightningArgumentParser, command: str, words: Sequence[str]) -> bool:
-    """Print a command's help, or that of a class (``--data.help NAME``), if it is asked for; returns whether it is."""
-    asked = [word.partition("=")[0].endswith((".help", "--help")) or word == "-h" for word in words]
-    if True not in asked:
-        return False
-    parser.prog = f"main.py {command}"
-    first = asked.index(True)
-    takes_value = words[first].endswith(".help")
-    with suppress(SystemExit):  # after it has printed
-        parser.parse_args(list(words[first : first + 1 + takes_value]))
-    return True
+def show_help(parser: LightningArgumentParser, command: str, options: Sequence[str]) -> bool:
+    """Print the help of a command or class (``--data.help NAME``) if an option asks for it; returns whether it does."""
+    for index, option in enumerate(options):
+        if option == "-h" or option.partition("=")[0].endswith((".help", "--help")):
+            parser.prog = f"main.py {command}"
+            takes_value = option.endswith(".help")
+            with suppress(SystemExit):  # raised after printing
+                parser.parse_args(list(options[index : index + 1 + takes_value]))
+            return True
+    return False
 
 
 @rank_zero_only
 def report_fit(trainer: Trainer) -> None:
-    """The last line of a fit: where its checkpoints are."""
+    """Print where a fit's checkpoints are."""
     meanings = {"last.ckpt": "last epoch", "best.ckpt": "each replicate's lowest val/loss"}
-    folder = next((c.path for c in getattr(trainer, "callbacks", []) if isinstance(c, RunFolder)), None)
-    found = [f"{name} ({of})" for name, of in meanings.items() if folder and (folder / "checkpoints" / name).exists()]
-    if folder and found:
-        print(f"checkpoints: {shown_path(folder / 'checkpoints')}: {', '.join(found)}")
-    else:
-        print("no checkpoints were written")
+    for callback in getattr(trainer, "callbacks", []):
+        if isinstance(callback, RunFolder) and callback.path:
+            folder = callback.path / "checkpoints"
+            written = [f"{name} ({meaning})" for name, meaning in meanings.items() if (folder / name).exists()]
+            if written:
+                print(f"checkpoints: {shown_path(folder)}: {', '.join(written)}")
+                return
+    print("no checkpoints were written")
 
 
 @rank_zero_only
 def report_scores(scores: Mapping[str, Tensor], seeds: Sequence[int], metrics: Mapping[str, float]) -> None:
-    """Print a table of every replicate's scores by name, their spread, and the ensemble's scores, among the metrics."""
+    """Print each replicate's scores by name, their spread, and the ensemble's scores, which are among the metrics."""
     table = Table(*(Column(heading, justify="right") for heading in ("seed", *scores)), box=box.SIMPLE)
-    for place, seed in enumerate(seeds):
-        table.add_row(str(seed), *(f"{values[place]:z.6f}" for values in scores.values()))
+    for index, seed in enumerate(seeds):
+        table.add_row(str(seed), *(f"{values[index]:z.6f}" for values in scores.values()))
     if len(seeds) > 1:
         table.add_section()
-        spreads = [summary_statistics(values) for values in scores.values()]
-        for what in ("mean", "sd", "min", "max"):
-            table.add_row(what, *(f"{of[what]:z.6f}" for of in spreads))
+        summaries = [summary_statistics(values) for values in scores.values()]
+        for statistic in ("mean", "sd", "min", "max"):
+            table.add_row(statistic, *(f"{summary[statistic]:z.6f}" for summary in summaries))
         table.add_section()
         table.add_row("ensemble", *(f"{metrics[f'{name}_ensemble']:.6f}" for name in scores))
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     if len(seeds) > 1:
         members = next(value for name, value in metrics.items() if name.endswith("members_ensemble"))
         diverged = max(int((~values.isfinite()).sum()) for values in scores.values())
         print(
-            f"{len(seeds)} replicates, {diverged} diverged; the ensemble is the mean probability of the replicates "
-            f"that were not trained on an image, {members:.1f} on average"
+            f"{len(seeds)} replicates, {diverged} diverged; the ensemble is the mean probability over the replicates "
+            f"that did not train on an image, {members:.1f} on average"
         )
 
 
 def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
-    """Say how an interrupted fit goes on."""
+    """Print the command that resumes an interrupted fit."""
     if checkpoint is None:
         print("interrupted; checkpoints are off, so nothing was saved", file=sys.stderr)
         return
-    print(
-        f"interrupted in epoch {trainer.current_epoch + 1}; to go on: "
-        f"{shown_program()} fit --config {shown_path(checkpoint.parent.parent / 'config.yaml')} "
-        f"--ckpt_path {shown_path(checkpoint)}",
-        file=sys.stderr,
-    )
+    config = shown_path(checkpoint.parent.parent / "config.yaml")
+    command = f"{shown_program()} fit --config {config} --ckpt_path {shown_path(checkpoint)}"
+    print(f"interrupted in epoch {trainer.current_epoch + 1}; to go on: {command}", file=sys.stderr)
 
 
 def quieten() -> None:
-    """Leave out what Lightning says that is not about the run."""
+    """Silence messages and warnings of the libraries that are not about the run."""
     noise = ("Tip:", "callbacks used to create the checkpoint", "TPU available")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda line: not any(words in line.getMessage() for words in noise)
+        lambda record: not any(text in record.getMessage() for text in noise)
     )
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
     warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
-    # Class paths of a config may not name what only harms, such as os.system.
+    # An empty list turns on jsonargparse's own list of class paths that a config may not name, such as os.system.
     jsonargparse.set_parsing_settings(import_path_denylist=[])

@@ -403,7 +403,7 @@ def one_line_error(result):
         ("--model.activation mish", r"--model.activation contradicts.*Swish.*torch.nn.Mish"),
         ("--model.activation.init_args.beta 2", r"--model.activation contradicts.*beta=1.0.*beta=2.0"),
         ("--model.network MLP", r"--model.network contradicts.*TutorialCNN.*MLP"),
-        ("--seed_everything 6", r"--seed_everything contradicts.*is 5, not 6"),
+        ("--seed_everything 6", r"--seed_everything contradicts.*has 5, not 6"),
         ("--data FakeImages --data.height 9", r"FakeImages does not fit.*\(1, 9, 8\).*\(1, 8, 8\)"),
         ("--data FakeImages --data.num_classes 4", r"FakeImages does not fit.* 4 classes.* 10"),
     ],

@@ -16,7 +16,7 @@ from made_studies import golden, random_study, record, records, study, with_shap
 from scipy import stats
 
 from actbench import __version__
-from actbench.cli.report import print_told
+from actbench.cli.report import print_results
 from actbench.records import frame
 from actbench.report import figures, latex, markdown, page, tables, write_page
 from actbench.report.embedded import MOST_VALUES, embed_records
@@ -85,7 +85,7 @@ def test_nothing_is_minus_zero(tmp_path, capsys):
         ],
     )
 
-    print_told(results, tmp_path)
+    print_results(results, tmp_path)
 
     words = "\n".join([*lines_of(results), *map(markdown, tables(results)), capsys.readouterr().out])
     assert re.findall(r".*[-−]0(?:\.0+)?(?![.\d]).*", words) == []

@@ -13,11 +13,7 @@ from small_studies import Lines, Ran, run, study
 
 from actbench.cli import compare as command
 from actbench.cli.main import main
-from actbench.cli.report import (
-    SPARE,
-    print_table,
-    print_told,
-)
+from actbench.cli.report import print_results, print_table
 from actbench.inference.verdict import pairing_faults
 from actbench.inference.verdict.pairing import other_networks, verified
 from actbench.records import Store
@@ -369,7 +365,7 @@ def test_no_number_is_cut_at_any_width(tmp_path, width, arm):
     shown = Console(file=StringIO(), width=width, markup=False)
 
     for table in tables(results):
-        print_table(shown, table, spare=SPARE[table.name])
+        print_table(shown, table)
 
     text = shown.file.getvalue()
     estimates = {"arms": "test accuracy", "comparisons": "difference", "secondary": "p", "standings": "mean rank"}
@@ -384,7 +380,7 @@ def test_no_number_is_cut_at_any_width(tmp_path, width, arm):
 def test_tables_are_whole_in_a_pipe_and_one_arm_is_no_pair(capsys, tmp_path):
     results = compare(Study.of(study(tmp_path, activations=["relu"])), work=Ran(), progress=Lines())
 
-    print_told(results, tmp_path / "s")
+    print_results(results, tmp_path / "s")
 
     said = capsys.readouterr().out
     assert "parameters" in said

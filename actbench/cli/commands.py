@@ -1,0 +1,71 @@
+"""The short commands: ``activations``, ``export`` and ``merge``. Each imports late what it alone needs."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from actbench.cli.main import CommandParser, fail, shown_path
+from actbench.records import RecordError, Store, merge
+
+
+def run_activations(options: Sequence[str]) -> int:
+    """Print name, formula, trainable parameters per site, and source of every activation."""
+    from actbench.activations import CATALOGUE
+    from actbench.activations.catalogue import trainable_parameters
+
+    CommandParser("activations").parse_args(options)
+    # Text that is piped on is not wrapped to the width of a terminal.
+    console = Console(width=None if sys.stdout.isatty() else 300)
+    table = Table("name", "formula", "trainable", "source", box=box.SIMPLE_HEAD)
+    for name, entry in sorted(CATALOGUE.items()):
+        table.add_row(name, entry.formula, str(trainable_parameters(entry)), entry.source)
+    console.print(table)
+    return 0
+
+
+def run_export(options: Sequence[str]) -> int:
+    """Write one replicate of a checkpoint as a plain network; returns the exit status."""
+    parser = CommandParser("export")
+    parser.add_argument("--ckpt_path", required=True, help="The checkpoint.")
+    parser.add_argument("--replicate", type=int, default=0, help="Number of the replicate, from 0 (default: 0).")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="The file: net.pt2, or net.onnx with actbench[onnx]."
+    )
+    parser.add_argument("--trust", help="Modules, separated by commas, whose classes the checkpoint may name.")
+    chosen = parser.parse_args(options)
+
+    from actbench.training.checkpoints import trusted_names
+    from actbench.training.classifier import Classifier
+    from actbench.training.export import export_replicate
+
+    try:
+        classifier = Classifier.load_from_checkpoint(chosen.ckpt_path, trust=trusted_names(chosen.trust))
+        export_replicate(classifier, chosen.replicate, chosen.output)
+    except (ValueError, OSError) as error:
+        return fail(" ".join(str(error).split()))
+    seed = classifier.seeds[chosen.replicate]
+    print(f"exported replicate {chosen.replicate}, seed {seed}: {shown_path(chosen.output)}")
+    return 0
+
+
+def run_merge(options: Sequence[str]) -> int:
+    """Join the stores of several folders of studies; returns the exit status."""
+    parser = CommandParser("merge")
+    parser.add_argument("roots", nargs="+", type=Path, help="folders of studies, which hold cells/")
+    parser.add_argument("--root", type=Path, default=Path("studies"), help="folder to join them in (default: studies)")
+    chosen = parser.parse_args(options)
+    absent = [root for root in chosen.roots if not (root / "cells").is_dir()]
+    if absent:
+        return fail(f"{absent[0]} is not a folder of studies: it has no folder cells")
+    if {root.resolve() for root in chosen.roots} == {chosen.root.resolve()}:
+        return fail(f"{chosen.root} is where studies are joined; give others, or another --root")
+    try:
+        added = merge([Store(root / "cells") for root in chosen.roots], Store(chosen.root / "cells"))
+    except (RecordError, OSError) as error:
+        return fail(" ".join(str(error).split()))
+    print(f"added {added} cells to {shown_path(chosen.root / 'cells')}")
+    return 0
