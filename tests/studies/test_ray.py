@@ -27,8 +27,7 @@ from actbench.records import read_records
 from actbench.studies import MissingError, compare, train
 from actbench.studies.executors import ExecutorError, Failure, Ray
 from actbench.studies.executors import cluster as cluster_module
-from actbench.studies.executors.connection import copy_code
-from actbench.studies.executors.nodes import node_versions
+from actbench.studies.executors.nodes import copy_code, node_versions
 from actbench.training.callbacks import LastCheckpoint
 
 ray = pytest.importorskip("ray")

@@ -1,7 +1,7 @@
-"""Where work is done: in this process, in several on this machine, or on a cluster.
+"""Running tasks: in this process, in several processes on this machine, or on a cluster.
 
-An executor takes a function and tasks, and yields each task with what came of
-it, in the order in which they end. It knows nothing of what the work is.
+An executor takes a function and tasks, and yields each task with its result, in
+the order in which they end. It does not know what the tasks are.
 """
 
 from actbench.studies.executors.base import FULL as FULL

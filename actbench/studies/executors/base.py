@@ -1,4 +1,4 @@
-"""What every executor does: tasks, each with what came of it."""
+"""The interface of executors, and running tasks in other processes with retries."""
 
 import errno
 import time
@@ -12,9 +12,9 @@ from typing_extensions import override
 
 T = TypeVar("T")
 R = TypeVar("R")
-TRIES = 3  # of a task whose worker dies
-PAUSE_S = 0.5  # before tasks are asked again whether one is free
-END = object()  # of the tasks
+TRIES = 3  # runs of a task whose worker dies
+PAUSE_S = 0.5  # between two looks for a free task
+END = object()  # after the last task
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Report = Callable[[T, str], None]
 
@@ -24,7 +24,7 @@ class Failure(Exception):
 
     Args:
         message: One line.
-        full: The error that said so, if the disk is full: other tasks would fail as well.
+        full: The error of a full disk, with which other tasks would fail as well.
     """
 
     def __init__(self, message: str, full: OSError | None = None) -> None:
@@ -37,82 +37,82 @@ class ExecutorError(RuntimeError):
 
 
 class Executor(AbstractContextManager["Executor"], ABC):
-    """Does tasks. What it keeps from one run for the next ends with the ``with`` block around them, if there is one."""
+    """Runs tasks. A ``with`` block around several runs may keep resources, such as a connection, between them."""
 
     @override
     def __exit__(self, *error: object) -> None:
-        """End what is kept between runs."""
+        """Release resources that are kept between runs."""
 
     def where(self) -> str:
-        """Where tasks run now, ``2 nodes, 4 workers`` say; nothing where there is nothing to say."""
+        """Where tasks run now, such as ``2 nodes, 4 workers``; empty if they run in this process or on this machine."""
         return ""
 
     @abstractmethod
     def run(
         self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = lambda task, line: None
     ) -> Iterator[tuple[T, R | Failure]]:
-        """Do the tasks; yields each with its result.
+        """Run the tasks; yields each with its result, in the order in which they end.
 
-        A task is taken from ``tasks`` when it is about to start. None in place
-        of one says that none is free now, and that there may be one later; it
-        must come at once, without waiting, for meanwhile others may end. They
-        are yielded as ever, and ``tasks`` is asked again after a short time.
+        A task is taken from ``tasks`` when it is about to start. None instead of
+        a task means that no task is free now, but one may be later. ``tasks``
+        must yield None without waiting, because running tasks may end meanwhile,
+        and is asked again after a short time.
 
-        Closing the iterator ends what runs.
+        Closing the iterator ends running tasks.
 
         Args:
-            work: What is done.
-            tasks: On what.
-            report: Called with a task and one line, when it is to be tried again and why.
+            work: Function of a task.
+            tasks: The tasks.
+            report: Called with a task that is tried again and one line that says why.
 
         Raises:
-            ExecutorError: No task can be done at all.
+            ExecutorError: No task can run.
         """
 
 
 class Death(NamedTuple):
-    """Of a task's worker: how it died, and what to say of the task if it is not tried again."""
+    """How a task's worker died, and the message of the task's failure if it is not tried again."""
 
     how: str
-    last: str
+    message: str
 
 
 class Workers(Executor):
-    """Does tasks in other processes. A task whose process dies is tried again in another one, twice at most.
+    """Runs tasks in other processes. A task whose process dies is tried again in another process, twice at most.
 
-    No library does so in a way that can be used here. One dead process breaks a whole `ProcessPoolExecutor`, and hangs
-    it if it dies while it sends. Ray's ``max_retries`` does not tell the driver that a task is tried again, and why.
+    No library does this. A dead process breaks a whole `ProcessPoolExecutor`, and hangs it if the process dies while it
+    sends. Ray's ``max_retries`` does not tell the driver that a task is tried again, and why.
     """
 
     @override
     def run(
         self, work: Callable[[T], R], tasks: Iterable[T | None], *, report: Report[T] = lambda task, line: None
     ) -> Iterator[tuple[T, R | Failure]]:
-        fresh, again, ended = iter(tasks), list[tuple[T, int]](), False
+        fresh, retries, exhausted = iter(tasks), list[tuple[T, int]](), False
         running, results = dict[Any, tuple[T, int]](), list[tuple[T, R | Failure]]()
         with self:
             try:
                 while True:
                     while len(running) < self.room():
-                        trial: Any = again.pop(0) if again else (next(fresh, END), 1)
-                        ended = trial[0] is END
-                        if ended or trial[0] is None:
+                        trial: Any = retries.pop(0) if retries else (next(fresh, END), 1)
+                        exhausted = trial[0] is END
+                        if exhausted or trial[0] is None:
                             break
                         running[self.start(work, trial[0])] = trial
                     if not running and not results:
-                        if ended and not again:
+                        if exhausted and not retries:
                             return
                         time.sleep(PAUSE_S)
-                    yield from results  # after workers have got what is next
+                    yield from results  # only now, so that idle workers have got their next task
                     results = []
                     for call, result in self.ended(list(running)) if running else ():
                         task, number = running.pop(call)
                         if not isinstance(result, Death):
                             results.append((task, result))
                         elif number == TRIES:
-                            results.append((task, Failure(result.last)))
+                            results.append((task, Failure(result.message)))
                         else:
-                            again.append((task, number + 1))
+                            retries.append((task, number + 1))
                             report(task, f"{result.how}; it is tried again")
             finally:
                 self.stop(list(running))
@@ -123,11 +123,11 @@ class Workers(Executor):
 
     @abstractmethod
     def start(self, work: Callable[[Any], Any], task: Any) -> Any:
-        """Start a task; returns a handle by which the other methods know this call."""
+        """Start a task; returns a handle that identifies this call to the other methods."""
 
     @abstractmethod
     def ended(self, calls: Sequence[Any]) -> Iterable[tuple[Any, Any | Failure | Death]]:
-        """Calls that have ended, each with what came of it; nothing if none ends within `PAUSE_S`."""
+        """Calls that have ended, each with its result; none if no call ends within `PAUSE_S`."""
 
     @abstractmethod
     def stop(self, calls: Sequence[Any]) -> None:
@@ -135,7 +135,7 @@ class Workers(Executor):
 
 
 def attempt(work: Callable[[T], R], task: T) -> R | Failure:
-    """The result of a task, or the error that it ended with. Interruptions go on."""
+    """The result of a task, or the error that it ended with; interruptions are not caught."""
     try:
         return work(task)
     except Exception as error:

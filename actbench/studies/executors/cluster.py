@@ -1,4 +1,4 @@
-"""On a Ray cluster, or on a Ray of our own on this machine."""
+"""Running tasks on a Ray cluster, or with Ray on this machine alone."""
 
 import importlib.util
 import math
@@ -12,33 +12,32 @@ from typing import Any
 from typing_extensions import override
 
 from actbench.studies.executors.base import PAUSE_S, TRIES, Death, ExecutorError, Failure, T, Workers
-from actbench.studies.executors.connection import connected
-from actbench.studies.executors.nodes import Place, do_task, node_versions
+from actbench.studies.executors.nodes import Place, connected, do_task, node_versions
 
 GB = 10**9
-AWAIT_S = 60  # for nodes, when all are lost
+AWAIT_S = 60  # for a node with room
 
 
 class Ray(Workers):
-    """Workers on a Ray cluster, each a process that does one cell at a time.
+    """Workers on a Ray cluster, each a process that runs one cell at a time.
 
-    A cell whose worker dies is tried again on another, twice at most. Relative paths, of datasets say, begin on each
-    node in the folder that the study was started in, if the node has that folder, and else in a copy of its Python
-    files.
+    A cell whose worker dies is tried again on another worker, twice at most. On each node, relative paths, such as a
+    dataset's, start from the folder in which the study was started, or from a copy of its Python files if the node
+    does not have that folder.
 
     Args:
-        address: Of the cluster: ``auto`` for the one that this machine belongs to, or HOST:PORT. Unless given, a Ray
-            on this machine alone is started, and stopped at the end.
+        address: Address of the cluster: HOST:PORT, or ``auto`` for the cluster that this machine belongs to. By
+            default, Ray starts on this machine alone, and stops at the end.
         cpus: Processors of a worker, and so its threads.
-        gpus: GPUs of a worker; 0.5 lets two share one.
-        memory: GB that a worker needs; it starts where so much is promised to no other.
-        workers: How many at most; unless given, as many as the nodes have room for. Give it where a cluster grows on
-            demand: it is the demand.
-        send: Files and folders, in that which the study is started in, that are sent to each node once, such as a
-            dataset's folder that the nodes do not have.
+        gpus: GPUs of a worker; with 0.5, two workers share a GPU.
+        memory: GB of memory of a worker; it starts only where that much is not reserved for other workers.
+        workers: Most workers at once; by default, as many as the nodes have room for. A cluster that grows on demand
+            grows to this number.
+        send: Files and folders below the folder in which the study was started that each node gets once, such as a
+            dataset that the nodes do not have.
 
     Raises:
-        ValueError: Ray is not installed, or an argument makes no sense.
+        ValueError: Ray is not installed, or an argument is not valid.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Ray(Workers):
         self.send = send
         self.needs = {"CPU": cpus, "GPU": gpus, "memory": int((memory or 0) * GB)}
         self.nodes: list[Mapping[str, Any]] = []
-        self.looked_s = self.room_s = -math.inf  # when nodes were asked, and when they last had room
+        self.looked_s = self.room_s = -math.inf  # when the list of nodes was read, and when a node last had room
         self.calls = set[Any]()
         self.busiest = 0  # most calls at once
         self.depth = 0
@@ -98,7 +97,7 @@ class Ray(Workers):
         import ray
 
         cpus, gpus, memory = self.needs.values()
-        # Ray starts a process for each task that needs GPUs, and else uses one for many.
+        # Ray starts a process for each task that needs GPUs, and else reuses processes.
         function: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory, max_retries=0)(do_task)
         call = function.remote(self.place, node_versions(), [ray.put(work), ray.put(task)])
         self.calls.add(call)
@@ -120,19 +119,19 @@ class Ray(Workers):
                     raise ExecutorError(str(cause)) from error
                 raise ExecutorError(f"a worker cannot start: {str(error).strip().splitlines()[-1]}") from error
             except ray.exceptions.RayError as error:
-                how = why_lost(error)
+                how = cause_of_death(error)
                 yield call, Death(how, f"it was tried {TRIES} times; the last time, {how}")
 
     @override
     def stop(self, calls: Sequence[Any]) -> None:
-        # They end with the connection. `ray.cancel` may end this process instead, if the call is just ending.
+        # Calls end with the connection. `ray.cancel` may end this process instead if a call is just ending.
         self.calls.clear()
 
     # --- the cluster ---
 
     @override
     def room(self) -> int:
-        """How many workers there may be now; an ExecutorError if no node has had room for one for a while."""
+        """How many workers may run now; an ExecutorError if no node has had room for one for `AWAIT_S`."""
         import ray
 
         if not self.place:
@@ -144,15 +143,17 @@ class Ray(Workers):
             self.looked_s = time.monotonic()
         if self.workers and self.address:
             return self.workers
-        room = sum(fitting(node["Resources"], self.needs) for node in self.nodes)
+        needs = {name: amount for name, amount in self.needs.items() if amount}
+        resources = [node["Resources"] for node in self.nodes]
+        room = sum(min(int(node.get(name, 0) / needs[name] + 1e-9) for name in needs) for node in resources)
         if room:
             self.room_s = self.looked_s
         elif self.looked_s > self.room_s + AWAIT_S:
-            asked = ", ".join(f"{name} {amount:g}" for name, amount in self.needs.items() if amount)
-            there = "; ".join(
-                ", ".join(f"{name} {node['Resources'].get(name, 0):g}" for name in self.needs) for node in self.nodes
+            needed = ", ".join(f"{name} {amount:g}" for name, amount in needs.items())
+            available = "; ".join(
+                ", ".join(f"{name} {node.get(name, 0):g}" for name in self.needs) for node in resources
             )
-            raise ExecutorError(f"no node has room for a worker of {asked}; nodes have {there}")
+            raise ExecutorError(f"no node has room for a worker of {needed}; nodes have {available}")
         return min(room, self.workers or room)
 
     @override
@@ -162,18 +163,13 @@ class Ray(Workers):
 
 
 def lies_below(name: Any) -> bool:
-    """Whether a file or folder of this name is there, in the folder of this process."""
+    """Whether a name is the relative path of a file or folder below the working folder."""
     path = Path(str(name))
     return isinstance(name, str) and path.exists() and not path.is_absolute() and ".." not in path.parts
 
 
-def fitting(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """How many workers that need so much fit on a node that has so much."""
-    return min(int(resources.get(name, 0) / amount + 1e-9) for name, amount in needs.items() if amount)
-
-
-def why_lost(error: Exception) -> str:
-    """Why a worker is gone, in words."""
+def cause_of_death(error: Exception) -> str:
+    """Why a worker was lost, in words."""
     import ray
 
     if isinstance(error, ray.exceptions.OutOfMemoryError):

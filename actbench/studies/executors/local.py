@@ -1,4 +1,4 @@
-"""In this process, or in several on this machine."""
+"""Running tasks in this process, or in several processes on this machine."""
 
 import multiprocessing
 import os
@@ -15,12 +15,13 @@ from unittest.mock import patch
 from typing_extensions import override
 
 from actbench.studies.executors.base import PAUSE_S, TRIES, Death, Executor, Failure, R, Report, T, Workers, attempt
+from actbench.training.threads import available_cores
 
-GRACE_S = 10  # for a worker that is told to end
+GRACE_S = 10  # for a worker to end before it is killed
 
 
 class InProcess(Executor):
-    """One task after another, in this process."""
+    """Runs one task after another in this process."""
 
     @override
     def run(
@@ -34,12 +35,12 @@ class InProcess(Executor):
 
 
 class LocalProcesses(Workers):
-    """Processes on this machine that share its cores. They start once, so what they import is imported once.
+    """Runs tasks in processes on this machine that share its cores and start only once.
 
-    A task whose worker dies is tried again in a new one, twice at most.
+    A task whose worker dies is tried again in a new worker, twice at most.
 
     Args:
-        workers: How many.
+        workers: Number of processes.
 
     Raises:
         ValueError: ``workers`` is less than one.
@@ -63,7 +64,7 @@ class LocalProcesses(Workers):
             try:
                 pipe.send((work, task))
             except OSError:
-                self._bury(pipe)  # it has died since its last task
+                self._exit_status(pipe)  # it has died since its last task
             else:
                 return pipe
 
@@ -74,8 +75,8 @@ class LocalProcesses(Workers):
             try:
                 result = pipe.recv()
                 self.idle.append(pipe)
-            except (EOFError, OSError):  # it has not sent all of the result
-                code = self._bury(pipe)
+            except (EOFError, OSError):  # it died before it had sent the whole result
+                code = self._exit_status(pipe)
                 how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
                 result = Death(f"its worker died with {how}", f"its worker died {TRIES} times, last with {how}")
             yield pipe, result
@@ -83,9 +84,9 @@ class LocalProcesses(Workers):
     @override
     def stop(self, calls: Sequence[Any]) -> None:
         for pipe, process in self.processes.items():
-            pipe.close()  # ends those that wait for a task
+            pipe.close()  # which ends a process that waits for a task
             if pipe not in self.idle:
-                process.terminate()  # it may first save what it has
+                process.terminate()  # it may save a checkpoint first
         for process in self.processes.values():
             process.join(GRACE_S)
             process.kill()
@@ -94,31 +95,29 @@ class LocalProcesses(Workers):
         self.idle.clear()
 
     def _new_process(self) -> Any:
-        from actbench.training.threads import available_cores  # not above: workers that import this have no use for it
-
         context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=serve, args=(there,))
+        pipe, worker_pipe = context.Pipe()
+        process = context.Process(target=serve, args=(worker_pipe,))
         threads = str(max(1, available_cores() // self.workers))
         # Inherited, because a worker may import torch before any line of ours runs.
         with patch.dict(os.environ, {"OMP_NUM_THREADS": threads} | os.environ):
             process.start()
-        there.close()
-        self.processes[here] = process
-        return here
+        worker_pipe.close()
+        self.processes[pipe] = process
+        return pipe
 
-    def _bury(self, pipe: Any) -> int:
-        """Forget a process that has died; returns its exit status."""
+    def _exit_status(self, pipe: Any) -> int:
+        """Remove a process that has died; returns its exit status."""
         process = self.processes.pop(pipe)
         process.join()
         return int(process.exitcode)
 
 
 def serve(pipe: Any) -> None:
-    """Do the tasks that come through the pipe, until it is closed. Ends at once if the process that asked is killed."""
+    """Run the tasks that come through a pipe until it is closed; end at once if the parent process is killed."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # as in the process that asked: what a task prints may not fail it
+        sys.stdout.reconfigure(errors="replace")  # as in the parent: no character may make a task fail
     try:
         while True:
             pipe.send(attempt(*pipe.recv()))
@@ -127,7 +126,7 @@ def serve(pipe: Any) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when its parent has ended: nobody else would take the result, or may run the task meanwhile."""
+    """End this process when its parent ends, since nobody else reads its result, and another may run the task."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
