@@ -214,8 +214,8 @@ def test_an_arm_that_sets_what_is_tuned_is_refused(tmp_path):
     [
         ({"replicates": {"min": 6, "max": 60}}, "min, max and batch"),
         ({"replicates": {"min": 6, "max": 3, "batch": 1}}, "min <= max"),
-        ({"replicates": {"min": 0, "max": 3, "batch": 1}}, "min, max and batch from 1 on"),
-        ({"replicates": {"min": "two", "max": 3, "batch": 1}}, "min, max and batch from 1 on"),
+        ({"replicates": {"min": 0, "max": 3, "batch": 1}}, "min, max and batch of at least 1"),
+        ({"replicates": {"min": "two", "max": 3, "batch": 1}}, "min, max and batch of at least 1"),
         (
             {"checkpoints": "memory://copies", "executor": {"class_path": "Ray", "init_args": {"cpus": 0}}},
             "executor: cpus",
