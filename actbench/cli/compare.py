@@ -7,8 +7,8 @@ from functools import partial
 
 import polars as pl
 
+from actbench.cli.lightning import quieten, show_help
 from actbench.cli.main import fail, shown_program
-from actbench.cli.messages import quieten, show_help
 from actbench.cli.report import print_results, write_views
 from actbench.inference.verdict import RECORDS, Foreseen, Question, foresee, points
 from actbench.records import RecordError, read_records

@@ -4,22 +4,31 @@ What the user typed or wrote comes first, then the checkpoint, then the
 defaults. No argument of one class is kept for another.
 """
 
+import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 from jsonargparse import ArgumentError
+from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+from torch import Tensor
 from typing_extensions import override
 
 from actbench import data
-from actbench.cli.main import fail, shown_path
-from actbench.cli.messages import quieten, report_fit, report_interruption, report_scores, show_help
+from actbench.cli.main import fail, shown_path, shown_program
 from actbench.seeding import SOURCES, fixed
 from actbench.specs import (
     UsageError,
@@ -45,7 +54,7 @@ from actbench.training.callbacks import (
     RunLogger,
 )
 from actbench.training.config import BenchCLI, library_versions
-from actbench.training.metrics import gather
+from actbench.training.metrics import gather, summary_statistics
 from actbench.training.predictions import FORMATS, predicted_scores, write_predictions
 from actbench.training.stack import StackError
 from actbench.training.threads import choose_threads, keep_memory
@@ -71,7 +80,11 @@ class CommandCLI(BenchCLI):
                 # The checkpoint has the value that the callback set, and Lightning refuses value and callback together.
                 self.saved["trainer"] = without(self.saved["trainer"], "accumulate_grad_batches")
             given = merge_config(as_config(self.saved), given)
-            check_local(self.saved, given, path)
+            described = self.saved["data"] or {}
+            if setting(given, "data.class_path") == described.get("class_path"):
+                for name in described.get("local", []):
+                    if setting(given, data_setting(name)) is None:  # a default could mean other data than the fit's
+                        raise UsageError(f"{path} holds no paths of the machine it was made on: give --data.{name}")
         elif command != "fit":
             raise UsageError(f"{command} needs --ckpt_path: without it, it would score an untrained network")
         super().__init__(command, given)
@@ -257,15 +270,6 @@ def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
     return merge_config({}, {**config, "data": saved["data"] and without(saved["data"], "local")})
 
 
-def check_local(saved: Mapping[str, Any], given: Mapping[str, Any], ckpt_path: str) -> None:
-    """Raise a UsageError if a path of the fit's data is not known, since a default could mean other data."""
-    described = saved["data"]
-    if described and setting(given, "data.class_path") == described["class_path"]:
-        for name in described.get("local", []):
-            if setting(given, data_setting(name)) is None:
-                raise UsageError(f"{ckpt_path} holds no paths of the machine it was made on: give --data.{name}")
-
-
 def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise a UsageError for options that contradict the checkpoint: another network or split would be scored."""
     values = {}
@@ -311,3 +315,78 @@ def run_lightning(command: str, options: Sequence[str]) -> int:
         if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning would exit with 1
             raise exit.__context__ from None
         raise
+
+
+# --- messages ---
+
+
+def show_help(parser: LightningArgumentParser, command: str, options: Sequence[str]) -> bool:
+    """Print the help of a command or class (``--data.help NAME``) if an option asks for it; returns whether it does."""
+    for index, option in enumerate(options):
+        if option == "-h" or option.partition("=")[0].endswith((".help", "--help")):
+            parser.prog = f"main.py {command}"
+            takes_value = option.endswith(".help")
+            with suppress(SystemExit):  # raised after printing
+                parser.parse_args(list(options[index : index + 1 + takes_value]))
+            return True
+    return False
+
+
+@rank_zero_only
+def report_fit(trainer: Trainer) -> None:
+    """Print where a fit's checkpoints are."""
+    meanings = {"last.ckpt": "last epoch", "best.ckpt": "each replicate's lowest val/loss"}
+    for callback in getattr(trainer, "callbacks", []):
+        if isinstance(callback, RunFolder) and callback.path:
+            folder = callback.path / "checkpoints"
+            written = [f"{name} ({meaning})" for name, meaning in meanings.items() if (folder / name).exists()]
+            if written:
+                print(f"checkpoints: {shown_path(folder)}: {', '.join(written)}")
+                return
+    print("no checkpoints were written")
+
+
+@rank_zero_only
+def report_scores(scores: Mapping[str, Tensor], seeds: Sequence[int], metrics: Mapping[str, float]) -> None:
+    """Print each replicate's scores by name, their spread, and the ensemble's scores, which are among the metrics."""
+    table = Table(*(Column(heading, justify="right") for heading in ("seed", *scores)), box=box.SIMPLE)
+    for index, seed in enumerate(seeds):
+        table.add_row(str(seed), *(f"{values[index]:z.6f}" for values in scores.values()))
+    if len(seeds) > 1:
+        table.add_section()
+        summaries = [summary_statistics(values) for values in scores.values()]
+        for statistic in ("mean", "sd", "min", "max"):
+            table.add_row(statistic, *(f"{summary[statistic]:z.6f}" for summary in summaries))
+        table.add_section()
+        table.add_row("ensemble", *(f"{metrics[f'{name}_ensemble']:.6f}" for name in scores))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if len(seeds) > 1:
+        members = next(value for name, value in metrics.items() if name.endswith("members_ensemble"))
+        diverged = max(int((~values.isfinite()).sum()) for values in scores.values())
+        print(
+            f"{len(seeds)} replicates, {diverged} diverged; the ensemble is the mean probability over the replicates "
+            f"that did not train on an image, {members:.1f} on average"
+        )
+
+
+def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
+    """Print the command that resumes an interrupted fit."""
+    if checkpoint is None:
+        print("interrupted; checkpoints are off, so nothing was saved", file=sys.stderr)
+        return
+    config = shown_path(checkpoint.parent.parent / "config.yaml")
+    command = f"{shown_program()} fit --config {config} --ckpt_path {shown_path(checkpoint)}"
+    print(f"interrupted in epoch {trainer.current_epoch + 1}; to go on: {command}", file=sys.stderr)
+
+
+def quieten() -> None:
+    """Silence messages and warnings of the libraries that are not about the run."""
+    noise = ("Tip:", "callbacks used to create the checkpoint", "TPU available")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: not any(text in record.getMessage() for text in noise)
+    )
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
+    # An empty list turns on jsonargparse's own list of class paths that a config may not name, such as os.system.
+    jsonargparse.set_parsing_settings(import_path_denylist=[])

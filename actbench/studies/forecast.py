@@ -39,18 +39,10 @@ class Costs(NamedTuple):
 
 
 def forecast(cells: Sequence[Cell], table: pl.DataFrame, epoch_steps: Mapping[str, float]) -> Forecast:
-    """Costs of cells, from finished records, or else from a trial of one cell on each dataset and network.
+    """Costs of cells, from a table of finished records, or else from a trial on each dataset and network.
 
-    The forecast leaves out evaluation, starting up and differences between
-    activations, so it is right within a factor of two.
-
-    Args:
-        cells: The missing cells.
-        table: The study's finished records.
-        epoch_steps: Optimiser steps of an epoch by cell, as `rehearse` returns them.
-
-    Raises:
-        StudyError: A trial failed.
+    ``epoch_steps`` is what `rehearse` returned. The forecast leaves out evaluation,
+    starting up and differences between activations, so it is right within a factor of two.
     """
     minutes, steps, memory_mb, disk_mb = 0.0, 0.0, 0.0, 0.0
     costs = measured_costs(table) if len(table) else {}

@@ -129,35 +129,27 @@ def takes(key: str, spec: Mapping[str, Any], argument: str) -> bool:
 # --- arms ---
 
 
-class Arm(NamedTuple):
-    """An entry of ``study.activations``: a name, if given, an activation, and the settings of this arm alone."""
-
-    name: str | None
-    activation: Any
-    settings: Mapping[str, Any]
-
-    @classmethod
-    def parse(cls, entry: Any) -> "Arm":
-        """The arm of an entry of ``study.activations``; a StudyError if it has no activation, or a key is unknown."""
-        if not isinstance(entry, Mapping) or "class_path" in entry:
-            return cls(None, entry, {})
-        name, activation = entry.get("name"), entry.get("activation")
-        if activation is None:
-            raise StudyError(f"an arm needs an activation, got {dict(entry)}")
-        settings: dict[str, Any] = {}
-        try:
-            for key, value in without(entry, "name", "activation").items():
-                settings = merge_config(settings, nest(str(key), value) if "." in str(key) else {key: value})
-        except UsageError as error:
-            raise StudyError(f"arm {name or short_name(activation)}: {error}") from error
-        unknown = [key for key in settings if key not in ("model", "data", "trainer")]
-        unknown += ["model.activation"] if "activation" in settings.get("model", {}) else []
-        if unknown:
-            raise StudyError(
-                f"arm {name or short_name(activation)}: unknown {', '.join(map(str, unknown))}; an arm has activation, "
-                "name, and settings such as model.optimizer.lr, data.batch_size or trainer.max_epochs"
-            )
-        return cls(None if name in (None, "") else str(name), activation, settings)
+def parse_arm(entry: Any) -> tuple[str, Any, dict[str, Any]]:
+    """Name (or ""), activation and settings of an entry of ``study.activations``; a StudyError if it is not valid."""
+    if not isinstance(entry, Mapping) or "class_path" in entry:
+        return "", entry, {}
+    name, activation = entry.get("name"), entry.get("activation")
+    if activation is None:
+        raise StudyError(f"an arm needs an activation, got {dict(entry)}")
+    settings: dict[str, Any] = {}
+    try:
+        for key, value in without(entry, "name", "activation").items():
+            settings = merge_config(settings, nest(str(key), value) if "." in str(key) else {key: value})
+    except UsageError as error:
+        raise StudyError(f"arm {name or short_name(activation)}: {error}") from error
+    unknown = [key for key in settings if key not in ("model", "data", "trainer")]
+    unknown += ["model.activation"] if "activation" in settings.get("model", {}) else []
+    if unknown:
+        raise StudyError(
+            f"arm {name or short_name(activation)}: unknown {', '.join(map(str, unknown))}; an arm has activation, "
+            "name, and settings such as model.optimizer.lr, data.batch_size or trainer.max_epochs"
+        )
+    return "" if name is None else str(name), activation, settings
 
 
 def arm_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -171,22 +163,19 @@ def arm_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
 
 def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
     """Name of each arm, and the settings of this arm alone; a StudyError if they are invalid or a name repeats."""
-    parsed = [Arm.parse(entry) for entry in study.activations]
-    named = [
-        (arm.name, {})
-        if arm.name
-        else (short_name(arm.activation), arguments_of(arm.activation) | dict(arm_settings(arm.settings)))
-        for arm in parsed
-    ]
+    named, configs = [], []
+    for name, activation, settings in map(parse_arm, study.activations):
+        flat = dict(arm_settings(settings))
+        if study.grid and study.grid.setting.rpartition(".")[2] in flat:
+            label = name or short_name(activation)
+            raise StudyError(f"arm {label} sets {study.grid.setting}, which study.tune chooses; leave out one of them")
+        named.append((name, {}) if name else (short_name(activation), arguments_of(activation) | flat))
+        configs.append(merge_config(settings, {"model": {"activation": activation}}))
     names = distinct_names(named)
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise StudyError(f"study.activations: {name} appears twice; give each its own name")
-    for name, arm in zip(names, parsed, strict=True):
-        if study.grid and study.grid.setting.rpartition(".")[2] in dict(arm_settings(arm.settings)):
-            raise StudyError(f"arm {name} sets {study.grid.setting}, which study.tune chooses; leave out one of them")
-    settings = [merge_config(arm.settings, {"model": {"activation": arm.activation}}) for arm in parsed]
-    return list(zip(names, settings, strict=True))
+    return list(zip(names, configs, strict=True))
 
 
 # --- entries ---
@@ -200,11 +189,8 @@ def entries(
 ) -> list[PlannedCell]:
     """Every arm of a study on every dataset and network, each config checked.
 
-    Args:
-        study: The study.
-        value: Value of the tuned setting, or a function that returns it for a dataset, network and arm; by default,
-            the config's.
-        digests: Digests of data that this study has read before; see `data_digest`.
+    ``value`` is that of the tuned setting, or a function from dataset, network and arm to it; by default, the config's.
+    ``digests`` are of data that this study has read before; see `data_digest`.
 
     Raises:
         StudyError: A class was not found, its arguments do not fit, two arms are the same, or data are missing.

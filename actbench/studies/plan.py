@@ -102,11 +102,8 @@ def collect(
 ) -> pl.DataFrame:
     """The wanted records that exist, with columns for the names of arm, dataset and network, and the tuned value.
 
-    Args:
-        study: The study.
-        wanted: The wanted records.
-        report: Called with one line for each damaged or foreign file. The seeds of such a file are missing.
-        change: Set damaged files aside, except those of folders that are only read.
+    A damaged or foreign file is reported, and its seeds are missing. It is set aside
+    unless ``change`` is False or its folder is only read.
     """
     store = store_of(study)
     tables = []

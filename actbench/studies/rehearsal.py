@@ -28,15 +28,9 @@ from actbench.training.classifier import Classifier
 def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
     """Train, validate and test one batch of every arm on each dataset and network of the missing cells.
 
-    Args:
-        plan: The study's plan.
-        say: Called with one line for each two arms whose activations give the same outputs, bit for bit.
-
-    Returns:
-        Optimiser steps of an epoch by the cell's hash; NaN if the number of batches is not known.
-
-    Raises:
-        StudyError: A cell cannot run.
+    ``say`` gets a line for any two arms whose activations give the same outputs, bit
+    for bit. Returns the optimiser steps of an epoch by the cell's hash, or NaN if the
+    number of batches is not known. A StudyError names a cell that cannot run.
     """
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
     said = set[str]()  # with a tuned setting, each arm comes at several values
@@ -79,14 +73,10 @@ def shortened(cell: Cell) -> Cell:
 
 
 class Rehearsal(Callback):
-    """Checks that a cell would run to its end, and keeps its outputs on the first batch.
+    """Checks that a cell with these settings of the Trainer would run to its end, and keeps its first outputs.
 
-    Args:
-        settings: The cell's settings of the Trainer.
-
-    Raises:
-        ValueError: The network builds the activation but never calls it.
-        MisconfigurationException: A schedule does not fit the length of the cell.
+    Raises a ValueError for a network that never calls its activation, and Lightning's
+    MisconfigurationException for a schedule that does not fit the cell's length.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:

@@ -47,17 +47,9 @@ class RunContext(NamedTuple):
 def run_wanted(
     study: Study, wanted: Sequence[Wanted], context: RunContext, *, announce: bool = False, what: str = "the study"
 ) -> None:
-    """Run the missing cells of the wanted records.
+    """Run the missing cells of the wanted records; with ``announce``, say first how many replicates are cached.
 
-    Args:
-        study: The study.
-        wanted: The wanted records.
-        context: The running study's context.
-        announce: Say first how many replicates are cached.
-        what: The part of the study that a MissingError names.
-
-    Raises:
-        MissingError: Cells have failed.
+    Raises a MissingError, which names ``what`` as the unfinished part, when cells have failed.
     """
     collect(study, wanted, context.progress.say)  # sets damaged files aside, so that their cells are missing
     plan = make_plan(study, wanted)

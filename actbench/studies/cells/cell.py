@@ -102,12 +102,8 @@ def build_data(config: Mapping[str, Any]) -> Any:
 def data_digest(config: Mapping[str, Any], digests: dict[str, str] | None = None) -> str:
     """Hash of the data that a cell's config yields, after checking its batches and labels.
 
-    Args:
-        config: The cell's config.
-        digests: Digests by config, which hold as long as no file changes; the result is added.
-
-    Raises:
-        ValueError: The data are missing or damaged, or cannot be trained, validated and tested on.
+    The hash is added to ``digests``, by config, which hold as long as no file changes. Raises a ValueError if the data
+    are missing or damaged, or cannot be trained, validated and tested on.
     """
     reloads = bool(config["trainer"].get("reload_dataloaders_every_n_epochs"))
     key = records.json_text([config["data"], config["model"].get("batch_keys"), reloads])

@@ -54,13 +54,8 @@ def to_records(
 ) -> pl.DataFrame:
     """A row for each replicate of a classifier that was fitted and tested.
 
-    A replicate that stopped early has its own epochs only, as if it had been trained alone.
-
-    Args:
-        factors: The cell's factors.
-        classifier: The classifier.
-        epochs: Scores of each epoch; see `RunFolder`.
-        measured: State of the fit's `Measurements`.
+    A replicate that stopped early has its own epochs only, as if it had been trained
+    alone. ``epochs`` are those of `RunFolder`, and ``measured`` is the state of the fit's `Measurements`.
     """
     shared = {
         "cell": records.fingerprint(factors),
@@ -127,7 +122,7 @@ def run_cell(
     and the copy.
 
     Args:
-        cell: The cell.
+        cell: Replicates to train together.
         folder: Folder for the checkpoint.
         callbacks: Callbacks besides those of the config, such as a progress bar.
         copy: A copy of the checkpoint elsewhere, which replaces the folder's if it exists.
