@@ -13,10 +13,10 @@ from actbench.records import (
     RESULTS,
     RecordError,
     Store,
+    files_by_seed,
     fingerprint,
     frame,
     from_bytes,
-    holding,
     merge,
     read_records,
     same_results,
@@ -105,7 +105,7 @@ def test_a_store_knows_its_seeds_without_reading(tmp_path):
 
     files = store.files()
     assert files == {C0FFEE: [first, second], DECAF: [store.folder / f"{DECAF}_0-2.parquet"]}
-    assert holding(files[C0FFEE], range(4, 20)) == {4: first, 5: first, 6: second, 7: second}
+    assert files_by_seed(files[C0FFEE], range(4, 20)) == {4: first, 5: first, 6: second, 7: second}
 
 
 def test_the_first_of_the_files_that_have_a_seed_counts(tmp_path):
@@ -114,7 +114,7 @@ def test_the_first_of_the_files_that_have_a_seed_counts(tmp_path):
 
     found = Store(here.folder, there.folder).files()[C0FFEE]
 
-    assert holding(found, range(4)) == {0: mine, 1: mine, 2: theirs, 3: theirs}
+    assert files_by_seed(found, range(4)) == {0: mine, 1: mine, 2: theirs, 3: theirs}
 
 
 def test_a_file_under_another_cells_name_is_refused_and_set_aside(tmp_path):
@@ -184,7 +184,7 @@ def test_merging_joins_stores(tmp_path):
     there.write(records(range(3, 6)))
 
     assert merge([there], here) == 1
-    assert sorted(holding(here.files()[C0FFEE], range(100))) == list(range(6))
+    assert sorted(files_by_seed(here.files()[C0FFEE], range(100))) == list(range(6))
     assert merge([there], here) == 0
 
 
@@ -216,7 +216,7 @@ def test_merging_refuses_other_results_and_names_both(tmp_path):
     with pytest.raises(RecordError, match=f"{mine} and {theirs} have different results for seed 0"):
         merge([there], here)
 
-    assert sorted(holding(here.files()[C0FFEE], range(100))) == [0, 1, 2]
+    assert sorted(files_by_seed(here.files()[C0FFEE], range(100))) == [0, 1, 2]
 
 
 def test_records_are_read_without_torch():

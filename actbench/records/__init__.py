@@ -12,7 +12,7 @@ from actbench.records.files import write_whole as write_whole
 from actbench.records.store import FILE as FILE
 from actbench.records.store import Store as Store
 from actbench.records.store import blocks as blocks
-from actbench.records.store import holding as holding
+from actbench.records.store import files_by_seed as files_by_seed
 from actbench.records.store import merge as merge
 from actbench.records.table import CHECKSUM as CHECKSUM
 from actbench.records.table import COLUMNS as COLUMNS

@@ -24,7 +24,7 @@ def parse_file_name(path: Path) -> tuple[str, range]:
     return match["cell"], seeds if len(seeds) <= JOINED else range(0)
 
 
-def holding(paths: Iterable[Path], seeds: range) -> dict[int, Path]:
+def files_by_seed(paths: Iterable[Path], seeds: range) -> dict[int, Path]:
     """For each of the seeds, the first of a cell's files whose name includes the seed."""
     files: dict[int, Path] = {}
     for path in paths:

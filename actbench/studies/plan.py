@@ -11,7 +11,7 @@ import polars as pl
 
 from actbench.data import ImageData
 from actbench.inference.verdict import PlannedArm, Question
-from actbench.records import NAMES, RecordError, Store, blocks, holding
+from actbench.records import NAMES, RecordError, Store, blocks, files_by_seed
 from actbench.studies.cells import Cell, build_data
 from actbench.studies.definition import Looks, Study, StudyError
 from actbench.studies.grid import PlannedCell, cells_of, entries
@@ -46,7 +46,7 @@ def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
     files = store.files()
     cached, missing = 0, list[list[Cell]]()
     for entry, seeds in wanted:
-        usable = usable_seeds(store, holding(files.get(entry.cell.hash, []), seeds))
+        usable = usable_seeds(store, files_by_seed(files.get(entry.cell.hash, []), seeds))
         lacking = [seed for seed in seeds if seed not in usable]
         cached += len(seeds) - len(lacking)
         missing.append(cells_of(entry, blocks(lacking, WIDTH)))
@@ -109,7 +109,7 @@ def collect(
     tables = []
     files = store.files()
     for entry, seeds in wanted:
-        by_seed = holding(files.get(entry.cell.hash, []), seeds)
+        by_seed = files_by_seed(files.get(entry.cell.hash, []), seeds)
         labels = zip(NAMES, (entry.arm, entry.dataset, entry.network, entry.value), strict=True)
         columns = [pl.lit(value).alias(name) for name, value in labels if value is not None]
         for path in dict.fromkeys(by_seed[seed] for seed in sorted(by_seed)):

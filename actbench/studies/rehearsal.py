@@ -33,7 +33,7 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
     number of batches is not known. A StudyError names a cell that cannot run.
     """
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
-    said = set[str]()  # with a tuned setting, each arm comes at several values
+    reported = set[str]()  # with a tuned setting, each arm comes at several values
     epoch_steps = dict[str, float]()
     rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # cells and outputs, by data and network
     for cell in plan.missing:
@@ -55,8 +55,8 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
         for twin, outputs in alike:
             line = f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}"
             differs = twin.config["model"]["activation"] != model["activation"]
-            if differs and line not in said and torch.equal(outputs, watch.outputs):
-                said.add(line)
+            if differs and line not in reported and torch.equal(outputs, watch.outputs):
+                reported.add(line)
                 say(line)
         alike.append((cell, watch.outputs))
     return epoch_steps

@@ -94,7 +94,7 @@ def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
         return f"{labels[cell.hash]} seeds {cell.seed_span}"
 
     def tasks() -> Iterator[tuple[Cell, Path] | None]:
-        for task in locked(plan.missing, store, Path(study.root, "running"), locks):
+        for task in claim_cells(plan.missing, store, Path(study.root, "running"), locks):
             progress.running(len(locks), context.executor.where())
             yield task
 
@@ -130,10 +130,10 @@ def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
     return failures
 
 
-def locked(
+def claim_cells(
     cells: Sequence[Cell], store: Store, running: Path, locks: dict[str, FileLock]
 ) -> Iterator[tuple[Cell, Path] | None]:
-    """Cells that no other process runs or has finished, each with its folder; None if others run all remaining cells.
+    """Lock and yield cells that no other process runs or has finished, with folders; None if others run all the rest.
 
     A cell's lock is added to ``locks`` by its folder's name, for the caller to release.
     """

@@ -129,16 +129,16 @@ class OtherProcesses:
         with open("/proc/stat") as file:  # noqa: PTH123
             user, nice, system, _, _, irq, softirq, *_ = (int(word) for word in file.readline().split()[1:])
         used = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-        own = os.times()
-        return used, own.user + own.system, time.perf_counter()
+        times = os.times()
+        return used, times.user + times.system, time.perf_counter()
 
     def share(self) -> float | None:
         """Fraction of all cores' time that other processes have used; None if it is not known."""
         now = self.now()
         if now is None or self.start is None:
             return None
-        used, own, clock = (after - before for after, before in zip(now, self.start, strict=True))
-        return max(0.0, used - own) / max(clock, 1e-9) / (os.cpu_count() or 1)
+        used, used_here, clock = (after - before for after, before in zip(now, self.start, strict=True))
+        return max(0.0, used - used_here) / max(clock, 1e-9) / (os.cpu_count() or 1)
 
 
 def initial_weights(classifier: Classifier) -> list[str]:

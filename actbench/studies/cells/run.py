@@ -102,9 +102,9 @@ class CellCLI(BenchCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        own = [callback for callback in self.own_callbacks() if not isinstance(callback, ProgressBar)]
+        given = [callback for callback in self.own_callbacks() if not isinstance(callback, ProgressBar)]
         return super().instantiate_trainer(
-            callbacks=[*own, *self.callbacks],
+            callbacks=[*given, *self.callbacks],
             logger=False,
             default_root_dir=str(self.folder),
             enable_progress_bar=False,
@@ -132,8 +132,8 @@ def run_cell(
         run = RunFolder(logger=RunLogger(folder.parent, name="", version=folder.name))
         best = [BestCheckpoint()] if cell.weights == "best" else []
         interruption = Interruption(lambda path, _: None)
-        own = [run, *best, LastCheckpoint(copy=copy), interruption, measured]
-        cli = CellCLI(cell, folder / "callbacks", [*own, *callbacks])
+        added = [run, *best, LastCheckpoint(copy=copy), interruption, measured, *callbacks]
+        cli = CellCLI(cell, folder / "callbacks", added)
         trainer, classifier, datamodule = cli.trainer, cli.model, cli.datamodule
         keep_memory()
         choose_threads(trainer, classifier, datamodule)

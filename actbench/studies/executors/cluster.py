@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import override
 
 from actbench.studies.executors.base import PAUSE_S, TRIES, Death, ExecutorError, Failure, T, Workers
-from actbench.studies.executors.nodes import Place, connected, do_task, node_versions
+from actbench.studies.executors.nodes import Workspace, connected, do_task, node_versions
 
 GB = 10**9
 AWAIT_S = 60  # for a node with room
@@ -73,7 +73,7 @@ class Ray(Workers):
         self.calls = set[Any]()
         self.busiest = 0  # most calls at once
         self.depth = 0
-        self.place: Place | None = None
+        self.workspace: Workspace | None = None
         self.connection = ExitStack()
 
     # --- from the first run to the end of the block ---
@@ -87,7 +87,7 @@ class Ray(Workers):
     def __exit__(self, *error: object) -> None:
         self.depth -= 1
         if not self.depth:
-            self.place = None
+            self.workspace = None
             self.connection.close()
 
     # --- a task ---
@@ -99,7 +99,7 @@ class Ray(Workers):
         cpus, gpus, memory = self.needs.values()
         # Ray starts a process for each task that needs GPUs, and else reuses processes.
         function: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory, max_retries=0)(do_task)
-        call = function.remote(self.place, node_versions(), [ray.put(work), ray.put(task)])
+        call = function.remote(self.workspace, node_versions(), [ray.put(work), ray.put(task)])
         self.calls.add(call)
         self.busiest = max(self.busiest, len(self.calls))
         return call
@@ -134,10 +134,10 @@ class Ray(Workers):
         """How many workers may run now; an ExecutorError if no node has had room for one for `AWAIT_S`."""
         import ray
 
-        if not self.place:
+        if not self.workspace:
             self.looked_s = self.room_s = -math.inf
             self.busiest = 0
-            self.place = self.connection.enter_context(connected(self.address, self.send, threads=self.cpus))
+            self.workspace = self.connection.enter_context(connected(self.address, self.send, threads=self.cpus))
         if time.monotonic() > self.looked_s + PAUSE_S:
             self.nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             self.looked_s = time.monotonic()
@@ -159,7 +159,7 @@ class Ray(Workers):
     @override
     def where(self) -> str:
         nodes, workers = len(self.nodes), self.busiest
-        return f"{nodes} node{'s' * (nodes != 1)}, {workers} worker{'s' * (workers != 1)}" if self.place else ""
+        return f"{nodes} node{'s' * (nodes != 1)}, {workers} worker{'s' * (workers != 1)}" if self.workspace else ""
 
 
 def lies_below(name: Any) -> bool:

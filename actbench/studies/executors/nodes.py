@@ -33,7 +33,7 @@ MOST_MB = 50  # of Python files; nobody writes more
 FILES = "files"  # folder beside the package actbench that holds the files sent from the working folder
 
 
-class Place(NamedTuple):
+class Workspace(NamedTuple):
     """The driver's working folder, and a reference to the archive of `pack` if anything is sent."""
 
     folder: str
@@ -44,8 +44,8 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def connected(address: str | None, send: Sequence[str], *, threads: int) -> Iterator[Place]:
-    """Connect to a cluster, or start Ray on this machine, and send our code to the workers; yields their place.
+def connected(address: str | None, send: Sequence[str], *, threads: int) -> Iterator[Workspace]:
+    """Connect to a cluster, or start Ray on this machine, and send our code to the workers; yields their workspace.
 
     Raises an ExecutorError if the cluster was not found, or has other versions of Ray or Python.
     """
@@ -67,7 +67,7 @@ def connected(address: str | None, send: Sequence[str], *, threads: int) -> Iter
         }
         try:
             connect(address, {"working_dir": code, "env_vars": variables})
-            yield Place(str(Path.cwd()), None if archive is None else ray.put(archive))
+            yield Workspace(str(Path.cwd()), None if archive is None else ray.put(archive))
         finally:
             ray.shutdown()
 
@@ -161,11 +161,11 @@ def copy_code(folder: Path, into: Path) -> None:
 # --- on a node ---
 
 
-def do_task(place: Place, driver_versions: Mapping[str, str], references: Sequence[Any]) -> bytes | Failure:
+def do_task(workspace: Workspace, driver_versions: Mapping[str, str], references: Sequence[Any]) -> bytes | Failure:
     """The pickled result of a task, or the error that it ended with. An error raised here means that no worker starts.
 
     Args:
-        place: Where the worker works.
+        workspace: Where the worker works.
         driver_versions: The driver's `node_versions`.
         references: To the work and the task, in a list, so that versions are compared before Ray reads them.
 
@@ -174,7 +174,7 @@ def do_task(place: Place, driver_versions: Mapping[str, str], references: Sequen
     """
     import ray  # an optional dependency
 
-    enter(place)
+    enter(workspace)
     versions = node_versions()
     different = [name for name in driver_versions if driver_versions[name] != versions.get(name)]
     if different:
@@ -189,13 +189,13 @@ def do_task(place: Place, driver_versions: Mapping[str, str], references: Sequen
 
 
 @cache  # once a process
-def enter(place: Place) -> None:
+def enter(workspace: Workspace) -> None:
     """Make imports and relative paths work as on the driver."""
     files = Path.cwd() / FILES
     sys.path.append(str(files))  # after all installed packages, as on the driver
-    if place.archive is not None:
-        unpack(place.archive, files)
-    os.chdir(place.folder if place.archive is None and Path(place.folder).is_dir() else files)
+    if workspace.archive is not None:
+        unpack(workspace.archive, files)
+    os.chdir(workspace.folder if workspace.archive is None and Path(workspace.folder).is_dir() else files)
 
 
 def node_versions() -> dict[str, str]:
