@@ -10,6 +10,7 @@ the types, interprets the values.
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -98,14 +99,9 @@ def nest(name: str, value: Any) -> dict[str, Any]:
 
 
 def merge_config(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
-    """A config merged over another, or a group of settings over the same group; neither is changed.
+    """A config merged over an earlier one, or the group of settings ``key`` over an earlier one; neither is changed.
 
-    Null leaves the old value. A string is YAML or names a file. A UsageError names a group that is not a mapping.
-
-    Args:
-        old: The earlier config or group.
-        new: The later config or group.
-        key: Name of the group; empty for a whole config.
+    Null adds nothing. A string is YAML or names a file. A UsageError names a group that is not a mapping.
     """
     if isinstance(new, str):
         content = load_yaml(new)
@@ -119,12 +115,8 @@ def merge_config(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
         if inner in GROUPS:
             result[name] = merge_config(result.get(name), value, key=inner)
         elif inner.endswith("+"):
-            added = merged_class(inner[:-1], None, value)
-            before = result.get(name[:-1]) or []
-            result[name[:-1]] = [
-                *(before if isinstance(before, list) else [before]),
-                *(added if isinstance(added, list) else [added]),
-            ]
+            lists = (result.get(name[:-1]) or [], merged_class(inner[:-1], None, value))
+            result[name[:-1]] = list(chain(*(items if isinstance(items, list) else [items] for items in lists)))
         elif inner in CLASSES:
             result[name] = merged_class(inner, result.get(name), value)
         else:
@@ -215,11 +207,15 @@ def full_path(key: str, name: str) -> str:
     return f"{module.__name__}.{name}" if module and hasattr(module, name) else name
 
 
+def find_class(key: str, path: str) -> tuple[type, Mapping[str, Any]]:
+    """The class that a name or class path means in a setting, and the arguments that the name implies."""
+    return SPECS[key].find(path) if key in SPECS else (import_object(path), {})
+
+
 def same_class(key: str, first: str, second: str) -> bool:
     """Whether two names mean the same class and imply the same arguments."""
-    find = SPECS[key].find if key in SPECS else import_object
     try:
-        return first == second or find(first) == find(second)
+        return first == second or find_class(key, first) == find_class(key, second)
     except Exception:  # of any kind, in a module of the user's; the parser reports it
         return False
 
@@ -227,8 +223,7 @@ def same_class(key: str, first: str, second: str) -> bool:
 def is_group(key: str, class_path: str | None, argument: str) -> bool:
     """Whether a class's argument is a dataclass, whose fields add up as settings do."""
     try:
-        cls = SPECS[key].find(class_path)[0] if key in SPECS else import_object(class_path or "")
-        hint = get_type_hints(cls.__init__)[argument]  # type: ignore[misc]
+        hint = get_type_hints(find_class(key, class_path or "")[0].__init__)[argument]  # type: ignore[misc]
     except Exception:  # as above, or the signature does not name the argument
         return False
     return any(dataclasses.is_dataclass(kind) for kind in (hint, *get_args(hint)))

@@ -7,9 +7,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from actbench.specs import (
-    NetworkSpec,
     UsageError,
-    import_object,
     merge_config,
     nest,
     one_line,
@@ -17,7 +15,7 @@ from actbench.specs import (
     setting,
     without,
 )
-from actbench.specs.compose import merged_class, same_class
+from actbench.specs.compose import find_class, merged_class, same_class
 from actbench.specs.values import parameters_of
 from actbench.studies.cells import Cell, cell_config, data_digest
 from actbench.studies.definition import Study, StudyError, check_name
@@ -121,8 +119,7 @@ def with_shared(key: str, shared: Mapping[str, Any], spec: Mapping[str, Any]) ->
 
 def takes(key: str, spec: Mapping[str, Any], argument: str) -> bool:
     """Whether the class of a spec takes an argument."""
-    path = spec["class_path"]
-    parameters = parameters_of(NetworkSpec.find(path)[0] if key == "model.network" else import_object(path))
+    parameters = parameters_of(find_class(key, spec["class_path"])[0])
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
