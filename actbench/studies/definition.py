@@ -130,7 +130,7 @@ class Study:
         weights: Which weights are scored: those of the last epoch, or each replicate's best by its own val/loss.
         vary: Sources of randomness that differ from seed to seed: by default, all of init, split, order, augmentation
             and dropout. The others are those of the first seed.
-        records: Folders of studies whose records are used too.
+        records: Folders with a folder ``cells``, such as another study's root, whose records are used too.
         comparisons: ``baseline``, each arm with the baseline; or ``all`` pairs of arms.
         alpha: Chance of any false verdict of a difference, over all comparisons and looks of the study.
         margin: The largest difference of test accuracy that does not matter, a fraction.
