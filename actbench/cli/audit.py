@@ -59,7 +59,7 @@ def run_audit(options: Sequence[str]) -> int:
         rows, unread = read_table(chosen.table)
         audited = audit(rows, chosen.baseline, level=chosen.level, alpha=chosen.alpha, highest=chosen.highest)
     except TableError as error:
-        return fail(str(error))
+        return fail(error)
     # No number is cut off, even in a narrow terminal, and names are not markup.
     console = Console(width=300, markup=False, emoji=False)
     console.print(audit_table(audited, chosen.level))

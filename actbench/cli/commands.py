@@ -46,7 +46,7 @@ def run_export(options: Sequence[str]) -> int:
         classifier = Classifier.load_from_checkpoint(chosen.ckpt_path, trust=trusted_names(chosen.trust))
         export_replicate(classifier, chosen.replicate, chosen.output)
     except (ValueError, OSError) as error:
-        return fail(" ".join(str(error).split()))
+        return fail(error)
     seed = classifier.seeds[chosen.replicate]
     print(f"exported replicate {chosen.replicate}, seed {seed}: {shown_path(chosen.output)}")
     return 0
@@ -66,6 +66,6 @@ def run_merge(options: Sequence[str]) -> int:
     try:
         added = merge([Store(root / "cells") for root in chosen.roots], Store(chosen.root / "cells"))
     except (RecordError, OSError) as error:
-        return fail(" ".join(str(error).split()))
+        return fail(error)
     print(f"added {added} cells to {shown_path(chosen.root / 'cells')}")
     return 0

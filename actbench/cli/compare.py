@@ -56,7 +56,7 @@ def run_compare(options: Sequence[str]) -> int:
         show = partial(write_views, folder=study.folder)
         results = compare(study, self_test=bool(given.get("self_test")), show=show, command=command)
     except (StudyError, UsageError, RecordError, ExecutorError) as error:
-        return fail(f"compare: {one_line(error)}" if isinstance(error, UsageError) else one_line(error))
+        return fail(f"compare: {one_line(error)}" if isinstance(error, UsageError) else error)
     except (MissingError, OSError) as error:
         advice = "" if isinstance(error, MissingError) else f"; finished cells are kept, go on with: {command}"
         fail(one_line(error) + advice)

@@ -310,7 +310,7 @@ def run_lightning(command: str, options: Sequence[str]) -> int:
     try:
         return cli.execute()
     except (MisconfigurationException, data.DataError, checkpoints.CheckpointError, StackError) as error:
-        return fail(one_line(error))
+        return fail(error)
     except SystemExit as exit:
         if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning would exit with 1
             raise exit.__context__ from None

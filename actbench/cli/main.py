@@ -87,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not is_machine_error(error) and error.filename is None:
             raise
-        return fail(str(error))
+        return fail(error)
 
 
 def dispatch(args: Sequence[str] | None) -> int:
@@ -141,11 +141,12 @@ def is_machine_error(error: BaseException | None) -> bool:
     )
 
 
-def fail(message: str) -> int:
-    """Print an error in one line of printable characters; returns the exit status."""
+def fail(problem: str | BaseException) -> int:
+    """Print a message or an error in one line of printable characters; returns the exit status."""
     error = sys.exc_info()[1]
     if isinstance(error, BrokenPipeError):
         end_if_unread()
+    message = problem if isinstance(problem, str) else " ".join(str(problem).split()) or type(problem).__name__
     print(f"error: {printable(message[:LONGEST])}", file=sys.stderr)
     return 1 if is_machine_error(error) else 2
 

@@ -61,7 +61,7 @@ def run_report(options: Sequence[str]) -> int:
 
             print(*map(shown_path, write_exports(results, chosen.study, chosen.format)), sep="\n")
     except (RecordError, OSError) as error:
-        return fail(" ".join(str(error).split()))
+        return fail(error)
     return 0
 
 

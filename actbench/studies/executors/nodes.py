@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock
 
 import actbench
+from actbench.specs import one_line
 from actbench.studies.executors.base import ExecutorError, Failure, attempt
 from actbench.training.threads import available_cores
 
@@ -93,8 +94,7 @@ def connect(address: str | None, runtime_env: Mapping[str, Any]) -> None:
         if address is None and ray.util.get_node_ip_address() != LOOPBACK:  # type: ignore[no-untyped-call]
             raise ExecutorError("this version of Ray listens on the network, not on loopback alone")
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        reason = " ".join(str(error).split())[:500]
-        raise ExecutorError(f"Ray at {address or 'this machine'}: {reason}") from error
+        raise ExecutorError(f"Ray at {address or 'this machine'}: {one_line(error)[:500]}") from error
 
 
 @contextmanager
