@@ -1,4 +1,4 @@
-"""A study: activations compared on datasets and networks, seed by seed. What is finished is never done twice."""
+"""A study: activations compared on datasets and networks, seed by seed. Finished cells never run twice."""
 
 from actbench.studies.definition import FLAGS as FLAGS
 from actbench.studies.definition import Study as Study

@@ -1,4 +1,4 @@
-"""One cell of a study: an activation on a dataset with some seeds. One fit, one test, a record for each seed."""
+"""One cell of a study: one fit and one test of an activation on a dataset with some seeds, a record for each seed."""
 
 from actbench.studies.cells.cell import Cell as Cell
 from actbench.studies.cells.cell import build_data as build_data

@@ -11,6 +11,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from actbench.inference.verdict.words import count
 from actbench.studies.executors.base import PAUSE_S, TRIES, Death, ExecutorError, Failure, T, Workers
 from actbench.studies.executors.nodes import Workspace, connected, do_task, node_versions
 
@@ -158,8 +159,7 @@ class Ray(Workers):
 
     @override
     def where(self) -> str:
-        nodes, workers = len(self.nodes), self.busiest
-        return f"{nodes} node{'s' * (nodes != 1)}, {workers} worker{'s' * (workers != 1)}" if self.workspace else ""
+        return f"{count(len(self.nodes), 'node')}, {count(self.busiest, 'worker')}" if self.workspace else ""
 
 
 def lies_below(name: Any) -> bool:
