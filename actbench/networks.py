@@ -230,7 +230,7 @@ def build_network(
     return built.train()
 
 
-def compared(network: nn.Module) -> Iterator[nn.Module]:
+def compared_modules(network: nn.Module) -> Iterator[nn.Module]:
     """Modules of a network made by its activation's factory, each once."""
     return (module for module in network.modules() if hasattr(module, MARK))
 

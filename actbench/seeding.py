@@ -45,7 +45,7 @@ def varying_sources() -> list[Source]:
 
 
 @contextmanager
-def fixed(sources: Collection[str], seed: int) -> Iterator[None]:
+def fixed_sources(sources: Collection[str], seed: int) -> Iterator[None]:
     """Key these `SOURCES` by one seed, whichever seed is passed to `stream_seed`."""
     purposes = [*sources, "activation"] if "init" in sources else sources
     token = FIXED.set(dict.fromkeys(purposes, seed))

@@ -24,11 +24,11 @@ from typing import Any
 
 import polars as pl
 
-from actbench.records import Store, frame, json_text, merge
-from actbench.studies import Study, Wanted, collect, entries, make_plan, train
+from actbench.records import Store, json_text, merge, to_frame
+from actbench.studies import Study, Wanted, make_plan, planned_cells, read_wanted, train
 from actbench.studies.cells import Cell
 from actbench.studies.executors import Failure, InProcess, Ray
-from actbench.studies.grid import cells_of
+from actbench.studies.grid import make_cells
 from actbench.studies.plan import Plan
 from actbench.studies.progress import Progress
 from actbench.studies.training import RunContext, run_missing
@@ -60,8 +60,8 @@ def study(root: Path, arms: int = 1, **trainer: Any) -> Study:
 
 def efficiency(folder: Path, repetitions: int) -> list[dict[str, Any]]:
     """Train real cells of 32 seeds on one worker and on two, in turns; each has as many cells."""
-    (entry,) = entries(study(folder, max_epochs=10))
-    cells = cells_of(entry, [range(32 * number, 32 * number + 32) for number in range(2 * REAL_CELLS)])
+    (entry,) = planned_cells(study(folder, max_epochs=10))
+    cells = make_cells(entry, [range(32 * number, 32 * number + 32) for number in range(2 * REAL_CELLS)])
     measured = []
     for repetition in range(repetitions):
         for workers in (1, 2):
@@ -120,11 +120,11 @@ def nothing(task: int) -> int:
 def many(folder: Path, count: int) -> dict[str, Any]:
     """Run so many synthetic cells of one seed each, keep their records, and read them."""
     asked = study(folder, ARMS)
-    compared = entries(asked)
+    compared = planned_cells(asked)
     seeds = range(count // ARMS)
     measured: dict[str, Any] = {"cells": ARMS * len(seeds), "before_mb": peak_mb()}
     clock = Clock(measured)
-    missing = [cells_of(entry, [range(seed, seed + 1) for seed in seeds]) for entry in compared]
+    missing = [make_cells(entry, [range(seed, seed + 1) for seed in seeds]) for entry in compared]
     wanted = [Wanted(entry, seeds) for entry in compared]
     plan = Plan(wanted, 0, [cell for turn in zip(*missing, strict=True) for cell in turn])
     clock("plan_s")
@@ -137,7 +137,7 @@ def many(folder: Path, count: int) -> dict[str, Any]:
     clock("merge_s")
     measured |= reading("merged", study(folder / "merged", ARMS), wanted, clock)
     measured["read_by_arm_mb"] = peak_mb()
-    held = collect(study(folder / "merged", ARMS), wanted, print)
+    held = read_wanted(study(folder / "merged", ARMS), wanted, print)
     clock("together_s")
     return measured | {"rows": len(held), "held_mb": held.estimated_size("mb"), "together_mb": peak_mb()}
 
@@ -149,10 +149,10 @@ def reading(name: str, asked: Study, wanted: Sequence[Wanted], clock: "Clock") -
     if make_plan(asked, wanted).missing:
         raise RuntimeError("the store lacks cells")
     clock(f"{name}_index_s")
-    collect(asked, wanted[:1], print)
+    read_wanted(asked, wanted[:1], print)
     clock(f"{name}_arm_s")
     for of in wanted:
-        collect(asked, [of], print)
+        read_wanted(asked, [of], print)
     clock(f"{name}_all_s")
     return {f"{name}_files": len(files), f"{name}_mb": sum(file.stat().st_size for file in files) / 2**20}
 
@@ -194,7 +194,7 @@ def synthetic(task: tuple[Cell, Path]) -> pl.DataFrame:
         "order_fingerprint": "0" * 32,
         "config": json_text(cell.config),
     }
-    return frame({**row, "seed": seed} for seed in cell.seeds)
+    return to_frame({**row, "seed": seed} for seed in cell.seeds)
 
 
 # --- all of it ---

@@ -34,7 +34,7 @@ def rows(arm, accuracies, *, dataset="Digits", network="MLP", first_seed=0, **co
             "order_fingerprint": str(seed),
         }
         made.append(row | columns)
-    table = records.frame(made)
+    table = records.to_frame(made)
     labels = {"arm": arm, "dataset_name": dataset, "network_name": network}
     return table.select(*(pl.lit(value).alias(name) for name, value in labels.items()), pl.all())
 

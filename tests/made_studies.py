@@ -9,8 +9,16 @@ import numpy as np
 import polars as pl
 
 from actbench.inference.stats import Interval
-from actbench.inference.verdict import Certificate, History, PlannedArm, Question, StudyResults, load_results, plain
-from actbench.records import COLUMNS, fingerprint, frame, write_records
+from actbench.inference.verdict import (
+    Certificate,
+    History,
+    PlannedArm,
+    Question,
+    StudyResults,
+    load_results,
+    to_json_values,
+)
+from actbench.records import COLUMNS, fingerprint, to_frame, write_records
 
 EPOCHS = 4
 KNOWN = {pl.String: "not known", pl.Int64: 1}
@@ -69,7 +77,7 @@ def record(arm: str, seed: int, accuracy: float | None, **columns: Any) -> dict[
 
 def records(arm: str, accuracies: Sequence[float | None], *, dataset: str = "Digits", **columns: Any) -> pl.DataFrame:
     """Records of an arm, one seed after another from 0 on; see `record`."""
-    table = frame(record(arm, seed, accuracy, **columns) for seed, accuracy in enumerate(accuracies))
+    table = to_frame(record(arm, seed, accuracy, **columns) for seed, accuracy in enumerate(accuracies))
     names = {"arm": arm, "dataset_name": dataset, "network_name": "MLP"}
     return table.select(*(pl.lit(value).alias(name) for name, value in names.items()), pl.all())
 
@@ -103,7 +111,7 @@ def study(
     certificate = Certificate(
         "Digits", "MLP", 8, 8, 2000, 6, 0.05, Interval(0.04, 0.03, 0.05), 0.01, 0.8, Interval(0.8, 0.7, 0.9)
     )
-    certificates = {question.hash: [plain(certificate)]} if tested else {}
+    certificates = {question.hash: [to_json_values(certificate)]} if tested else {}
     History(certificates=certificates).planned(question).write(folder)
     return load_results(folder)
 

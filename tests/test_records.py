@@ -15,12 +15,12 @@ from actbench.records import (
     Store,
     files_by_seed,
     fingerprint,
-    frame,
     from_bytes,
     merge,
     read_records,
     same_results,
     to_bytes,
+    to_frame,
     write_records,
 )
 
@@ -40,7 +40,7 @@ def records(seeds, cell=C0FFEE, **values):
     row = {name: EXAMPLES[column.type] for name, column in COLUMNS.items()} | {"epochs": 3, "factors": "{}"}
     row |= {key: [0.5, 0.25] for key in ("curve_x", "curve_y", "curve_slope")}
     row |= {"config": "{}", "cell": cell, **values}
-    return frame({**row, "seed": seed} for seed in seeds)
+    return to_frame({**row, "seed": seed} for seed in seeds)
 
 
 def test_records_come_back_bit_for_bit(tmp_path):

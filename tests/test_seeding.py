@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 import torch
 
-from actbench.seeding import Purpose, fixed, global_stream, stream, stream_seed
+from actbench.seeding import Purpose, fixed_sources, global_stream, stream, stream_seed
 
 
 def test_the_same_key_gives_the_same_numbers():
@@ -52,7 +52,7 @@ def test_a_global_stream_is_put_back_after_an_error():
 
 
 def test_sources_that_are_fixed_are_those_of_one_seed():
-    with fixed(["init", "split"], 3):
+    with fixed_sources(["init", "split"], 3):
         same = {purpose: stream_seed(7, purpose) == stream_seed(8, purpose) for purpose in get_args(Purpose)}
         assert stream_seed(8, "init", 2) == stream_seed(3, "init", 2)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from actbench.cli.main import CommandParser, fail, printable
 from actbench.inference.audit import GOAL, MOST, Audited, Printed, Row, TableError, audit, read_number
 from actbench.inference.verdict.words import count
-from actbench.records import is_shown
+from actbench.records import is_printable
 
 COLUMNS = {
     "name": "name of the row, each once",
@@ -151,7 +151,7 @@ def read_row(cells: dict[str, str], line: int) -> Row:
             numbers[column] = read_number(text)
         except ValueError as error:
             raise TableError(f"line {line}, column {column}: {error}") from None
-    if not is_shown(cells["name"]) or not cells["name"]:
+    if not is_printable(cells["name"]) or not cells["name"]:
         raise TableError(f"line {line} has no name, or one that is too long or cannot be printed")
     if ("ci_low" in numbers) != ("ci_high" in numbers):
         raise TableError(f"line {line} has half an interval")

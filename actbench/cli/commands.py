@@ -33,7 +33,7 @@ def run_export(options: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", required=True, help="The checkpoint.")
     parser.add_argument("--replicate", type=int, default=0, help="Number of the replicate, from 0 (default: 0).")
     parser.add_argument(
-        "--output", type=Path, required=True, help="The file: net.pt2, or net.onnx with actbench[onnx]."
+        "--output", type=Path, required=True, help="The file: net.pt2, or net.onnx with the extra onnx."
     )
     parser.add_argument("--trust", help="Modules, separated by commas, whose classes the checkpoint may name.")
     chosen = parser.parse_args(options)

@@ -10,7 +10,7 @@ import polars as pl
 from actbench.cli.lightning import quieten, show_help
 from actbench.cli.main import fail, shown_program
 from actbench.cli.report import print_results, write_views
-from actbench.inference.verdict import RECORDS, Foreseen, Question, foresee, points
+from actbench.inference.verdict import RECORDS, PowerForecast, Question, forecast_power, points
 from actbench.records import RecordError, read_records
 from actbench.specs import UsageError, compose, dump_yaml, one_line, without
 from actbench.studies import (
@@ -19,12 +19,12 @@ from actbench.studies import (
     Study,
     StudyError,
     Wanted,
-    collect,
     compare,
-    entries,
     make_plan,
+    make_question,
     pilot,
-    question_of,
+    planned_cells,
+    read_wanted,
     rehearse,
     study_parser,
     test_images,
@@ -80,13 +80,13 @@ def finished(study: Study | None) -> str:
 
 def print_plan(study: Study, *, with_pilot: bool) -> None:
     """Print what a study would run, and what it will be able to detect."""
-    compared = entries(study)
-    question = question_of(study, compared)
+    compared = planned_cells(study)
+    question = make_question(study, compared)
     wanted = [Wanted(entry, study.seeds) for entry in compared]
     plan = make_plan(study, wanted)
     if plan.missing:  # any error is reported before anything else is printed
         epoch_steps = rehearse(plan, print)
-        table = collect(study, wanted, print, change=False)
+        table = read_wanted(study, wanted, print, change=False)
         costs = forecast(plan.missing, table, epoch_steps)
     else:  # the study's own file of records, which is quicker to read than many cells
         path, table = study.folder / RECORDS, pl.DataFrame()
@@ -112,11 +112,11 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
     lacking = {cell.hash for cell in plan.missing}
     datasets = {entry.dataset: entry for entry in compared if entry.cell.hash in lacking}
     images = {name: test_images(entry) for name, entry in datasets.items()}
-    print_foresight(question, foresee(question, table, pilot(study) if with_pilot else pl.DataFrame(), images))
+    print_foresight(question, forecast_power(question, table, pilot(study) if with_pilot else pl.DataFrame(), images))
     print(f"plan: {question.hash}")
 
 
-def print_foresight(question: Question, foreseen: Sequence[Foreseen]) -> None:
+def print_foresight(question: Question, foreseen: Sequence[PowerForecast]) -> None:
     """Print what a study will be able to detect."""
     margin = points(question.margin, sign=False)
     for each in foreseen:

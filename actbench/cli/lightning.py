@@ -29,7 +29,7 @@ from typing_extensions import override
 
 from actbench import data
 from actbench.cli.main import fail, shown_path, shown_program
-from actbench.seeding import SOURCES, fixed
+from actbench.seeding import SOURCES, fixed_sources
 from actbench.specs import (
     UsageError,
     class_paths,
@@ -55,7 +55,7 @@ from actbench.training.callbacks import (
 )
 from actbench.training.config import BenchCLI, library_versions
 from actbench.training.metrics import gather, summary_statistics
-from actbench.training.predictions import FORMATS, predicted_scores, write_predictions
+from actbench.training.predictions import FORMATS, prediction_scores, write_predictions
 from actbench.training.stack import StackError
 from actbench.training.threads import choose_threads, keep_memory
 
@@ -105,7 +105,9 @@ class CommandCLI(BenchCLI):
 
     def _streams(self) -> AbstractContextManager[None]:
         """Fix the sources of randomness that do not vary to those of the first replicate."""
-        return fixed([source for source in SOURCES if source not in self.config.vary], self.config.seed_everything)
+        return fixed_sources(
+            [source for source in SOURCES if source not in self.config.vary], self.config.seed_everything
+        )
 
     @override
     def instantiate_classes(self) -> None:
@@ -216,7 +218,7 @@ class CommandCLI(BenchCLI):
         """Write predictions, and print their scores where labels are known."""
         output = Path(self.config.output or Path(self.config.ckpt_path).with_name("predictions.csv"))
         predictions = [batch for device in gather(result, self.trainer) for batch in device]
-        scores, ensemble = predicted_scores(predictions)
+        scores, ensemble = prediction_scores(predictions)
         if scores:
             report_scores(scores, self.model.seeds, ensemble)
         if self.trainer.is_global_zero:

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from actbench.cli.main import CommandParser, fail, printable, shown_path
 from actbench.inference.verdict import RECORDS, VERDICT, StudyResults, load_results
-from actbench.inference.verdict.changes import changes
-from actbench.inference.verdict.pairing import verified
+from actbench.inference.verdict.changes import study_changes
+from actbench.inference.verdict.pairing import pairing_sentence
 from actbench.records import RecordError
 from actbench.report.tables import ReportTable, TableColumn, tables
 
@@ -49,7 +49,7 @@ def run_report(options: Sequence[str]) -> int:
     try:
         results = load_results(chosen.study)
         if chosen.other:
-            print(*map(printable, changes(results, load_results(chosen.other))), sep="\n")
+            print(*map(printable, study_changes(results, load_results(chosen.other))), sep="\n")
         elif chosen.format in (None, "html"):
             write_views(results, chosen.study, tensorboard=False)
             print_results(results, chosen.study)
@@ -91,7 +91,11 @@ def print_results(results: StudyResults, folder: Path) -> None:
             "P(better): chance to win on a new seed; Bouthillier et al. (2021) ask for .75 before a difference matters"
         )
     paired = results.table["arm"].n_unique() > 1
-    pairs = f"pairs {verified(results.table, results.question.baseline)}" if paired else "no pairs: there is one arm"
+    pairs = (
+        f"pairs {pairing_sentence(results.table, results.question.baseline)}"
+        if paired
+        else "no pairs: there is one arm"
+    )
     print(*(results.faults or [pairs]), *results.sentences, sep="\n")
     print(f"records: {shown_path(folder / RECORDS)}; verdicts: {shown_path(folder / VERDICT)}")
     print(f"page: {shown_path(folder / PAGE)}; tensorboard --logdir {shown_path(folder)}")

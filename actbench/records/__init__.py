@@ -7,8 +7,8 @@ checksum of all its bytes. `COLUMNS` lists what a row holds.
 
 from actbench.records.files import RecordError as RecordError
 from actbench.records.files import own_folder as own_folder
-from actbench.records.files import whole as whole
-from actbench.records.files import write_whole as write_whole
+from actbench.records.files import replace_file as replace_file
+from actbench.records.files import replacing as replacing
 from actbench.records.store import FILE as FILE
 from actbench.records.store import Store as Store
 from actbench.records.store import blocks as blocks
@@ -20,11 +20,11 @@ from actbench.records.table import LONGEST as LONGEST
 from actbench.records.table import NAMES as NAMES
 from actbench.records.table import RESULTS as RESULTS
 from actbench.records.table import fingerprint as fingerprint
-from actbench.records.table import frame as frame
 from actbench.records.table import from_bytes as from_bytes
-from actbench.records.table import is_shown as is_shown
+from actbench.records.table import is_printable as is_printable
 from actbench.records.table import json_text as json_text
 from actbench.records.table import read_records as read_records
 from actbench.records.table import same_results as same_results
 from actbench.records.table import to_bytes as to_bytes
+from actbench.records.table import to_frame as to_frame
 from actbench.records.table import write_records as write_records

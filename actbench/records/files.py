@@ -12,7 +12,7 @@ class RecordError(ValueError):
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which replaces ``path`` at the end; after an error ``path`` is unchanged.
 
     The folder is created.
@@ -34,9 +34,9 @@ def whole(path: Path) -> Iterator[Path]:
             os.close(folder)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; see `whole`."""
-    with whole(path) as unfinished:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; see `replacing`."""
+    with replacing(path) as unfinished:
         unfinished.write_bytes(content)
 
 

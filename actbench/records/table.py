@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from actbench.records.files import RecordError, write_whole
+from actbench.records.files import RecordError, replace_file
 
 SCHEMA = 1
 CHECKSUM = "actbench.sha256"
@@ -115,7 +115,7 @@ def with_finite_numbers(value: Any) -> Any:
     return [with_finite_numbers(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+def to_frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
     """Records as a table with all `COLUMNS`."""
     return pl.DataFrame(list(rows), schema={name: column.type for name, column in COLUMNS.items()})
 
@@ -193,7 +193,7 @@ def check_texts(table: pl.DataFrame) -> None:
     for name, dtype in table.schema.items():
         if dtype == pl.String and name not in ("factors", "config"):
             texts = table[name].drop_nulls().unique()
-            if not all(is_shown(text, LONGEST if name in NAMES else 1000) for text in texts):
+            if not all(is_printable(text, LONGEST if name in NAMES else 1000) for text in texts):
                 raise RecordError(f"its column {name} has a text that is too long, or that cannot be printed")
     if not all(map(CELL.fullmatch, table["cell"].unique())):
         raise RecordError("its column cell has a value that is not the hash of a cell")
@@ -215,7 +215,7 @@ def check_lists(table: pl.DataFrame) -> None:
         raise RecordError("its columns curve_x, curve_y and curve_slope have numbers that cannot be drawn")
 
 
-def is_shown(text: str, most: int = LONGEST) -> bool:
+def is_printable(text: str, most: int = LONGEST) -> bool:
     """Whether tables and pages can show a text: it has at most ``most`` characters, all of which can be printed."""
     return text.isprintable() and len(text) <= most
 
@@ -242,7 +242,7 @@ def is_json(text: str) -> bool:
 
 def write_records(path: Path, table: pl.DataFrame) -> None:
     """Write records to a file, whole or not at all; see `whole`."""
-    write_whole(path, to_bytes(table))
+    replace_file(path, to_bytes(table))
 
 
 def read_records(path: Path) -> pl.DataFrame:

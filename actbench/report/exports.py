@@ -8,7 +8,7 @@ import polars.selectors as cs
 
 from actbench.inference.frames import arm_frame, comparison_frame
 from actbench.inference.verdict import VERDICT, StudyResults
-from actbench.records import own_folder, write_whole
+from actbench.records import own_folder, replace_file
 from actbench.report import figures
 from actbench.report.figures import Figure, figures_by_file, render
 from actbench.report.tables import latex, markdown, tables
@@ -49,7 +49,7 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
     top = own_folder(folder, FOLDER)
     paths = {top / f"{name}.{format}": content for name, content in contents.items()}
     for path, content in paths.items():
-        write_whole(path, content)
+        replace_file(path, content)
     return list(paths)
 
 

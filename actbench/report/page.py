@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from actbench import __version__
 from actbench.inference.verdict import StudyResults
-from actbench.records import write_whole
+from actbench.records import replace_file
 from actbench.report import answer, provenance
 from actbench.report.embedded import embed_records, json_in_page, pack_column
 from actbench.report.figures import SCORES
@@ -27,7 +27,7 @@ FOLDED = 6  # verdicts that are not folded away
 def write_page(results: StudyResults, folder: Path) -> Path:
     """Write ``report.html`` into a study's folder, whole or not at all; returns its path."""
     path = folder / REPORT
-    write_whole(path, page(results, name=folder.resolve().name).encode())
+    replace_file(path, page(results, name=folder.resolve().name).encode())
     return path
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from actbench.inference.stats import Verdict
 from actbench.inference.verdict import StudyResults, points
-from actbench.inference.verdict.pairing import verified
+from actbench.inference.verdict.pairing import pairing_sentence
 from actbench.inference.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
 from actbench.report import figures, provenance
 from actbench.report.figures import Figure
@@ -81,7 +81,7 @@ def pairing_fact(results: StudyResults) -> str:
         return "none yet"
     if results.table["arm"].n_unique() < 2:
         return "none: there is one arm"
-    return verified(results.table, results.question.baseline)
+    return pairing_sentence(results.table, results.question.baseline)
 
 
 def stories(results: StudyResults) -> list[Story]:

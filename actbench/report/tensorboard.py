@@ -31,7 +31,7 @@ from actbench.inference.verdict.changes import arm_title, factor_values
 from actbench.inference.verdict.evidence import epoch_matrix, mean_curve
 from actbench.inference.verdict.question import Panel
 from actbench.inference.verdict.words import level
-from actbench.records import own_folder, write_whole
+from actbench.records import own_folder, replace_file
 from actbench.report.figures import forest_figures, shape_figures
 from actbench.report.figures.figure import Figure, figures_by_file, file_name, panel_records, render
 
@@ -84,7 +84,7 @@ def write_tensorboard(results: StudyResults, folder: Path) -> None:
     contents = {top: events([(0, [chart_layout(level(results.question)), experiment(runs), *images])])}
     contents |= {run.folder: events(run_values(run, results.question.alpha)) for run in runs}
     for run_folder, content in contents.items():
-        write_whole(run_folder / name, content)
+        replace_file(run_folder / name, content)
     for path in old:
         path.unlink()
         if path.parent != top and not any(path.parent.iterdir()):

@@ -13,11 +13,11 @@ from actbench.specs.spec import NetworkSpec as NetworkSpec
 from actbench.specs.spec import OptimizerSpec as OptimizerSpec
 from actbench.specs.spec import SchedulerSpec as SchedulerSpec
 from actbench.specs.spec import Spec as Spec
+from actbench.specs.values import correct_parsed as correct_parsed
 from actbench.specs.values import dump_yaml as dump_yaml
 from actbench.specs.values import import_object as import_object
 from actbench.specs.values import is_plain as is_plain
 from actbench.specs.values import one_line as one_line
 from actbench.specs.values import public_path as public_path
 from actbench.specs.values import readable_error as readable_error
-from actbench.specs.values import settle as settle
-from actbench.specs.values import written as written
+from actbench.specs.values import to_plain as to_plain

@@ -21,14 +21,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from actbench.activations import CATALOGUE
 from actbench.networks import NETWORKS
 from actbench.specs.values import (
+    correct_arguments,
     import_object,
     is_plain,
     one_line,
     parameters_of,
     public_path,
     readable_error,
-    settle_arguments,
-    written,
+    to_plain,
 )
 
 PROVED: set[tuple[type, type, str]] = set()  # specs that were built once; building may take as long as a training step
@@ -80,7 +80,7 @@ class Spec:
 
     def to_dict(self) -> dict[str, Any]:
         """Canonical form in plain values: the class path, and every argument that a config can hold."""
-        form: dict[str, Any] = written({"class_path": self.class_path, "init_args": self.init_args}, self.raw)
+        form: dict[str, Any] = to_plain({"class_path": self.class_path, "init_args": self.init_args}, self.raw)
         return form
 
     def __eq__(self, other: object) -> bool:
@@ -160,7 +160,7 @@ class Spec:
         except ArgumentError as error:
             problem = readable_error(str(error)).removeprefix("--")
             raise ValueError(f"{self.kind} {self.class_path}: {problem}") from error
-        settle_arguments(self.cls, bound, typed)
+        correct_arguments(self.cls, bound, typed)
         bound |= {name: value for name, value in arguments.items() if name not in typed}
         self.raw = {"init_args": arguments}
         defaults = {name: parameter.default for name, parameter in parameters.items()}

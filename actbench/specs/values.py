@@ -135,7 +135,7 @@ def numbers_of(cls: type) -> Mapping[str, frozenset[type]]:
     }
 
 
-def settle(node: Any, given: Any = ABSENT) -> None:
+def correct_parsed(node: Any, given: Any = ABSENT) -> None:
     """Correct jsonargparse's values for the arguments of each class, at any depth of a parsed value, in place.
 
     A given whole number stays whole where ``float | int`` allows it. A default of
@@ -145,19 +145,19 @@ def settle(node: Any, given: Any = ABSENT) -> None:
     if isinstance(node, list):
         same_length = isinstance(given, list) and len(given) == len(node)
         for item, before in zip(node, given if same_length else [given] * len(node), strict=True):
-            settle(item, before)
+            correct_parsed(item, before)
     elif isinstance(node, Namespace):
         given = given if isinstance(given, Mapping) else {}
         path, arguments = vars(node).get("class_path"), vars(node).get("init_args")
         if isinstance(path, str) and isinstance(arguments, Namespace):
-            settle_arguments(import_object(path), vars(arguments), given.get("init_args") or {})
+            correct_arguments(import_object(path), vars(arguments), given.get("init_args") or {})
         else:
             for name, value in vars(node).items():
-                settle(value, given.get(name, ABSENT))
+                correct_parsed(value, given.get(name, ABSENT))
 
 
-def settle_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Correct the parsed arguments of one class, in place; see `settle`."""
+def correct_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Correct the parsed arguments of one class, in place; see `correct_parsed`."""
     for name, value in list(arguments.items()):
         default = defaults_of(cls).get(name)
         if name not in given and default is not inspect.Parameter.empty and not is_plain(default):
@@ -168,19 +168,19 @@ def settle_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, A
         allowed = numbers_of(cls).get(name)
         if allowed and type(raw) is int and type(value) in (int, float):
             arguments[name] = raw if int in allowed else float(raw)
-        settle(value, given.get(name, ABSENT))
+        correct_parsed(value, given.get(name, ABSENT))
 
 
 def is_plain(value: Any) -> bool:
     """Whether a config can hold a value: None, a number, a string, an enum member, a path, or several of these."""
     try:
-        written(value)
+        to_plain(value)
     except ValueError:
         return False
     return True
 
 
-def written(value: Any, given: Any = ABSENT) -> Any:
+def to_plain(value: Any, given: Any = ABSENT) -> Any:
     """A parsed value as YAML and checkpoints hold it: tuples as lists, enum members by name, paths as strings.
 
     Arguments of a class that are None and default to None are left out.
@@ -197,11 +197,11 @@ def written(value: Any, given: Any = ABSENT) -> Any:
         before = given if isinstance(given, Mapping) else {}
         if isinstance(value.get("class_path"), str):
             return written_class(value, before)
-        return {name: written(item, before.get(name, ABSENT)) for name, item in value.items()}
+        return {name: to_plain(item, before.get(name, ABSENT)) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value) if isinstance(value, set | frozenset) else list(value)
         givens = given if isinstance(given, list) and len(given) == len(items) else [ABSENT] * len(items)
-        return [written(item, before) for item, before in zip(items, givens, strict=True)]
+        return [to_plain(item, before) for item, before in zip(items, givens, strict=True)]
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, PurePath):
@@ -212,7 +212,7 @@ def written(value: Any, given: Any = ABSENT) -> Any:
     if value is None:
         return None
     if given is not ABSENT and given is not value:
-        return written(given)
+        return to_plain(given)
     raise ValueError(f"{value!r} cannot be written to a config")
 
 
@@ -230,7 +230,7 @@ def written_class(items: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
             if value is None and defaults.get(name, ABSENT) is None:
                 continue
             try:
-                kept[name] = written(value, before.get(name, ABSENT))
+                kept[name] = to_plain(value, before.get(name, ABSENT))
             except ValueError as error:
                 raise ValueError(f"{form['class_path']}: {name}: {error}") from error
         if kept:

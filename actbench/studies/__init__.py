@@ -5,11 +5,11 @@ from actbench.studies.definition import Study as Study
 from actbench.studies.definition import StudyError as StudyError
 from actbench.studies.definition import study_parser as study_parser
 from actbench.studies.grid import arms as arms
-from actbench.studies.grid import entries as entries
+from actbench.studies.grid import planned_cells as planned_cells
 from actbench.studies.plan import Wanted as Wanted
-from actbench.studies.plan import collect as collect
 from actbench.studies.plan import make_plan as make_plan
-from actbench.studies.plan import question_of as question_of
+from actbench.studies.plan import make_question as make_question
+from actbench.studies.plan import read_wanted as read_wanted
 from actbench.studies.plan import test_images as test_images
 from actbench.studies.rehearsal import rehearse as rehearse
 from actbench.studies.run import compare as compare

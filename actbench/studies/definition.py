@@ -14,9 +14,9 @@ from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from pytorch_lightning.cli import LightningArgumentParser
 
 from actbench.inference.stats import Design
-from actbench.records import LONGEST, is_shown
+from actbench.records import LONGEST, is_printable
 from actbench.seeding import SOURCES, Source
-from actbench.specs import Spec, UsageError, merge_config, one_line, without, written
+from actbench.specs import Spec, UsageError, merge_config, one_line, to_plain, without
 from actbench.specs.values import load_yaml
 from actbench.studies.executors import Executor, InProcess, LocalProcesses, Ray
 from actbench.training.callbacks import CheckpointCopy
@@ -97,7 +97,7 @@ def parse_looks(replicates: Any) -> Looks:
 
 def check_name(name: str) -> None:
     """Raise a StudyError for a name that tables and pages cannot show."""
-    if not is_shown(name):
+    if not is_printable(name):
         raise StudyError(f"a name has at most {LONGEST} letters, all of which can be printed: {name[:50]!r}")
 
 
@@ -254,7 +254,7 @@ class Study:
         if isinstance(self.replicates, Looks):
             values["replicates"] = asdict(self.replicates)
         section = {name: value for name, value in values.items() if value is not None}
-        config: dict[str, Any] = written({"seed_everything": self.seed, **self.fit, "study": section})
+        config: dict[str, Any] = to_plain({"seed_everything": self.seed, **self.fit, "study": section})
         return config
 
     def make_executor(self) -> Executor:

@@ -51,7 +51,7 @@ def forecast(cells: Sequence[Cell], table: pl.DataFrame, epoch_steps: Mapping[st
         if key not in costs:
             costs[key] = trial(cell)
         cost, length = costs[key], epoch_steps[cell.hash]
-        epochs = None if math.isnan(length) else preflight.epochs_of(cell.config["trainer"], length)
+        epochs = None if math.isnan(length) else preflight.planned_epochs(cell.config["trainer"], length)
         replicate_epochs = (epochs or 0) * len(cell.seeds)
         time_s = math.nan if epochs is None or cost.epoch_time_s is None else cost.epoch_time_s
         minutes += time_s * replicate_epochs / 60

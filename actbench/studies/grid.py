@@ -178,7 +178,7 @@ def arms(study: Study) -> list[tuple[str, dict[str, Any]]]:
 # --- entries ---
 
 
-def entries(
+def planned_cells(
     study: Study,
     value: float | Callable[[tuple[str, str, str]], float] | None = None,
     *,
@@ -225,7 +225,7 @@ def entries(
     return list(by_hash.values())
 
 
-def cells_of(entry: PlannedCell, blocks: Iterable[range]) -> list[Cell]:
+def make_cells(entry: PlannedCell, blocks: Iterable[range]) -> list[Cell]:
     """An entry's cells for blocks of seeds, which share one mapping of factors."""
     cells = [replace(entry.cell, seeds=seeds) for seeds in blocks]
     for cell in cells:

@@ -14,7 +14,7 @@ from actbench.inference.verdict import PlannedArm, Question
 from actbench.records import NAMES, RecordError, Store, blocks, files_by_seed
 from actbench.studies.cells import Cell, build_data
 from actbench.studies.definition import Looks, Study, StudyError
-from actbench.studies.grid import PlannedCell, cells_of, entries
+from actbench.studies.grid import PlannedCell, make_cells, planned_cells
 
 WIDTH = 32  # most replicates of a cell: on a processor, more gain nothing, and more would be lost with a cell
 
@@ -41,15 +41,15 @@ class Plan(NamedTuple):
 
 def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
     """The plan for the wanted records, by default all of the study's; files of the study's own store are not read."""
-    wanted = [Wanted(entry, study.seeds) for entry in entries(study)] if wanted is None else wanted
-    store = store_of(study)
+    wanted = [Wanted(entry, study.seeds) for entry in planned_cells(study)] if wanted is None else wanted
+    store = study_store(study)
     files = store.files()
     cached, missing = 0, list[list[Cell]]()
     for entry, seeds in wanted:
         usable = usable_seeds(store, files_by_seed(files.get(entry.cell.hash, []), seeds))
         lacking = [seed for seed in seeds if seed not in usable]
         cached += len(seeds) - len(lacking)
-        missing.append(cells_of(entry, blocks(lacking, WIDTH)))
+        missing.append(make_cells(entry, blocks(lacking, WIDTH)))
     # Arms take turns, so that other load on the machine affects all of them.
     in_turns = [cell for turn in zip_longest(*missing) for cell in turn if cell is not None]
     return Plan(wanted, cached, in_turns)
@@ -70,8 +70,8 @@ def usable_seeds(store: Store, files: Mapping[int, Path]) -> set[int]:
     return {seed for seed, path in files.items() if path in usable}
 
 
-def question_of(study: Study, compared: Sequence[PlannedCell]) -> Question:
-    """The question that a study puts to the records of its `entries`, whose tuned setting has its config's value.
+def make_question(study: Study, compared: Sequence[PlannedCell]) -> Question:
+    """The question that a study puts to the records of its `planned_cells`, whose tuned setting has its config's value.
 
     Raises a StudyError if the baseline is not among the arms.
     """
@@ -92,12 +92,12 @@ def question_of(study: Study, compared: Sequence[PlannedCell]) -> Question:
     )
 
 
-def store_of(study: Study) -> Store:
+def study_store(study: Study) -> Store:
     """Finished cells of all studies under the root, and of the folders in ``study.records``."""
     return Store(Path(study.root, "cells"), *(Path(folder, "cells") for folder in study.records))
 
 
-def collect(
+def read_wanted(
     study: Study, wanted: Sequence[Wanted], report: Callable[[str], None], *, change: bool = True
 ) -> pl.DataFrame:
     """The wanted records that exist, with columns for the names of arm, dataset and network, and the tuned value.
@@ -105,7 +105,7 @@ def collect(
     A damaged or foreign file is reported, and its seeds are missing. It is set aside
     unless ``change`` is False or its folder is only read.
     """
-    store = store_of(study)
+    store = study_store(study)
     tables = []
     files = store.files()
     for entry, seeds in wanted:

@@ -99,7 +99,7 @@ class Rehearsal(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch_steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-        epochs = preflight.epochs_of(self.settings, self.epoch_steps)
+        epochs = preflight.planned_epochs(self.settings, self.epoch_steps)
         preflight.check_schedule(trainer, study_steps=0 if epochs is None else epochs * self.epoch_steps)
 
     @override

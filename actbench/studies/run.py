@@ -17,17 +17,17 @@ from actbench.inference.verdict import (
     History,
     Question,
     StudyResults,
-    counted,
+    counted_pairs,
     load_results,
-    plain,
     scores,
+    to_json_values,
 )
-from actbench.records import own_folder, write_records, write_whole
+from actbench.records import own_folder, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
 from actbench.studies.executors import InProcess
-from actbench.studies.grid import PlannedCell, entries
-from actbench.studies.plan import Wanted, collect, make_plan, question_of
+from actbench.studies.grid import PlannedCell, planned_cells
+from actbench.studies.plan import Wanted, make_plan, make_question, read_wanted
 from actbench.studies.progress import Bars, Progress
 from actbench.studies.rehearsal import rehearse
 from actbench.studies.self_test import LEAST, certify
@@ -66,9 +66,9 @@ def compare(
         MissingError: Cells have failed.
     """
     study = study if isinstance(study, Study) else Study.of(study)
-    context = context_of(study, progress, work)
-    compared = entries(study, digests=context.digests)
-    question = question_of(study, compared)
+    context = make_context(study, progress, work)
+    compared = planned_cells(study, digests=context.digests)
+    question = make_question(study, compared)
     # What makes no sense is refused before anything is written.
     everything = [Wanted(entry, study.seeds) for entry in compared]
     first = wanted_at(study, study.grid.values, context) if study.grid else everything
@@ -83,19 +83,19 @@ def compare(
     if planned is not history:  # files of another plan; records that still hold are in the store
         for name in (RECORDS, TUNING):
             (folder / name).unlink(missing_ok=True)
-    write_whole(folder / "study.yaml", dump_yaml(study.to_config()).encode())
+    replace_file(folder / "study.yaml", dump_yaml(study.to_config()).encode())
     write_arms(study, compared)
     try:
         with context.progress, context.executor:
             if study.grid:
-                compared = entries(study, tune(study, context), digests=context.digests)
+                compared = planned_cells(study, tune(study, context), digests=context.digests)
                 write_arms(study, compared)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
             if self_test:
                 results = load_results(folder)
                 baselines = [each for each in wanted if each.entry.arm == question.baseline]
                 certificates = [certify(each, study, results, context) for each in baselines]
-                replace(History.read(folder), certificates={question.hash: plain(certificates)}).write(folder)
+                replace(History.read(folder), certificates={question.hash: to_json_values(certificates)}).write(folder)
     except BaseException as error:
         context.troubles.append(f"stopped: {one_line(error)}" if isinstance(error, Exception) else "interrupted")
         raise
@@ -119,7 +119,7 @@ def write_arms(study: Study, compared: Sequence[PlannedCell]) -> None:
         path = folder / f"{name}.yaml"
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
-        write_whole(path, (comment + dump_yaml(replace(entry.cell, seeds=study.seeds).fit)).encode())
+        replace_file(path, (comment + dump_yaml(replace(entry.cell, seeds=study.seeds).fit)).encode())
 
 
 def train_until_clear(
@@ -142,7 +142,7 @@ def train_until_clear(
             run_wanted(study, wanted, context, announce=not announced)
             announced = True
         finally:  # so that a page can show the finished part of a study that was stopped
-            table = collect(study, wanted, context.progress.say)
+            table = read_wanted(study, wanted, context.progress.say)
             if len(table):
                 write_records(study.folder / RECORDS, table)
         following = next_look(study, question, wanted, table)
@@ -159,7 +159,7 @@ def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table:
 
     A comparison over all datasets needs its arms on every dataset.
     """
-    _, running = counted(scores(table, OUTCOME), question)
+    _, running = counted_pairs(scores(table, OUTCOME), question)
     parts = [part for comparison in running for part in question.parts(comparison)]
     needed = {(part.dataset, part.network, arm) for part in parts for arm in (part.arm, part.baseline)}
     most = max(len(seeds) for _, seeds in wanted)
@@ -174,15 +174,15 @@ def pilot(study: Study) -> pl.DataFrame:
     Raises StudyError and MissingError as `compare` does.
     """
     seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
-    context = context_of(study)
-    wanted = [Wanted(entry, seeds) for entry in entries(study)]
+    context = make_context(study)
+    wanted = [Wanted(entry, seeds) for entry in planned_cells(study)]
     rehearse(make_plan(study, wanted), context.progress.say)
     with context.progress, context.executor:
         run_wanted(study, wanted, context, what="the pilot")
-        return collect(study, wanted, context.progress.say)
+        return read_wanted(study, wanted, context.progress.say)
 
 
-def context_of(study: Study, progress: Progress | None = None, work: Work | None = None) -> RunContext:
+def make_context(study: Study, progress: Progress | None = None, work: Work | None = None) -> RunContext:
     """The context of a study with the given progress and work, or their defaults; see `compare`."""
     progress = progress or (Bars() if sys.stdout.isatty() else Progress())
     executor = study.make_executor()

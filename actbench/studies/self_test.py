@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from actbench.inference.verdict import OUTCOME, POWER, Certificate, StudyResults, alarms, scores
+from actbench.inference.verdict import OUTCOME, POWER, Certificate, StudyResults, scores, simulate_splits
 from actbench.records import RESULTS
 from actbench.studies.definition import Study
 from actbench.studies.executors import Failure
-from actbench.studies.grid import cells_of
+from actbench.studies.grid import make_cells
 from actbench.studies.plan import Wanted
 from actbench.studies.training import MissingError, RunContext
 
@@ -30,7 +30,7 @@ def certify(wanted: Wanted, study: Study, results: StudyResults, context: RunCon
     table = results.table.filter(dataset_name=entry.dataset, network_name=entry.network, arm=entry.arm).sort("seed")
     fits = groupby(table.select("started", "seed").iter_rows(), itemgetter(0))  # replicates of a fit start together
     blocks = [[seed for _, seed in rows] for _, rows in fits]
-    cells = cells_of(entry, [range(seeds[0], seeds[-1] + 1) for seeds in blocks])
+    cells = make_cells(entry, [range(seeds[0], seeds[-1] + 1) for seeds in blocks])
     context.progress.begin(len(cells), len(table))
     repeated = []
     with tempfile.TemporaryDirectory(dir=study.folder) as folder:
@@ -44,7 +44,7 @@ def certify(wanted: Wanted, study: Study, results: StudyResults, context: RunCon
     context.progress.say("self-test: splitting the baseline's seeds")
     by_seed = scores(results.table, OUTCOME)[entry.key]
     values = np.array([by_seed[seed] for seed in sorted(by_seed)])
-    split = alarms(values, alpha=question.alpha, margin=question.margin, design=question.design)
+    split = simulate_splits(values, alpha=question.alpha, margin=question.margin, design=question.design)
     return Certificate(
         dataset=entry.dataset,
         network=entry.network,

@@ -17,7 +17,7 @@ from actbench.studies.cells import Cell, run_cell
 from actbench.studies.definition import Study
 from actbench.studies.executors import Executor, Failure
 from actbench.studies.grid import short_name
-from actbench.studies.plan import Plan, Wanted, collect, make_plan, store_of
+from actbench.studies.plan import Plan, Wanted, make_plan, read_wanted, study_store
 from actbench.studies.progress import Progress
 from actbench.training.callbacks import CheckpointCopy
 
@@ -51,7 +51,7 @@ def run_wanted(
 
     Raises a MissingError, which names ``what`` as the unfinished part, when cells have failed.
     """
-    collect(study, wanted, context.progress.say)  # sets damaged files aside, so that their cells are missing
+    read_wanted(study, wanted, context.progress.say)  # sets damaged files aside, so that their cells are missing
     plan = make_plan(study, wanted)
     if announce and plan.cached:
         total = sum(len(seeds) for _, seeds in wanted)
@@ -84,7 +84,7 @@ def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
 
     Raises OSError when the disk is full.
     """
-    store, progress = store_of(study), context.progress
+    store, progress = study_store(study), context.progress
     locks: dict[str, FileLock] = {}
     labels = {entry.cell.hash: entry.label for entry, _ in plan.wanted}
     failures = list[str]()

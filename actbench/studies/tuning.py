@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from actbench.inference.verdict import EXTENSIONS, TUNING, beyond, choose
+from actbench.inference.verdict import EXTENSIONS, TUNING, choose_values, extended_values
 from actbench.records import write_records
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
-from actbench.studies.grid import entries
-from actbench.studies.plan import Wanted, collect, make_plan
+from actbench.studies.grid import planned_cells
+from actbench.studies.plan import Wanted, make_plan, read_wanted
 from actbench.studies.rehearsal import rehearse
 from actbench.studies.training import RunContext, run_wanted
 
@@ -21,10 +21,10 @@ def tune(study: Study, context: RunContext) -> Callable[[tuple[str, str, str]], 
     for extension in range(EXTENSIONS + 1):
         wanted = wanted_at(study, values, context)
         run_wanted(study, wanted, context, what="tuning")
-        table = collect(study, wanted, context.progress.say)
+        table = read_wanted(study, wanted, context.progress.say)
         write_records(study.folder / TUNING, table)
-        best = choose(table)
-        added = [value for value in beyond(values, best) if can_train(study, value, context)]
+        best = choose_values(table)
+        added = [value for value in extended_values(values, best) if can_train(study, value, context)]
         if not added or extension == EXTENSIONS:
             break
         listed = ", ".join(map(str, added))
@@ -37,7 +37,7 @@ def wanted_at(study: Study, values: Sequence[float], context: RunContext) -> lis
     """Every arm at values of the tuned setting, on seeds that no comparison uses."""
     assert study.grid
     seeds = range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + study.grid.replicates)
-    return [Wanted(entry, seeds) for value in values for entry in entries(study, value, digests=context.digests)]
+    return [Wanted(entry, seeds) for value in values for entry in planned_cells(study, value, digests=context.digests)]
 
 
 def can_train(study: Study, value: float, context: RunContext) -> bool:

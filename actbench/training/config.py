@@ -22,9 +22,9 @@ from typing_extensions import override
 from actbench import __version__, data
 from actbench.data import ForeignData, ImageData, adopt
 from actbench.seeding import SOURCES, Source
-from actbench.specs import UsageError, import_object, readable_error, settle, without, written
+from actbench.specs import UsageError, correct_parsed, import_object, readable_error, to_plain, without
 from actbench.specs.compose import SPEC_NAMES
-from actbench.specs.values import ABSENT, defaults_of, settle_arguments
+from actbench.specs.values import ABSENT, correct_arguments, defaults_of
 from actbench.training.classifier import Classifier
 from actbench.training.lightning_alias import use_one_lightning
 
@@ -39,7 +39,7 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "deterministic": "warn",  # as far as torch can; on a CPU it has no measurable cost
 }
-LIGHTNINGS = defaults_of(Trainer)
+LIGHTNING_DEFAULTS = defaults_of(Trainer)
 
 use_one_lightning()
 
@@ -145,9 +145,9 @@ class BenchCLI(LightningCLI):
         if self.given is not None:
             given = with_defaults(self.given)
             self.config = parser.parse_object(copy.deepcopy(given))  # the parser changes its input
-            settle(self.config, given)
+            correct_parsed(self.config, given)
             # A limit of 3 means three batches; jsonargparse may turn it into 3.0, three times all batches.
-            settle_arguments(Trainer, vars(self.config.trainer), given["trainer"])
+            correct_arguments(Trainer, vars(self.config.trainer), given["trainer"])
             self.canonical = canonical(self.config, given)
 
     @override
@@ -158,7 +158,7 @@ class BenchCLI(LightningCLI):
     def build_data(self) -> Any:
         """The DataModule alone; all replicates share one that is not actbench's own."""
         config = self.config.clone()
-        if is_ours(config.data.class_path):
+        if is_actbench_dataset(config.data.class_path):
             config.data.init_args.seed = config.seed_everything
             config.data.init_args.replicates = config.model.replicates
 
@@ -224,12 +224,12 @@ def check_dataset(dataset: Mapping[str, Any]) -> None:
         close = difflib.get_close_matches(path.lower(), map(str.lower, names), n=3, cutoff=0.5)
         hint = [name for name in names if name.lower() in close] or names
         raise UsageError(f"--data: unknown dataset '{path}'; give a class path or one of {', '.join(hint)}")
-    for name, reason in LINKED.items() if is_ours(path) else ():
+    for name, reason in LINKED.items() if is_actbench_dataset(path) else ():
         if name in (dataset.get("init_args") or {}):
             raise UsageError(f"--data.{name}: {reason}")
 
 
-def is_ours(class_path: str) -> bool:
+def is_actbench_dataset(class_path: str) -> bool:
     """Whether a class path names a dataset of actbench, or a user's subclass of `ImageData`."""
     try:
         return issubclass(import_object(class_path), ImageData)
@@ -245,15 +245,15 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     composed config `with_defaults`, and ``parsed`` the parser's result.
     """
     model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}
-    options = {name: written(parsed.model[name]) for name in ("replicates", "stack_width", "batch_keys")}
+    options = {name: to_plain(parsed.model[name]) for name in ("replicates", "stack_width", "batch_keys")}
     model |= {name: value for name, value in options.items() if value is not None}
-    dataset = written(parsed.data, given["data"])
-    if is_ours(dataset["class_path"]):
+    dataset = to_plain(parsed.data, given["data"])
+    if is_actbench_dataset(dataset["class_path"]):
         dataset["init_args"] = without(dataset.get("init_args", {}), *LINKED)
     trainer = {
-        name: written(value, given["trainer"].get(name, ABSENT))
+        name: to_plain(value, given["trainer"].get(name, ABSENT))
         for name, value in vars(parsed.trainer).items()
-        if value != LIGHTNINGS[name] or type(value) is not type(LIGHTNINGS[name])
+        if value != LIGHTNING_DEFAULTS[name] or type(value) is not type(LIGHTNING_DEFAULTS[name])
     }
     if isinstance(trainer.get("callbacks"), dict):
         trainer["callbacks"] = [trainer["callbacks"]]

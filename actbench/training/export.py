@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from actbench.records import whole
+from actbench.records import replacing
 from actbench.specs import one_line
 from actbench.training.classifier import Classifier
 
@@ -41,13 +41,13 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
     if path.suffix not in FORMATS:
         raise ExportError(f"{path} must end in {' or '.join(FORMATS)}")
     if path.suffix == ".onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
-        raise ExportError("ONNX is not installed: pip install 'actbench[onnx]'")
+        raise ExportError("ONNX is not installed: pip install 'lightning-actbench[onnx]', or '.[onnx]' in a checkout")
     generator = torch.Generator().manual_seed(0)
     network = classifier.stack.replicate(replicate).eval()
     images = torch.rand(3, *classifier.input_shape, generator=generator).to(next(network.parameters()).dtype)
 
     try:
-        with whole(path) as unfinished:
+        with replacing(path) as unfinished:
             run = FORMATS[path.suffix](network, images, unfinished)
             classifier.eval()
             # Also another batch size than in the export, because the size must not be fixed.
@@ -74,7 +74,7 @@ def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:
 
 def write_onnx(network: nn.Module, images: Tensor, path: Path) -> Run:
     """Write a network as an ONNX graph with input ``images`` and output ``logits``; returns the loaded graph."""
-    import onnxruntime  # here, because only the extra actbench[onnx] installs it
+    import onnxruntime  # here, because only the extra onnx installs it
 
     torch.onnx.export(
         network,

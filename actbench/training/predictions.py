@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from actbench.records import whole
+from actbench.records import replacing
 from actbench.training.classifier import Prediction
 from actbench.training.metrics import Ensemble, Scores
 
@@ -38,7 +38,7 @@ def prediction_table(predictions: Sequence[Prediction], seeds: Sequence[int]) ->
     return pl.DataFrame(table).sort("seed", "index")
 
 
-def predicted_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def prediction_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Scores of each replicate and of their ensemble; empty if a batch has no labels."""
     scores, ensemble = Scores(len(predictions[0].probabilities)), Ensemble()
     for batch in predictions:
@@ -60,5 +60,5 @@ def concatenated(batches: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 
 def write_predictions(predictions: Sequence[Prediction], seeds: Sequence[int], path: Path) -> None:
     """Write the table completely or not at all, in the format of the file's suffix; see `FORMATS`."""
-    with whole(path) as unfinished:
+    with replacing(path) as unfinished:
         FORMATS[path.suffix](prediction_table(predictions, seeds), unfinished)

@@ -79,7 +79,7 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
         ) from error
 
 
-def epochs_of(trainer: Mapping[str, Any], epoch_steps: float) -> float | None:
+def planned_epochs(trainer: Mapping[str, Any], epoch_steps: float) -> float | None:
     """Epochs of a training with these Trainer settings; None if only time or a callback ends it."""
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
     if epochs is None:  # Lightning's default

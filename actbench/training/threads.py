@@ -34,7 +34,7 @@ def keep_memory() -> None:
         library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def forget_peak_memory(device: torch.device) -> bool:
+def reset_peak_memory(device: torch.device) -> bool:
     """Reset `peak_memory_mb` to the memory now in use; False where that is impossible, as on a CPU without Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -21,17 +21,17 @@ from actbench.inference.verdict import (
     Comparison,
     History,
     Look,
-    alarms,
-    beyond,
     certificate_sentence,
-    choose,
+    choose_values,
     conclude,
-    foresee,
+    extended_values,
+    forecast_power,
     load_results,
-    plain,
     schema,
     sentences,
+    simulate_splits,
     summarize_tuning,
+    to_json_values,
 )
 from actbench.inference.verdict.certificate import proportion_interval
 from actbench.inference.verdict.evidence import Cost, Ratio, paired_cost
@@ -413,14 +413,14 @@ def test_over_datasets_a_comparison_goes_on_by_itself_when_those_of_each_are_dec
 
 
 def test_each_arm_gets_its_best_value_on_val():
-    assert choose(tuning_table(SCORES)) == {("Digits", "MLP", "relu"): 0.01, ("Digits", "MLP", "tanh"): 0.001}
+    assert choose_values(tuning_table(SCORES)) == {("Digits", "MLP", "relu"): 0.01, ("Digits", "MLP", "tanh"): 0.001}
 
 
 def test_a_diverged_replicate_counts_as_guessing_when_a_value_is_chosen():
     scores = {"relu": {0.001: [0.5, 0.5], 0.01: [None, 0.95]}}
 
-    assert choose(tuning_table(scores)) == {("Digits", "MLP", "relu"): 0.01}  # .525
-    assert choose(tuning_table({"relu": {0.001: [0.53, 0.53], 0.01: [None, 0.95]}})) == {
+    assert choose_values(tuning_table(scores)) == {("Digits", "MLP", "relu"): 0.01}  # .525
+    assert choose_values(tuning_table({"relu": {0.001: [0.53, 0.53], 0.01: [None, 0.95]}})) == {
         ("Digits", "MLP", "relu"): 0.001
     }
 
@@ -429,8 +429,8 @@ def test_of_values_that_tie_the_one_of_lower_loss_is_chosen():
     table = tuning_table({"relu": {0.001: [0.9, 0.9], 0.01: [0.9, 0.9]}})
     lower = table.with_columns(pl.when(pl.col("value") == 0.01).then(0.05).otherwise("val_loss").alias("val_loss"))
 
-    assert choose(table)["Digits", "MLP", "relu"] == 0.001
-    assert choose(lower)["Digits", "MLP", "relu"] == 0.01
+    assert choose_values(table)["Digits", "MLP", "relu"] == 0.001
+    assert choose_values(lower)["Digits", "MLP", "relu"] == 0.01
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_of_values_that_tie_the_one_of_lower_loss_is_chosen():
     ],
 )
 def test_a_grid_is_extended_by_a_step_where_the_best_value_is_at_its_edge(grid, best, expected):
-    found = beyond(grid, {("d", "n", str(place)): value for place, value in enumerate(best)})
+    found = extended_values(grid, {("d", "n", str(place)): value for place, value in enumerate(best)})
 
     assert found == pytest.approx(expected)
     assert all(type(value) is type(grid[0]) for value in found)
@@ -468,7 +468,7 @@ def test_whether_the_winner_depends_on_the_tuned_setting_is_said():
 def test_a_sound_harness_passes_its_own_test():
     scores = np.random.default_rng(1).normal(0.9, 0.02, 30)
 
-    found = alarms(scores, alpha=0.05, margin=0.005, design=None, splits=400)
+    found = simulate_splits(scores, alpha=0.05, margin=0.005, design=None, splits=400)
 
     assert found.pairs == 15
     assert found.false_alarms.low <= 0.05
@@ -484,14 +484,14 @@ def test_a_harness_that_cries_wolf_fails_it(monkeypatch):
     judge = certificate.judge
     monkeypatch.setattr(certificate, "judge", cries_wolf)
 
-    found = certificate.alarms(np.linspace(0.8, 0.9, 16), alpha=0.05, margin=0.005, design=None, splits=50)
+    found = certificate.simulate_splits(np.linspace(0.8, 0.9, 16), alpha=0.05, margin=0.005, design=None, splits=50)
 
     common = {"dataset": "d", "network": "n", "alpha": 0.05, "power_planned": 0.8}
     assert not Certificate(repeated=16, equal=16, **common, **found._asdict()).passed
 
 
 def test_a_harness_that_does_not_repeat_fails_it():
-    found = alarms(np.linspace(0.8, 0.9, 12), alpha=0.05, margin=0.005, design=None, splits=20)
+    found = simulate_splits(np.linspace(0.8, 0.9, 12), alpha=0.05, margin=0.005, design=None, splits=20)
     common = {"dataset": "d", "network": "n", "alpha": 0.05, "power_planned": 0.8, **found._asdict()}
 
     assert Certificate(repeated=12, equal=12, **common).passed
@@ -499,7 +499,7 @@ def test_a_harness_that_does_not_repeat_fails_it():
 
 
 def test_a_self_test_of_pairs_that_reach_no_p_proves_nothing():
-    found = alarms(np.linspace(0.8, 0.9, 10), alpha=0.05, margin=0.005, design=None, splits=20)
+    found = simulate_splits(np.linspace(0.8, 0.9, 10), alpha=0.05, margin=0.005, design=None, splits=20)
 
     of = Certificate("d", "n", 10, 10, alpha=0.05, power_planned=0.8, **found._asdict())
 
@@ -519,7 +519,7 @@ def test_the_smallest_difference_that_a_plan_sees_comes_from_the_records_at_hand
     difference = np.array([0.02, -0.01, 0.03, -0.02, 0.01, 0.00, -0.01, 0.02])
     known = pl.concat([rows("relu", RELU), rows("swish", np.add(RELU, difference))])
 
-    (of,) = foresee(question(replicates=30), known, pl.DataFrame(), {"Digits": 270})
+    (of,) = forecast_power(question(replicates=30), known, pl.DataFrame(), {"Digits": 270})
 
     effect = TTestPower().solve_power(nobs=30, alpha=0.05, power=0.8)
     assert of.source == "records at hand"
@@ -535,9 +535,9 @@ def test_without_records_a_plan_goes_by_the_pilot_and_else_by_the_test_set():
         ]
     )
 
-    (by_pilot,) = foresee(question(), pl.DataFrame(), tried, {"Digits": 270})
-    (by_size,) = foresee(question(), pl.DataFrame(), pl.DataFrame(), {"Digits": 270})
-    nothing = foresee(question(), pl.DataFrame(), pl.DataFrame(), {"Digits": None})
+    (by_pilot,) = forecast_power(question(), pl.DataFrame(), tried, {"Digits": 270})
+    (by_size,) = forecast_power(question(), pl.DataFrame(), pl.DataFrame(), {"Digits": 270})
+    nothing = forecast_power(question(), pl.DataFrame(), pl.DataFrame(), {"Digits": None})
 
     assert by_pilot.source == "the pilot"
     assert by_pilot.sd[0] == pytest.approx(np.std(np.subtract([0.96, 0.99, 0.95, 0.99], RELU[:4]), ddof=1))
@@ -560,7 +560,7 @@ def folder(tmp_path):
     tried = {"relu": SCORES["relu"], "swish": SCORES["tanh"]}
     records.write_records(tmp_path / "tuning.parquet", tuning_table(tried))
     certificate = Certificate("Digits", "MLP", 8, 8, 9, 6, 0.05, Interval(0, 0, 0.1), 0.1, 0.8, Interval(0.8, 0.7, 0.9))
-    replace(History(), certificates={asked.hash: [plain(certificate)]}).planned(asked).write(tmp_path)
+    replace(History(), certificates={asked.hash: [to_json_values(certificate)]}).planned(asked).write(tmp_path)
     return tmp_path
 
 

@@ -14,7 +14,7 @@ from actbench.networks import (
     TutorialCNN,
     build_network,
     calls_activation,
-    compared,
+    compared_modules,
 )
 from actbench.studies.cells.measurements import initial_weights
 from actbench.training.classifier import Classifier
@@ -189,8 +189,8 @@ class Both(nn.Sequential):
 def test_what_the_factory_made_is_told_from_what_the_network_has_of_its_own():
     built = build_network(Both, nn.PReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
 
-    assert list(compared(built)) == [built[3]]
-    assert len(list(compared(copy.deepcopy(built)))) == 1
+    assert list(compared_modules(built)) == [built[3]]
+    assert len(list(compared_modules(copy.deepcopy(built)))) == 1
 
 
 def test_pairs_start_from_the_same_weights_whatever_the_network_has_of_its_own():

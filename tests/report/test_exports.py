@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams import metadata as hparams
 
 from actbench import records
 from actbench.inference.verdict import History, load_results, p_value, points
-from actbench.inference.verdict.changes import changes, factor_values, spans
+from actbench.inference.verdict.changes import factor_values, spans, study_changes
 from actbench.report.exports import FORMATS, all_figures, write_exports
 from actbench.report.figures import figures_by_file, render
 from actbench.report.figures.figure import file_name
@@ -507,7 +507,7 @@ def test_exports_need_no_torch(results, folder):
 
 
 def test_a_study_is_like_itself(results):
-    assert changes(results, results) == ["nothing changed"]
+    assert study_changes(results, results) == ["nothing changed"]
 
 
 def study_of(folder, arms, *, lr=0.002, device="a CPU", **settings):
@@ -524,7 +524,7 @@ def test_what_changed_is_told_line_by_line(tmp_path):
     more = {"relu": BASE, "swish": BASE + [0.001, -0.001] * 4, "gelu": BASE + 0.02}
     after = study_of(tmp_path / "b", more, lr=0.01, device="a GPU", alpha=0.04, replicates=9)
 
-    assert changes(before, after) == [
+    assert study_changes(before, after) == [
         "arms added: gelu",
         "arms gone: tanh",
         "plan, replicates: 9, was 8",
@@ -539,7 +539,7 @@ def test_a_verdict_that_changed_is_told_with_both_estimates(tmp_path):
     after = study_of(tmp_path / "b", {"relu": BASE, "swish": BASE + [0.01, 0.02] * 4})
 
     # By hand: means 0 and 1.5 points, sd 2.138 and .5345, t(7) 2.365.
-    assert changes(before, after) == [
+    assert study_changes(before, after) == [
         "swish against relu on Digits with MLP: better (+1.5 points, +1.1 to +1.9, 8 pairs), "
         "was undecided (+0.00 points, -1.8 to +1.8, 8 pairs)",
         "swish on Digits with MLP: mean test accuracy 96.50 % of 8 seeds, was 95.00 % of 8 seeds",
@@ -554,7 +554,7 @@ def test_seeds_and_settings_of_one_arm_are_told_of_it(tmp_path):
         )
     )
 
-    lines = changes(before, after)
+    lines = study_changes(before, after)
 
     assert "swish on Digits with MLP: settings, optimizer.lr: 0.1, was 0.002" in lines
     assert "swish on Digits with MLP: seeds: 0 to 5, was 0 to 7" in lines

@@ -17,7 +17,7 @@ from scipy import stats
 
 from actbench import __version__
 from actbench.cli.report import print_results
-from actbench.records import frame
+from actbench.records import to_frame
 from actbench.report import figures, latex, markdown, page, tables, write_page
 from actbench.report.embedded import MOST_VALUES, embed_records
 from actbench.report.exports import all_figures
@@ -422,7 +422,7 @@ def test_of_many_records_the_curves_are_thinned(tmp_path):
     rows = [record("relu", seed, 0.9, epochs=40) for seed in range(20)]
     results = study(tmp_path, [records("relu", [0.9])], arms=["relu"], replicates=1)
     table = (
-        frame(rows)
+        to_frame(rows)
         .sample(2 * many, with_replacement=True, seed=0)
         .with_columns(
             arm=np.array(["relu", "swish"]).repeat(many),

@@ -319,7 +319,10 @@ def test_another_python_is_named(two_nodes, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--study.executor", "ray"], "study.executor: it needs Ray: pip install 'actbench[ray]'"),
+        (
+            ["--study.executor", "ray"],
+            "study.executor: it needs Ray: pip install 'lightning-actbench[ray]'",
+        ),
         (["--study.executor.address", "auto"], "study.executor: "),
     ],
 )

@@ -25,8 +25,8 @@ from actbench.studies import (
     StudyError,
     arms,
     compare,
-    entries,
     make_plan,
+    planned_cells,
     rehearse,
     train,
 )
@@ -57,7 +57,7 @@ def test_arms_are_named_by_what_was_given_and_told_apart_by_arguments():
 
 def test_a_setting_of_an_arm_is_its_own(tmp_path):
     slow = {"name": "slow", "activation": "relu", "model.optimizer.lr": 1e-4, "data.batch_size": 32}
-    normal, own = entries(Study.of(study(tmp_path, activations=["relu", slow])))
+    normal, own = planned_cells(Study.of(study(tmp_path, activations=["relu", slow])))
 
     assert own.cell.config["model"]["optimizer"]["init_args"]["lr"] == 1e-4
     assert own.cell.config["data"]["init_args"]["batch_size"] == 32
@@ -300,7 +300,7 @@ def test_ten_thousand_finished_cells_are_planned_in_seconds(tmp_path):
     config = study(tmp_path, networks=networks, activations=rates, replicates=2)
     store = Store(tmp_path / "cells")
     store.folder.mkdir()
-    for entry in entries(Study.of(config)):
+    for entry in planned_cells(Study.of(config)):
         store.path(entry.cell.hash, [0, 1]).write_bytes(b"a plan reads no record")
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
 
@@ -541,4 +541,4 @@ def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
 def wanted_of(config):
     """A study, and all that it wants."""
     asked = Study.of(config)
-    return asked, [Wanted(entry, asked.seeds) for entry in entries(asked)]
+    return asked, [Wanted(entry, asked.seeds) for entry in planned_cells(asked)]

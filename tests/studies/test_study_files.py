@@ -15,14 +15,14 @@ from actbench.cli import compare as command
 from actbench.cli.main import main
 from actbench.cli.report import print_results, print_table
 from actbench.inference.verdict import pairing_faults
-from actbench.inference.verdict.pairing import other_networks, verified
+from actbench.inference.verdict.pairing import other_networks, pairing_sentence
 from actbench.records import Store
 from actbench.report.tables import tables
 from actbench.specs import compose
-from actbench.studies import Study, arms, collect, compare, entries, make_plan, rehearse
+from actbench.studies import Study, arms, compare, make_plan, planned_cells, read_wanted, rehearse
 from actbench.studies.cells import Cell, cell_config
 from actbench.studies.forecast import forecast
-from actbench.training.preflight import epochs_of
+from actbench.training.preflight import planned_epochs
 
 ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.1, "total_steps": 8}}
 PLATEAU = {"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
@@ -63,7 +63,7 @@ def test_nested_settings_of_an_arm_are_its_own(tmp_path):
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
     nested = {"name": "sw", "activation": "swish", "model": {"optimizer": optimizer}, "trainer": {"max_epochs": 1}}
 
-    _, entry = entries(Study.of(study(tmp_path, activations=["relu", nested])))
+    _, entry = planned_cells(Study.of(study(tmp_path, activations=["relu", nested])))
 
     assert entry.cell.config["model"]["activation"]["class_path"] == "actbench.activations.Swish"
     assert entry.cell.config["model"]["network"]["class_path"] == "actbench.networks.MLP"
@@ -74,7 +74,7 @@ def test_nested_settings_of_an_arm_are_its_own(tmp_path):
 def test_a_class_of_an_arm_is_set_before_its_arguments_in_any_order(tmp_path):
     arm = {"activation": "swish", "model.optimizer.lr": 0.5, "model.optimizer": "torch.optim.SGD"}
 
-    (entry,) = entries(Study.of(study(tmp_path, activations=[arm])))
+    (entry,) = planned_cells(Study.of(study(tmp_path, activations=[arm])))
 
     assert entry.cell.config["model"]["optimizer"]["class_path"] == "torch.optim.SGD"
     assert entry.cell.config["model"]["optimizer"]["init_args"]["lr"] == 0.5
@@ -105,7 +105,7 @@ def test_arguments_under_data_hold_for_each_dataset_that_takes_them(tmp_path, da
     listed = ["Digits", "FakeImages", {"class_path": "FakeImages", "init_args": {"batch_size": 16}}]
     config = study(tmp_path, activations=["relu"], datasets=listed) | {"data": data}
 
-    compared = entries(Study.of(config))
+    compared = planned_cells(Study.of(config))
 
     assert [entry.cell.config["data"]["init_args"]["batch_size"] for entry in compared] == sizes
     rows = data["init_args"].get("rows", 1024)
@@ -117,7 +117,7 @@ def test_arguments_under_network_hold_for_each_network_that_takes_them(tmp_path,
     config = study(tmp_path, activations=["relu"], networks=["TutorialCNN", "MLP"])
     config["model"] = {"network": {"init_args": {"hidden": [8]}}}
 
-    first, second = entries(Study.of(config))
+    first, second = planned_cells(Study.of(config))
 
     assert "init_args" not in first.cell.config["model"]["network"]
     assert second.cell.config["model"]["network"]["init_args"]["hidden"] == [8]
@@ -215,11 +215,11 @@ def test_files_without_a_study_are_refused(capsys, tmp_path):
 
 
 def test_a_forecast_counts_the_steps_that_limits_leave():
-    assert epochs_of({"max_epochs": None}, 4) == 1000
-    assert epochs_of({"max_epochs": None, "max_steps": 8}, 4) == 2
-    assert epochs_of({"max_epochs": -1, "max_steps": 6}, 4) == 1.5
-    assert epochs_of({"max_epochs": 1, "max_steps": 8}, 4) == 1
-    assert epochs_of({"max_epochs": -1, "max_time": "00:00:01:00"}, 4) is None
+    assert planned_epochs({"max_epochs": None}, 4) == 1000
+    assert planned_epochs({"max_epochs": None, "max_steps": 8}, 4) == 2
+    assert planned_epochs({"max_epochs": -1, "max_steps": 6}, 4) == 1.5
+    assert planned_epochs({"max_epochs": 1, "max_steps": 8}, 4) == 1
+    assert planned_epochs({"max_epochs": -1, "max_time": "00:00:01:00"}, 4) is None
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_damaged_file_that_another_process_has_just_set_aside_is_missing(tmp_p
     monkeypatch.setattr(Store, method, later)
     config, said = Study.of(study(tmp_path)), []
 
-    table = collect(config, make_plan(config).wanted, said.append)
+    table = read_wanted(config, make_plan(config).wanted, said.append)
 
     assert (len(table), said) == (3, [])
 
@@ -304,7 +304,7 @@ def test_a_dry_run_renames_nothing(tmp_path):
     before, said = sorted((tmp_path / "cells").iterdir()), []
     config = Study.of(study(tmp_path, replicates=4))
 
-    collect(config, make_plan(config).wanted, said.append, change=False)
+    read_wanted(config, make_plan(config).wanted, said.append, change=False)
 
     assert sorted((tmp_path / "cells").iterdir()) == before
     assert len(said) == 1
@@ -397,5 +397,5 @@ def test_weights_are_compared_only_in_the_same_network(tmp_path):
 
     assert results.faults == []
     assert other_networks(results.table, "relu") == ["wide"]
-    assert verified(results.table, "relu").endswith("weights of their own, in another network: wide")
+    assert pairing_sentence(results.table, "relu").endswith("weights of their own, in another network: wide")
     assert pairing_faults(other, "relu") == ["prelu: 3 seeds have another initial weights than relu, or an unknown one"]

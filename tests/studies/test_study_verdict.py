@@ -12,7 +12,7 @@ from actbench import records
 from actbench.inference.stats import detectable
 from actbench.inference.verdict import History, load_results, schema
 from actbench.records import read_records
-from actbench.studies import Study, StudyError, compare, entries
+from actbench.studies import Study, StudyError, compare, planned_cells
 
 LOOKS = {"min": 4, "max": 12, "batch": 4}
 
@@ -233,7 +233,9 @@ def test_a_rule_that_makes_no_sense_is_refused(section, message):
 def test_the_tuned_setting_is_in_the_hash_of_a_cell(tmp_path):
     of = Study.of(study(tmp_path, tune=TUNE))
 
-    hashes = {entry.cell.hash for value in TUNE["model.optimizer.lr"] for entry in entries(of, lambda _, v=value: v)}
+    hashes = {
+        entry.cell.hash for value in TUNE["model.optimizer.lr"] for entry in planned_cells(of, lambda _, v=value: v)
+    }
 
     assert len(hashes) == 6
 

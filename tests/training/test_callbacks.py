@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from actbench.data import FakeImages
-from actbench.records import write_whole
+from actbench.records import replace_file
 from actbench.training.callbacks import (
     BestCheckpoint,
     CheckpointCopy,
@@ -167,8 +167,8 @@ def test_progress_in_plain_lines_shows_the_first_and_the_last_epoch(tmp_path, ca
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "file.txt"
 
-    write_whole(path, b"first")
-    write_whole(path, b"second")
+    replace_file(path, b"first")
+    replace_file(path, b"second")
 
     assert path.read_text() == "second"
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]

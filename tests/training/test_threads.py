@@ -11,7 +11,7 @@ from torch import nn
 from actbench.networks import MLP, TutorialCNN
 from actbench.training.classifier import Classifier
 from actbench.training.stack import multiply_adds
-from actbench.training.threads import available_cores, choose_threads, forget_peak_memory, peak_memory_mb
+from actbench.training.threads import available_cores, choose_threads, peak_memory_mb, reset_peak_memory
 
 
 def test_multiply_adds_are_those_of_a_hand_calculation():
@@ -83,11 +83,11 @@ def test_freed_memory_is_kept_for_the_next_step():
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell")
 def test_peak_memory_begins_anew_without_what_was_freed():
     cpu = torch.device("cpu")
-    before = forget_peak_memory(cpu) and peak_memory_mb(cpu)
+    before = reset_peak_memory(cpu) and peak_memory_mb(cpu)
 
     torch.ones(50_000_000)
     with_it = peak_memory_mb(cpu)
-    forgotten = forget_peak_memory(cpu) and peak_memory_mb(cpu)
+    forgotten = reset_peak_memory(cpu) and peak_memory_mb(cpu)
 
     assert with_it - before == pytest.approx(50_000_000 * 4 / 2**20, rel=0.2)
     assert forgotten - before < 50

@@ -2,18 +2,18 @@
 
 from actbench.inference.verdict.certificate import POWER as POWER
 from actbench.inference.verdict.certificate import Certificate as Certificate
-from actbench.inference.verdict.certificate import alarms as alarms
+from actbench.inference.verdict.certificate import simulate_splits as simulate_splits
 from actbench.inference.verdict.evidence import scores as scores
 from actbench.inference.verdict.findings import OUTCOME as OUTCOME
 from actbench.inference.verdict.findings import Finding as Finding
 from actbench.inference.verdict.findings import conclude as conclude
-from actbench.inference.verdict.findings import counted as counted
+from actbench.inference.verdict.findings import counted_pairs as counted_pairs
 from actbench.inference.verdict.history import History as History
 from actbench.inference.verdict.history import Look as Look
 from actbench.inference.verdict.history import schema as schema
 from actbench.inference.verdict.pairing import pairing_faults as pairing_faults
-from actbench.inference.verdict.planning import Foreseen as Foreseen
-from actbench.inference.verdict.planning import foresee as foresee
+from actbench.inference.verdict.planning import PowerForecast as PowerForecast
+from actbench.inference.verdict.planning import forecast_power as forecast_power
 from actbench.inference.verdict.question import Comparison as Comparison
 from actbench.inference.verdict.question import PlannedArm as PlannedArm
 from actbench.inference.verdict.question import Question as Question
@@ -22,11 +22,11 @@ from actbench.inference.verdict.results import TUNING as TUNING
 from actbench.inference.verdict.results import VERDICT as VERDICT
 from actbench.inference.verdict.results import StudyResults as StudyResults
 from actbench.inference.verdict.results import load_results as load_results
-from actbench.inference.verdict.results import plain as plain
+from actbench.inference.verdict.results import to_json_values as to_json_values
 from actbench.inference.verdict.tuning import EXTENSIONS as EXTENSIONS
 from actbench.inference.verdict.tuning import Tuning as Tuning
-from actbench.inference.verdict.tuning import beyond as beyond
-from actbench.inference.verdict.tuning import choose as choose
+from actbench.inference.verdict.tuning import choose_values as choose_values
+from actbench.inference.verdict.tuning import extended_values as extended_values
 from actbench.inference.verdict.tuning import summarize_tuning as summarize_tuning
 from actbench.inference.verdict.words import certificate_sentence as certificate_sentence
 from actbench.inference.verdict.words import p_value as p_value

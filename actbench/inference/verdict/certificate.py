@@ -56,7 +56,7 @@ class Certificate(NamedTuple):
         return self.repeated == self.equal and self.false_alarms.low <= self.alpha and self.can_fail
 
 
-class Alarms(NamedTuple):
+class SplitTest(NamedTuple):
     """Part of a `Certificate`: results of random splits of one arm's seeds into two."""
 
     splits: int
@@ -66,14 +66,14 @@ class Alarms(NamedTuple):
     power_seen: Interval
 
 
-def alarms(
+def simulate_splits(
     scores: Float[np.ndarray, " seeds"],
     *,
     alpha: float,
     margin: float,
     design: Design | None,
     splits: int = 2_000,
-) -> Alarms:
+) -> SplitTest:
     """False alarms and power of `judge` on the scores of one arm, where the truth is known.
 
     The seeds are split at random into two arms, so that there is no difference.
@@ -102,7 +102,7 @@ def alarms(
         arm, baseline = rng.permutation(scores)[: 2 * pairs].reshape(2, pairs)
         false += different(arm - baseline)
         seen += different(arm - baseline + planted)
-    return Alarms(splits, pairs, proportion_interval(false, splits), planted, proportion_interval(seen, splits))
+    return SplitTest(splits, pairs, proportion_interval(false, splits), planted, proportion_interval(seen, splits))
 
 
 def proportion_interval(hits: int, trials: int, *, level: float = 0.95) -> Interval:

@@ -23,7 +23,7 @@ PROVENANCE = (
 )
 
 
-def changes(before: StudyResults, after: StudyResults) -> list[str]:
+def study_changes(before: StudyResults, after: StudyResults) -> list[str]:
     """What changed from one study to another, a line each.
 
     Arms, datasets and networks; the plan; settings and seeds of the arms that

@@ -99,7 +99,7 @@ def conclude(
         elsewhere: Histories of other studies, which may have looked at the same cells.
     """
     by_outcome = {outcome: scores(table, outcome) for outcome in (OUTCOME, *LOWER_IS_BETTER)}
-    pairs, running = counted(by_outcome[OUTCOME], question)
+    pairs, running = counted_pairs(by_outcome[OUTCOME], question)
     judgements = judge(
         [pair.difference for pair in pairs], alpha=question.alpha, margin=question.margin, design=question.design
     )
@@ -162,7 +162,7 @@ def make_look(judgements: Sequence[Judgement], question: Question) -> Look:
     )
 
 
-def counted(scores: Scores, question: Question) -> tuple[list[Pairs], list[Comparison]]:
+def counted_pairs(scores: Scores, question: Question) -> tuple[list[Pairs], list[Comparison]]:
     """The pairs of each comparison that count, and the comparisons that go on.
 
     All pairs count where the number of seeds is fixed. In a sequential design,

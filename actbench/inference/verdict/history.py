@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actbench.inference.verdict.question import Question
-from actbench.records import RecordError, write_whole
+from actbench.records import RecordError, replace_file
 
 FILE = "history.json"
 LARGEST = 2**24  # bytes of a file
@@ -82,7 +82,7 @@ class History:
 
     def write(self, folder: Path) -> None:
         """Write the history into a study's folder, whole or not at all."""
-        write_whole(folder / FILE, (json.dumps(asdict(self), indent=1) + os.linesep).encode())
+        replace_file(folder / FILE, (json.dumps(asdict(self), indent=1) + os.linesep).encode())
 
     def troubled(self, troubles: Sequence[str]) -> "History":
         """This history with what has just gone wrong."""

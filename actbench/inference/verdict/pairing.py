@@ -41,7 +41,7 @@ def other_networks(table: pl.DataFrame, baseline: str) -> list[str]:
     return [str(arm) for (arm,), joined in with_baseline(table, baseline) if len(joined.filter(other))]
 
 
-def verified(table: pl.DataFrame, baseline: str) -> str:
+def pairing_sentence(table: pl.DataFrame, baseline: str) -> str:
     """A sentence on what the fingerprints prove, where `pairing_faults` are none."""
     others = other_networks(table, baseline)
     left_out = f"; weights of their own, in another network: {', '.join(others)}" if others else ""

@@ -16,7 +16,7 @@ TYPICAL = 0.9  # accuracy, where none is known
 LEAST = 4  # pairs from which a spread is estimated
 
 
-class Foreseen(NamedTuple):
+class PowerForecast(NamedTuple):
     """Spread of the differences on one dataset and network, and what follows from it.
 
     ``sd`` holds the standard deviation of a difference for the comparisons that
@@ -35,9 +35,9 @@ class Foreseen(NamedTuple):
     pairs_for_margin: int | None
 
 
-def foresee(
+def forecast_power(
     question: Question, records: pl.DataFrame, pilot: pl.DataFrame, images: Mapping[str, int | None]
-) -> list[Foreseen]:
+) -> list[PowerForecast]:
     """What the comparisons on each dataset and network will be able to see.
 
     The spread of a difference comes from the records at hand, else from those of
@@ -58,7 +58,7 @@ def foresee(
             least, most = min(sds_by_source[source]), max(sds_by_source[source])
             unit = detectable(question.most, alpha=alpha)
             needed = pairs_for_margin(most, question.margin, alpha=alpha)
-            result.append(Foreseen(*panel, source, (least, most), (least * unit, most * unit), needed))
+            result.append(PowerForecast(*panel, source, (least, most), (least * unit, most * unit), needed))
     return result
 
 

@@ -23,7 +23,7 @@ from actbench.inference.verdict.words import (
     sentences,
     tuning_sentences,
 )
-from actbench.records import COLUMNS, RecordError, read_records, write_whole
+from actbench.records import COLUMNS, RecordError, read_records, replace_file
 
 FORMAT = 1
 RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
@@ -135,15 +135,15 @@ def write_verdict(path: Path, results: StudyResults, history: History) -> None:
         ],
         "looks": [vars(look) for look in history.looks],
     }
-    write_whole(path, (json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n").encode())
+    replace_file(path, (json.dumps(to_json_values(content), indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def plain(value: Any) -> Any:
+def to_json_values(value: Any) -> Any:
     """A value as JSON holds it: named tuples as objects, NaN and infinities as null, keys as text."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {f"{key:g}" if isinstance(key, float) else str(key): plain(item) for key, item in value.items()}
+        return {f"{key:g}" if isinstance(key, float) else str(key): to_json_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

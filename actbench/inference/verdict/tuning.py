@@ -57,7 +57,7 @@ def val_scores(table: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def choose(table: pl.DataFrame) -> dict[Key, float]:
+def choose_values(table: pl.DataFrame) -> dict[Key, float]:
     """Each arm's value of highest mean val accuracy; among ties, the value of lowest val loss."""
     best = (
         val_scores(table)
@@ -69,7 +69,7 @@ def choose(table: pl.DataFrame) -> dict[Key, float]:
     return {(dataset, network, arm): value for dataset, network, arm, value in rows}
 
 
-def beyond(grid: Sequence[float], chosen: Mapping[Key, float]) -> list[float]:
+def extended_values(grid: Sequence[float], chosen: Mapping[Key, float]) -> list[float]:
     """The values one step beyond each edge of a grid at which some arm is best.
 
     A step repeats the last factor where all values are above 0, and the last difference otherwise.
@@ -87,7 +87,7 @@ def beyond(grid: Sequence[float], chosen: Mapping[Key, float]) -> list[float]:
 
 def summarize_tuning(table: pl.DataFrame, setting: str, grid: Sequence[float], *, level: float) -> list[Tuning]:
     """Results of tuning from its records, for each dataset and network; ``grid`` holds the values first planned."""
-    chosen, rows = choose(table), val_scores(table)
+    chosen, rows = choose_values(table), val_scores(table)
     result = []
     for (dataset, network), panel in rows.group_by("dataset_name", "network_name", maintain_order=True):
         values, arms = panel["value"].unique().sort().to_list(), []

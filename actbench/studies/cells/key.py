@@ -24,7 +24,7 @@ from actbench.data.contents import files_hash
 from actbench.specs import without
 from actbench.specs.compose import SPEC_NAMES, SPECS
 from actbench.training.checkpoints import is_default
-from actbench.training.config import LIGHTNINGS, is_ours
+from actbench.training.config import LIGHTNING_DEFAULTS, is_actbench_dataset
 
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short forms
 
@@ -101,7 +101,7 @@ def factors(
     settings = {
         name: value
         for name, value in trainer.items()
-        if KEY[f"trainer.{name}"].counts and not is_default(name, value) and value != LIGHTNINGS[name]
+        if KEY[f"trainer.{name}"].counts and not is_default(name, value) and value != LIGHTNING_DEFAULTS[name]
     }
     sources, packages = user_code(config)
     files = dict(named_files(without(config, "data"), sources))
@@ -123,7 +123,7 @@ def factors(
 def without_paths(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """A DataModule with its arguments, without folders, and with the content's hash in place of a file's path."""
     arguments = dataset.get("init_args", {})
-    if is_ours(dataset["class_path"]):
+    if is_actbench_dataset(dataset["class_path"]):
         return {**dataset, "init_args": without(arguments, "root", "download")}
     files = {name: file_hash(value) for name, value in arguments.items() if is_file(value)}
     folders = [name for name, value in arguments.items() if is_folder(name, value)]

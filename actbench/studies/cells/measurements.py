@@ -19,10 +19,10 @@ from torch import nn
 from typing_extensions import override
 
 from actbench import __version__, data, records
-from actbench.networks import compared
+from actbench.networks import compared_modules
 from actbench.specs import without
 from actbench.training.classifier import Classifier
-from actbench.training.threads import available_cores, forget_peak_memory, peak_memory_mb
+from actbench.training.threads import available_cores, peak_memory_mb, reset_peak_memory
 
 WARM_UP = 60  # first steps of a process, in which the stack records its operations; they are not timed
 RANGE, POINTS = 5.0, 101  # of the activation's curve: inputs from -5 to 5
@@ -58,7 +58,7 @@ class Measurements(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.others = OtherProcesses()
-        self.memory_known = forget_peak_memory(trainer.strategy.root_device)
+        self.memory_known = reset_peak_memory(trainer.strategy.root_device)
         self.steps, self.timed = 0, (0, time.perf_counter())
         if self.init:  # the fit is resumed; provenance and fingerprints are those of its start
             return
@@ -144,7 +144,9 @@ class OtherProcesses:
 def initial_weights(classifier: Classifier) -> list[str]:
     """For each replicate, a hash of its weights, except the weights of the activations that are compared."""
     network = classifier.stack.network
-    excluded = {id(value) for module in compared(network) for value in (*module.parameters(), *module.buffers())}
+    excluded = {
+        id(value) for module in compared_modules(network) for value in (*module.parameters(), *module.buffers())
+    }
     values = network.state_dict(keep_vars=True)
     shared = [(name, value.detach().cpu()) for name, value in values.items() if id(value) not in excluded]
     hashes = [sha256() for _ in classifier.seeds]
@@ -197,7 +199,7 @@ def curves(classifier: Classifier) -> Iterator[dict[str, list[float] | None]]:
     A report draws them without torch. They are None where the activation is not a
     function of one number, as with parameters for each channel.
     """
-    site = next(compared(classifier.stack.network), None)
+    site = next(compared_modules(classifier.stack.network), None)
     for replicate in range(len(classifier.seeds)):
         yield curve(site and classifier.stack.replicate(replicate, site).cpu().eval())
 

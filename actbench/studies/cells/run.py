@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from actbench import records
 from actbench.data import SEED
-from actbench.seeding import fixed, unchanged_generators
+from actbench.seeding import fixed_sources, unchanged_generators
 from actbench.studies.cells.cell import Cell
 from actbench.studies.cells.measurements import Measurements, curves
 from actbench.training import checkpoints
@@ -90,7 +90,7 @@ def to_records(
             "order_fingerprint": measured["order"][replicate] if measured["order"] else None,
         }
 
-    return records.frame(map(row, range(len(classifier.seeds)), classifier.seeds, curves(classifier)))
+    return records.to_frame(map(row, range(len(classifier.seeds)), classifier.seeds, curves(classifier)))
 
 
 class CellCLI(BenchCLI):
@@ -127,7 +127,7 @@ def run_cell(
         callbacks: Callbacks besides those of the config, such as a progress bar.
         copy: A copy of the checkpoint elsewhere, which replaces the folder's if it exists.
     """
-    with unchanged_process(SEED), fixed(cell.fixed, cell.fixed_seed):
+    with unchanged_process(SEED), fixed_sources(cell.fixed, cell.fixed_seed):
         measured = Measurements(cell.fit)
         run = RunFolder(logger=RunLogger(folder.parent, name="", version=folder.name))
         best = [BestCheckpoint()] if cell.weights == "best" else []

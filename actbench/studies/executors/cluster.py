@@ -51,7 +51,7 @@ class Ray(Workers):
         send: Sequence[str] = (),
     ) -> None:
         if importlib.util.find_spec("ray") is None:
-            raise ValueError("it needs Ray: pip install 'actbench[ray]'")
+            raise ValueError("it needs Ray: pip install 'lightning-actbench[ray]', or '.[ray]' in a checkout")
         if (address not in (None, "auto") and not str(address).rpartition(":")[2].isdecimal()) or "/" in str(address):
             raise ValueError(f"address is auto or HOST:PORT, got {address!r}")
         if not isinstance(cpus, int) or cpus < 1:

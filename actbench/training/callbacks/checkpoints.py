@@ -16,7 +16,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
-from actbench.records import whole
+from actbench.records import replacing
 from actbench.training.checkpoints import check_state
 
 
@@ -199,5 +199,5 @@ def save_whole(trainer: Trainer, path: Path, *, weights_only: bool = False) -> N
     Lightning itself moves a temporary file into place, which may be a copy
     between disks, and does not wait until the disk has stored it.
     """
-    with whole(path) if trainer.is_global_zero else nullcontext(path) as unfinished:
+    with replacing(path) if trainer.is_global_zero else nullcontext(path) as unfinished:
         trainer.save_checkpoint(unfinished, weights_only=weights_only)

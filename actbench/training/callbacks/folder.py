@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from actbench.records import write_whole
+from actbench.records import replace_file
 from actbench.training.callbacks.checkpoints import EpochCheckpoint
 from actbench.training.checkpoints import CheckpointError, check_state
 from actbench.training.metrics import summary_statistics
@@ -86,7 +86,7 @@ class RunFolder(Callback):
             if isinstance(callback, EpochCheckpoint):
                 callback.dirpath = str(self.path / "checkpoints")
         if self.config is not None and trainer.is_global_zero:
-            write_whole(self.path / "config.yaml", self.config.encode())
+            replace_file(self.path / "config.yaml", self.config.encode())
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -143,7 +143,7 @@ class RunFolder(Callback):
         writer = csv.writer(table)
         writer.writerow(["epoch", "step", "seed", *self.columns])
         writer.writerows(self._rows(self.epochs, pl_module.seeds))
-        write_whole(path, table.getvalue().encode())
+        replace_file(path, table.getvalue().encode())
 
     def _rows(self, epochs: list[dict[str, Any]], seeds: Sequence[int]) -> Iterator[list[Any]]:
         for epoch in epochs:

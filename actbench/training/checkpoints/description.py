@@ -7,7 +7,7 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule, Trainer
 
-from actbench.specs import is_plain, public_path, written
+from actbench.specs import is_plain, public_path, to_plain
 
 # Settings of the Trainer that change what is trained or scored, with defaults. Devices, loggers and folders do not.
 TRAINER_SETTINGS = {
@@ -39,7 +39,7 @@ def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | No
     if described is None:
         recorded = {name: value for name, value in datamodule.hparams.items() if is_plain(value)}
         cls = type(getattr(datamodule, "inner", datamodule))
-        described = written({"class_path": public_path(cls), "init_args": recorded})
+        described = to_plain({"class_path": public_path(cls), "init_args": recorded})
     return {"init_args": {}, **passed_on(described)}
 
 
@@ -54,7 +54,7 @@ def describe_trainer(trainer: Trainer) -> dict[str, Any]:
     """Settings of a Trainer that change what is trained or scored and differ from the defaults."""
     settings = {name: getattr(trainer, name) for name in TRAINER_SETTINGS}
     values = {name: value.value if isinstance(value, Enum) else value for name, value in settings.items()}
-    return {name: written(value) for name, value in values.items() if is_plain(value) and not is_default(name, value)}
+    return {name: to_plain(value) for name, value in values.items() if is_plain(value) and not is_default(name, value)}
 
 
 def is_default(name: str, value: Any) -> bool:
