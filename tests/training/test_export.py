@@ -87,5 +87,5 @@ def test_a_file_that_differs_from_the_stack_is_refused(tmp_path, monkeypatch):
 def test_without_onnx_the_error_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
 
-    with pytest.raises(ExportError, match=r"pip install 'actbench\[onnx\]'"):
+    with pytest.raises(ExportError, match=r"pip install 'lightning-actbench\[onnx\]'"):
         export_replicate(trained(), 0, tmp_path / "net.onnx")
