@@ -647,7 +647,7 @@ class 激活(nn.SiLU):
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_letters_that_the_output_does_not_know_are_replaced(done, tmp_path, workers):
     names = tmp_path / "Aktivität.py"
     names.write_text(PRINTS, encoding="utf-8")

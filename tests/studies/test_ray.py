@@ -208,6 +208,7 @@ def test_a_task_whose_worker_dies_is_tried_again(two_nodes, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")  # Ray would tell of it, too
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_three_workers_fails_and_the_others_go_on(two_nodes):
     results = []
 

@@ -428,7 +428,7 @@ def test_merge_joins_studies(actbench, config, tmp_path):
     assert (absent.returncode, len(absent.stderr.splitlines())) == (2, 1)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_keeps_what_is_finished_and_goes_on(start, config, workers):
     options = ["--study.workers", workers, "--trainer.max_epochs", 200, "--study.replicates", 4]
     study = start("compare", "--config", "study.yaml", *options)
