@@ -241,7 +241,7 @@ def is_json(text: str) -> bool:
 
 
 def write_records(path: Path, table: pl.DataFrame) -> None:
-    """Write records to a file, whole or not at all; see `whole`."""
+    """Write records to a file, whole or not at all; see `replacing`."""
     replace_file(path, to_bytes(table))
 
 
