@@ -75,7 +75,7 @@ class CommandCLI(BenchCLI):
         self.saved: dict[str, Any] | None = None
         if given.get("ckpt_path") not in (None, "null"):
             path = str(given["ckpt_path"])
-            self.saved = read_checkpoint(command, path, given)
+            self.saved = read_saved(command, path, given)
             if "GradientAccumulationScheduler" in str(setting(given, "trainer.callbacks")):
                 # The checkpoint has the value that the callback set, and Lightning refuses value and callback together.
                 self.saved["trainer"] = without(self.saved["trainer"], "accumulate_grad_batches")
@@ -165,7 +165,7 @@ class CommandCLI(BenchCLI):
                 raise checkpoints.CheckpointError(
                     f"{path} is a link, through which nothing is written: remove it, or give --trainer.default_root_dir"
                 )
-        step = checkpoints.load_checkpoint(ckpt_path)["global_step"]
+        step = self.saved and self.saved["global_step"]
         return RunLogger(run.parent.parent, name=run.parent.name, version=run.name, purge_step=step)
 
     # --- running ---
@@ -236,16 +236,17 @@ def is_restore_error(error: BaseException) -> bool:
     return any("checkpoint_connector" in file for file in files) or any(path in files[-1] for path in stateful)
 
 
-def read_checkpoint(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The description in a checkpoint, as `checkpoints.read_description` reads it.
+def read_saved(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The description in a checkpoint, and as ``global_step`` the optimiser steps that it has taken.
 
     Paths of the DataModule, which a checkpoint does not hold, come from the run's config beside it.
     """
     trusted = checkpoints.trusted_names(given.get("trust"))
     trusted += [str(path).partition(".")[0] for path in class_paths(without(given, "trainer")) if "." in str(path)]
-    saved = checkpoints.read_description(ckpt_path, trust=trusted, data=setting(given, "data.class_path"))
-    if command == "fit" and "optimizer_states" not in checkpoints.load_checkpoint(ckpt_path):
-        raise UsageError(f"no fit can go on from {ckpt_path}: its weights may be from several epochs; give last.ckpt")
+    description, content = checkpoints.read_checkpoint(ckpt_path, trust=trusted, data=setting(given, "data.class_path"))
+    if command == "fit" and "optimizer_states" not in content:
+        raise UsageError(f"no fit can go on from {ckpt_path}: it holds no state of the optimizer; give last.ckpt")
+    saved = {**description, "global_step": content["global_step"]}
     described, folder = saved["data"], Path(ckpt_path).absolute().parent
     local = (described or {}).get("local", [])
     configs = [path for path in (folder.parent / "config.yaml", folder / "config.yaml") if path.is_file()]

@@ -355,10 +355,10 @@ class Classifier(LightningModule):
         Raises:
             CheckpointError: The file is damaged, not a checkpoint of actbench, or names code that is not trusted.
         """
-        description = checkpoints.read_description(checkpoint_path, trust=trust)
+        description, content = checkpoints.read_checkpoint(checkpoint_path, trust=trust)
         try:
             classifier = cls(**description["model"], seed=description["seed"])
-            classifier.load_state_dict(checkpoints.load_checkpoint(checkpoint_path)["state_dict"])
+            classifier.load_state_dict(content["state_dict"])
         except Exception as error:  # users' classes raise errors of any kind
             raise checkpoints.CheckpointError(
                 f"{checkpoint_path} describes what cannot be built: {one_line(error)}"

@@ -10,7 +10,7 @@ from torch import nn
 
 from actbench.activations import Swish
 from actbench.data import FakeImages
-from actbench.training.checkpoints import CheckpointError, describe_trainer, names_in_texts, portable, read_description
+from actbench.training.checkpoints import CheckpointError, describe_trainer, names_in_texts, portable, read_checkpoint
 from actbench.training.classifier import Classifier
 
 
@@ -56,7 +56,7 @@ class Malicious:
 
 
 def test_a_checkpoint_describes_itself_in_plain_values(path):
-    description = read_description(path)
+    description, _ = read_checkpoint(path)
 
     assert description["seed"] == 3
     assert description["model"]["activation"]["class_path"] == "actbench.activations.Swish"
@@ -124,7 +124,7 @@ def test_pickled_code_is_refused_and_does_not_run(path, tmp_path, zipped):
     torch.save(checkpoint, tmp_path / "evil.ckpt", _use_new_zipfile_serialization=zipped)
 
     with pytest.raises(CheckpointError, match=r"would run code \(posix.mkdir\)|would run code \(nt.mkdir\)"):
-        read_description(tmp_path / "evil.ckpt")
+        read_checkpoint(tmp_path / "evil.ckpt")
     with pytest.raises(CheckpointError, match="would run code"):
         Classifier.load_from_checkpoint(tmp_path / "evil.ckpt")
 
@@ -135,7 +135,7 @@ def test_a_bare_pickle_is_refused_and_does_not_run(tmp_path):
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
 
     with pytest.raises(CheckpointError):
-        read_description(tmp_path / "evil.ckpt")
+        read_checkpoint(tmp_path / "evil.ckpt")
 
     assert not (tmp_path / "ran").exists()
 
@@ -158,7 +158,7 @@ def test_class_paths_are_found_at_any_depth(path, nested):
     evil = altered(path, "deep.ckpt", lambda c: c["actbench"]["data"]["init_args"].update(transform=nested))
 
     with pytest.raises(CheckpointError, match="would be imported and run"):
-        read_description(evil)
+        read_checkpoint(evil)
 
 
 @pytest.mark.parametrize("name", ["torch.nnevil.X", "actbenchevil.X", "torch.hub.load", "torch"])
@@ -166,15 +166,15 @@ def test_trust_goes_by_whole_names(path, name):
     evil = altered(path, "name.ckpt", lambda c: c["actbench"]["data"].update(class_path=name))
 
     with pytest.raises(CheckpointError, match="would be imported and run"):
-        read_description(evil)
+        read_checkpoint(evil)
 
 
 def test_a_datamodule_that_is_replaced_need_not_be_trusted(path):
     evil = altered(path, "replaced.ckpt", lambda c: c["actbench"]["data"].update(class_path="evil_module.Evil"))
 
-    assert read_description(evil, data="actbench.data.Digits")["data"] is None
+    assert read_checkpoint(evil, data="actbench.data.Digits")[0]["data"] is None
     with pytest.raises(CheckpointError, match="would be imported"):
-        read_description(evil, data="evil_module.Evil")
+        read_checkpoint(evil, data="evil_module.Evil")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_entries_of_another_form_are_refused(path, entry, value):
     odd = altered(path, "odd.ckpt", change)
 
     with pytest.raises(CheckpointError, match="is damaged: its entry 'actbench'"):
-        read_description(odd)
+        read_checkpoint(odd)
 
 
 @pytest.mark.parametrize("entry", ["seed", "model", "data", "trainer"])
@@ -215,7 +215,7 @@ def test_a_missing_entry_is_refused(path, entry):
     odd = altered(path, "missing.ckpt", lambda c: c["actbench"].pop(entry))
 
     with pytest.raises(CheckpointError, match="is damaged"):
-        read_description(odd)
+        read_checkpoint(odd)
 
 
 def test_a_trusted_module_is_imported(path, tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path, content, message):
     (tmp_path / "bad.ckpt").write_bytes(content)
 
     with pytest.raises(CheckpointError, match=rf"bad\.ckpt.*{message}"):
-        read_description(tmp_path / "bad.ckpt")
+        read_checkpoint(tmp_path / "bad.ckpt")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
@@ -250,14 +250,14 @@ def test_a_truncated_checkpoint_is_named(path, tmp_path, share):
     (tmp_path / "cut.ckpt").write_bytes(content[: int(len(content) * share)])
 
     with pytest.raises(CheckpointError, match=r"cut\.ckpt is damaged"):
-        read_description(tmp_path / "cut.ckpt")
+        read_checkpoint(tmp_path / "cut.ckpt")
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="was not found"):
-        read_description(tmp_path / "none.ckpt")
+        read_checkpoint(tmp_path / "none.ckpt")
     with pytest.raises(CheckpointError, match="is a folder"):
-        read_description(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 def test_checkpoints_of_other_programs_and_formats_are_refused(path, tmp_path):
@@ -267,9 +267,9 @@ def test_checkpoints_of_other_programs_and_formats_are_refused(path, tmp_path):
 
     for other in ("other.ckpt", "list.ckpt"):
         with pytest.raises(CheckpointError, match="another program"):
-            read_description(tmp_path / other)
+            read_checkpoint(tmp_path / other)
     with pytest.raises(CheckpointError, match=r"format 99 by actbench 9\.0"):
-        read_description(newer)
+        read_checkpoint(newer)
 
 
 def test_paths_below_the_working_directory_are_kept_relative(tmp_path, monkeypatch):

@@ -25,6 +25,6 @@ from actbench.training.checkpoints.form import check_state as check_state
 from actbench.training.checkpoints.reading import KEY as KEY
 from actbench.training.checkpoints.reading import SCHEMA as SCHEMA
 from actbench.training.checkpoints.reading import load_checkpoint as load_checkpoint
-from actbench.training.checkpoints.reading import read_description as read_description
+from actbench.training.checkpoints.reading import read_checkpoint as read_checkpoint
 from actbench.training.checkpoints.trust import names_in_texts as names_in_texts
 from actbench.training.checkpoints.trust import trusted_names as trusted_names

@@ -29,8 +29,10 @@ MAX_LARGE = 1000  # numbers above 2^61
 MAX_BYTES = 2**28  # made from texts
 
 
-def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str | None = None) -> dict[str, Any]:
-    """A checkpoint's description, after a check that its weights belong to the described network.
+def read_checkpoint(
+    path: str | Path, *, trust: Iterable[str] = (), data: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checkpoint's description and its whole content, after a check that the weights belong to the described network.
 
     Nothing is imported before every class path has proved to be trusted.
 
@@ -67,7 +69,7 @@ def read_description(path: str | Path, *, trust: Iterable[str] = (), data: str |
         description = {**description, "data": passed_on(description["data"])}
     check_trust(description, (*TRUSTED, *trust), path)
     check_weights(description["model"], checkpoint["state_dict"], path)
-    return description
+    return description, checkpoint
 
 
 def load_checkpoint(path: str | Path) -> Any:
