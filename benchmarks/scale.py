@@ -185,6 +185,7 @@ def synthetic(task: tuple[Cell, Path]) -> pl.DataFrame:
         "weights": "last",
         "test_accuracy": 0.9,
         "test_loss": 0.3,
+        "test_ece": 0.01,
         "epochs": 20,
         **dict.fromkeys(("epoch_train_loss", "epoch_val_loss", "epoch_val_accuracy", "epoch_val_ece"), epochs),
         **dict.fromkeys(("curve_x", "curve_y", "curve_slope"), curve),
@@ -192,6 +193,10 @@ def synthetic(task: tuple[Cell, Path]) -> pl.DataFrame:
         "classes": 10,
         "init_fingerprint": "0" * 32,
         "order_fingerprint": "0" * 32,
+        "parameters": 1000,
+        **dict.fromkeys(("replicates_together", "threads"), 1),
+        **dict.fromkeys(("device", "started", "python_version"), "made up"),
+        **dict.fromkeys(("actbench_version", "torch_version", "lightning_version"), "made up"),
         "config": json_text(cell.config),
     }
     return to_frame({**row, "seed": seed} for seed in cell.seeds)
