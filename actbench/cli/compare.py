@@ -10,6 +10,7 @@ import polars as pl
 from actbench.cli.lightning import quieten, show_help
 from actbench.cli.main import fail, shown_program
 from actbench.cli.report import print_results, write_views
+from actbench.inference.stats import smallest_p
 from actbench.inference.verdict import RECORDS, PowerForecast, Question, forecast_power, points
 from actbench.records import RecordError, read_records
 from actbench.specs import UsageError, compose, dump_yaml, one_line, without
@@ -129,6 +130,6 @@ def print_foresight(question: Question, foreseen: Sequence[PowerForecast]) -> No
             f"{each.dataset}/{each.network}: {question.most} pairs see a difference of {seen} points with 80 % power; "
             f"{needed} find equal arms equivalent within {margin} points (sd of a difference {sd}: {each.source})"
         )
-    least, level = 2 * 0.5**question.most, question.alpha / max(1, len(question.family))
+    least, level = smallest_p(question.most), question.alpha / max(1, len(question.family))
     if least > level:
         print(f"too few for level {level:.3g}: an exact sign-flip test of {question.most} pairs gives p >= {least:.3g}")

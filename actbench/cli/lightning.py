@@ -29,6 +29,7 @@ from typing_extensions import override
 
 from actbench import data
 from actbench.cli.main import fail, shown_path, shown_program
+from actbench.records import check_links
 from actbench.seeding import SOURCES, fixed_sources
 from actbench.specs import (
     UsageError,
@@ -159,12 +160,7 @@ class CommandCLI(BenchCLI):
         run = Path(ckpt_path).absolute().parent.parent if ckpt_path else None
         if run is None or root is not None or not (run / "config.yaml").exists():
             return RunLogger(root or ".")
-        home = run.parent.resolve() / run.name  # links above it are the user's own
-        for path in (run, *run.rglob("*")):
-            if path.is_symlink() and not path.resolve().is_relative_to(home):
-                raise checkpoints.CheckpointError(
-                    f"{path} is a link, through which nothing is written: remove it, or give --trainer.default_root_dir"
-                )
+        check_links(run)
         step = self.saved and self.saved["global_step"]
         return RunLogger(run.parent.parent, name=run.parent.name, version=run.name, purge_step=step)
 

@@ -6,7 +6,7 @@ checksum of all its bytes. `COLUMNS` lists what a row holds.
 """
 
 from actbench.records.files import RecordError as RecordError
-from actbench.records.files import own_folder as own_folder
+from actbench.records.files import check_links as check_links
 from actbench.records.files import replace_file as replace_file
 from actbench.records.files import replacing as replacing
 from actbench.records.store import FILE as FILE

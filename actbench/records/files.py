@@ -40,14 +40,14 @@ def replace_file(path: Path, content: bytes) -> None:
         unfinished.write_bytes(content)
 
 
-def own_folder(folder: Path, name: str) -> Path:
-    """A folder inside a study's, for files that each run replaces.
+def check_links(folder: Path) -> Path:
+    """The folder, which need not exist, after a check that files can be written and deleted in it.
 
     Raises:
-        RecordError: The folder is or holds a link, through which files elsewhere would be written or deleted.
+        RecordError: The folder is a link, or holds one that leads out of it. Links above the folder are the user's own.
     """
-    path = folder / name
-    link = next((entry for entry in (path, *path.rglob("*")) if entry.is_symlink()), None)
-    if link:
-        raise RecordError(f"{link} is a link, through which nothing is written: remove it")
-    return path
+    home = folder.absolute().parent.resolve() / folder.name
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise RecordError(f"{path} is a link, through which nothing is written: remove it")
+    return folder

@@ -8,7 +8,7 @@ import polars.selectors as cs
 
 from actbench.inference.frames import arm_frame, comparison_frame
 from actbench.inference.verdict import VERDICT, StudyResults
-from actbench.records import own_folder, replace_file
+from actbench.records import check_links, replace_file
 from actbench.report import figures
 from actbench.report.figures import Figure, figures_by_file, render
 from actbench.report.tables import latex, markdown, tables
@@ -46,7 +46,7 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
     else:
         to_text = markdown if format == "md" else latex
         contents = {table.name: to_text(table).encode() for table in tables(results)}
-    top = own_folder(folder, FOLDER)
+    top = check_links(folder / FOLDER)
     paths = {top / f"{name}.{format}": content for name, content in contents.items()}
     for path, content in paths.items():
         replace_file(path, content)

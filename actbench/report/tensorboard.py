@@ -31,7 +31,7 @@ from actbench.inference.verdict.changes import arm_title, factor_values
 from actbench.inference.verdict.evidence import epoch_matrix, mean_curve
 from actbench.inference.verdict.question import Panel
 from actbench.inference.verdict.words import level
-from actbench.records import own_folder, replace_file
+from actbench.records import check_links, replace_file
 from actbench.report.figures import forest_figures, shape_figures
 from actbench.report.figures.figure import Figure, figures_by_file, file_name, panel_records, render
 
@@ -75,7 +75,7 @@ def write_tensorboard(results: StudyResults, folder: Path) -> None:
     and costs of the tables. Images show the paired differences, and the
     activations where the records hold their shapes.
     """
-    top = own_folder(folder, FOLDER)
+    top = check_links(folder / FOLDER)
     old = list(top.rglob(FILE.format("*")))
     name = FILE.format(time.time_ns())  # after the file that TensorBoard may be reading, so that it comes next
     runs = list(make_runs(results, top))

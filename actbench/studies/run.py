@@ -22,7 +22,7 @@ from actbench.inference.verdict import (
     scores,
     to_json_values,
 )
-from actbench.records import own_folder, replace_file, write_records
+from actbench.records import check_links, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
 from actbench.studies.executors import InProcess
@@ -109,7 +109,7 @@ def compare(
 
 def write_arms(study: Study, compared: Sequence[PlannedCell]) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
-    folder = own_folder(study.folder, "arms")
+    folder = check_links(study.folder / "arms")
     shutil.rmtree(folder, ignore_errors=True)
     several = len({entry.key[:2] for entry in compared}) > 1
     for entry in compared:

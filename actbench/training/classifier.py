@@ -339,7 +339,8 @@ class Classifier(LightningModule):
         for callback in self.trainer.checkpoint_callbacks:
             key = callback.state_key
             if isinstance(callback, ModelCheckpoint) and callback.dirpath and key in states:
-                checkpoints.check_paths({} if to_relative else states[key])
+                if not to_relative:  # a checkpoint that is read may name any path
+                    checkpoints.check_paths(states[key])
                 folders = (str(callback.dirpath), "CHECKPOINTS")
                 states[key] = checkpoints.replace_folder(states[key], *(folders if to_relative else folders[::-1]))
 

@@ -14,7 +14,7 @@ from actbench.inference.verdict.question import Question
 from actbench.records import RecordError, replace_file
 
 FILE = "history.json"
-LARGEST = 2**24  # bytes of a file
+LARGEST = 2**25  # bytes of a file
 LONGEST = 1000  # letters of a trouble, which may hold any error message
 
 
