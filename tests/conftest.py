@@ -1,5 +1,6 @@
 """Fixtures for the whole suite."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -13,6 +14,9 @@ from typing import cast
 
 import pytest
 import torch
+from hostile import FIT
+
+from actbench.cli import main
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
@@ -128,3 +132,33 @@ def actbench(tmp_path, start) -> Callable[..., subprocess.CompletedProcess[str]]
 def chosen_by_itself() -> dict[str, str]:
     """The environment, in which the program chooses the number of threads, as it does for a user."""
     return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
+@pytest.fixture(scope="session")
+def honest_checkpoint(tmp_path_factory):
+    """A checkpoint that a fit has written."""
+    path = tmp_path_factory.mktemp("fit") / "last.ckpt"
+    from pytorch_lightning import Trainer  # here, for most tests need none of these
+
+    from actbench.data import FakeImages
+    from actbench.training import Classifier
+
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    data = FakeImages(rows=200)
+    trainer.fit(Classifier("prelu", "MLP", input_shape=(1, 8, 8), num_classes=10), data)
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """The folder of a run, as a fit leaves it."""
+    folder = tmp_path_factory.mktemp("run")
+    words = (
+        "--trainer.max_epochs 1 --model.replicates 2 --model.lr_scheduler ExponentialLR --model.lr_scheduler.gamma .9"
+    )
+    with contextlib.chdir(folder):
+        assert main(["fit", *FIT, *words.split()]) == 0
+    return folder / "lightning_logs" / "version_0"

@@ -16,6 +16,7 @@ import numpy as np
 
 DECOYS = ("hostile_decoy", "this", "turtledemo", "idlelib")  # importable, and trusted by nobody
 PROCESSOR_S, MEMORY_MB = 5, 1024
+FIT = ["--model.network", "MLP", "--data", "FakeImages", "--data.rows", "200", "--trainer.accelerator", "cpu"]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {  # audit events that change files, and which of their arguments are paths
     "os.remove": (0,),
