@@ -19,6 +19,7 @@ def fits(arm, folder):
     return json.loads(result.stdout)["fits"]
 
 
+@pytest.mark.slow
 def test_the_engine_alone_does_what_the_command_does(tmp_path):
     ((command,), (engine,)) = (fits(arm, tmp_path) for arm in ("actbench", "engine"))
 

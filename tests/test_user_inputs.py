@@ -623,6 +623,7 @@ def test_a_command_without_an_output_does_its_work(tmp_path):
     assert result.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_study_whose_output_nobody_reads_keeps_the_cells_that_have_ended(start, done, tmp_path):
     given = ["compare", "--data", "FakeImages", "--model.network", "MLP", "--trainer.max_epochs", 1, *STUDY]
 

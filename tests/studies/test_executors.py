@@ -82,6 +82,7 @@ def test_a_task_whose_worker_dies_is_tried_again(tmp_path):
     assert (tmp_path / "calls").read_text() == "xx"
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_three_workers_fails_and_the_others_go_on():
     results = dict(LocalProcesses(1).run(die, [1])) | dict(LocalProcesses(1).run(square, [2]))
 

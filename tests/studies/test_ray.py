@@ -136,6 +136,7 @@ def test_every_task_has_its_result_or_its_error(two_nodes):
     assert "lock" in str(strange)
 
 
+@pytest.mark.slow
 def test_workers_live_on_both_nodes_through_two_runs_with_threads_that_follow_from_their_cpus(
     two_nodes, tmp_path, monkeypatch
 ):
@@ -183,6 +184,7 @@ def test_results_come_while_no_task_is_free(two_nodes):
     assert finished == [(1, 1), (2, 4)]
 
 
+@pytest.mark.slow
 def test_closing_ends_what_runs_and_leaves_the_cluster_free(two_nodes):
     results = Ray(two_nodes).run(wait, [0, 100, 100])
     assert next(results) == (0, 0)
@@ -197,6 +199,7 @@ def test_closing_ends_what_runs_and_leaves_the_cluster_free(two_nodes):
 # --- what goes wrong ---
 
 
+@pytest.mark.slow
 def test_a_task_whose_worker_dies_is_tried_again(two_nodes, tmp_path, capfd):
     task, results = str(tmp_path / "calls"), []
 
@@ -436,6 +439,7 @@ def test_workers_killed_at_random_instants_change_nothing(two_nodes, tmp_path):
     assert len(kills) >= 4
 
 
+@pytest.mark.slow
 def test_files_that_are_sent_are_where_a_relative_root_says(two_nodes, tmp_path, monkeypatch):
     def look(_):
         meet(meeting)
@@ -492,6 +496,7 @@ def killed_in_its_fit(task, results):
     return train(task, checkpoints=results.with_name("copies").as_uri())
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_tried_again_goes_on_from_the_copy_of_its_checkpoint(two_nodes, tmp_path):
     config = {"activations": ["relu"]}, {"max_epochs": 6, "accelerator": "cpu"}
     here, there = (study(tmp_path / name, **config[0]) | {"trainer": config[1]} for name in ("here", "there"))
@@ -553,6 +558,7 @@ def gone(processes, seconds=30):
     return not alive(processes)
 
 
+@pytest.mark.slow
 def test_a_ray_of_our_own_listens_on_loopback_alone_and_is_gone_at_the_end(capfd):
     before = {name: value for name, value in os.environ.items() if name.startswith("RAY")}
     handler = signal.getsignal(signal.SIGTERM)
@@ -619,6 +625,7 @@ def cells(config, root="studies"):
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in config.glob(f"{root}/cells/[!.]*.parquet")}
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_running(config):
     below, status, errors = ended_once_a_cell_is_finished(config, signal.SIGINT)
 
