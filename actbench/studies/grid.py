@@ -17,7 +17,7 @@ from actbench.specs import (
 )
 from actbench.specs.compose import find_class, merged_class, same_class
 from actbench.specs.values import parameters_of
-from actbench.studies.cells import Cell, cell_config, data_digest
+from actbench.studies.cells import Cell, cell_config, data_digest, factors
 from actbench.studies.definition import Study, StudyError, check_name
 from actbench.training.config import check_dataset
 
@@ -203,6 +203,21 @@ def planned_cells(
         check_name(name)
     by_hash = dict[str, PlannedCell]()
     digests = {} if digests is None else digests
+    parsed = dict[str, dict[str, Any]]()  # by what was parsed, with one network in place of all
+    canonical_networks = dict[str, Any]()
+    files = dict[frozenset[Any], Any]()  # what keys hold of files
+
+    def parse(given: dict[str, Any]) -> dict[str, Any]:
+        """The canonical config. A network is parsed once for all arms, because a plan may have ten thousand cells."""
+        own = repr(given["model"]["network"])
+        rest = repr({**given, "model": without(given["model"], "network")})
+        if rest not in parsed or own not in canonical_networks:
+            config = cell_config(given)
+            parsed.setdefault(rest, config)
+            canonical_networks[own] = config["model"]["network"]
+        config = parsed[rest]
+        return {**config, "model": {**config["model"], "network": canonical_networks[own]}}
+
     for (dataset, data), (network, network_spec), (arm, settings) in product(datasets, networks, arms(study)):
         tuned = value((dataset, network, arm)) if callable(value) else value
         shared = {**without(model, "activation", "replicates"), "network": network_spec}
@@ -210,12 +225,14 @@ def planned_cells(
         if study.grid and tuned is not None:
             config = merge_config(config, nest(study.grid.setting, tuned))
         try:
-            config = cell_config(config)
+            config = parse(config)
             try:
                 digest = data_digest(config, digests)
             except Exception as error:  # of any kind, in a DataModule that is not ours
                 raise ValueError(f"dataset {dataset}: {readable_error(str(error))}") from error
             cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
+            fields = {"fixed": cell.fixed, "fixed_seed": cell.fixed_seed, "known": files}
+            vars(cell)["factors"] = factors(config, digest, study.weights, **fields)
             entry = PlannedCell(dataset, network, arm, cell, tuned)
             twin = by_hash.setdefault(cell.hash, entry)
         except ValueError as error:

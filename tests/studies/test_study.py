@@ -293,6 +293,25 @@ def test_a_forecast_is_near_what_cells_take(tmp_path):
     assert forecast(cells, busy, epoch_steps).minutes < 1
 
 
+def test_cells_of_a_grid_have_the_configs_that_they_have_alone(tmp_path):
+    networks = [{"class_path": "MLP", "init_args": {"hidden": [width]}} for width in (8, 16)]
+    arms = [
+        "relu",
+        {"name": "fast", "activation": "tanh", "model.optimizer.lr": 0.1},
+        {"name": "wide", "activation": "tanh", "model.network.hidden": [64]},
+    ]
+
+    def cells(networks, arms):
+        planned = planned_cells(Study.of(study(tmp_path, networks=networks, activations=arms)))
+        return [(entry.cell.config, entry.cell.hash) for entry in planned]
+
+    with pytest.raises(StudyError, match="are the same"):  # the wide arm makes both networks one
+        cells(networks, arms)
+    alone = [cell for network in networks for arm in arms[:2] for cell in cells([network], [arm])]
+    assert cells(networks, arms[:2]) == alone
+    assert cells(networks[:1], arms) == [*alone[:2], *cells(networks[:1], arms[2:])]
+
+
 @pytest.mark.slow
 def test_ten_thousand_finished_cells_are_planned_in_seconds(tmp_path):
     networks = [{"class_path": "MLP", "init_args": {"hidden": [width]}} for width in range(1, 101)]

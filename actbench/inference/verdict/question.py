@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from actbench.inference.stats import Design
 from actbench.records import fingerprint
 
-MOST = {"rows": 1000, "comparisons": 2000, "replicates": 100_000}  # so that a report ends in time
+MOST = {"rows": 10_000, "comparisons": 10_000, "replicates": 100_000}  # so that a report ends in time
 LEAST_ALPHA = 1e-9
 
 

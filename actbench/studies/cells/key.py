@@ -91,9 +91,18 @@ KEY: Mapping[str, Counts] = {
 
 
 def factors(
-    config: Mapping[str, Any], digest: str, weights: str, *, fixed: Sequence[str], fixed_seed: int
+    config: Mapping[str, Any],
+    digest: str,
+    weights: str,
+    *,
+    fixed: Sequence[str],
+    fixed_seed: int,
+    known: dict[frozenset[Any], Any] | None = None,
 ) -> dict[str, Any]:
-    """All that the results of a cell with these fields follow from, in plain values that JSON holds; see `Cell`."""
+    """All that the results of a cell with these fields follow from, in plain values that JSON holds; see `Cell`.
+
+    To a plan of many cells, ``known`` holds what was found in files, which do not change meanwhile.
+    """
     model, trainer = config["model"], dict(config["trainer"])
     if "precision" in trainer:
         trainer["precision"] = PRECISIONS.get(str(trainer["precision"]), trainer["precision"])
@@ -103,8 +112,17 @@ def factors(
         for name, value in trainer.items()
         if KEY[f"trainer.{name}"].counts and not is_default(name, value) and value != LIGHTNING_DEFAULTS[name]
     }
-    sources, packages = user_code(config)
-    files = dict(named_files(without(config, "data"), sources))
+    known = {} if known is None else known
+    texts = frozenset(value for value in leaves(config) if isinstance(value, str))
+    if texts not in known:
+        sources, packages = user_code(config)
+        versions = {name: version(name).partition("+")[0] for name in sorted(packages)}
+        known[texts] = sources, versions
+    sources, versions = known[texts]
+    named = frozenset((value, *sources) for value in leaves(without(config, "data")) if isinstance(value, str))
+    if named not in known:
+        known[named] = dict(named_files(without(config, "data"), sources))
+    files = known[named]
     return {
         "data": without_paths(config["data"]),
         **{name: model[name] for name in SPEC_NAMES},
@@ -112,7 +130,7 @@ def factors(
         **({"batch_keys": model["batch_keys"]} if "batch_keys" in model else {}),
         "trainer": settings,
         "digest": digest,
-        "versions": {name: version(name).partition("+")[0] for name in sorted(packages)} | {"actbench": __version__},
+        "versions": {**versions, "actbench": __version__},
         "weights": weights,
         **({"fixed": sorted(fixed), "fixed_seed": fixed_seed} if fixed else {}),
         **({"code": sources} if sources else {}),
