@@ -231,8 +231,9 @@ def planned_cells(
             except Exception as error:  # of any kind, in a DataModule that is not ours
                 raise ValueError(f"dataset {dataset}: {readable_error(str(error))}") from error
             cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
-            fields = {"fixed": cell.fixed, "fixed_seed": cell.fixed_seed, "known": files}
-            vars(cell)["factors"] = factors(config, digest, study.weights, **fields)
+            vars(cell)["factors"] = factors(
+                config, digest, study.weights, fixed=cell.fixed, fixed_seed=cell.fixed_seed, known=files
+            )
             entry = PlannedCell(dataset, network, arm, cell, tuned)
             twin = by_hash.setdefault(cell.hash, entry)
         except ValueError as error:
