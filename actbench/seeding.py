@@ -6,18 +6,21 @@ resumes exactly without any saved generator state.
 """
 
 import hashlib
+import random
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
 Purpose = Literal["init", "activation", "split", "order", "augmentation", "dropout"]
 Source = Literal["init", "split", "order", "augmentation", "dropout"]  # each may vary alone; init includes activation
 SOURCES: tuple[Source, ...] = get_args(Source)
+SPARE: list[np.random.MT19937] = []  # generators of NumPy to take turns with its global one
 FIXED: ContextVar[Mapping[str, int]] = ContextVar("FIXED", default=MappingProxyType({}))
 
 
@@ -56,17 +59,31 @@ def fixed_sources(sources: Collection[str], seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def global_stream(seed: int, purpose: Purpose, *index: int) -> Iterator[None]:
-    """Use one stream as torch's global CPU generator, and restore the generator afterwards.
+def global_stream(seed: int, purpose: Purpose, *index: int, device: torch.device | None = None) -> Iterator[None]:
+    """Use one stream for the global generators of torch, NumPy and Python, and restore the generators afterwards.
 
-    For code that draws without accepting a generator, such as constructors in `torch.nn`.
+    For code that draws without accepting a generator, such as constructors in `torch.nn` and networks in training.
     """
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(stream_seed(seed, purpose, *index))
+    key = stream_seed(seed, purpose, *index)
+    generators = [torch.default_generator]
+    if device and device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [generator.get_state() for generator in generators]
+    python_state, numpy_generator = random.getstate(), np.random.mtrand.get_bit_generator()
+    spare = SPARE.pop() if SPARE else np.random.MT19937(0)
     try:
+        for generator in generators:
+            generator.manual_seed(key)
+        random.seed(key)
+        np.random.mtrand.set_bit_generator(spare)  # much faster than to save and restore a state
+        np.random.seed(key % 2**32)  # noqa: NPY002  # users' code draws from it
         yield
     finally:
-        torch.set_rng_state(state)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        random.setstate(python_state)
+        np.random.mtrand.set_bit_generator(numpy_generator)
+        SPARE.append(spare)
 
 
 @contextmanager

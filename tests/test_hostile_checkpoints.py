@@ -43,9 +43,9 @@ HOSTILE = {
         activation={"class_path": "torch.nn.PReLU", "init_args": {"num_parameters": 10**9}}
     ),
     "no weights": lambda content: content.update(state_dict={}),
-    "weights that are text": lambda content: content.update(state_dict={"stack.network.layers.1.weight": "x"}),
+    "weights that are text": lambda content: content.update(state_dict={"engine.network.layers.1.weight": "x"}),
     "weights of another shape": lambda content: content["state_dict"].update(
-        {"stack.network.layers.1.weight": torch.zeros(1, 3)}
+        {"engine.network.layers.1.weight": torch.zeros(1, 3)}
     ),
     "a class that is not there": model(network={"class_path": "torch.nn.Nope"}),
     "an argument that is not there": model(network={"class_path": "actbench.networks.MLP", "init_args": {"depth": 3}}),
@@ -85,6 +85,28 @@ def test_a_checkpoint_that_would_take_all_memory_or_time_is_refused_in_a_line(
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert after.ru_utime - before.ru_utime < 10  # both
     assert after.ru_maxrss - before.ru_maxrss < 2**20  # KiB
+
+
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_an_optimizers_state_that_does_not_fit_the_weights_is_refused(tmp_path, engine):
+    def fit(epochs, **options):
+        classifier = Classifier(network="MLP", engine=engine, replicates=2, input_shape=(1, 8, 8), num_classes=10)
+        trainer = Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(classifier, FakeImages(rows=100, replicates=2), **options)
+        return trainer
+
+    path = tmp_path / "last.ckpt"
+    fit(1).save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    for state in content["optimizer_states"][0]["state"].values():
+        state["exp_avg"] = torch.zeros(2, 1)
+    torch.save(content, path)
+
+    with pytest.raises(CheckpointError, match="optimizer's state does not fit its weights"):
+        fit(2, ckpt_path=path, weights_only=True)
 
 
 @pytest.mark.parametrize("rows", [3 * 10**8, 10**12, 10**30])

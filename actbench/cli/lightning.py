@@ -55,9 +55,9 @@ from actbench.training.callbacks import (
     RunLogger,
 )
 from actbench.training.config import BenchCLI, library_versions
+from actbench.training.engines import EngineError
 from actbench.training.metrics import gather, summary_statistics
 from actbench.training.predictions import FORMATS, prediction_scores, write_predictions
-from actbench.training.stack import StackError
 from actbench.training.threads import choose_threads, keep_memory
 
 
@@ -308,7 +308,7 @@ def run_lightning(command: str, options: Sequence[str]) -> int:
         return fail(readable_error(str(error)))
     try:
         return cli.execute()
-    except (MisconfigurationException, data.DataError, checkpoints.CheckpointError, StackError) as error:
+    except (MisconfigurationException, data.DataError, checkpoints.CheckpointError, EngineError) as error:
         return fail(error)
     except SystemExit as exit:
         if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning would exit with 1

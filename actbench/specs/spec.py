@@ -6,7 +6,7 @@ each call. Configs and checkpoints hold it in one canonical form.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -219,34 +219,6 @@ class OptimizerSpec(Spec):
 
     def _prove(self) -> None:
         self([nn.Parameter(torch.zeros(2, 2))])
-        check_elementwise(self)
-
-
-def check_elementwise(make: Callable[..., Optimizer]) -> None:
-    """Refuse an optimiser whose step differs between a stack and a replicate alone, or which takes only some shapes.
-
-    The check takes a few steps each way, with gradients of very different sizes.
-    """
-    generator, scale = torch.Generator().manual_seed(0), torch.tensor([1e-3, 1, 1e3])
-    for shape in ((3, 4), (3, 4, 5)):
-        values = torch.randn(shape, generator=generator)
-        together = nn.Parameter(values.clone())
-        alone = [nn.Parameter(value.clone()) for value in values]
-        try:
-            optimizers = [make([together]), *(make([parameter]) for parameter in alone)]
-            for _ in range(3):
-                gradients = torch.randn(shape, generator=generator) * scale.view(-1, *[1] * (len(shape) - 1))
-                for parameter, gradient in zip((together, *alone), (gradients, *gradients), strict=True):
-                    parameter.grad = gradient.clone()
-                for optimizer in optimizers:
-                    optimizer.step()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"it cannot train replicates together: {one_line(error)}") from error
-        if not torch.allclose(together, torch.stack(list(alone)), rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise ValueError(
-                "it cannot train replicates together: its step is not element by element, so that a replicate's "
-                "depends on the others"
-            )
 
 
 class SchedulerSpec(Spec):

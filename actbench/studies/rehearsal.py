@@ -87,7 +87,7 @@ class Rehearsal(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = cast(Classifier, pl_module)
-        network = classifier.stack.replicate(0)
+        network = classifier.engine.replicate(0)
         zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
         if not calls_activation(network, zeros):
             raise ValueError(

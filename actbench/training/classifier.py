@@ -1,12 +1,11 @@
 """The LightningModule that trains and scores one network with one activation."""
 
 from collections.abc import Iterable, Sequence
-from inspect import signature
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
@@ -18,14 +17,13 @@ from actbench import __version__
 from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
 from actbench.networks import build_network
-from actbench.seeding import stream, varying_sources
+from actbench.seeding import varying_sources
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, preflight
 from actbench.training.callbacks import for_replicates
+from actbench.training.engines import Engine, SequenceEngine, Stack, check_elementwise, choose
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
-from actbench.training.stack import Stack
 
-VECTOR = 64  # values, a multiple of the vector width of any CPU
 RELU = ActivationSpec("relu")
 TUTORIAL_CNN = NetworkSpec("TutorialCNN")
 ADAM = OptimizerSpec("torch.optim.Adam")
@@ -44,7 +42,8 @@ class Classifier(LightningModule):
 
     ``forward`` maps inputs ``(replicates, batch, *input_shape)``, such as images
     scaled to [0, 1], to logits ``(replicates, batch, classes)``; inputs without
-    the first axis are given to every replicate. The loss is cross-entropy.
+    the first axis are given to every replicate. With one replicate, it maps
+    ``(batch, *input_shape)`` to ``(batch, classes)``. The loss is cross-entropy.
 
     Replicates do not mix. Each has its own initial weights, split and batch
     order, which follow from its seed alone. Gradient clipping, early stopping and
@@ -68,8 +67,10 @@ class Classifier(LightningModule):
             OneCycleLR and CyclicLR step once a batch. ReduceLROnPlateau steps after each validation, by val/loss, and
             takes one replicate only.
         replicates: Number of seeds to train together: seed, seed + 1, and so on.
-        stack_width: Most replicates to compute at once; by default chosen by device and size. It is halved where
-            memory runs out.
+        engine: How replicates are trained: "stack", all at once under vmap; "sequence", one after another as plain
+            modules, which trains whatever plain torch trains; or "auto", the stack where it is proved and faster.
+        stack_width: Most replicates that a stack computes at once; by default 32 on a CPU. It is halved where memory
+            runs out.
         batch_keys: Keys of the images and labels in batches that are mappings with unusual names.
         input_shape: Shape of one input, with any number of axes; for an image: channels, height, width.
         num_classes: Number of classes.
@@ -86,6 +87,7 @@ class Classifier(LightningModule):
         optimizer: OptimizerSpec = ADAM,
         lr_scheduler: SchedulerSpec | None = None,
         replicates: int = 1,
+        engine: Literal["auto", "stack", "sequence"] = "auto",
         stack_width: int | None = None,
         batch_keys: Sequence[str] | None = None,
         *,
@@ -113,7 +115,16 @@ class Classifier(LightningModule):
             )
             for seed in self.seeds
         ]
-        self.stack = Stack(networks, self.seeds, input_shape=self.input_shape, width=stack_width)
+        if engine == "sequence" and stack_width is not None:
+            raise ValueError("stack_width is of the stack; leave it out, or set engine to stack")
+        self.stack_width = stack_width
+        self.engine: Engine
+        if engine == "stack":
+            check_elementwise(self.optimizer)
+            self.engine = Stack(networks, self.seeds, input_shape=self.input_shape, width=stack_width)
+        else:
+            self.engine = SequenceEngine(networks, self.seeds, input_shape=self.input_shape)
+        self.engine_reason: str | None = None if engine == "auto" else "model.engine asks for it"
         # Replicates not stopped early; not a buffer, because callbacks that average weights also average buffers.
         self.active = torch.ones(replicates, dtype=torch.bool)
         self.train_loss = MeanLoss(replicates)
@@ -128,6 +139,7 @@ class Classifier(LightningModule):
             "optimizer": self.optimizer.to_dict(),
             "lr_scheduler": self.lr_scheduler and self.lr_scheduler.to_dict(),
             "replicates": len(self.seeds),
+            "engine": self.engine.name,
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
         } | ({"batch_keys": list(self.batch_keys)} if self.batch_keys else {})
@@ -137,10 +149,41 @@ class Classifier(LightningModule):
         scores = {"train/loss": self.train_loss.compute()} if self.train_loss.update_called else {}
         return {name: value.detach().cpu().view(len(self.seeds)) for name, value in (scores | self.evaluated).items()}
 
+    @property
+    def active(self) -> Bool[Tensor, " replicates"]:
+        """Which replicates have not stopped early."""
+        return self._active
+
+    @active.setter
+    def active(self, active: Tensor) -> None:
+        self._active = active
+        self.running = active.nonzero().flatten().tolist()  # once, because a GPU would have to be waited for
+        self.stopped = (~active).nonzero().flatten().tolist()
+
     @override
-    def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:
-        logits: Tensor = self.stack(images.to(self.dtype))
+    def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "*replicates batch classes"]:
+        logits = self._logits(images)
+        return logits[0] if len(self.seeds) == 1 and images.ndim == self.engine.ndim else logits
+
+    def _logits(self, images: Tensor) -> Float[Tensor, "replicates batch classes"]:
+        logits: Tensor = self.engine(images.to(self.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def choose_engine(self, device: torch.device, batch: int) -> None:
+        """Choose the engine for a device and a size of batches, if it was left to choose and has not been chosen."""
+        if self.engine_reason is None:
+            sequence = cast(SequenceEngine, self.engine)
+            self.engine, self.engine_reason = choose(
+                sequence, batch=batch, device=device, optimizer=self.optimizer, width=self.stack_width
+            )
+            self.engine.train(self.training)
+
+    @override
+    def configure_callbacks(self) -> Any:
+        # The first hook that knows the Trainer, before callbacks look at the parameters.
+        batch = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        self.choose_engine(self.trainer.strategy.root_device, batch if isinstance(batch, int) else 64)
+        return super().configure_callbacks()
 
     @override
     def setup(self, stage: str) -> None:
@@ -158,6 +201,7 @@ class Classifier(LightningModule):
 
     @override
     def on_train_start(self) -> None:
+        preflight.check_fused_state(self.trainer)
         preflight.check_schedule(self.trainer)
         preflight.check_last_batch(self.trainer, self)
 
@@ -176,14 +220,20 @@ class Classifier(LightningModule):
             share = rows / self.trainer.strategy.reduce(torch.tensor(float(rows), device=self.device), reduce_op="mean")
         if not rows:  # a last batch may have fewer rows than there are devices
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
-        replicates = self.active.nonzero().flatten().tolist()
+        images = images.to(self.dtype)
+        key = (self.current_epoch, batch_idx, self.global_rank)
+        losses = self.engine.losses(images, labels, replicates=self.running, key=key, scaled=self._scales_loss())
+        self.train_loss.update(losses.detach(), rows, self.active.to(losses.device, non_blocking=True))
+        return (losses[self.running] if self.stopped else losses).sum() * share
 
-        def streams(seed: int) -> torch.Generator:
-            return stream(seed, "dropout", self.current_epoch, batch_idx, self.global_rank, device=images.device)
+    def _scales_loss(self) -> bool:
+        """Whether the loss is multiplied by another number than 1 before its gradients are computed."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1 or scaler is not None
 
-        losses = self.stack.losses(images.to(self.dtype), labels, replicates=replicates, streams=streams)
-        self.train_loss.update(losses.detach(), rows, self.active.to(losses.device))
-        return (losses if len(replicates) == len(losses) else losses[self.active]).sum() * share
+    @override
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        self.engine.backward(loss, *args, **kwargs)
 
     @override
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -203,7 +253,7 @@ class Classifier(LightningModule):
     def _score(self, batch: Sequence[Tensor], part: str) -> None:
         images, labels, rows = self._labelled(batch)
         if labels.shape[-1]:
-            logits = self(images)
+            logits = self._logits(images)
             cast(Scores, self.scores[part]).update(logits, labels)
             if self.trainer.state.fn != TrainerFn.FITTING:  # a fit has no use for the ensemble
                 self.ensemble.update(logits, labels, rows)
@@ -247,16 +297,12 @@ class Classifier(LightningModule):
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
         images, labels, rows = read_batch(batch, self.batch_keys)
-        probabilities = self(images).softmax(2).cpu()
+        probabilities = self._logits(images).softmax(2).cpu()
         return Prediction(None if rows is None else rows.cpu(), None if labels is None else labels.cpu(), probabilities)
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(parameter_groups(list(self.parameters()), self.optimizer))
-        for group in optimizer.param_groups:
-            # By default, torch loops over the parameters on a CPU.
-            if group.get("foreach", False) is None and not group.get("fused"):
-                group["foreach"] = True
+        optimizer = self.engine.make_optimizer(self.optimizer)
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -274,27 +320,13 @@ class Classifier(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        if gradient_clip_val is None:
-            return
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if gradient_clip_algorithm == "value":
-            torch._foreach_clamp_min_(gradients, -gradient_clip_val)
-            torch._foreach_clamp_max_(gradients, gradient_clip_val)
-            return
-        norm = torch.stack([gradient.reshape(len(gradient), -1).norm(dim=1) for gradient in gradients]).norm(dim=0)
-        factor = (gradient_clip_val / (norm + 1e-6)).clamp(max=1)  # as in torch's clip_grad_norm_
-        for gradient in gradients:
-            gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+        if gradient_clip_val is not None:
+            self.engine.clip_gradients(gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
     @override
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        # Momentum and weight decay would change stopped replicates even without a gradient.
-        stopped = ~self.active
-        parameters = list(self.parameters()) if stopped.any() else []
-        before = [parameter.detach()[stopped] for parameter in parameters]
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        for parameter, values in zip(parameters, before, strict=True):
-            parameter.detach()[stopped] = values
+        with self.engine.unchanged(self.stopped):
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     @override
     def on_train_epoch_end(self) -> None:
@@ -365,20 +397,3 @@ class Classifier(LightningModule):
                 f"{checkpoint_path} describes what cannot be built: {one_line(error)}"
             ) from error
         return classifier.to(map_location)
-
-
-def parameter_groups(parameters: list[nn.Parameter], optimizer: OptimizerSpec) -> list[dict[str, Any]]:
-    """Parameters of a stack in two groups: for the fused form of torch's optimisers, and the rest.
-
-    The fused form is the fastest, but it rounds the last few values of a tensor
-    differently. A replicate's result would depend on its index unless the values
-    of each replicate fill whole vectors.
-    """
-    explicit = any(map(optimizer.init_args.get, ("foreach", "fused", "capturable", "differentiable")))
-    fusible = optimizer.cls.__module__.startswith("torch.optim") and "fused" in signature(optimizer.cls).parameters
-    if fusible and not explicit:
-        fused = [parameter for parameter in parameters if parameter[0].numel() % VECTOR == 0]
-        rest = [parameter for parameter in parameters if parameter[0].numel() % VECTOR]
-        if fused and rest:
-            return [{"params": fused, "fused": True}, {"params": rest}]
-    return [{"params": parameters}]

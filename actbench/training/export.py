@@ -43,7 +43,7 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
     if path.suffix == ".onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         raise ExportError("ONNX is not installed: pip install 'lightning-actbench[onnx]', or '.[onnx]' in a checkout")
     generator = torch.Generator().manual_seed(0)
-    network = classifier.stack.replicate(replicate).eval()
+    network = classifier.engine.replicate(replicate).eval()
     images = torch.rand(3, *classifier.input_shape, generator=generator).to(next(network.parameters()).dtype)
 
     try:
@@ -52,10 +52,10 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
             classifier.eval()
             # Also another batch size than in the export, because the size must not be fixed.
             for batch in (images, images[:1]):
-                exported, expected = run(batch), classifier.stack(batch)[replicate]
+                exported, expected = run(batch), classifier.engine(batch)[replicate]
                 if not torch.allclose(exported, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
                     difference = (exported - expected).abs().max().item()
-                    raise ExportError(f"the exported network differs from the stack by up to {difference:.2g}")
+                    raise ExportError(f"the exported network differs from the replicate by up to {difference:.2g}")
     except (ExportError, OSError):
         raise
     except Exception as error:  # the exporters raise errors of many kinds

@@ -7,10 +7,12 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging, Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from actbench.data import ImageData, RowBatches
 from actbench.specs import one_line
+from actbench.training.checkpoints import CheckpointError
 
 OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # these decide the number of steps
 
@@ -54,6 +56,16 @@ def check_schedule(trainer: Trainer, *, study_steps: float | None = None) -> Non
             )
 
 
+def check_fused_state(trainer: Trainer) -> None:
+    """Refuse an optimiser's restored state that does not fit the weights, which torch's fused steps do not check."""
+    for optimizer in trainer.optimizers:
+        for part in getattr(optimizer, "optimizers", [optimizer]):
+            for parameter in (p for group in part.param_groups if group.get("fused") for p in group["params"]):
+                values = part.state.get(parameter, {}).values()
+                if any(isinstance(v, Tensor) and v.ndim and v.shape != parameter.shape for v in values):
+                    raise CheckpointError("the checkpoint is damaged: its optimizer's state does not fit its weights")
+
+
 def check_last_batch(trainer: Trainer, classifier: Any) -> None:
     """Refuse an epoch's last batch that is too small for the network, as one image is for BatchNorm."""
     loader: Any = trainer.train_dataloader
@@ -65,7 +77,7 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
         return
     if not last:
         return
-    network = classifier.stack.replicate(0).train()
+    network = classifier.engine.replicate(0).train()
     inputs = torch.zeros(last, *classifier.input_shape, device=classifier.device, dtype=classifier.dtype)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):

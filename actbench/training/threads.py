@@ -11,7 +11,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from actbench.training.classifier import Classifier
-from actbench.training.stack import Stack
+from actbench.training.engines import Engine
 
 THREADED_WORK = 2e7
 """Multiply-adds computed at once from which more than one thread is used.
@@ -62,26 +62,27 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fitting_threads(stack: Stack, batch_size: int, devices: int = 1) -> int:
+def fitting_threads(engine: Engine, batch_size: int, devices: int = 1) -> int:
     """Number of threads that batches of this size can keep busy, if this many devices share the CPU."""
-    return 1 if work_at_once(stack, batch_size) < THREADED_WORK else max(1, available_cores() // devices)
+    return 1 if work_at_once(engine, batch_size) < THREADED_WORK else max(1, available_cores() // devices)
 
 
-def work_at_once(stack: Stack, batch_size: int) -> float:
+def work_at_once(engine: Engine, batch_size: int) -> float:
     """Multiply-adds that a CPU computes at once."""
-    return stack.multiply_adds * batch_size * stack.chunk_width(batch_size, torch.device("cpu"))
+    return engine.multiply_adds * batch_size * engine.chunk_width(batch_size, torch.device("cpu"))
 
 
 def choose_threads(trainer: Trainer, model: Classifier, datamodule: LightningDataModule) -> None:
     """On a CPU, set the number of threads that the network can keep busy, and report it. OMP_NUM_THREADS overrides."""
+    batch_size = getattr(datamodule, "batch_size", 64)
+    model.choose_engine(trainer.strategy.root_device, batch_size)
     if trainer.strategy.root_device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return
-    batch_size = getattr(datamodule, "batch_size", 64)
-    threads = fitting_threads(model.stack, batch_size, trainer.num_devices)
+    threads = fitting_threads(model.engine, batch_size, trainer.num_devices)
     torch.set_num_threads(threads)
-    width = model.stack.chunk_width(batch_size, torch.device("cpu"))
+    width = model.engine.chunk_width(batch_size, torch.device("cpu"))
     rank_zero_info(
-        f"threads: {threads}, for {work_at_once(model.stack, batch_size) / 1e6:.1f} million multiply-adds forward "
+        f"threads: {threads}, for {work_at_once(model.engine, batch_size) / 1e6:.1f} million multiply-adds forward "
         f"in a batch of {batch_size}{f' in each of {width} replicates' if width > 1 else ''}; "
         "OMP_NUM_THREADS overrides"
     )

@@ -26,7 +26,7 @@ def fit(task: Task) -> Sequence[float]:
         input_shape=datamodule.input_shape,
         num_classes=datamodule.num_classes,
     )
-    stack = model.stack.to(task.device)
+    stack = model.engine.to(task.device)
     if task.device.type == "cpu":
         torch.set_num_threads(fitting_threads(stack, task.batch_size))
     optimizer = model.configure_optimizers()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from actbench.networks import NETWORKS, build_network
-from actbench.training.stack import Stack
+from actbench.training.engines.stack import Stack
 
 SHAPES = [(5,), (3, 8), (8, 8), (2, 3, 4, 5)]
 

@@ -19,8 +19,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from actbench.cli.main import COMMANDS, main
 from actbench.studies.cells.run import unchanged_process
-from actbench.training.stack import Stack
-from actbench.training.stack.chunk import Chunk
+from actbench.training.engines.stack import Stack
+from actbench.training.engines.stack.chunk import Chunk
 
 ROOT = Path(__file__).parents[2]
 DIGITS_SWISH = ROOT / "configs" / "digits_swish.yaml"

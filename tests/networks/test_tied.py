@@ -30,18 +30,18 @@ class SameWeight(nn.Sequential):
 
 @pytest.mark.parametrize("network", ["test_tied.SameLayer", "test_tied.SameWeight"])
 def test_tied_values_are_trained_as_torch_trains_them(network):
-    model = Classifier("tanh", network, replicates=3, input_shape=(1, 4, 4), num_classes=3).double()
+    model = Classifier("tanh", network, replicates=3, engine="stack", input_shape=(1, 4, 4), num_classes=3).double()
     images, labels = torch.rand(6, 1, 4, 4, dtype=torch.float64), torch.arange(6) % 3
 
     for _ in range(2):
         model.zero_grad()
-        losses = model.stack.losses(images, labels)
+        losses = model.engine.losses(images, labels)
         losses.sum().backward()
 
     for number in range(3):
-        alone = model.stack.replicate(number)
+        alone = model.engine.replicate(number)
         loss = cross_entropy(alone(images), labels)
         loss.backward()
         assert losses[number].item() == pytest.approx(loss.item())
-        for (name, ours), theirs in zip(model.stack.network.named_parameters(), alone.parameters(), strict=True):
+        for (name, ours), theirs in zip(model.engine.network.named_parameters(), alone.parameters(), strict=True):
             assert torch.allclose(ours.grad[number], theirs.grad), name

@@ -106,7 +106,7 @@ def test_statistics_of_averaged_weights_are_those_of_one_pass_over_the_training_
     data = FakeImages(rows=200, replicates=3)
     data.setup()
     for seed in range(3):
-        network = model.stack.replicate(seed)
+        network = model.engine.replicate(seed)
         norm = network[1]
         norm.reset_running_stats()
         norm.momentum = None  # torch's own cumulative average
@@ -116,7 +116,7 @@ def test_statistics_of_averaged_weights_are_those_of_one_pass_over_the_training_
         with torch.no_grad():
             for batch in in_order(data, epoch=4):
                 network(batch[seed])
-        name = "stack.network.1.running_mean"
+        name = "engine.network.1.running_mean"
         assert torch.allclose(kept[name][seed], norm.running_mean, atol=1e-6)
         assert torch.allclose(kept[name.replace("mean", "var")][seed], norm.running_var, rtol=1e-4)
 

@@ -68,7 +68,7 @@ def test_each_replicates_best_weights_are_those_of_its_lowest_loss(tmp_path):
             self.weights = []
 
         def on_train_epoch_end(self, trainer, pl_module):
-            self.weights.append({k: v.clone() for k, v in pl_module.stack.network.state_dict().items()})
+            self.weights.append({k: v.clone() for k, v in pl_module.engine.state_dict().items()})
 
     folder, remember, best = RunFolder(), Remember(), BestCheckpoint()
     fit(tmp_path, folder, remember, best, LastCheckpoint(), max_epochs=8, replicates=3, lr=0.1)
@@ -79,7 +79,7 @@ def test_each_replicates_best_weights_are_those_of_its_lowest_loss(tmp_path):
     assert len(set(best.epoch.tolist())) > 1
     for name in remember.weights[0]:
         for replicate, epoch in enumerate(losses.argmin(0)):
-            assert torch.equal(saved[f"stack.network.{name}"][replicate], remember.weights[epoch][name][replicate])
+            assert torch.equal(saved[f"engine.{name}"][replicate], remember.weights[epoch][name][replicate])
 
 
 def test_without_validation_nothing_is_called_best(tmp_path):

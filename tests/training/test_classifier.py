@@ -53,7 +53,7 @@ def test_scores_are_those_of_an_independent_computation(tmp_path):
 
     images, labels = whole_part(data, "val")
     with torch.no_grad():
-        probability = softmax(model.eval()(images)[0].double().numpy(), axis=1)
+        probability = softmax(model.eval()(images).double().numpy(), axis=1)
     labels = labels.numpy()
     confidence, correct = probability.max(1), probability.argmax(1) == labels
     bins = np.minimum((confidence * 15).astype(int), 14)
@@ -76,7 +76,7 @@ def test_train_loss_is_the_mean_over_rows_while_the_weights_change(tmp_path):
         classifier(optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}),
         FakeImages(rows=300),
     )
-    reference, losses = model.stack.replicate(0), []
+    reference, losses = model.engine.replicate(0), []
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
     data.prepare_data()
     data.setup("fit")
@@ -91,8 +91,8 @@ def test_train_loss_is_the_mean_over_rows_while_the_weights_change(tmp_path):
     logged = fitted_losses(model, data, tmp_path)
 
     assert logged["train/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
-        assert torch.allclose(ours[0], theirs, atol=1e-6)
+    for ours, theirs in zip(replicate_weights(model, 0), reference.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_diverged_network_has_a_loss_that_says_so(tmp_path):
@@ -109,7 +109,7 @@ def test_what_a_network_draws_in_training_follows_from_the_seed(tmp_path):
         torch.manual_seed(global_seed)
         model = classifier(network=Dropout, seed=seed)
         fitted_losses(model, FakeImages(rows=200, seed=0), tmp_path)
-        return model.stack.network.layers[1].weight
+        return model.engine.replicate(0).layers[1].weight
 
     first = weights(1, seed=0)
 
@@ -233,14 +233,15 @@ def stacked(replicates, data=None, **options):
 
 
 def replicate_weights(model, number):
-    return [parameter.detach()[number] for parameter in model.parameters()]
+    return [parameter.detach() for parameter in model.engine.replicate(number).parameters()]
 
 
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-def test_seed_7_alone_is_seed_7_in_a_stack_bit_for_bit(tmp_path, optimizer):
+def test_seed_7_alone_is_seed_7_among_others_bit_for_bit(tmp_path, optimizer, engine):
     chosen = {"class_path": f"torch.optim.{optimizer}", "init_args": {"lr": 0.01}}
-    many = classifier(replicates=4, seed=5, optimizer=chosen)
-    alone = classifier(replicates=1, seed=7, optimizer=chosen)
+    many = classifier(replicates=4, seed=5, optimizer=chosen, engine=engine)
+    alone = classifier(replicates=1, seed=7, optimizer=chosen, engine=engine)
 
     fitted_losses(many, FakeImages(rows=300, seed=5, replicates=4), tmp_path, max_epochs=3)
     fitted_losses(alone, FakeImages(rows=300, seed=7), tmp_path, max_epochs=3)
@@ -263,12 +264,13 @@ def test_logged_are_the_mean_and_the_spread_over_replicates(tmp_path):
 
 @pytest.mark.parametrize("activation", ["relu", "swish_trainable"])  # the latter has a single number as a parameter
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
-def test_gradients_are_clipped_for_each_replicate_by_itself(tmp_path, algorithm, activation):
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_gradients_are_clipped_for_each_replicate_by_itself(tmp_path, engine, algorithm, activation):
     most = 0.05 if algorithm == "norm" else 0.001
     options = {"gradient_clip_val": most, "gradient_clip_algorithm": algorithm, "limit_train_batches": 1}
     sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
-    model, data = stacked(3, activation=activation, optimizer=sgd)
-    alone = [model.stack.replicate(number) for number in range(3)]
+    model, data = stacked(3, activation=activation, optimizer=sgd, engine=engine)
+    alone = [model.engine.replicate(number) for number in range(3)]
     data.prepare_data()
     data.setup("fit")
     images, labels, _ = data.transfer_batch_to_device(next(iter(data.train_dataloader())), torch.device("cpu"), 0)
@@ -383,7 +385,7 @@ def test_the_ensemble_is_the_mean_probability_of_those_that_were_not_trained_on_
 
 
 def test_a_diverged_replicate_is_left_out_of_mean_and_ensemble(tmp_path):
-    model, data = stacked(3)
+    model, data = stacked(3, engine="stack")
     with torch.no_grad():
         next(model.parameters())[1] = torch.nan
 
@@ -402,8 +404,9 @@ class Same(Foreign):
         super().setup(stage)
 
 
-def test_a_foreign_datamodules_batches_are_shared_by_all_replicates(tmp_path):
-    model, alone = classifier(replicates=3), classifier(replicates=1, seed=2)
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_a_foreign_datamodules_batches_are_shared_by_all_replicates(tmp_path, engine):
+    model, alone = (classifier(engine=engine, **options) for options in ({"replicates": 3}, {"seed": 2}))
 
     fitted_losses(model, Same(), tmp_path)
     fitted_losses(alone, Same(), tmp_path)

@@ -25,7 +25,7 @@ def trained(**options):
     images, labels = torch.rand(3, 20, 1, 8, 8), torch.randint(10, (3, 20))
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
     for _ in range(3):
-        classifier.stack.losses(images, labels).sum().backward()
+        classifier.engine.losses(images, labels).sum().backward()
         optimizer.step()
     return classifier.eval()
 
@@ -74,11 +74,11 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_no_file(tmp_path, replic
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_differs_from_the_stack_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_differs_from_the_replicate_is_refused(tmp_path, monkeypatch):
     classifier = trained()
-    monkeypatch.setattr(classifier.stack, "replicate", lambda number: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    monkeypatch.setattr(classifier.engine, "replicate", lambda number: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
 
-    with pytest.raises(ExportError, match="differs from the stack by up to"):
+    with pytest.raises(ExportError, match="differs from the replicate by up to"):
         export_replicate(classifier, 0, tmp_path / "net.pt2")
 
     assert list(tmp_path.iterdir()) == []

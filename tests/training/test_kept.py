@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from actbench.training.classifier import Classifier
-from actbench.training.stack import StackError
+from actbench.training.engines import EngineError
 
 IMAGES, LABELS = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
 
@@ -44,22 +44,30 @@ class Remembers(nn.Module):
         return self.last if before is None or before.shape != x.shape else self.last + before.detach()
 
 
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
 @pytest.mark.parametrize("activation", ["test_kept.Keeps", "test_kept.Hooked"])
-def test_a_module_that_keeps_tensors_is_trained_and_copied_as_another(activation):
+def test_a_module_that_keeps_tensors_is_trained_and_copied_as_another(activation, engine):
     plain, keeping = (
-        Classifier(name, "MLP", replicates=3, input_shape=(1, 4, 4), num_classes=3) for name in ("tanh", activation)
+        Classifier(name, "MLP", replicates=3, engine=engine, input_shape=(1, 4, 4), num_classes=3)
+        for name in ("tanh", activation)
     )
 
     for model in (plain, keeping):
-        model.stack.losses(IMAGES, LABELS).sum().backward()
+        model.engine.losses(IMAGES, LABELS).sum().backward()
         model.eval()
 
     for ours, theirs in zip(keeping.parameters(), plain.parameters(), strict=True):
         assert ours.grad.equal(theirs.grad)
-    assert copy.deepcopy(keeping)(IMAGES).equal(plain(IMAGES))
-    assert keeping.stack.replicate(2)(IMAGES).shape == (6, 3)
+    assert engine == "sequence" or copy.deepcopy(keeping)(IMAGES).equal(plain(IMAGES))
+    assert keeping.engine.replicate(2)(IMAGES).shape == (6, 3)
 
 
-def test_a_module_that_computes_with_what_it_has_kept_is_refused():
-    with pytest.raises(StackError, match="it computes with a tensor kept from the previous call"):
-        Classifier("test_kept.Remembers", "MLP", replicates=2, input_shape=(1, 4, 4), num_classes=3)
+def test_a_module_that_computes_with_what_it_has_kept_is_not_stacked():
+    options = {"replicates": 2, "input_shape": (1, 4, 4), "num_classes": 3}
+
+    with pytest.raises(EngineError, match="it computes with a tensor kept from the previous call"):
+        Classifier("test_kept.Remembers", "MLP", engine="stack", **options)
+
+    model = Classifier("test_kept.Remembers", "MLP", **options)
+    model.choose_engine(torch.device("cpu"), batch=4)
+    assert (model.engine.name, "it reads a tensor" in model.engine_reason) == ("sequence", True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from actbench.networks import MLP, TutorialCNN
 from actbench.training.classifier import Classifier
-from actbench.training.stack import multiply_adds
+from actbench.training.engines import multiply_adds
 from actbench.training.threads import available_cores, choose_threads, peak_memory_mb, reset_peak_memory
 
 

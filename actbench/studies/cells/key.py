@@ -48,7 +48,8 @@ KEY: Mapping[str, Counts] = {
     **dict.fromkeys(SPECS, Counts(True, "what is trained")),
     "model.batch_keys": Counts(True, "which parts of a batch are trained on"),
     **dict.fromkeys(
-        ("model.replicates", "model.stack_width"), Counts(False, "a replicate does not depend on its company")
+        ("model.replicates", "model.stack_width", "model.engine"),
+        Counts(False, "a replicate does not depend on its company; engines agree to rounding"),
     ),
     "data": Counts(True, "the split, the batches and how they are made"),
     "data.root": Counts(False, "of our datasets: where files are, not what they hold"),

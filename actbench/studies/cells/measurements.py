@@ -143,12 +143,13 @@ class OtherProcesses:
 
 def initial_weights(classifier: Classifier) -> list[str]:
     """For each replicate, a hash of its weights, except the weights of the activations that are compared."""
-    network = classifier.stack.network
+    network = classifier.engine.replicate(0)
     excluded = {
         id(value) for module in compared_modules(network) for value in (*module.parameters(), *module.buffers())
     }
-    values = network.state_dict(keep_vars=True)
-    shared = [(name, value.detach().cpu()) for name, value in values.items() if id(value) not in excluded]
+    names = [name for name, value in network.state_dict(keep_vars=True).items() if id(value) not in excluded]
+    values = classifier.engine.state_dict()
+    shared = [(name, values[f"network.{name}"].cpu()) for name in names]
     hashes = [sha256() for _ in classifier.seeds]
     for replicate, replicate_hash in enumerate(hashes):
         for name, weights in shared:
@@ -199,9 +200,9 @@ def curves(classifier: Classifier) -> Iterator[dict[str, list[float] | None]]:
     A report draws them without torch. They are None where the activation is not a
     function of one number, as with parameters for each channel.
     """
-    site = next(compared_modules(classifier.stack.network), None)
     for replicate in range(len(classifier.seeds)):
-        yield curve(site and classifier.stack.replicate(replicate, site).cpu().eval())
+        site = next(compared_modules(classifier.engine.replicate(replicate)), None)
+        yield curve(site and site.cpu().eval())
 
 
 def curve(activation: nn.Module | None) -> dict[str, list[float] | None]:

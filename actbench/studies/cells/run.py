@@ -64,7 +64,7 @@ def to_records(
         "factors": records.json_text(factors),
         "weights": factors["weights"],
         "classes": classifier.num_classes,
-        "parameters": sum(values[0].numel() for values in classifier.parameters() if values.requires_grad),
+        "parameters": sum(p.numel() for p in classifier.engine.replicate(0).parameters() if p.requires_grad),
         "config": measured["config"],
         **measured["provenance"],
     }
@@ -148,7 +148,7 @@ def run_cell(
         if best:
             if not best[0].weights:
                 raise ValueError("study.weights is best, and nothing was validated")
-            classifier.stack.network.load_state_dict(best[0].weights)
+            classifier.engine.load_state_dict(best[0].weights)
         if is_overridden("val_dataloader", datamodule):
             # The fit may not have validated these weights: it need not validate every epoch.
             trainer.validate(classifier, datamodule=datamodule, verbose=False)

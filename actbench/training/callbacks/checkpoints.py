@@ -151,13 +151,13 @@ class BestCheckpoint(EpochCheckpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.loss is not None:
             losses = torch.zeros(len(pl_module.seeds))
-            expected = {"loss": losses, "epoch": losses.long(), "weights": pl_module.stack.network.state_dict()}
+            expected = {"loss": losses, "epoch": losses.long(), "weights": pl_module.engine.state_dict()}
             check_state(self.state_dict(), expected, "best weights")
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         # At the start, because a callback that averages weights removes its average before the end.
-        network = pl_module.stack.network.state_dict()
+        network = pl_module.engine.state_dict()
         self.validated = {name: value.clone() for name, value in network.items()}
 
     @override
@@ -179,7 +179,7 @@ class BestCheckpoint(EpochCheckpoint):
     def save(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.weights:
             return
-        network = pl_module.stack.network
+        network = pl_module.engine
         current = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.weights)
         try:

@@ -33,6 +33,7 @@ def is_description(value: Mapping[str, Any]) -> bool:
                 "optimizer": {"class_path": str()},
                 "lr_scheduler": None | {"class_path": str()},
                 "replicates": int(),
+                "engine": "stack" | "sequence",
                 "input_shape": [*sizes],
                 "num_classes": int(),
             },

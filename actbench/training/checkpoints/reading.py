@@ -18,8 +18,8 @@ from actbench.training.checkpoints.form import CheckpointError, has_lightning_fo
 from actbench.training.checkpoints.trust import TRUSTED, check_trust
 
 KEY = "actbench"
-SCHEMA = 3
-WEIGHTS = "stack.network."  # prefix of the names of weights
+SCHEMA = 4
+WEIGHTS = "engine.network."  # prefix of the names of weights
 MAX_VALUES, MAX_DEPTH = 1_000_000, 100  # of a checkpoint's content, which grows with each epoch
 MAX_DESCRIPTION = 10_000  # values
 REFUSED = {"builtins bytearray": "a bytearray", "torch._utils _rebuild_sparse_tensor": "a sparse tensor"}

@@ -1,8 +1,6 @@
 """Some replicates of a stack, run together: their logits, losses and gradients."""
 
-import copy
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,25 +10,20 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
 from actbench.seeding import stream
-from actbench.training.stack.replay import Draw, Replay
-from actbench.training.stack.rules import Rules
+from actbench.training.engines.base import no_kept_tensors
+from actbench.training.engines.stack.replay import Draw, Kind, Replay
+from actbench.training.engines.stack.rules import Rules
 
-MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # of every module, such as parameters and hooks
 Values = dict[str, Tensor]  # parameters or buffers by name
-Streams = Callable[[int], torch.Generator]  # from a replicate's seed to its generator
 
 
 class Chunk:
-    """Replicates that run together, by their indices in the stack: their parameters, and copies of their buffers.
+    """Replicates that run together under vmap, by their indices in the stack: parameters, and copies of buffers.
 
-    They run under vmap, with their steps replayed. Without a ``replay``, a
-    single replicate runs as the plain network. A batch that all replicates
-    share has ``ndim`` dimensions; a batch for each replicate has one more.
+    A batch that all replicates share has ``ndim`` dimensions; a batch for each replicate has one more.
     """
 
-    def __init__(
-        self, network: nn.Module, replicates: list[int], draw: Draw, replay: Replay | None, *, ndim: int
-    ) -> None:
+    def __init__(self, network: nn.Module, replicates: list[int], draw: Draw, replay: Replay, *, ndim: int) -> None:
         self.network = network
         self.draw = draw
         self.replay = replay
@@ -73,13 +66,10 @@ class Chunk:
             return [losses.detach(), *gradients]
 
         tensors = [*self.parameters.values(), *self.buffers.values(), images, labels]
-        if self.replay:
-            device = images.device.type
-            autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            state = (call_settings(self.network), autocast, tuple(trained))
-            losses, *gradients = self.replay(step, self.draw, tensors, state)
-        else:
-            losses, *gradients = step(self.draw, tensors)
+        device = images.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        state = (autocast, torch.get_default_dtype(), tuple(trained))
+        losses, *gradients = self.replay(step, self.draw, tensors, self.network, state)
         assert losses is not None
         return losses, gradients
 
@@ -88,58 +78,20 @@ class Chunk:
         names = tied_names(self.network)
 
         def call(values: Values, images: Tensor, anchor: Tensor) -> Tensor:
-            with no_kept_tensors(self.network), Rules(draw, anchor, banded=self.replay is not None):
+            with no_kept_tensors(self.network), Rules(draw, anchor):
                 all_values = {name: values[stack_name] for name, stack_name in names.items()}
                 logits: Tensor = functional_call(self.network, all_values, (images,), tie_weights=False)
             return logits
 
-        if self.replay:
-            in_dims = (0, None if images.ndim == self.ndim else 0, 0)
-            logits: Tensor = vmap(call, in_dims)(values, images, anchor)
-            return logits
-        images = images if images.ndim == self.ndim else images[0]
-        if images.ndim == 4:  # a copy, because a view of one-channel images does not count as channels-last
-            images = images.clone(memory_format=torch.channels_last)
-        return call({name: value[0] for name, value in values.items()}, images, anchor[0])[None]
+        in_dims = (0, None if images.ndim == self.ndim else 0, 0)
+        logits: Tensor = vmap(call, in_dims)(values, images, anchor)
+        return logits
 
     def write_back_buffers(self) -> None:
         """Write the buffers back to the stack."""
         if self.network.training:
             for name, buffer in self.network.named_buffers():
                 buffer[self.index] = self.buffers[name]
-
-
-@contextmanager
-def no_kept_tensors(network: nn.Module) -> Iterator[None]:
-    """Remove the tensors that modules keep from a call, for a plot, say: tensors of vmap are invalid outside of it."""
-    before = [(vars(module), dict(vars(module))) for module in network.modules()]
-    contents = [
-        (value, copy.copy(value))
-        for _, values in before
-        for name, value in values.items()
-        if isinstance(value, list | dict) and name not in MODULE_ATTRIBUTES
-    ]
-    try:
-        yield
-    finally:
-        for attributes, values in before:
-            for name, value in list(attributes.items()):
-                if value is not values.get(name) and holds_tensor(value):
-                    if name in values:
-                        attributes[name] = values[name]
-                    else:
-                        del attributes[name]
-        for value, original in contents:
-            if holds_tensor(value):
-                value.clear()
-                value.extend(original) if isinstance(value, list) else value.update(original)
-
-
-def holds_tensor(value: Any) -> bool:
-    """Whether a value is a tensor, or a collection that holds a tensor at any depth."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(holds_tensor, value)))
 
 
 def tied_names(network: nn.Module) -> dict[str, str]:
@@ -161,25 +113,21 @@ def named_values(network: nn.Module) -> Iterator[tuple[str, dict[str, Any], str,
                     yield path, values, name, value
 
 
-def random_numbers(streams: Streams | None, seeds: Sequence[int]) -> Draw:
-    """Random numbers of replicates, each from its seed's stream, by default the dropout stream, from its start."""
+def random_numbers(seeds: Sequence[int], key: Sequence[int]) -> Draw:
+    """Random numbers of replicates, each as torch's global generator would draw it at the seed's dropout stream."""
     generators: list[torch.Generator] = []
 
-    def draw(kind: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    def draw(kind: Kind, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         if not generators:
-            generators.extend(streams(seed) if streams else stream(seed, "dropout") for seed in seeds)
-        make = torch.rand if kind == "uniform" else torch.randn
-        return torch.stack([make(shape, generator=g, dtype=dtype, device=device) for g in generators])
+            generators.extend(stream(seed, "dropout", *key, device=device) for seed in seeds)
+        numbers = torch.empty(len(seeds), *shape, dtype=dtype, device=device)
+        for values, generator in zip(numbers, generators, strict=True):
+            if kind == "uniform":
+                values.uniform_(generator=generator)
+            elif kind == "normal":
+                values.normal_(generator=generator)
+            else:
+                values.bernoulli_(kind, generator=generator)
+        return numbers
 
     return draw
-
-
-def call_settings(network: nn.Module) -> tuple[Hashable, ...]:
-    """Settings besides tensors that a call of the network may depend on: hooks, and plain values like ``training``."""
-    return tuple(
-        value
-        for module in network.modules()
-        for values in ((type(module),), module._forward_pre_hooks, module._forward_hooks, vars(module).values())
-        for value in values
-        if isinstance(value, type | bool | int | float | str)
-    )

@@ -6,20 +6,25 @@ small network on a CPU, that takes as long as the operations themselves.
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-Draw = Callable[[str, tuple[int, ...], torch.dtype, torch.device], Tensor]
-"""Random numbers for each replicate of a kind ("uniform" or "normal"), shape, dtype and device."""
+from actbench.training.engines.stack.guards import PythonState, Unguarded, python_state
+
+Kind = Literal["uniform", "normal"] | float
+"""Of random numbers: uniform in [0, 1), standard normal, or 1 with this probability, else 0."""
+Draw = Callable[[Kind, tuple[int, ...], torch.dtype, torch.device], Tensor]
+"""Random numbers for each replicate of a kind, shape, dtype and device."""
 Results = list[Tensor | None]
 Step = Callable[[Draw, Sequence[Tensor]], Results]
 """New tensors, from random draws and from tensors, which the step may change in place."""
 
+KINDS = 32  # of steps that are recorded, and of those that are counted
 CALLS = 50  # of a kind of step before it is recorded; recording costs what a hundred replayed steps save
 ALIASES = {
     torch.ops.aten.alias.default,
@@ -30,35 +35,63 @@ ALIASES = {
 }
 
 
+class Recording(NamedTuple):
+    """Operations of a step, the arguments of each draw, and what the network's code read."""
+
+    graph: GraphModule
+    requests: list[Any]
+    python: PythonState
+
+
 class Replay:
     """Runs a step, and after ``CALLS`` calls of a kind its recorded operations instead.
 
-    A recording is used only if it reproduces the step bit for bit on the values
-    at hand. A step that depends on more than its tensors and draws, such as on a
-    count that it keeps, is not replayed.
+    A recording is used only while all that the network's Python code may read is
+    what it was, and only if it reproduced the step bit for bit on the values at
+    hand. A network whose code reads what cannot be followed is never replayed.
     """
 
     def __init__(self) -> None:
         self.calls: Counter[Hashable] = Counter()
-        # Operations, and the arguments of each draw.
-        self.recordings: dict[Hashable, tuple[GraphModule, list[Any]]] = {}
+        self.recordings: dict[Hashable, Recording] = {}
+        self.reason: str | None = None  # why steps are not replayed
 
-    def __call__(self, step: Step, draw: Draw, tensors: Sequence[Tensor], state: Hashable) -> Results:
-        """Results of the step; ``state`` holds everything besides tensors that its operations depend on."""
-        kind = (state, *((value.shape, value.stride(), value.dtype, value.device) for value in tensors))
+    def __call__(
+        self, step: Step, draw: Draw, tensors: Sequence[Tensor], network: nn.Module, state: Hashable
+    ) -> Results:
+        """Results of the step; ``state`` holds what its operations depend on besides tensors and the network."""
         if torch.is_anomaly_enabled():  # anomaly detection needs the step itself
             return step(draw, tensors)
-        if kind in self.recordings:
-            graph, requests = self.recordings[kind]
-            return repeat(graph, tensors, [draw(*request) for request in requests])
-        self.calls[kind] += 1
-        if self.calls[kind] != CALLS:
+        try:
+            python = python_state(network)
+        except Unguarded as error:
+            self.reason = str(error)
             return step(draw, tensors)
+        kind = (state, python.values, *((value.shape, value.stride(), value.dtype, value.device) for value in tensors))
+        if kind in self.recordings:
+            graph, requests, _ = self.recordings[kind]
+            return repeat(graph, tensors, [draw(*request) for request in requests])
+        if len(self.calls) > KINDS:  # what the code reads changes all the time
+            self.calls.clear()
+        self.calls[kind] += 1
+        before = [value.clone() for value in tensors] if self.calls[kind] == CALLS else []
+        # Tensors that overlap or have gaps are not recorded, because copies have neither.
+        if not before or any(a.stride() != b.stride() for a, b in zip(tensors, before, strict=True)):
+            return step(draw, tensors)
+        return self._record(step, draw, tensors, before, kind, python, network)
 
-        before = [value.clone() for value in tensors]
-        if any(a.stride() != b.stride() for a, b in zip(tensors, before, strict=True)):
-            return step(draw, tensors)  # they overlap or have gaps, and recorded copies do not
-        requests, drawn = [], []
+    def _record(
+        self,
+        step: Step,
+        draw: Draw,
+        tensors: Sequence[Tensor],
+        before: Sequence[Tensor],
+        kind: Hashable,
+        python: PythonState,
+        network: nn.Module,
+    ) -> Results:
+        """Results of the step, which is recorded if that gives them again from the tensors' values ``before`` it."""
+        requests, drawn = list[Any](), list[Tensor]()
 
         def recorded_draw(*request: Any) -> Tensor:
             requests.append(request)
@@ -67,12 +100,17 @@ class Replay:
 
         results = step(recorded_draw, tensors)
         try:
+            if python_state(network).values != python.values:
+                raise Unguarded("its code changes values of Python")
             graph = record(step, [value.clone() for value in before], drawn)
             repeated = repeat(graph, before, drawn)
             assert_close([*repeated, *before], [*results, *tensors], rtol=0, atol=0, equal_nan=True)
-        except Exception:
-            return results  # torch cannot record every step, and some recordings give other values
-        self.recordings[kind] = graph, requests
+        except Exception as error:  # torch cannot record every step, and some recordings give other values
+            self.reason = str(error).partition("\n")[0]
+        else:
+            if len(self.recordings) == KINDS:
+                del self.recordings[next(iter(self.recordings))]
+            self.recordings[kind] = Recording(graph, requests, python)
         return results
 
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from actbench.training.stack.convolution import convolve
-from actbench.training.stack.replay import Draw
+from actbench.training.engines.stack.convolution import convolve
+from actbench.training.engines.stack.replay import Draw, Kind
 
 SELU_FLOOR = -1.7580993408473766  # alpha dropout's value for dropped elements: SELU's limit at -inf
 
@@ -21,14 +21,12 @@ class Rules(TorchFunctionMode):
     Args:
         draws: Returns random numbers (replicates, *shape), each replicate's from its own generator.
         anchor: A number for each replicate, which makes vmap batch every draw over replicates.
-        banded: Whether convolutions of stride 1 become matrix products; see `actbench.training.stack.convolution`.
     """
 
-    def __init__(self, draws: Draw, anchor: Tensor, *, banded: bool) -> None:
+    def __init__(self, draws: Draw, anchor: Tensor) -> None:
         super().__init__()
         self.draws = draws
         self.anchor = anchor
-        self.banded = banded
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -36,15 +34,15 @@ class Rules(TorchFunctionMode):
         """Called by torch in place of each torch function."""
         kwargs = kwargs or {}
         if func in (F.conv2d, F.linear):
-            call = conv2d if func is F.conv2d and self.banded else func
+            call = conv2d if func is F.conv2d else func
             return in_autocast_precision(call, args, kwargs)
         if func is F.batch_norm:
             return batch_norm(*args, **kwargs)
         rule = RANDOM.get(func)
         return rule(self, *args, **kwargs) if rule else func(*args, **kwargs)
 
-    def draw(self, kind: Literal["uniform", "normal"], like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-        """Random numbers for a replicate, uniform in [0, 1) or standard normal, with dtype and device of ``like``."""
+    def draw(self, kind: Kind, like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """Random numbers for a replicate, with dtype and device of ``like``."""
         shape = tuple(like.shape if shape is None else shape)
         numbers: Tensor = ReplicateDraw.apply(self.anchor, self.draws, (kind, shape, like.dtype, like.device))
         return numbers
@@ -133,7 +131,7 @@ def dropping(
 ) -> Callable[..., Tensor]:
     """Rule for a kind of dropout of elements or whole channels; ``trains`` is its default of ``training``.
 
-    ``drop`` computes the output from the input, a mask of kept elements, and the share that is dropped.
+    ``drop`` computes the output from the input, a mask with 1 for kept elements, and the share that is dropped.
     """
 
     def rule(rules: Rules, input: Tensor, p: float = 0.5, training: bool = trains, inplace: bool = False) -> Tensor:
@@ -142,7 +140,7 @@ def dropping(
         if not training or p == 0:
             return input
         shape = (*input.shape[:2], *[1] * (input.ndim - 2)) if channels else input.shape
-        result = input * 0 if p == 1 else drop(input, rules.draw("uniform", input, shape) >= p, p)
+        result = input * 0 if p == 1 else drop(input, rules.draw(1 - p, input, shape), p)
         return input.copy_(result) if inplace else result
 
     return rule
@@ -150,18 +148,16 @@ def dropping(
 
 def zeroed(input: Tensor, kept: Tensor, p: float) -> Tensor:
     """Input with zeros in place of dropped elements, scaled to keep its mean."""
-    return input * (kept / (1 - p)).to(input.dtype)
+    return input * (kept / (1 - p))
 
 
 def floored(input: Tensor, kept: Tensor, p: float) -> Tensor:
     """Input with SELU's floor in place of dropped elements, scaled and shifted to keep mean 0 and variance 1."""
     scale: float = ((SELU_FLOOR**2 * p + 1) * (1 - p)) ** -0.5
-    return scale * torch.where(kept, input, SELU_FLOOR) - scale * SELU_FLOOR * p
+    return scale * torch.where(kept > 0, input, SELU_FLOOR) - scale * SELU_FLOOR * p
 
 
-def random_like(
-    rules: Rules, input: Tensor, *, kind: Literal["uniform", "normal"], dtype: torch.dtype | None = None, **_: Any
-) -> Tensor:
+def random_like(rules: Rules, input: Tensor, *, kind: Kind, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     """Random numbers with the input's shape."""
     return rules.draw(kind, input if dtype is None else input.to(dtype))
 

@@ -1,33 +1,35 @@
 """The stack: the parameters of many replicates, run and trained together."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.optim import Optimizer
+from typing_extensions import override
 
-from actbench.specs import one_line
-from actbench.training.stack.chunk import MODULE_ATTRIBUTES, Chunk, Streams, holds_tensor, named_values, random_numbers
-from actbench.training.stack.replay import Replay
+from actbench.specs import OptimizerSpec, one_line
+from actbench.training.engines.base import (
+    MODULE_ATTRIBUTES,
+    Engine,
+    EngineError,
+    KnownGradient,
+    copy_network,
+    kept_tensors,
+    optimizer_of,
+)
+from actbench.training.engines.optimizers import check_elementwise
+from actbench.training.engines.stack.chunk import Chunk, named_values, random_numbers
+from actbench.training.engines.stack.guards import Unguarded, python_state
+from actbench.training.engines.stack.replay import Replay
 
 CPU_WIDTH = 32  # replicates at once on a CPU; with more, values leave the cache and nothing is gained
-STACKED_WORK = 1.6e7
-"""Multiply-adds of a replicate's batch below which a CPU is faster with a stack than with one replicate at a time.
-
-Measured in ms per step and replicate on one thread, alone and in a stack of 32:
-TutorialCNN 8x8 (2.5 million) 1.2 and 0.6; MLP 28x28 (15 million) 1.1 and 0.9;
-TutorialCNN 28x28 (18 million) 5.0 and 7.1; ConvNet 8x8 (39 million) 3.0 and 5.1.
-"""
 
 
-class StackError(ValueError):
-    """A network cannot be stacked, or a replicate does not fit in memory; the message says why."""
-
-
-class Stack(nn.Module):
+class Stack(Engine):
     """Replicates of one network as one module.
 
     Parameters and buffers keep the network's own names, with a leading axis for
@@ -35,63 +37,49 @@ class Stack(nn.Module):
     own parameters, images and seed alone.
 
     They run in chunks of ``width`` replicates, each one call of the network under
-    vmap. With a width of 1, which large networks have on a CPU, a chunk is one
-    call of the network itself, on images in the channels-last format. Without a
-    ``width``, device and size decide. The networks differ only in their values,
-    and the stack takes over the first.
+    vmap; without a ``width``, the device decides. The networks differ only in
+    their values.
 
     Raises:
-        StackError: The network cannot be stacked.
+        EngineError: The network cannot be stacked.
     """
+
+    name = "stack"
 
     def __init__(
         self, networks: Sequence[nn.Module], seeds: Sequence[int], *, input_shape: Sequence[int], width: int | None
     ) -> None:
-        super().__init__()
-        self.seeds = tuple(seeds)
+        super().__init__(networks[0], seeds, input_shape=input_shape)
         self.width = width
-        self.ndim = 1 + len(input_shape)  # of a batch that all replicates share
         self.limit = len(networks)  # of the width; halved when memory runs out
-        self.multiply_adds = multiply_adds(networks[0], input_shape)
         self.replay = Replay()
-        if reason := hidden_state(networks[0], input_shape):
-            raise StackError(f"{type(networks[0]).__name__} cannot be stacked: {reason}")
+        title = type(networks[0]).__name__
+        if reason := hooked_parameter(networks[0]) or hidden_state(networks[0], input_shape):
+            raise EngineError(f"{title} cannot be stacked: {reason}")
         self.network = stacked_network(networks)
+        before = known_state(self.network)
         self._try(input_shape)
+        if before is not None and known_state(self.network) != before:
+            raise EngineError(f"{title} cannot be stacked: its code changes values of Python, such as a count")
 
-    def __len__(self) -> int:
-        return len(self.seeds)
-
+    @override
+    @torch.no_grad()
     def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:
-        """Logits of every replicate, without gradients, for one batch for each replicate or one that all share."""
         logits: list[Tensor] = []
-
-        @torch.no_grad()
-        def run(chunk: Chunk) -> None:
-            logits.append(chunk.logits(images))
-
-        self._by_chunks(run, images, range(len(self)))
+        self._by_chunks(lambda chunk: logits.append(chunk.logits(images)), images, range(len(self)))
         return torch.cat(logits)
 
+    @override
     def losses(
         self,
         images: Float[Tensor, "*replicates_batch_shape"],
         labels: Int64[Tensor, "*replicates batch"],
         *,
         replicates: Sequence[int] | None = None,
-        streams: Streams | None = None,
+        key: Sequence[int] = (),
+        scaled: bool = True,
     ) -> Float[Tensor, " replicates"]:
-        """Each replicate's mean cross-entropy in nats, with its gradient, for a batch for each or one that all share.
-
-        The gradient is computed here, chunk by chunk, so that a chunk's memory
-        is free before the next one begins; ``backward`` only hands it on.
-
-        Args:
-            images: Inputs of the batch.
-            labels: Classes of the inputs.
-            replicates: Indices to compute; other losses are NaN, and their gradients 0.
-            streams: Generator of each seed; by default, the seed's dropout stream.
-        """
+        """As in `Engine`; gradients are computed chunk by chunk, so that a chunk's memory is free before the next."""
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         dtype = torch.promote_types(images.dtype, torch.float32)
         losses = torch.full((len(self),), torch.nan, device=images.device, dtype=dtype)
@@ -109,41 +97,66 @@ class Stack(nn.Module):
                         total = gradients[name] = torch.zeros_like(trained[name])
                     total[chunk.index] = gradient
 
-        self._by_chunks(run, images, range(len(self)) if replicates is None else replicates, streams)
-        result: Tensor = KnownGradient.apply(losses, list(gradients.values()), *trained.values())
+        self._by_chunks(run, images, range(len(self)) if replicates is None else replicates, key)
+        result: Tensor = KnownGradient.apply(losses, list(gradients.values()), scaled, *trained.values())
         return result
 
-    def replicate(self, index: int, part: nn.Module | None = None) -> nn.Module:
-        """One replicate as a plain network with its own values, or only a ``part`` of that network."""
-        network = copy.deepcopy(part or self.network)
+    @override
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    @override
+    def replicate(self, index: int) -> nn.Module:
+        network = copy_network(self.network)
         return replaced(network, {id(value): value.detach()[index].clone() for *_, value in named_values(network)})
+
+    @override
+    def make_optimizer(self, spec: OptimizerSpec) -> Optimizer:
+        check_elementwise(spec)
+        return optimizer_of(self.network.parameters(), spec, stacked=True)
+
+    @override
+    def clip_gradients(self, limit: float, *, by_value: bool) -> None:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if by_value:
+            torch._foreach_clamp_min_(gradients, -limit)
+            torch._foreach_clamp_max_(gradients, limit)
+            return
+        norm = torch.stack([gradient.reshape(len(gradient), -1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+        factor = (limit / (norm + 1e-6)).clamp(max=1)  # as in torch's clip_grad_norm_
+        for gradient in gradients:
+            gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+
+    @override
+    @contextmanager
+    def unchanged(self, replicates: Sequence[int]) -> Iterator[None]:
+        # Momentum and weight decay would change them even without a gradient.
+        chosen = list(replicates)
+        parameters = list(self.parameters()) if chosen else []
+        before = [parameter.detach()[chosen] for parameter in parameters]
+        yield
+        for parameter, values in zip(parameters, before, strict=True):
+            parameter.detach()[chosen] = values
 
     # --- chunks ---
 
+    @override
     def chunk_width(self, batch: int, device: torch.device) -> int:
-        """Number of replicates that run at once on batches of this size."""
-        return min(self.width or self._natural_width(batch, device), self.limit)
+        return min(self.width or (CPU_WIDTH if device.type == "cpu" else len(self)), self.limit)
 
-    def _natural_width(self, batch: int, device: torch.device) -> int:
-        """Width by device and size. Whether it is 1 never depends on the other replicates, as no result may."""
-        if device.type != "cpu":
-            return max(2, len(self))
-        return CPU_WIDTH if self.multiply_adds * batch < STACKED_WORK else 1
-
-    def _chunk(self, replicates: list[int], stacked: bool, streams: Streams | None) -> Chunk:
-        draw = random_numbers(streams, [self.seeds[replicate] for replicate in replicates])
-        return Chunk(self.network, replicates, draw, self.replay if stacked else None, ndim=self.ndim)
+    def _chunk(self, replicates: list[int], key: Sequence[int] = ()) -> Chunk:
+        draw = random_numbers([self.seeds[replicate] for replicate in replicates], key)
+        return Chunk(self.network, replicates, draw, self.replay, ndim=self.ndim)
 
     def _by_chunks(
-        self, run: Callable[[Chunk], None], images: Tensor, replicates: Sequence[int], streams: Streams | None = None
+        self, run: Callable[[Chunk], None], images: Tensor, replicates: Sequence[int], key: Sequence[int] = ()
     ) -> None:
         """Run chunks of the replicates, and halve the width whenever memory runs out."""
         batch, device = images.shape[-self.ndim], images.device
-        stacked = (self.width or self._natural_width(batch, device)) > 1
         start = 0
         while start < len(replicates):
             chosen = list(replicates[start : start + self.chunk_width(batch, device)])
-            chunk = self._chunk(chosen, stacked, streams)
+            chunk = self._chunk(chosen, key)
             try:
                 run(chunk)
             except RuntimeError as error:
@@ -155,7 +168,7 @@ class Stack(nn.Module):
                 start += len(chosen)
                 continue
             if len(chosen) == 1:
-                raise StackError(
+                raise EngineError(
                     f"one replicate with a batch of {batch} inputs does not fit in memory: {message}; "
                     "choose a smaller batch_size or network"
                 )
@@ -165,7 +178,7 @@ class Stack(nn.Module):
 
     def _try(self, input_shape: Sequence[int]) -> None:
         """Train one replicate for a step on copies, so that a network that cannot be stacked is refused at once."""
-        chunk = self._chunk([0], True, None)
+        chunk = self._chunk([0])
         try:
             with torch.enable_grad():
                 chunk.parameters = {name: value.requires_grad_() for name, value in chunk.parameters.items()}
@@ -175,33 +188,19 @@ class Stack(nn.Module):
             reason = one_line(error)
             if "randomness" in reason:
                 reason = "it draws random numbers by a function that cannot follow each replicate's seed"
-            raise StackError(f"{type(self.network).__name__} cannot be stacked: {reason[:300]}") from error
-
-
-class KnownGradient(torch.autograd.Function):
-    """Losses with gradients that are already known."""
-
-    @staticmethod
-    def forward(ctx: Any, losses: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return losses.clone()
-
-    @staticmethod
-    def backward(ctx: Any, factor: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, ()  # no other reference is left, so they need no copy
-        if factor.device.type == "cpu" and (factor == 1).all():
-            return (None, None, *gradients)
-        scaled = [None if g is None else g.mul_(factor.to(g.dtype).view(-1, *[1] * (g.ndim - 1))) for g in gradients]
-        return (None, None, *scaled)
+            raise EngineError(f"{type(self.network).__name__} cannot be stacked: {reason[:300]}") from error
 
 
 def stacked_network(networks: Sequence[nn.Module]) -> nn.Module:
-    """The first network with the stacked values of all; StackError if networks differ in more than their values."""
+    """A copy of the first network with the values of all; EngineError if they differ in more than their values."""
     columns = [[value for *_, value in named_values(network)] for network in networks]
     if len({tuple((value.shape, value.dtype) for value in column) for column in columns}) > 1:
-        raise StackError(f"{type(networks[0]).__name__} cannot be stacked: its shape depends on the seed")
+        raise EngineError(f"{type(networks[0]).__name__} cannot be stacked: its shape depends on the seed")
     rows = zip(*columns, strict=True)
-    return replaced(networks[0], {id(row[0]): torch.stack([value.detach() for value in row]) for row in rows})
+    network = copy_network(networks[0])
+    own = (value for *_, value in named_values(network))
+    stacked = {id(value): torch.stack([v.detach() for v in row]) for value, row in zip(own, rows, strict=True)}
+    return replaced(network, stacked)
 
 
 def replaced(network: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
@@ -219,7 +218,7 @@ def replaced(network: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
 
 def hidden_state(network: nn.Module, input_shape: Sequence[int]) -> str | None:
     """Why a network cannot be stacked: it keeps state outside of buffers that change in place. None if it does not."""
-    probe = copy.deepcopy(network).train()
+    probe = copy_network(network).train()
     state, buffers = copy.deepcopy(probe.state_dict()), dict(probe.named_buffers())
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, *input_shape, generator=generator) for _ in range(2)]
@@ -232,18 +231,33 @@ def hidden_state(network: nn.Module, input_shape: Sequence[int]) -> str | None:
                 if buffer is not buffers.get(name):
                     return f"it replaces its buffer {name}, which has to be changed in place"
             probe.load_state_dict(state)
-    extra = (value for m in probe.modules() for name, value in vars(m).items() if name not in MODULE_ATTRIBUTES)
-    if any(map(holds_tensor, extra)) and not torch.allclose(outputs[0], outputs[2], rtol=0, atol=0, equal_nan=True):
+    kept = any(
+        True
+        for module in probe.modules()
+        for name, value in vars(module).items()
+        if name not in MODULE_ATTRIBUTES
+        for _ in kept_tensors(value)
+    )
+    if kept and not torch.allclose(outputs[0], outputs[2], rtol=0, atol=0, equal_nan=True):
         return (
             "it computes with a tensor kept from the previous call, which has to be a buffer that is changed in place"
         )
     return None
 
 
-def multiply_adds(network: nn.Module, input_shape: Sequence[int]) -> float:
-    """Multiply-adds of the convolutions and matrix products in a forward pass of one image."""
-    training = network.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(torch.zeros(2, *input_shape))
-    network.train(training)
-    return float(counter.get_total_flops()) / 2 / 2  # two images, and two operations for each
+def hooked_parameter(network: nn.Module) -> str | None:
+    """Why a network cannot be stacked: a parameter has a hook, or a class of its own. None if none has."""
+    for name, parameter in network.named_parameters():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            return f"its parameter {name} has a hook, which would see the gradients of all replicates at once"
+        if type(parameter) is not nn.Parameter:
+            return f"its parameter {name} is of the class {type(parameter).__name__}"
+    return None
+
+
+def known_state(network: nn.Module) -> Any:
+    """What the network's Python code reads; None if that cannot be known."""
+    try:
+        return python_state(network).values
+    except Unguarded:
+        return None

@@ -1,0 +1,9 @@
+"""The engines that train the replicates of a network: a stack under vmap, or a sequence of plain modules."""
+
+from actbench.training.engines.base import Engine as Engine
+from actbench.training.engines.base import EngineError as EngineError
+from actbench.training.engines.base import multiply_adds as multiply_adds
+from actbench.training.engines.choice import choose as choose
+from actbench.training.engines.optimizers import check_elementwise as check_elementwise
+from actbench.training.engines.sequence import SequenceEngine as SequenceEngine
+from actbench.training.engines.stack import Stack as Stack

@@ -1,0 +1,198 @@
+"""What both engines have in common."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from inspect import signature
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
+
+from actbench.seeding import global_stream
+from actbench.specs import OptimizerSpec
+
+VECTOR = 64  # values, a multiple of the vector width of any CPU
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # of every module, such as parameters and hooks
+
+
+class EngineError(ValueError):
+    """An engine cannot train a network, or a replicate does not fit in memory; the message says why."""
+
+
+class Engine(nn.Module, ABC):
+    """Replicates of one network, each trained as if it were alone.
+
+    Both engines have the same ``state_dict``: the network's own names after
+    ``network.``, and values with a leading axis for the replicates.
+
+    Args:
+        network: One of the replicates, whose operations are counted.
+        seeds: Seed of each replicate.
+        input_shape: Shape of an input, without the batch.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, network: nn.Module, seeds: Sequence[int], *, input_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.seeds = tuple(seeds)
+        self.input_shape = tuple(input_shape)
+        self.ndim = 1 + len(self.input_shape)  # of a batch that all replicates share
+        self.multiply_adds = multiply_adds(network, input_shape)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:
+        """Logits of every replicate, for one batch for each replicate or one that all share."""
+
+    @abstractmethod
+    def losses(
+        self,
+        images: Float[Tensor, "*replicates_batch_shape"],
+        labels: Int64[Tensor, "*replicates batch"],
+        *,
+        replicates: Sequence[int] | None = None,
+        key: Sequence[int] = (),
+        scaled: bool = True,
+    ) -> Float[Tensor, " replicates"]:
+        """Each replicate's mean cross-entropy in nats, with its gradient, for a batch for each or one that all share.
+
+        Args:
+            images: Inputs of the batch.
+            labels: Classes of the inputs.
+            replicates: Indices to compute; other losses are NaN, and their gradients 0 or None.
+            key: Index of the seeds' dropout streams, such as epoch and batch.
+            scaled: Whether ``backward`` may start from another gradient of the losses than 1.
+        """
+
+    @abstractmethod
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients of a loss that was made from `losses`."""
+
+    @abstractmethod
+    def replicate(self, index: int) -> nn.Module:
+        """One replicate as a plain network with its own values."""
+
+    @abstractmethod
+    def chunk_width(self, batch: int, device: torch.device) -> int:
+        """Number of replicates that run at once on batches of this size."""
+
+    @abstractmethod
+    def make_optimizer(self, spec: OptimizerSpec) -> Optimizer:
+        """An optimiser of all replicates."""
+
+    @abstractmethod
+    def clip_gradients(self, limit: float, *, by_value: bool) -> None:
+        """Clip each replicate's gradients by their norm, or by value."""
+
+    @abstractmethod
+    def unchanged(self, replicates: Sequence[int]) -> AbstractContextManager[None]:
+        """Let a step of the optimiser leave these replicates as they are."""
+
+
+def copy_network(network: nn.Module) -> nn.Module:
+    """A deep copy of a network, whose modules may keep tensors of their last call, which torch does not copy."""
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for name, value in vars(module).items():
+            for tensor in kept_tensors(value) if name not in MODULE_ATTRIBUTES else ():
+                if not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(network, memo)
+
+
+def kept_tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in an attribute, at any depth of its collections."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from kept_tensors(item)
+
+
+@contextmanager
+def no_kept_tensors(network: nn.Module) -> Iterator[None]:
+    """Remove the tensors that modules keep from a call, for a plot, say: those of a probe or of vmap mean nothing."""
+    before = [(vars(module), dict(vars(module))) for module in network.modules()]
+    contents = [
+        (value, copy.copy(value))
+        for _, values in before
+        for name, value in values.items()
+        if isinstance(value, list | dict) and name not in MODULE_ATTRIBUTES
+    ]
+    try:
+        yield
+    finally:
+        for attributes, values in before:
+            for name, value in list(attributes.items()):
+                if value is not values.get(name) and any(True for _ in kept_tensors(value)):
+                    if name in values:
+                        attributes[name] = values[name]
+                    else:
+                        del attributes[name]
+        for value, original in contents:
+            if any(True for _ in kept_tensors(value)):
+                value.clear()
+                value.extend(original) if isinstance(value, list) else value.update(original)
+
+
+class KnownGradient(torch.autograd.Function):
+    """Losses with gradients that are already known: of stacked parameters, or of the parameters of one replicate."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, gradients: list[Tensor | None], scaled: bool, *parameters: Tensor) -> Tensor:
+        ctx.gradients, ctx.scaled = gradients, scaled
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, ()  # no other reference is left, so they need no copy
+        if ctx.scaled:
+            for gradient in gradients:
+                if gradient is not None:
+                    factors = factor.to(gradient.dtype)
+                    gradient.mul_(factors[0] if len(factors) == 1 else factors.view(-1, *[1] * (gradient.ndim - 1)))
+        return (None, None, None, *gradients)
+
+
+def multiply_adds(network: nn.Module, input_shape: Sequence[int]) -> float:
+    """Multiply-adds of the convolutions and matrix products in a forward pass of one image."""
+    training = network.training
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(), global_stream(0, "dropout"), no_kept_tensors(network):
+        network.eval()(torch.zeros(2, *input_shape))
+    network.train(training)
+    return float(counter.get_total_flops()) / 2 / 2  # two images, and two operations for each
+
+
+def optimizer_of(parameters: Iterable[nn.Parameter], spec: OptimizerSpec, *, stacked: bool) -> Optimizer:
+    """An optimiser in its fastest form for parameters of one replicate, or of several that are stacked.
+
+    The fused form of torch's optimisers is the fastest, but it rounds the last
+    few values of a tensor differently. The result of a replicate in a stack would
+    depend on its index unless the values of each replicate fill whole vectors.
+    Other parameters are a second group. The groups are the same in both engines.
+    """
+    parameters = list(parameters)
+    explicit = any(map(spec.init_args.get, ("foreach", "fused", "capturable", "differentiable")))
+    fusible = spec.cls.__module__.startswith("torch.optim") and "fused" in signature(spec.cls).parameters
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if fusible and not explicit:
+        sizes = [parameter[0].numel() if stacked else parameter.numel() for parameter in parameters]
+        fused = [p for p, size in zip(parameters, sizes, strict=True) if size % VECTOR == 0]
+        rest = [p for p, size in zip(parameters, sizes, strict=True) if size % VECTOR]
+        if fused and rest:
+            groups = [{"params": fused, "fused": True}, {"params": rest}]
+    optimizer: Optimizer = spec(groups)
+    for group in optimizer.param_groups:
+        # By default, torch loops over the parameters on a CPU.
+        if group.get("foreach", False) is None and not group.get("fused"):
+            group["foreach"] = True
+    return optimizer

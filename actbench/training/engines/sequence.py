@@ -1,0 +1,160 @@
+"""The sequence: replicates as plain modules, which run and train one after another, as in plain torch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from actbench.seeding import global_stream
+from actbench.specs import OptimizerSpec
+from actbench.training.engines.base import Engine, EngineError, KnownGradient, copy_network, optimizer_of
+from actbench.training.engines.optimizers import ReplicateOptimizers
+
+
+class SequenceEngine(Engine):
+    """Replicates of one network as plain modules, one after another.
+
+    Whatever plain torch trains is trained. While a replicate runs, the global
+    generators of torch, NumPy and Python are at its own stream, so what it draws
+    does not depend on the others. Images go through our own networks in the
+    channels-last format, which is faster on a CPU.
+    """
+
+    name = "sequence"
+
+    def __init__(self, networks: Sequence[nn.Module], seeds: Sequence[int], *, input_shape: Sequence[int]) -> None:
+        super().__init__(networks[0], seeds, input_shape=input_shape)
+        self.networks = nn.ModuleList(networks)
+        self.channels_last = self.ndim == 4 and type(networks[0]).__module__.startswith("actbench.")
+        self.stopped: Sequence[int] = ()  # replicates that the optimiser leaves as they are
+        self.key: tuple[int, ...] = ()  # of the latest forward pass
+        self.register_state_dict_post_hook(merge_networks)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(split_networks)  # type: ignore[no-untyped-call]
+
+    @override
+    def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:
+        return torch.stack([self._logits(index, images) for index in range(len(self))])
+
+    @override
+    def losses(
+        self,
+        images: Float[Tensor, "*replicates_batch_shape"],
+        labels: Int64[Tensor, "*replicates batch"],
+        *,
+        replicates: Sequence[int] | None = None,
+        key: Sequence[int] = (),
+        scaled: bool = True,
+    ) -> Float[Tensor, " replicates"]:
+        self.key = tuple(key)
+        if len(self) == 1:
+            return self._loss(0, images, labels)[None]
+        losses = [images.new_full((1,), torch.nan) for _ in self.seeds]
+        for index in range(len(self)) if replicates is None else replicates:
+            losses[index] = self._known_loss(index, images, labels, scaled)
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        return torch.cat([loss.to(dtype) for loss in losses])
+
+    def _known_loss(self, index: int, images: Tensor, labels: Tensor, scaled: bool) -> Float[Tensor, "1"]:
+        """A replicate's loss, whose gradient is computed here, so that its memory is free before the next begins."""
+        parameters = [parameter for parameter in self.networks[index].parameters() if parameter.requires_grad]
+        loss = self._loss(index, images, labels)
+        device = images.device
+        no_autocast = torch.autocast(device.type, enabled=False)
+        with without_hooks(parameters), no_autocast, self._backward_stream(index, device):
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        result: Tensor = KnownGradient.apply(loss.detach()[None], list(gradients), scaled, *parameters)
+        return result
+
+    def _logits(self, index: int, images: Tensor) -> Float[Tensor, "batch classes"]:
+        images = images if images.ndim == self.ndim else images[index]
+        if self.channels_last:  # a copy, because a view of one-channel images does not count as channels-last
+            images = images.clone(memory_format=torch.channels_last)
+        try:
+            with global_stream(self.seeds[index], "dropout", *self.key, device=images.device):
+                logits: Tensor = self.networks[index](images)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"one replicate with a batch of {len(images)} inputs does not fit in memory: "
+                f"{str(error).splitlines()[0]}; choose a smaller batch_size or network"
+            ) from error
+        return logits
+
+    def _loss(self, index: int, images: Tensor, labels: Tensor) -> Float[Tensor, ""]:
+        logits = self._logits(index, images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(logits, labels if labels.ndim == 1 else labels[index])
+
+    def _backward_stream(self, index: int, device: torch.device) -> AbstractContextManager[None]:
+        """The global generators at a replicate's stream for the computation of gradients, which may draw too."""
+        return global_stream(self.seeds[index], "dropout", *self.key, -1, device=device)
+
+    @override
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if len(self) == 1:
+            with self._backward_stream(0, loss.device):
+                loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+        else:
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    @override
+    def replicate(self, index: int) -> nn.Module:
+        return copy_network(self.networks[index])
+
+    @override
+    def chunk_width(self, batch: int, device: torch.device) -> int:
+        return 1
+
+    @override
+    def make_optimizer(self, spec: OptimizerSpec) -> Optimizer:
+        makers = [optimizer_of(network.parameters(), spec, stacked=False) for network in self.networks]
+        return ReplicateOptimizers(makers, self)
+
+    @override
+    def clip_gradients(self, limit: float, *, by_value: bool) -> None:
+        for network in self.networks:
+            (clip_grad_value_ if by_value else clip_grad_norm_)(network.parameters(), limit)
+
+    @override
+    @contextmanager
+    def unchanged(self, replicates: Sequence[int]) -> Iterator[None]:
+        self.stopped = replicates
+        yield
+
+
+@contextmanager
+def without_hooks(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Leave out the hooks of parameters, which run when the gradients are accumulated."""
+    hooks = [(parameter, parameter._backward_hooks) for parameter in parameters if parameter._backward_hooks]
+    for parameter, _ in hooks:
+        parameter._backward_hooks = None
+    try:
+        yield
+    finally:
+        for parameter, own in hooks:
+            parameter._backward_hooks = own
+
+
+def merge_networks(engine: SequenceEngine, state: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    """Stack the values of the replicates, in place, under the network's own names."""
+    first = f"{prefix}networks.0."
+    for name in [name for name in state if name.startswith(first)]:
+        own = name.removeprefix(first)
+        values = [state.pop(f"{prefix}networks.{index}.{own}") for index in range(len(engine))]
+        tensors = all(isinstance(value, Tensor) for value in values)
+        state[f"{prefix}network.{own}"] = torch.stack(values) if tensors else values
+
+
+def split_networks(engine: SequenceEngine, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Undo `merge_networks`."""
+    stacked = f"{prefix}network."
+    for name in [name for name in state if name.startswith(stacked)]:
+        value = state.pop(name)
+        for index in range(len(engine)):
+            state[f"{prefix}networks.{index}.{name.removeprefix(stacked)}"] = value[index]

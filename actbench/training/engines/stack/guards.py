@@ -1,0 +1,331 @@
+"""What a network's Python code reads besides its tensors; a recorded step is replayed only while that is the same.
+
+A user's module may read anything that Python can reach: class attributes,
+dictionaries, closures, globals, random generators, the clock. `python_state`
+follows all that the code names, and returns it as one comparable value. Where
+the code names something that cannot be followed, it raises `Unguarded`. The
+modules of torch and of actbench read their attributes alone.
+"""
+
+import builtins
+import collections
+import dis
+import functools
+import itertools
+import math
+import operator
+import types
+from collections.abc import Hashable, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from typing import Any, Generic, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction, Function
+from torch.nn.modules import module as torch_module
+from torch.overrides import get_overridable_functions
+
+from actbench.training.engines.base import MODULE_ATTRIBUTES
+
+TRUSTED = ("torch", "torchvision", "actbench")
+BUILTINS = (
+    "abs all any bool bytes callable complex dict divmod enumerate filter float frozenset int isinstance issubclass "
+    "iter len list map max min next object pow range repr reversed round set slice sorted str sum super tuple type zip"
+)
+TORCH = (  # besides the functions of tensors: what follows from arguments alone
+    "arange as_tensor autocast broadcast_shapes can_cast empty enable_grad eye finfo full full_like iinfo is_complex "
+    "is_floating_point is_tensor linspace logspace no_grad numel ones promote_types scalar_tensor set_grad_enabled "
+    "tensor tril_indices triu_indices zeros"
+)
+PURE = {  # callables whose results follow from their arguments alone
+    *(vars(builtins)[name] for name in BUILTINS.split()),
+    *(value for value in vars(builtins).values() if isinstance(value, type) and issubclass(value, BaseException)),
+    *(value for module in (math, itertools) for value in vars(module).values() if callable(value)),
+    *(vars(operator)[name] for name in operator.__all__ if name not in ("attrgetter", "methodcaller", "call")),
+    *(collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque, functools.partial),
+    *(getattr(torch, name) for name in TORCH.split()),
+    *(function for functions in get_overridable_functions().values() for function in functions),
+}
+READ_BY_TORCH = frozenset({"forward", "__call__", "_call_impl", "_wrapped_call_impl", "__getattr__"})  # of a module
+IMPLICIT = frozenset(  # methods of `object` that Python calls where no name tells so
+    {"__getattribute__", "__setattr__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"}
+)
+HARMLESS = frozenset(["__call__", "__class__", "__doc__", "__init__", "__name__", "__qualname__"])  # special attributes
+PLAIN = (bool, int, str, bytes, complex, range, torch.dtype, torch.device, torch.layout, torch.memory_format)
+GLOBAL_HOOKS = [name for name in vars(torch_module) if name.startswith("_global_") and name.endswith("hooks")]
+DESCRIPTORS = types.GetSetDescriptorType | types.MemberDescriptorType
+BUILTIN_METHODS = types.WrapperDescriptorType | types.MethodDescriptorType | types.ClassMethodDescriptorType
+LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+
+
+class Unguarded(Exception):
+    """A network's code reads what cannot be followed; the message says what."""
+
+
+class Names(NamedTuple):
+    """Names that a function's code reads."""
+
+    globals: frozenset[tuple[str, ...]]  # each with the attributes that follow, as in ``torch.nn.functional.relu``
+    attributes: frozenset[str]  # of any object
+
+
+class PythonState(NamedTuple):
+    """What code reads: comparable values, and the objects among them, which are compared by id.
+
+    As long as the objects are kept, no others have their ids.
+    """
+
+    values: tuple[Hashable, ...]
+    objects: tuple[Any, ...]
+
+
+def python_state(network: nn.Module) -> PythonState:
+    """All that the network's Python code may read in a forward or backward pass, besides parameters and buffers.
+
+    Raises Unguarded if that cannot be known.
+    """
+    state = State()
+    for name in GLOBAL_HOOKS:
+        if vars(torch_module)[name]:
+            state.add(vars(torch_module)[name])
+    state.add(network)
+    state.follow()
+    return PythonState(tuple(state.values), (*state.seen.values(), *(owner for owner, _ in state.owners)))
+
+
+class State:
+    """Collects what code reads, and follows each function, class and module that it meets once."""
+
+    def __init__(self) -> None:
+        self.values: list[Hashable] = []
+        self.seen = dict[int, Any]()  # by id
+        self.attributes = set[str]()  # names of attributes that any of the code reads
+        self.owners: list[tuple[type | types.ModuleType, set[str]]] = []  # with the names followed there so far
+
+    def follow(self) -> None:
+        """Add what code reads from classes and modules, until no more code is met."""
+        size = -1
+        while size != len(self.values):
+            size = len(self.values)
+            for owner, followed in self.owners:  # which grows meanwhile
+                for name in sorted(read_from(owner, self.attributes) - followed):
+                    followed.add(name)
+                    self.values.append((id(owner), name))
+                    self.add(vars(owner)[name])
+
+    def add(self, value: Any) -> None:
+        """Add a value that code can reach, and all that can be reached through it."""
+        kind = type(value)
+        if value is None or kind in PLAIN:
+            self.values.append((kind, value))
+        elif kind is float:
+            self.values.append(value.hex())  # which tells -0.0 from 0.0
+        elif id(value) in self.seen:
+            self.values.append(id(value))
+        else:
+            self.seen[id(value)] = value
+            if isinstance(value, Tensor):
+                raise Unguarded("it reads a tensor that is neither a parameter nor a buffer")
+            for add in (self.add_collection, self.add_code, self.add_object):
+                if add(value):
+                    return
+            if callable(value) and hasattr(value, "__qualname__"):
+                raise Unguarded(f"it calls {value.__qualname__}")
+            raise Unguarded(f"it reads an object of {kind.__module__}.{kind.__qualname__}")
+
+    def add_collection(self, value: Any) -> bool:
+        """Add a collection with its items; False if it is none."""
+        kind = type(value)
+        if kind in (tuple, list, collections.deque, torch.Size) or hasattr(kind, "_fields"):
+            items = list(value)
+        elif kind in (set, frozenset):
+            items = sorted(value, key=repr)
+        elif kind in (dict, collections.OrderedDict, collections.Counter, types.MappingProxyType):
+            items = [item for pair in value.items() for item in pair]
+        elif kind is collections.defaultdict:
+            items = [value.default_factory, *(item for pair in value.items() for item in pair)]
+        elif kind is slice:
+            items = [value.start, value.stop, value.step]
+        else:
+            return False
+        self.values.append((id(kind), len(items)))
+        for item in items:
+            self.add(item)
+        return True
+
+    def add_code(self, value: Any) -> bool:
+        """Add a function, class or module; False if it is none."""
+        if is_pure(value):
+            self.values.append(id(value))
+        elif isinstance(value, types.FunctionType):
+            self.values += [id(value), id(value.__code__)]
+            self.seen[id(value.__code__)] = value.__code__
+            self.add_function(value)
+        elif isinstance(value, types.MethodType):
+            self.add(value.__self__)
+            self.add(value.__func__)
+        elif isinstance(value, staticmethod | classmethod):
+            self.add(value.__func__)
+        elif isinstance(value, property):
+            self.add((value.fget, value.fset))
+        elif isinstance(value, functools.partial):
+            self.add((value.func, value.args, value.keywords))
+        elif isinstance(value, types.ModuleType):
+            self.values.append(id(value))
+            self.owners.append((value, set()))
+        elif isinstance(value, type):
+            self.add_class(value, called=True)
+        else:
+            return False
+        return True
+
+    def add_object(self, value: Any) -> bool:
+        """Add an object with its attributes and class; False if it may hold more than its attributes."""
+        cls = type(value)
+        if isinstance(value, Enum):
+            attributes = {"value": value._value_}
+        elif isinstance(value, nn.Module):
+            attributes = {
+                name: item
+                for name, item in vars(value).items()
+                if name not in ("_parameters", "_buffers") and (name not in MODULE_ATTRIBUTES or item)
+            }
+            for name in ("_parameters", "_buffers"):  # whose values are inputs of the step
+                self.values.append(tuple(vars(value)[name]))
+        elif cls is types.SimpleNamespace or all(map(is_written_in_python, cls.__mro__)):
+            slots = (name for base in cls.__mro__ for name, m in vars(base).items() if isinstance(m, DESCRIPTORS))
+            attributes = {name: getattr(value, name, None) for name in slots if name not in ("__dict__", "__weakref__")}
+            attributes |= vars(value) if hasattr(value, "__dict__") else {}
+        else:
+            return False
+        for name, item in attributes.items():
+            self.values.append(name)
+            self.add(item)
+        self.add_class(cls)
+        return True
+
+    def add_class(self, cls: type, *, called: bool = False) -> None:
+        """Add a class and its bases, unless they are trusted; code that names the class may have it ``called``."""
+        if package_of(type(cls)) not in (*TRUSTED, "builtins", "enum", "abc"):
+            raise Unguarded(f"{cls.__qualname__} has a metaclass")
+        self.values.append(id(cls))
+        if called and package_of(cls) == "torch":
+            raise Unguarded(f"it calls {cls.__module__}.{cls.__qualname__}")
+        known = {id(owner) for owner, _ in self.owners}
+        for base in cls.__mro__:
+            if package_of(base) not in (*TRUSTED, "builtins", "enum", "typing", "abc") and id(base) not in known:
+                self.values.append(id(base))
+                self.owners.append((base, set()))
+        for name in ("__init__", "__new__", "__post_init__") if called else ():
+            self.add(vars(cls).get(name))
+
+    def add_function(self, function: types.FunctionType) -> None:
+        """Add what a function reads: defaults, closure, attributes and globals."""
+        if package_of(function) == "torch":
+            raise Unguarded(f"it calls {function.__module__}.{function.__qualname__}")
+        names = names_of(function.__code__)
+        special = [name for name in names.attributes - HARMLESS if is_special(name)]
+        if special:
+            raise Unguarded(f"{function.__qualname__} reads {special[0]}")
+        self.attributes |= names.attributes
+        for value in (function.__defaults__, function.__kwdefaults__, dict(vars(function))):
+            self.add(value)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            if name == "__class__":  # of super()
+                self.add_class(cell.cell_contents)
+            else:
+                self.add(cell.cell_contents)
+        for chain in sorted(names.globals):
+            self.add_global(function.__globals__, chain)
+
+    def add_global(self, namespace: Mapping[str, Any], chain: Sequence[str]) -> None:
+        """Add what a chain of names leads to: a global or builtin, and attributes as long as these are modules."""
+        name, *attributes = chain
+        if name not in namespace and name not in vars(builtins):
+            return
+        value = namespace[name] if name in namespace else vars(builtins)[name]
+        self.values.append(name)
+        while isinstance(value, types.ModuleType) and attributes:
+            name = attributes.pop(0)
+            if name not in vars(value):
+                raise Unguarded(f"it reads {value.__name__}.{name}")
+            self.values.append(name)
+            value = vars(value)[name]
+        self.add(value)
+
+
+@cache
+def names_of(code: types.CodeType) -> Names:
+    """Names that code reads, with the functions inside it. Raises Unguarded if it imports."""
+    chains, attributes = list[list[str]](), set[str]()
+    follows = False
+    for instruction in dis.get_instructions(code):
+        name = str(instruction.argval)
+        if instruction.opname.startswith("IMPORT"):
+            raise Unguarded(f"{code.co_qualname} imports {name}")
+        is_attribute = instruction.opname.endswith(("_ATTR", "_METHOD"))
+        if is_attribute:
+            attributes.add(name)
+            if follows:
+                chains[-1].append(name)
+        elif instruction.opname in LOADS:
+            chains.append([name])
+        follows = instruction.opname in LOADS or (is_attribute and follows)
+    read = {tuple(chain) for chain in chains}
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            names = names_of(inner)
+            read, attributes = read | names.globals, attributes | names.attributes
+    return Names(frozenset(read), frozenset(attributes))
+
+
+def read_from(owner: type | types.ModuleType, attributes: set[str]) -> set[str]:
+    """Names of what code reads from a class or module, with the methods that Python and torch call by themselves."""
+    members = vars(owner)
+    names = {name for name in attributes if name in members}
+    if isinstance(owner, type):
+        names |= called_by_itself(owner)
+        names = {name for name in names if not isinstance(members[name], DESCRIPTORS | BUILTIN_METHODS)}
+    return names
+
+
+def called_by_itself(cls: type) -> set[str]:
+    """Names of a class's methods that Python calls, such as ``__len__``, or that replace one of a base from torch."""
+    members = vars(cls)
+    names = {name for name, value in members.items() if is_special(name) and callable(value)}
+    names -= vars(object).keys() - IMPLICIT
+    for base in cls.__mro__:
+        if package_of(base) in TRUSTED:
+            names |= members.keys() & (READ_BY_TORCH if base is nn.Module else vars(base).keys())
+    return names - {"__init__", "extra_repr", "reset_parameters"}
+
+
+def is_special(name: str) -> bool:
+    """Whether a name has two underscores on each side."""
+    return name.startswith("__") and name.endswith("__")
+
+
+def is_pure(value: Any) -> bool:
+    """Whether a value is a callable whose results follow from its arguments alone, as far as code can tell."""
+    if isinstance(value, type | types.FunctionType) and package_of(value) == "actbench":
+        return True
+    if isinstance(value, type) and package_of(value) in TRUSTED:
+        return value in PURE or issubclass(value, nn.Module | Tensor | Function | BackwardCFunction)
+    return isinstance(value, torch.jit.ScriptFunction) or (isinstance(value, Hashable) and value in PURE)
+
+
+def package_of(value: Any) -> str:
+    """The package in which a class or function was written."""
+    return str(getattr(value, "__module__", "")).partition(".")[0]
+
+
+@cache
+def is_written_in_python(cls: type) -> bool:
+    """Whether a class is written in Python, so that its instances hold nothing besides their attributes."""
+    if cls in (object, Generic, Protocol):
+        return True
+    of_heap = bool(cls.__flags__ & 1 << 9)  # all classes of Python and some of C, which have methods of C
+    return of_heap and not any(
+        isinstance(member, BUILTIN_METHODS | types.BuiltinMethodType) for member in vars(cls).values()
+    )

@@ -1,0 +1,556 @@
+"""A replayed step is the step that would have run, whatever Python the user's modules read."""
+
+import functools
+import itertools
+import os
+import random
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
+
+from actbench.activations import CATALOGUE
+from actbench.networks import MLP, NETWORKS, build_network
+from actbench.specs import ActivationSpec, OptimizerSpec
+from actbench.training.engines import SequenceEngine, Stack, choose
+from actbench.training.engines.stack import replay
+from actbench.training.engines.stack.guards import Unguarded, python_state
+
+SHAPE = (1, 4, 4)
+HELPER = types.ModuleType("helper")
+HELPER.slope = 1.0
+sys.modules["helper"] = HELPER
+SLOPE = 1.0
+SLOPES = {"slope": [1.0]}
+
+
+def leaky(x, slope):
+    return torch.where(x >= 0, x, slope * x)
+
+
+def changed(step):
+    """A slope that another step has; it changes every twelfth step, when the steps of before have been recorded."""
+    return 1 - step // 12 / 4
+
+
+class ClassAttribute(nn.Module):
+    slope = 1.0
+
+    def forward(self, x):
+        return leaky(x, type(self).slope)
+
+    @classmethod
+    def disturb(cls, network, step):
+        ClassAttribute.slope = changed(step)
+
+
+class BaseAttribute(ClassAttribute):
+    def forward(self, x):
+        return leaky(x, super().slope)
+
+
+class Dictionary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = {"slopes": [{"first": 1.0}]}
+
+    def forward(self, x):
+        return leaky(x, self.config["slopes"][0]["first"])
+
+    @classmethod
+    def disturb(cls, network, step):
+        for module in network.modules():
+            if isinstance(module, cls):
+                module.config["slopes"][0]["first"] = changed(step)
+
+
+class Global(nn.Module):
+    def forward(self, x):
+        return leaky(x, SLOPE)
+
+    @classmethod
+    def disturb(cls, network, step):
+        global SLOPE
+        SLOPE = changed(step)
+
+
+class GlobalDictionary(nn.Module):
+    def forward(self, x):
+        return leaky(x, SLOPES["slope"][0])
+
+    @classmethod
+    def disturb(cls, network, step):
+        SLOPES["slope"][0] = changed(step)
+
+
+def closure():
+    slope = 1.0
+
+    def read():
+        return slope
+
+    def write(value):
+        nonlocal slope
+        slope = value
+
+    return read, write
+
+
+READ, WRITE = closure()
+
+
+class Closure(nn.Module):
+    def forward(self, x):
+        return leaky(x, READ())
+
+    @classmethod
+    def disturb(cls, network, step):
+        WRITE(changed(step))
+
+
+class Default(nn.Module):
+    def forward(self, x, state={"slope": 1.0}):  # noqa: B006
+        return leaky(x, state["slope"])
+
+    @classmethod
+    def disturb(cls, network, step):
+        Default.forward.__defaults__[0]["slope"] = changed(step)
+
+
+def sloped(x):
+    return leaky(x, sloped.slope)
+
+
+sloped.slope = 1.0
+
+
+class FunctionAttribute(nn.Module):
+    def forward(self, x):
+        return sloped(x)
+
+    @classmethod
+    def disturb(cls, network, step):
+        sloped.slope = changed(step)
+
+
+class OtherModule(nn.Module):
+    def forward(self, x):
+        return leaky(x, HELPER.slope)
+
+    @classmethod
+    def disturb(cls, network, step):
+        HELPER.slope = changed(step)
+
+
+class Schedule:
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = 1.0
+
+    def __call__(self):
+        return self.value
+
+
+SCHEDULE = Schedule()
+
+
+class SlotOfAnObject(nn.Module):
+    def forward(self, x):
+        return leaky(x, SCHEDULE())
+
+    @classmethod
+    def disturb(cls, network, step):
+        SCHEDULE.value = changed(step)
+
+
+class Property(nn.Module):
+    @property
+    def slope(self):
+        return SLOPES["slope"][0]
+
+    def forward(self, x):
+        return leaky(x, self.slope)
+
+    disturb = GlobalDictionary.disturb
+
+
+class Descriptor:
+    slope = 1.0
+
+    def __get__(self, instance, owner):
+        return Descriptor.slope
+
+
+class Described(nn.Module):
+    slope = Descriptor()
+
+    def forward(self, x):
+        return leaky(x, self.slope)
+
+    @classmethod
+    def disturb(cls, network, step):
+        Descriptor.slope = changed(step)
+
+
+class OtherForward(nn.Module):
+    def forward(self, x):
+        return leaky(x, 1.0)
+
+    @classmethod
+    def disturb(cls, network, step):
+        for module in network.modules():
+            if isinstance(module, cls) and step == 12:
+                module.forward = lambda x: leaky(x, 0.5)
+
+
+class OtherMethod(nn.Module):
+    def bend(self, x):
+        return leaky(x, 1.0)
+
+    def forward(self, x):
+        return self.bend(x)
+
+    @classmethod
+    def disturb(cls, network, step):
+        slope = changed(step)
+        cls.bend = lambda self, x: leaky(x, slope)
+
+
+class Hooked(nn.Module):
+    def forward(self, x):
+        return leaky(x, 1.0)
+
+    @classmethod
+    def disturb(cls, network, step):
+        for module in network.modules():
+            if isinstance(module, cls) and step == 12:
+                module.register_forward_hook(lambda module, inputs, output: output * 0.5)
+
+
+class HookedEverywhere(nn.Module):
+    handle = None
+
+    def forward(self, x):
+        return leaky(x, 1.0)
+
+    @classmethod
+    def disturb(cls, network, step):
+        if step == 12:
+            HookedEverywhere.handle = register_module_forward_hook(
+                lambda module, inputs, output: output * 0.5 if isinstance(module, HookedEverywhere) else None
+            )
+        elif step == 24:
+            HookedEverywhere.handle.remove()
+
+
+class TorchAttribute(nn.LeakyReLU):
+    @classmethod
+    def disturb(cls, network, step):
+        for module in network.modules():
+            if isinstance(module, cls):
+                module.negative_slope = changed(step)
+
+
+class Partial(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.function = functools.partial(leaky, slope=1.0)
+
+    def forward(self, x):
+        return self.function(x)
+
+    @classmethod
+    def disturb(cls, network, step):
+        for module in network.modules():
+            if isinstance(module, cls):
+                module.function.keywords["slope"] = changed(step)
+
+
+class SignOfZero(nn.Module):
+    zero = 0.0
+
+    def forward(self, x):
+        return leaky(x, 1.0) + torch.sigmoid(torch.full_like(x, self.zero).reciprocal())
+
+    @classmethod
+    def disturb(cls, network, step):
+        cls.zero = -0.0 if step >= 12 else 0.0
+
+
+class Gradient(torch.autograd.Function):
+    generate_vmap_rule = True
+    slope = 1.0
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * Gradient.slope
+
+
+class OwnGradient(nn.Module):
+    def forward(self, x):
+        return torch.tanh(Gradient.apply(x))
+
+    @classmethod
+    def disturb(cls, network, step):
+        Gradient.slope = changed(step)
+
+
+class OtherSubmodule(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Tanh()
+
+    def forward(self, x):
+        return self.inner(x)
+
+    @classmethod
+    def disturb(cls, network, step):
+        for module in network.modules():
+            if isinstance(module, cls) and step == 12:
+                module.inner = nn.Sigmoid()
+
+
+class ByName(nn.Module):
+    function = "tanh"
+
+    def forward(self, x):
+        return getattr(torch, self.function)(x)
+
+    @classmethod
+    def disturb(cls, network, step):
+        cls.function = "sigmoid" if step >= 12 else "tanh"
+
+
+class ByAttributeGetter(nn.Module):
+    slope = 1.0
+
+    def forward(self, x):
+        return leaky(x, self.__getattr__("slope"))
+
+    def __getattr__(self, name):
+        return changed(len(STEPS)) if name == "slope" else super().__getattr__(name)
+
+    @classmethod
+    def disturb(cls, network, step):
+        STEPS.append(step)
+
+
+STEPS = []
+
+
+class Meta(type):
+    @property
+    def slope(cls):
+        return SLOPES["slope"][0]
+
+
+class WithMetaclass(nn.Module, metaclass=Meta):
+    def forward(self, x):
+        return leaky(x, type(self).slope)
+
+    disturb = GlobalDictionary.disturb
+
+
+class PythonRandom(nn.Module):
+    def forward(self, x):
+        return leaky(x, random.random())
+
+
+class NumpyRandom(nn.Module):
+    def forward(self, x):
+        return leaky(x, float(np.random.rand()))  # noqa: NPY002
+
+
+class OwnGenerator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.generator = random.Random(0)
+
+    def forward(self, x):
+        return leaky(x, self.generator.random())
+
+
+class Clock(nn.Module):
+    def forward(self, x):
+        return leaky(x, time.perf_counter() % 1)
+
+
+class Environment(nn.Module):
+    def forward(self, x):
+        return leaky(x, float(os.environ.get("SLOPE", "1.0")))
+
+
+class Iterator(nn.Module):
+    slopes = itertools.count()
+
+    def forward(self, x):
+        return leaky(x, 1 / (1 + next(self.slopes)))
+
+
+class Counter(nn.Module):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return leaky(x, 1 / self.calls)
+
+
+class SharedCounter(nn.Module):
+    calls = []  # noqa: RUF012
+
+    def forward(self, x):
+        self.calls.append(0)
+        return leaky(x, 1 / len(self.calls))
+
+
+class Importing(nn.Module):
+    def forward(self, x):
+        import helper
+
+        return leaky(x, helper.slope)
+
+    disturb = OtherModule.disturb
+
+
+class ByModules(nn.Module):
+    def forward(self, x):
+        return leaky(x, sys.modules["helper"].slope)
+
+    disturb = OtherModule.disturb
+
+
+class Attributes(nn.Module):
+    def forward(self, x):
+        return leaky(x, vars(HELPER)["slope"])
+
+    disturb = OtherModule.disturb
+
+
+class ThroughGlobals(nn.Module):
+    def forward(self, x):
+        return leaky(x, leaky.__globals__["SLOPE"])
+
+    disturb = Global.disturb
+
+
+class KeptTensor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.tensor(1.0)
+
+    def forward(self, x):
+        return leaky(x, self.slope)
+
+    @classmethod
+    def disturb(cls, network, step):
+        for module in network.modules():
+            if isinstance(module, cls):
+                module.slope = torch.tensor(changed(step))
+
+
+FAST = [  # guarded: their steps are recorded, and recorded anew after each change
+    *(ClassAttribute, BaseAttribute, Dictionary, Global, GlobalDictionary, Closure, Default, FunctionAttribute),
+    *(OtherModule, SlotOfAnObject, Property, Described, OtherForward, OtherMethod, Hooked, HookedEverywhere),
+    *(TorchAttribute, Partial, SignOfZero, OwnGradient, OtherSubmodule),
+]
+SLOW = [  # they read what cannot be followed, or change values of Python
+    *(ByName, ByAttributeGetter, WithMetaclass, PythonRandom, NumpyRandom, OwnGenerator, Clock, Environment, Iterator),
+    *(Counter, SharedCounter, Importing, ByModules, Attributes, ThroughGlobals, KeptTensor),
+]
+
+
+def networks(activation, count=3, network=MLP):
+    return [build_network(network, activation, input_shape=SHAPE, num_classes=3, seed=seed) for seed in range(count)]
+
+
+def trained(activation, steps=40):
+    """A stack that is trained for some steps while its activation is disturbed; its losses, and the recordings."""
+    engine = Stack(networks(activation), range(3), input_shape=SHAPE, width=None)
+    optimizer = torch.optim.SGD(engine.parameters(), lr=0.1)
+    generator, losses = torch.Generator().manual_seed(0), []
+    for step in range(steps):
+        getattr(activation, "disturb", lambda network, step: None)(engine, step)
+        images, labels = torch.rand(3, 8, *SHAPE, generator=generator), torch.arange(24).view(3, 8) % 3
+        optimizer.zero_grad()
+        loss = engine.losses(images, labels, key=(step,))
+        loss.sum().backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses), engine.replay.recordings
+
+
+@pytest.mark.parametrize("activation", FAST, ids=lambda cls: cls.__name__)
+def test_what_is_replayed_is_what_would_run(activation, monkeypatch):
+    getattr(activation, "disturb", lambda network, step: None)(nn.Module(), 0)
+    bend = vars(activation).get("bend")
+    monkeypatch.setattr(replay, "CALLS", 10**9)
+    expected, none = trained(activation)
+    if bend:
+        activation.bend = bend
+    monkeypatch.setattr(replay, "CALLS", 4)
+
+    losses, recordings = trained(activation)
+
+    assert not none
+    assert recordings, "it was never replayed"
+    assert torch.equal(losses, expected)
+    assert len(losses.unique()) > 100
+
+
+@pytest.mark.parametrize("activation", SLOW, ids=lambda cls: cls.__name__)
+def test_what_cannot_be_followed_is_trained_as_plain_modules(activation):
+    sequence = SequenceEngine(networks(activation), range(3), input_shape=SHAPE)
+
+    engine, reason = choose(sequence, batch=8, device=torch.device("cpu"), optimizer=OptimizerSpec("SGD"), width=None)
+
+    assert engine is sequence
+    assert "MLP cannot be stacked: " in reason
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_activation_of_the_catalogue_is_guarded(name):
+    python_state(networks(ActivationSpec(name), 1)[0])
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
+def test_every_network_of_ours_is_guarded(network):
+    plain = build_network(network, nn.SiLU, input_shape=(1, 8, 8), num_classes=3, seed=0)
+
+    assert python_state(plain).values == python_state(plain).values
+
+
+def published(x):
+    return x * torch.sigmoid(x)
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return F.softplus(x) * torch.tanh(self.beta * x) + published(x) if x.ndim > 1 else x
+
+
+def test_an_ordinary_activation_of_a_user_is_guarded():
+    python_state(networks(Plain, 1)[0])
+
+
+def test_a_reason_says_what_is_read():
+    with pytest.raises(Unguarded, match=r"it calls Random\.random"):
+        python_state(networks(PythonRandom, 1)[0])
