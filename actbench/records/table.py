@@ -69,6 +69,8 @@ COLUMNS = {
     "busy": Column(pl.Boolean, "whether others used the machine, so that times say little", True),
     "device": Column(pl.String, "name of the processor or GPU", True),
     "threads": Column(pl.Int64, "threads of the fit", True),
+    "engine": Column(pl.String, "how replicates were trained, stack or sequence; null in records before 0.2", True),
+    "engine_reason": Column(pl.String, "why by this engine, and whether recorded steps were replayed", True),
     "started": Column(pl.String, "when the fit started, UTC, ISO 8601", True),
     "actbench_version": Column(pl.String, "version of actbench", True),
     "torch_version": Column(pl.String, "version of torch", True),
@@ -79,10 +81,11 @@ COLUMNS = {
 }
 # Columns that a study adds.
 NAMES = {"arm": pl.String, "dataset_name": pl.String, "network_name": pl.String, "value": pl.Float64}
+ADDED = ("engine", "engine_reason")  # columns that records of earlier versions lack
 NULLABLE = {
     *(f"{part}val_{name}" for part in ("", "epoch_") for name in ("accuracy", "loss", "ece")),
     *("diverged_epoch", "curve_x", "curve_y", "curve_slope", "order_fingerprint", "epoch_time_s", "examples_per_s"),
-    *("peak_memory_mb", "load_before", "load_after", "busy", "commit"),
+    *("peak_memory_mb", "load_before", "load_after", "busy", "commit", *ADDED),
 }
 BOUNDS = {  # least and largest value
     **dict.fromkeys(("val_accuracy", "test_accuracy"), (0, 1)),
@@ -163,6 +166,10 @@ def from_bytes(content: bytes) -> pl.DataFrame:
         raise RecordError("damaged, or not a file of records") from error
     if table is None:
         raise RecordError(f"it has {rows:,} rows, and no study has more than {ROWS:,}")
+    missing = [name for name in ADDED if name not in table.columns]
+    if missing and {*COLUMNS} <= {*table.columns, *missing}:
+        table = table.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+        table = table.select(*(name for name in table.columns if name not in COLUMNS), *COLUMNS)
     check(table)
     return table
 

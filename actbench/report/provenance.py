@@ -14,6 +14,8 @@ from actbench.inference.verdict.words import count, duration, listed
 FACTS = {  # columns of the records, with their names in words
     "device": "device",
     "threads": "threads of a fit",
+    "engine": "engine",
+    "engine_reason": "why this engine",
     "actbench_version": "actbench",
     "torch_version": "torch",
     "lightning_version": "pytorch-lightning",

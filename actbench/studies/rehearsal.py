@@ -14,9 +14,8 @@ from typing_extensions import override
 
 from actbench.data import read_batch
 from actbench.networks import calls_activation
-from actbench.records import json_text
 from actbench.specs import one_line, without
-from actbench.studies.cells import Cell, run_cell
+from actbench.studies.cells import Cell, kind_of, run_cell
 from actbench.studies.definition import StudyError
 from actbench.studies.executors import FULL
 from actbench.studies.grid import short_name
@@ -25,15 +24,25 @@ from actbench.training import preflight
 from actbench.training.classifier import Classifier
 
 
-def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
+def rehearse(plan: Plan, say: Callable[[str], None], engines: dict[str, str] | None = None) -> dict[str, float]:
     """Train, validate and test one batch of every arm on each dataset and network of the missing cells.
 
-    ``say`` gets a line for any two arms whose activations give the same outputs, bit
-    for bit. Returns the optimiser steps of an epoch by the cell's hash, or NaN if the
-    number of batches is not known. A StudyError names a cell that cannot run.
+    Args:
+        plan: What a study wants.
+        say: Gets a line for any two arms whose activations give the same outputs, bit for bit, and for arms that no
+            stack can train.
+        engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
+
+    Returns:
+        Optimiser steps of an epoch by the cell's hash; NaN if the number of batches is not known.
+
+    Raises:
+        StudyError: A cell cannot run.
     """
+    engines = {} if engines is None else engines
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
     reported = set[str]()  # with a tuned setting, each arm comes at several values
+    reasons = dict[str, str]()  # of a sequence, by kind
     epoch_steps = dict[str, float]()
     rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # cells and outputs, by data and network
     for cell in plan.missing:
@@ -51,7 +60,14 @@ def rehearse(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
             raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
         epoch_steps[cell.hash] = watch.epoch_steps
         model = cell.config["model"]
-        alike = rehearsed.setdefault(json_text([cell.config["data"], cell.digest, model["network"]]), [])
+        kind = kind_of(cell)
+        if watch.engine == "sequence":
+            reasons.setdefault(kind, str(watch.engine_reason))
+        if engines.setdefault(kind, watch.engine) != watch.engine and kind not in reported:
+            reported.add(kind)
+            say(f"{network}: all arms are trained one after another, because {reasons.get(kind, 'others were')}")
+            engines[kind] = "sequence"
+        alike = rehearsed.setdefault(kind, [])
         for twin, outputs in alike:
             line = f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}"
             differs = twin.config["model"]["activation"] != model["activation"]
@@ -87,6 +103,7 @@ class Rehearsal(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = cast(Classifier, pl_module)
+        self.engine, self.engine_reason = classifier.engine.name, classifier.engine_reason
         network = classifier.engine.replicate(0)
         zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
         if not calls_activation(network, zeros):

@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,12 +23,13 @@ from actbench.inference.verdict import (
     scores,
     to_json_values,
 )
-from actbench.records import check_links, replace_file, write_records
+from actbench.records import RecordError, check_links, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
+from actbench.studies.cells import kind_of, with_engine
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
 from actbench.studies.executors import InProcess
 from actbench.studies.grid import PlannedCell, planned_cells
-from actbench.studies.plan import Wanted, make_plan, make_question, read_wanted
+from actbench.studies.plan import Wanted, make_plan, make_question, read_wanted, study_store
 from actbench.studies.progress import Bars, Progress
 from actbench.studies.rehearsal import rehearse
 from actbench.studies.self_test import LEAST, certify
@@ -72,7 +74,9 @@ def compare(
     # What makes no sense is refused before anything is written.
     everything = [Wanted(entry, study.seeds) for entry in compared]
     first = wanted_at(study, study.grid.values, context) if study.grid else everything
-    rehearse(make_plan(study, first), context.progress.say)
+    plan = make_plan(study, first)
+    rehearse(plan, context.progress.say, context.engines)
+    add_recorded_engines(study, compared, context)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
     folder = study.folder
@@ -84,12 +88,12 @@ def compare(
         for name in (RECORDS, TUNING):
             (folder / name).unlink(missing_ok=True)
     replace_file(folder / "study.yaml", dump_yaml(study.to_config()).encode())
-    write_arms(study, compared)
+    write_arms(study, compared, context.engines)
     try:
         with context.progress, context.executor:
             if study.grid:
                 compared = planned_cells(study, tune(study, context), digests=context.digests)
-                write_arms(study, compared)
+                write_arms(study, compared, context.engines)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
             if self_test:
                 results = load_results(folder)
@@ -107,7 +111,25 @@ def compare(
     return results
 
 
-def write_arms(study: Study, compared: Sequence[PlannedCell]) -> None:
+def add_recorded_engines(study: Study, compared: Sequence[PlannedCell], context: RunContext) -> None:
+    """Train missing cells by the engine of finished ones of their kind; say so where no stack can train them."""
+    store = study_store(study)
+    files = store.files()
+    recorded = dict[str, str]()
+    for entry in compared:
+        kind = kind_of(entry.cell)
+        if kind not in recorded and files.get(entry.cell.hash):
+            with suppress(RecordError, OSError):
+                recorded[kind] = store.read(files[entry.cell.hash][0])["engine"][0] or ""
+    for kind, engine in recorded.items():
+        chosen = context.engines.setdefault(kind, engine)
+        if engine == "sequence":
+            context.engines[kind] = engine
+        elif engine == "stack" and chosen == "sequence":
+            context.progress.say("finished arms were trained in a stack, the others cannot be: times are not compared")
+
+
+def write_arms(study: Study, compared: Sequence[PlannedCell], engines: Mapping[str, str]) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
     folder = check_links(study.folder / "arms")
     shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +141,9 @@ def write_arms(study: Study, compared: Sequence[PlannedCell]) -> None:
         path = folder / f"{name}.yaml"
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
-        replace_file(path, (comment + dump_yaml(replace(entry.cell, seeds=study.seeds).fit)).encode())
+        replace_file(
+            path, (comment + dump_yaml(with_engine(replace(entry.cell, seeds=study.seeds), engines).fit)).encode()
+        )
 
 
 def train_until_clear(
@@ -176,7 +200,7 @@ def pilot(study: Study) -> pl.DataFrame:
     seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
     context = make_context(study)
     wanted = [Wanted(entry, seeds) for entry in planned_cells(study)]
-    rehearse(make_plan(study, wanted), context.progress.say)
+    rehearse(make_plan(study, wanted), context.progress.say, context.engines)
     with context.progress, context.executor:
         run_wanted(study, wanted, context, what="the pilot")
         return read_wanted(study, wanted, context.progress.say)
@@ -190,4 +214,4 @@ def make_context(study: Study, progress: Progress | None = None, work: Work | No
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return RunContext(executor, progress, work, [], {})
+    return RunContext(executor, progress, work, [], {}, {})

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 
 from actbench.records import Store
-from actbench.studies.cells import Cell, run_cell
+from actbench.studies.cells import Cell, run_cell, with_engine
 from actbench.studies.definition import Study
 from actbench.studies.executors import Executor, Failure
 from actbench.studies.grid import short_name
@@ -42,6 +42,7 @@ class RunContext(NamedTuple):
     work: Work
     troubles: list[str]  # cells that were tried again or failed, and why
     digests: dict[str, str]  # digests of the data that were read; see `data_digest`
+    engines: dict[str, str]  # by the kind of cell; see `rehearse`
 
 
 def run_wanted(
@@ -57,6 +58,7 @@ def run_wanted(
         total = sum(len(seeds) for _, seeds in wanted)
         rest = "" if plan.missing else "; nothing was missing"
         context.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
+    plan = plan._replace(missing=[with_engine(cell, context.engines) for cell in plan.missing])
     failures = run_missing(study, plan, context) if plan.missing else []
     if failures:
         raise MissingError(failures, what)

@@ -124,7 +124,7 @@ class Classifier(LightningModule):
             self.engine = Stack(networks, self.seeds, input_shape=self.input_shape, width=stack_width)
         else:
             self.engine = SequenceEngine(networks, self.seeds, input_shape=self.input_shape)
-        self.engine_reason: str | None = None if engine == "auto" else "model.engine asks for it"
+        self.engine_reason: str | None = None if engine == "auto" else "model.engine names it"
         # Replicates not stopped early; not a buffer, because callbacks that average weights also average buffers.
         self.active = torch.ones(replicates, dtype=torch.bool)
         self.train_loss = MeanLoss(replicates)

@@ -18,9 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from actbench.cli.main import COMMANDS, main
+from actbench.networks import MLP
 from actbench.studies.cells.run import unchanged_process
-from actbench.training.engines.stack import Stack
-from actbench.training.engines.stack.chunk import Chunk
 
 ROOT = Path(__file__).parents[2]
 DIGITS_SWISH = ROOT / "configs" / "digits_swish.yaml"
@@ -253,16 +252,21 @@ def test_two_processes_train_as_one(actbench, tmp_path):
     assert index == sorted(index)
 
 
-def test_a_replicate_that_does_not_fit_in_memory_is_one_line(capsys, tmp_path, monkeypatch):
-    def logits(chunk, *args):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_a_replicate_that_does_not_fit_in_memory_is_one_line(capsys, tmp_path, monkeypatch, engine):
+    forward = MLP.forward
+
+    def hungry(network, images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(network, images)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Stack, "_try", lambda stack, shape: None)
-    monkeypatch.setattr(Chunk, "_logits", logits)
+    monkeypatch.setattr(MLP, "forward", hungry)
 
     with unchanged_process(0):
-        status = main(["fit", "--data", "FakeImages", "--model.network", "MLP", "--trainer.accelerator", "cpu"])
+        options = ["--data", "FakeImages", "--model.network", "MLP", "--trainer.accelerator", "cpu"]
+        status = main(["fit", *options, "--model.engine", engine])
 
     errors = capsys.readouterr().err.splitlines()
     assert status == 2
@@ -712,7 +716,7 @@ def test_replicates_are_the_seeds_that_follow(many):
 
 
 def test_a_lone_seed_is_the_same_as_in_company(actbench, many, tmp_path):
-    options = "--trainer.max_epochs 3 --model.network MLP --trainer.accelerator cpu"
+    options = "--trainer.max_epochs 3 --model.network MLP --trainer.accelerator cpu --model.engine stack"
     assert actbench("fit", "--seed_everything", 7, *options.split()).returncode == 0
 
     alone = pl.read_csv(tmp_path / "lightning_logs" / "version_0" / "metrics.csv")

@@ -196,7 +196,7 @@ def test_a_cell_run_again_or_in_other_company_gives_the_same(finished, tmp_path)
     torch.manual_seed(99)
 
     again = run_cell(cell(), tmp_path / "again")
-    alone = run_cell(cell(range(1, 2)), tmp_path / "alone")
+    alone = run_cell(cell(range(1, 2), model__engine="stack"), tmp_path / "alone")
 
     assert records.same_results(finished, again)
     assert records.same_results(finished.filter(seed=1), alone)
@@ -224,8 +224,9 @@ def noisy(rows):
 
 
 def test_a_foreign_datamodules_batches_do_not_follow_from_the_replicates(tmp_path):
-    together = run_cell(cell(data="test_cells.Foreign"), tmp_path / "together")
-    alone = run_cell(cell(range(1, 2), data="test_cells.Foreign"), tmp_path / "alone")
+    settings = {"data": "test_cells.Foreign", "model__engine": "stack"}
+    together = run_cell(cell(**settings), tmp_path / "together")
+    alone = run_cell(cell(range(1, 2), **settings), tmp_path / "alone")
 
     assert records.same_results(together.filter(seed=1), alone)
     assert together["val_loss"].to_list() == together["epoch_val_loss"].list.last().to_list()
@@ -308,10 +309,12 @@ def test_without_validation_there_are_no_scores_on_val(tmp_path):
     assert table["diverged"].to_list() == [False] * 3
 
 
-def test_a_replicate_that_is_stopped_early_has_the_record_that_it_has_alone(tmp_path):
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_a_replicate_that_is_stopped_early_has_the_record_that_it_has_alone(tmp_path, engine):
     stopping = [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1}}]
     optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}}
     settings = {"trainer__callbacks": stopping, "trainer__max_epochs": 12, "model__optimizer": optimizer}
+    settings["model__engine"] = engine
 
     together = run_cell(cell(range(4), **settings), tmp_path / "together")
 

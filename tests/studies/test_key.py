@@ -25,6 +25,7 @@ OTHERS = {  # rows that are settings, with a value that is not the default
     "model.batch_keys": ["a", "b"],
     "model.replicates": 7,
     "model.stack_width": 2,
+    "model.engine": "sequence",
     "data": {"class_path": "Digits", "init_args": {"batch_size": 7}},
     "trainer.accelerator": "cpu",
     "trainer.strategy": "ddp",

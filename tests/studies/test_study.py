@@ -520,7 +520,7 @@ def test_two_processes_share_a_study(start, config):
 
     assert [one.returncode for one in ended] == [0, 0], ended
     assert len(list(config.glob("studies/cells/*.parquet"))) == 3
-    trained = [line for one in ended for line in one.stdout.splitlines() if "val accuracy" in line]
+    trained = [line for one in ended for line in one.stdout.splitlines() if ": val accuracy" in line]
     assert len(trained) == 3
 
 
@@ -552,7 +552,7 @@ def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
     config["trainer"]["limit_val_batches"] = 0
     lines = Lines()
 
-    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train, [], {}))
+    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train, [], {}, {}))
 
     assert lines.said == ["1/1 FakeImages/MLP/relu seeds 0-2"]
 

@@ -28,11 +28,13 @@ ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {
 PLATEAU = {"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
 
 
-class Unstackable(torch.nn.Module):
-    """Looks at its values, which vmap does not let it do."""
+class Untrainable(torch.nn.Module):
+    """Fails in training alone."""
 
     def forward(self, x):
-        return x if bool((x > 0).any()) else 2 * x
+        if x.requires_grad:
+            raise RuntimeError("no gradient, please")
+        return x
 
 
 class Broken(LightningDataModule):
@@ -155,7 +157,7 @@ def test_arguments_under_network_hold_for_each_network_that_takes_them(tmp_path,
         ({"model": {"lr_scheduler": PLATEAU}}, {}, "ReduceLROnPlateau lowers one rate for all replicates"),
         ({"data": {"class_path": "FakeImages", "init_args": {"rows": 12}}}, {}, "12 images are too few"),
         ({"data": "test_study_files.Broken"}, {}, "dataset Broken: no server"),
-        ({}, {"activations": ["test_study_files.Unstackable"]}, "Unstackable in MLP: "),
+        ({}, {"activations": ["test_study_files.Untrainable"]}, "Untrainable in MLP: no gradient, please"),
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--dry_run"]], ids=["run", "dry"])

@@ -448,6 +448,11 @@ class ThroughGlobals(nn.Module):
     disturb = Global.disturb
 
 
+class NeedsGradient(nn.Module):
+    def forward(self, x):
+        return leaky(x, 0.5 if x.requires_grad else 1.0)
+
+
 class KeptTensor(nn.Module):
     def __init__(self):
         super().__init__()
@@ -470,7 +475,7 @@ FAST = [  # guarded: their steps are recorded, and recorded anew after each chan
 ]
 SLOW = [  # they read what cannot be followed, or change values of Python
     *(ByName, ByAttributeGetter, WithMetaclass, PythonRandom, NumpyRandom, OwnGenerator, Clock, Environment, Iterator),
-    *(Counter, SharedCounter, Importing, ByModules, Attributes, ThroughGlobals, KeptTensor),
+    *(Counter, SharedCounter, Importing, ByModules, Attributes, ThroughGlobals, KeptTensor, NeedsGradient),
 ]
 
 

@@ -81,13 +81,17 @@ def paired_cost(records: pl.DataFrame, comparison: Comparison, *, alpha: float) 
     """Time and memory of an arm by those of its baseline; None over several datasets, and where times are unknown.
 
     ``records`` are those of the comparison. Fits are paired in the order of
-    their seeds. Where both arms have fits during which nobody else used the
-    machine, only these count. The level of the intervals is 1 - ``alpha``.
+    their seeds. Only fits by one engine count, and where both arms have fits
+    during which nobody else used the machine, only these. The level of the
+    intervals is 1 - ``alpha``.
     """
     if comparison.dataset is None:
         return None
+    engine = pl.col("engine").fill_null("unknown")
+    both = [set(records.filter(arm=name).select(engine).to_series()) for name in (comparison.arm, comparison.baseline)]
+    common = sorted(both[0] & both[1])[:1]
     fits = [
-        records.filter(arm=name)
+        records.filter(engine.is_in(common), arm=name)
         .group_by("started", maintain_order=True)
         .agg(pl.col("epoch_time_s", "peak_memory_mb").median(), pl.col("busy").any())
         .filter(pl.col("epoch_time_s").is_finite())

@@ -1,7 +1,7 @@
 """A cell: one arm on one dataset with some seeds. One fit, one test, a record for each seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -57,6 +57,20 @@ class Cell:
     def hash(self) -> str:
         """Hash of the factors."""
         return records.fingerprint(self.factors)
+
+
+def kind_of(cell: Cell) -> str:
+    """The data and network of a cell, as JSON: cells of one kind are trained by one engine."""
+    return records.json_text([cell.config["data"], cell.digest, cell.config["model"]["network"]])
+
+
+def with_engine(cell: Cell, engines: Mapping[str, str]) -> Cell:
+    """The cell with the engine of its kind, on which its key does not depend, unless its config names one."""
+    model = cell.config["model"]
+    engine = model.get("engine", engines.get(kind_of(cell)))
+    changed = replace(cell, config={**cell.config, "model": {**model, **({"engine": engine} if engine else {})}})
+    vars(changed).update(factors=cell.factors, hash=cell.hash)
+    return changed
 
 
 def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Measurements(Callback):
             "load_before": load_per_core(),
             "device": device_name(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
+            "engine": classifier.engine.name,
             "started": datetime.now(UTC).isoformat(timespec="microseconds"),
             "actbench_version": __version__,
             "torch_version": str(torch.__version__),
@@ -109,10 +110,17 @@ class Measurements(Callback):
         self.provenance = self.provenance | {
             "epoch_time_s": step_s and step_s * (trainer.fit_loop.batch_idx + 1) / replicates,
             "examples_per_s": step_s and size and size * replicates / step_s,
+            "engine_reason": engine_reason(cast(Classifier, pl_module)),
             "peak_memory_mb": peak_memory_mb(trainer.strategy.root_device) if self.memory_known else None,
             "load_after": load_per_core(),
             "busy": None if busy is None else busy > BUSY,
         }
+
+
+def engine_reason(classifier: Classifier) -> str:
+    """Why a classifier's engine was chosen, and whether recorded steps were replayed."""
+    remark = classifier.engine.remark()
+    return f"{classifier.engine_reason}{remark and f'; {remark}'}"[:500]
 
 
 class OtherProcesses:

@@ -80,6 +80,10 @@ class Engine(nn.Module, ABC):
     def replicate(self, index: int) -> nn.Module:
         """One replicate as a plain network with its own values."""
 
+    def remark(self) -> str:
+        """What else is to be said of how steps were computed; "" for nothing."""
+        return ""
+
     @abstractmethod
     def chunk_width(self, batch: int, device: torch.device) -> int:
         """Number of replicates that run at once on batches of this size."""

@@ -23,6 +23,7 @@ from typing import Any, Generic, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, Function
+from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 from torch.overrides import get_overridable_functions
 
@@ -33,10 +34,11 @@ BUILTINS = (
     "abs all any bool bytes callable complex dict divmod enumerate filter float frozenset int isinstance issubclass "
     "iter len list map max min next object pow range repr reversed round set slice sorted str sum super tuple type zip"
 )
-TORCH = (  # besides the functions of tensors: what follows from arguments alone
-    "arange as_tensor autocast broadcast_shapes can_cast empty enable_grad eye finfo full full_like iinfo is_complex "
-    "is_floating_point is_tensor linspace logspace no_grad numel ones promote_types scalar_tensor set_grad_enabled "
-    "tensor tril_indices triu_indices zeros"
+TORCH = (  # besides the functions that may be overridden, and those in place: what follows from arguments alone
+    "arange as_tensor asarray autocast broadcast_shapes can_cast empty enable_grad eye finfo fill full full_like iinfo "
+    "is_complex is_floating_point is_tensor linspace logspace no_grad numel ones promote_types result_type "
+    "scalar_tensor set_grad_enabled tensor tril_indices triu_indices vander zeros "
+    "rand_like randn_like"  # which draw from each replicate's stream
 )
 PURE = {  # callables whose results follow from their arguments alone
     *(vars(builtins)[name] for name in BUILTINS.split()),
@@ -45,6 +47,13 @@ PURE = {  # callables whose results follow from their arguments alone
     *(vars(operator)[name] for name in operator.__all__ if name not in ("attrgetter", "methodcaller", "call")),
     *(collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque, functools.partial),
     *(getattr(torch, name) for name in TORCH.split()),
+    *(getattr(F, name) for name in ("hardsigmoid", "hardswish", "sigmoid", "tanh")),
+    *(
+        v
+        for owner in (torch, F)
+        for name, v in vars(owner).items()
+        if name.endswith("_") and isinstance(v, types.FunctionType | types.BuiltinFunctionType)
+    ),
     *(function for functions in get_overridable_functions().values() for function in functions),
 }
 READ_BY_TORCH = frozenset({"forward", "__call__", "_call_impl", "_wrapped_call_impl", "__getattr__"})  # of a module
@@ -52,6 +61,9 @@ IMPLICIT = frozenset(  # methods of `object` that Python calls where no name tel
     {"__getattribute__", "__setattr__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"}
 )
 HARMLESS = frozenset(["__call__", "__class__", "__doc__", "__init__", "__name__", "__qualname__"])  # special attributes
+OTHER_IN_A_STACK = frozenset(  # attributes of a tensor that differ between a replicate alone and in a stack
+    {"requires_grad", "is_leaf", "grad", "grad_fn", "stride", "is_contiguous", "storage", "untyped_storage", "data_ptr"}
+)
 PLAIN = (bool, int, str, bytes, complex, range, torch.dtype, torch.device, torch.layout, torch.memory_format)
 GLOBAL_HOOKS = [name for name in vars(torch_module) if name.startswith("_global_") and name.endswith("hooks")]
 DESCRIPTORS = types.GetSetDescriptorType | types.MemberDescriptorType
@@ -228,6 +240,8 @@ class State:
         special = [name for name in names.attributes - HARMLESS if is_special(name)]
         if special:
             raise Unguarded(f"{function.__qualname__} reads {special[0]}")
+        if different := sorted(names.attributes & OTHER_IN_A_STACK):
+            raise Unguarded(f"{function.__qualname__} reads {different[0]}, which differs in a stack")
         self.attributes |= names.attributes
         for value in (function.__defaults__, function.__kwdefaults__, dict(vars(function))):
             self.add(value)

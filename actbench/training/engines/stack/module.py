@@ -111,6 +111,12 @@ class Stack(Engine):
         return replaced(network, {id(value): value.detach()[index].clone() for *_, value in named_values(network)})
 
     @override
+    def remark(self) -> str:
+        if self.replay.recordings:
+            return "recorded steps were replayed"
+        return f"steps were not replayed: {self.replay.reason}" if self.replay.reason else ""
+
+    @override
     def make_optimizer(self, spec: OptimizerSpec) -> Optimizer:
         check_elementwise(spec)
         return optimizer_of(self.network.parameters(), spec, stacked=True)
