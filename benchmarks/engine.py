@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -243,7 +244,8 @@ def main() -> None:
     rows = measured(tasks, options.repetitions)
     grown = measured([("actbench", task(number, SCALING_EPOCHS)) for number in scaling], options.repetitions)
 
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    installed = [package for package in PACKAGES if find_spec(package.replace("-", "_"))]
+    versions = ", ".join(f"{package} {version(package)}" for package in installed)
     title = f"{workload.network}, {options.workload}, batch size {options.batch_size}, {together} replicates"
     about = {
         "command": " ".join(["python benchmarks/engine.py", *sys.argv[1:]]),

@@ -1,4 +1,4 @@
-"""actbench's stack in a plain loop: what the command does, without Lightning, logs and checkpoints."""
+"""actbench's engine in a plain loop: what the command does, without Lightning, logs and checkpoints."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -26,27 +26,28 @@ def fit(task: Task) -> Sequence[float]:
         input_shape=datamodule.input_shape,
         num_classes=datamodule.num_classes,
     )
-    stack = model.engine.to(task.device)
+    model.choose_engine(task.device, task.batch_size)
+    engine = model.engine.to(task.device)
     if task.device.type == "cpu":
-        torch.set_num_threads(fitting_threads(stack, task.batch_size))
+        torch.set_num_threads(fitting_threads(engine, task.batch_size))
     optimizer = model.configure_optimizers()
 
     def accuracies(part: str) -> list[float]:
-        stack.eval()
+        engine.eval()
         scores = Scores(task.replicates).to(task.device)
         for batch in getattr(datamodule, f"{part}_dataloader")():
             images, labels, _ = datamodule.transfer_batch_to_device(batch, task.device, 0)
-            scores.update(stack(images), labels)
-        return scores.compute()["acc"].tolist()
+            scores.update(engine(images), labels)
+        return scores.compute()["acc"].view(-1).tolist()  # torchmetrics makes one value a scalar
 
     for epoch in range(task.epochs):
-        stack.train()
+        engine.train()
         # What the batches ask the Trainer for.
         datamodule.trainer = SimpleNamespace(current_epoch=epoch, global_rank=0, world_size=1, overfit_batches=0)
-        for batch in datamodule.train_dataloader():
+        for index, batch in enumerate(datamodule.train_dataloader()):
             images, labels, _ = datamodule.transfer_batch_to_device(batch, task.device, 0)
             optimizer.zero_grad()
-            stack.losses(images, labels).sum().backward()
+            engine.losses(images, labels, key=(epoch, index), scaled=False).sum().backward()
             optimizer.step()
         accuracies("val")
     return accuracies("test")
