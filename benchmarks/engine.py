@@ -126,12 +126,13 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def arms_table(rows: Sequence[Row]) -> list[str]:
-    """Time, ratio to actbench, accuracy and memory of each arm, as Markdown."""
+def arms_table(rows: Sequence[Row], epochs: int) -> list[str]:
+    """Time, networks of so many epochs an hour, ratio to actbench, accuracy and memory of each arm, as Markdown."""
     ours = {row.repetition: row.time_ms for row in rows if row.arm == "actbench"}
     lines = [
-        "| arm | | ms per replicate and epoch | times actbench's | test accuracy | peak memory, MB | seeds |",
-        "|---|---|---|---|---|---|---|",
+        f"| arm | | ms per replicate and epoch | networks an hour, {epochs} epochs | times actbench's | test accuracy "
+        "| peak memory, MB | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row.name for row in rows):
         own = [row for row in rows if row.name == name]
@@ -140,9 +141,10 @@ def arms_table(rows: Sequence[Row]) -> list[str]:
         ratios = spread([row.time_ms / ours[row.repetition] for row in own], 2) if ours else "-"
         accuracy = statistics.mean(of(own, "test_acc"))
         memory = statistics.median(of(own, "peak_mb"))
+        networks = 3.6e6 / statistics.median(of(own, "time_ms")) / epochs
         lines.append(
-            f"| {arm.letter} | {words} | {spread(of(own, 'time_ms'))} | {ratios} | {accuracy:.3f} | {memory:.0f} "
-            f"| {own[0].replicates} |"
+            f"| {arm.letter} | {words} | {spread(of(own, 'time_ms'))} | {networks:,.0f} | {ratios} "
+            f"| {accuracy:.3f} | {memory:.0f} | {own[0].replicates} |"
         )
     return lines
 
@@ -200,8 +202,12 @@ def draw(arms: Sequence[Row], scaling: Sequence[Row], path: Path, title: str) ->
     plt.close(figure)
 
 
-def machine() -> str:
-    """Processor and cores."""
+def machine(accelerator: str) -> str:
+    """The GPU, or processor and cores."""
+    if accelerator == "gpu":
+        return subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -249,7 +255,7 @@ def main() -> None:
     title = f"{workload.network}, {options.workload}, batch size {options.batch_size}, {together} replicates"
     about = {
         "command": " ".join(["python benchmarks/engine.py", *sys.argv[1:]]),
-        "machine": machine(),
+        "machine": machine(options.accelerator),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": f"Python {platform.python_version()}, {versions}",
     }
@@ -260,7 +266,7 @@ def main() -> None:
     path.write_text(json.dumps(everything, indent=1) + "\n")
     draw(rows, grown, path.with_suffix(".png"), title)
     print(*(f"{key}: {value}" for key, value in about.items()), "", sep="  \n")
-    print(*arms_table(rows), sep="\n")
+    print(*arms_table(rows, workload.epochs), sep="\n")
     if grown:
         print("", *scaling_table(grown), sep="\n")
 

@@ -35,13 +35,13 @@ class Workload(NamedTuple):
     epochs: int
 
 
+FAKE32 = {"rows": 10_000, "channels": 3, "height": 32, "width": 32}
 WORKLOADS = {
     "digits": Workload("TutorialCNN", "Digits", {}, lr=2e-3, replicates=30, epochs=40),
     "mnist": Workload("ConvNet", "MNIST", {}, lr=1e-3, replicates=4, epochs=1),
     # Made-up images of CIFAR-10's shape: their scores only show that all arms learn the same.
-    "fake32": Workload(
-        "ConvNet", "FakeImages", {"rows": 10_000, "channels": 3, "height": 32, "width": 32}, 1e-3, 30, 2
-    ),
+    "fake32": Workload("ConvNet", "FakeImages", FAKE32, lr=1e-3, replicates=30, epochs=2),
+    "fake32_resnet": Workload("ResNet20", "FakeImages", FAKE32, lr=1e-3, replicates=30, epochs=2),
 }
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from typing_extensions import override
@@ -177,6 +178,8 @@ class Classifier(LightningModule):
                 sequence, batch=batch, device=device, optimizer=self.optimizer, width=self.stack_width
             )
             self.engine.train(self.training)
+            if len(self.seeds) > 1:
+                rank_zero_info(f"engine: {self.engine.name}; {self.engine_reason}")
 
     @override
     def configure_callbacks(self) -> Any:
