@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
@@ -55,9 +55,11 @@ class SequenceEngine(Engine):
         self.key = tuple(key)
         if len(self) == 1:
             return self._loss(0, images, labels)[None]
-        losses = [images.new_full((1,), torch.nan) for _ in self.seeds]
-        for index in range(len(self)) if replicates is None else replicates:
-            losses[index] = self._known_loss(index, images, labels, scaled)
+        chosen = range(len(self)) if replicates is None else replicates
+        losses = [
+            self._known_loss(index, images, labels, scaled) if index in chosen else self._no_loss(index, images)
+            for index in range(len(self))
+        ]
         dtype = torch.promote_types(images.dtype, torch.float32)
         return torch.cat([loss.to(dtype) for loss in losses])
 
@@ -70,6 +72,15 @@ class SequenceEngine(Engine):
         with without_hooks(parameters), no_autocast, self._backward_stream(index, device):
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         result: Tensor = KnownGradient.apply(loss.detach()[None], list(gradients), scaled, *parameters)
+        return result
+
+    def _no_loss(self, index: int, images: Tensor) -> Float[Tensor, "1"]:
+        """NaN for a replicate that is not trained; several devices wait for its gradient, too, which is 0."""
+        loss = images.new_full((1,), torch.nan)
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return loss
+        parameters = [parameter for parameter in self.networks[index].parameters() if parameter.requires_grad]
+        result: Tensor = KnownGradient.apply(loss, [torch.zeros_like(p) for p in parameters], False, *parameters)
         return result
 
     def _logits(self, index: int, images: Tensor) -> Float[Tensor, "batch classes"]:
