@@ -15,7 +15,7 @@ from typing_extensions import override
 from actbench.data import read_batch
 from actbench.networks import calls_activation
 from actbench.specs import one_line, without
-from actbench.studies.cells import Cell, kind_of, run_cell
+from actbench.studies.cells import Cell, ChosenEngine, kind_of, run_cell
 from actbench.studies.definition import StudyError
 from actbench.studies.executors import FULL
 from actbench.studies.grid import short_name
@@ -24,7 +24,9 @@ from actbench.training import preflight
 from actbench.training.classifier import Classifier
 
 
-def rehearse(plan: Plan, say: Callable[[str], None], engines: dict[str, str] | None = None) -> dict[str, float]:
+def rehearse(
+    plan: Plan, say: Callable[[str], None], engines: dict[str, ChosenEngine] | None = None
+) -> dict[str, float]:
     """Train, validate and test one batch of every arm on each dataset and network of the missing cells.
 
     Args:
@@ -42,7 +44,6 @@ def rehearse(plan: Plan, say: Callable[[str], None], engines: dict[str, str] | N
     engines = {} if engines is None else engines
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
     reported = set[str]()  # with a tuned setting, each arm comes at several values
-    reasons = dict[str, str]()  # of a sequence, by kind
     epoch_steps = dict[str, float]()
     rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # cells and outputs, by data and network
     for cell in plan.missing:
@@ -61,12 +62,12 @@ def rehearse(plan: Plan, say: Callable[[str], None], engines: dict[str, str] | N
         epoch_steps[cell.hash] = watch.epoch_steps
         model = cell.config["model"]
         kind = kind_of(cell)
-        if watch.engine == "sequence":
-            reasons.setdefault(kind, str(watch.engine_reason))
-        if engines.setdefault(kind, watch.engine) != watch.engine and kind not in reported:
-            reported.add(kind)
-            say(f"{network}: all arms are trained one after another, because {reasons.get(kind, 'others were')}")
-            engines[kind] = "sequence"
+        engines.setdefault(kind, watch.engine)
+        if engines[kind].name != watch.engine.name:
+            engines[kind] = next(each for each in (engines[kind], watch.engine) if each.name == "sequence")
+            if kind not in reported:
+                reported.add(kind)
+                say(f"{network}: all arms are trained one after another, because {engines[kind].reason}")
         alike = rehearsed.setdefault(kind, [])
         for twin, outputs in alike:
             line = f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}"
@@ -103,7 +104,7 @@ class Rehearsal(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = cast(Classifier, pl_module)
-        self.engine, self.engine_reason = classifier.engine.name, classifier.engine_reason
+        self.engine = ChosenEngine(classifier.engine.name, str(classifier.engine_reason))
         network = classifier.engine.replicate(0)
         zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
         if not calls_activation(network, zeros):

@@ -25,7 +25,7 @@ from actbench.inference.verdict import (
 )
 from actbench.records import RecordError, check_links, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
-from actbench.studies.cells import kind_of, with_engine
+from actbench.studies.cells import ChosenEngine, kind_of, with_engine
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
 from actbench.studies.executors import InProcess
 from actbench.studies.grid import PlannedCell, planned_cells
@@ -120,16 +120,18 @@ def add_recorded_engines(study: Study, compared: Sequence[PlannedCell], context:
         kind = kind_of(entry.cell)
         if kind not in recorded and files.get(entry.cell.hash):
             with suppress(RecordError, OSError):
-                recorded[kind] = store.read(files[entry.cell.hash][0])["engine"][0] or ""
+                engine = store.read(files[entry.cell.hash][0])["engine"][0]
+                recorded |= {kind: engine} if engine else {}
     for kind, engine in recorded.items():
-        chosen = context.engines.setdefault(kind, engine)
+        as_before = ChosenEngine(engine, "it trained the finished arms")
+        chosen = context.engines.setdefault(kind, as_before)
         if engine == "sequence":
-            context.engines[kind] = engine
-        elif engine == "stack" and chosen == "sequence":
+            context.engines[kind] = as_before
+        elif engine == "stack" and chosen.name == "sequence":
             context.progress.say("finished arms were trained in a stack, the others cannot be: times are not compared")
 
 
-def write_arms(study: Study, compared: Sequence[PlannedCell], engines: Mapping[str, str]) -> None:
+def write_arms(study: Study, compared: Sequence[PlannedCell], engines: Mapping[str, ChosenEngine]) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
     folder = check_links(study.folder / "arms")
     shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 
 from actbench.records import Store
-from actbench.studies.cells import Cell, run_cell, with_engine
+from actbench.studies.cells import Cell, ChosenEngine, run_cell, with_engine
 from actbench.studies.definition import Study
 from actbench.studies.executors import Executor, Failure
 from actbench.studies.grid import short_name
@@ -42,7 +42,7 @@ class RunContext(NamedTuple):
     work: Work
     troubles: list[str]  # cells that were tried again or failed, and why
     digests: dict[str, str]  # digests of the data that were read; see `data_digest`
-    engines: dict[str, str]  # by the kind of cell; see `rehearse`
+    engines: dict[str, ChosenEngine]  # by the kind of cell; see `rehearse`
 
 
 def run_wanted(

@@ -1,6 +1,7 @@
 """One cell of a study: one fit and one test of an activation on a dataset with some seeds, a record for each seed."""
 
 from actbench.studies.cells.cell import Cell as Cell
+from actbench.studies.cells.cell import ChosenEngine as ChosenEngine
 from actbench.studies.cells.cell import build_data as build_data
 from actbench.studies.cells.cell import cell_config as cell_config
 from actbench.studies.cells.cell import data_digest as data_digest

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from pytorch_lightning.utilities import rank_zero_warn
@@ -29,6 +29,7 @@ class Cell:
     weights: str = "last"  # scored weights: of the last epoch, or each replicate's best by its own val/loss
     vary: Sequence[str] = SOURCES  # sources of randomness that differ from seed to seed
     fixed_seed: int = 0  # keys the other sources for every seed
+    engine_reason: str | None = None  # why the config names its engine, if a study chose it
 
     @property
     def fit(self) -> dict[str, Any]:
@@ -64,11 +65,20 @@ def kind_of(cell: Cell) -> str:
     return records.json_text([cell.config["data"], cell.digest, cell.config["model"]["network"]])
 
 
-def with_engine(cell: Cell, engines: Mapping[str, str]) -> Cell:
+class ChosenEngine(NamedTuple):
+    """The engine of a kind of cell, and why it was chosen."""
+
+    name: str
+    reason: str
+
+
+def with_engine(cell: Cell, engines: Mapping[str, ChosenEngine]) -> Cell:
     """The cell with the engine of its kind, on which its key does not depend, unless its config names one."""
-    model = cell.config["model"]
-    engine = model.get("engine", engines.get(kind_of(cell)))
-    changed = replace(cell, config={**cell.config, "model": {**model, **({"engine": engine} if engine else {})}})
+    chosen = engines.get(kind_of(cell))
+    if chosen is None or "engine" in cell.config["model"]:
+        return cell
+    config = {**cell.config, "model": {**cell.config["model"], "engine": chosen.name}}
+    changed = replace(cell, config=config, engine_reason=chosen.reason)
     vars(changed).update(factors=cell.factors, hash=cell.hash)
     return changed
 

@@ -135,6 +135,7 @@ def run_cell(
         added = [run, *best, LastCheckpoint(copy=copy), interruption, measured, *callbacks]
         cli = CellCLI(cell, folder / "callbacks", added)
         trainer, classifier, datamodule = cli.trainer, cli.model, cli.datamodule
+        classifier.engine_reason = cell.engine_reason or classifier.engine_reason
         keep_memory()
         choose_threads(trainer, classifier, datamodule)
         last = folder / "checkpoints" / "last.ckpt"

@@ -45,4 +45,4 @@ def choose(
         return Choice(sequence, f"{type(network).__name__} cannot be stacked: {error}")
     except EngineError as error:
         return Choice(sequence, str(error))
-    return Choice(stack, f"{len(sequence)} small networks are faster together")
+    return Choice(stack, "small networks are faster together")
