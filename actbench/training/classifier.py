@@ -225,14 +225,10 @@ class Classifier(LightningModule):
             return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
         images = images.to(self.dtype)
         key = (self.current_epoch, batch_idx, self.global_rank)
-        losses = self.engine.losses(images, labels, replicates=self.running, key=key, scaled=self._scales_loss())
+        scaled = preflight.scales_loss(self.trainer)
+        losses = self.engine.losses(images, labels, replicates=self.running, key=key, scaled=scaled)
         self.train_loss.update(losses.detach(), rows, self.active.to(losses.device, non_blocking=True))
         return (losses[self.running] if self.stopped else losses).sum() * share
-
-    def _scales_loss(self) -> bool:
-        """Whether the loss is multiplied by another number than 1 before its gradients are computed."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1 or scaler is not None
 
     @override
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checks before a fit's first step; MisconfigurationException for settings that would fail later."""
+"""What a Trainer will do, and checks before a fit's first step: MisconfigurationException for what would fail later."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +15,12 @@ from actbench.specs import one_line
 from actbench.training.checkpoints import CheckpointError
 
 OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # these decide the number of steps
+
+
+def scales_loss(trainer: Trainer) -> bool:
+    """Whether the Trainer multiplies the loss by another number than 1 before its gradients are computed."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return trainer.accumulate_grad_batches > 1 or trainer.world_size > 1 or scaler is not None
 
 
 def check_precision(trainer: Trainer, replicates: int) -> None:
