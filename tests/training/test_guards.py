@@ -4,6 +4,7 @@ import functools
 import itertools
 import os
 import random
+import runpy
 import sys
 import time
 import types
@@ -11,6 +12,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
@@ -554,6 +556,13 @@ class Plain(nn.Module):
 
 def test_an_ordinary_activation_of_a_user_is_guarded():
     python_state(networks(Plain, 1)[0])
+
+
+@pytest.mark.parametrize(("file", "name"), [("own_activation", "Cubic"), ("own_network", "Branches")])
+def test_the_examples_are_guarded(file, name):
+    example = runpy.run_path(str(ROOT / "examples" / f"{file}.py"))[name]
+
+    python_state(networks(example, 1)[0] if name == "Cubic" else networks(nn.SiLU, 1, example)[0])
 
 
 def test_a_reason_says_what_is_read():
