@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from actbench.activations import CATALOGUE
 from actbench.networks import MLP, NETWORKS, build_network
 from actbench.specs import ActivationSpec, OptimizerSpec
-from actbench.training.engines import SequenceEngine, Stack, choose
+from actbench.training.engines import EngineError, SequenceEngine, Stack, choose
 from actbench.training.engines.stack import replay
 from actbench.training.engines.stack.guards import Unguarded, python_state
 
@@ -527,6 +527,23 @@ def test_what_cannot_be_followed_is_trained_as_plain_modules(activation):
 
     assert engine is sequence
     assert "MLP cannot be stacked: " in reason
+
+
+@pytest.mark.parametrize("activation", [PythonRandom, NumpyRandom])
+def test_a_stack_refuses_draws_that_cannot_follow_a_seed(activation):
+    with pytest.raises(EngineError, match="it draws from the generators of Python or NumPy"):
+        Stack(networks(activation), range(3), input_shape=SHAPE, width=None)
+
+
+def test_a_stack_that_is_asked_for_runs_what_it_cannot_follow_step_by_step(monkeypatch):
+    monkeypatch.setattr(replay, "CALLS", 2)
+    engine = Stack(networks(Environment), range(3), input_shape=SHAPE, width=None)
+
+    for _ in range(5):
+        engine.losses(torch.rand(3, 8, *SHAPE), torch.arange(24).view(3, 8) % 3)
+
+    assert not engine.replay.recordings
+    assert engine.remark().startswith("steps were not replayed: ")
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
