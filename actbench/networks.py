@@ -9,18 +9,23 @@ every layer.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count, pairwise
 from math import prod
+from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 from actbench.seeding import global_stream
 
 Activation = Callable[[], nn.Module]
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # of every module, such as parameters and hooks
 MARK = "_is_compared"  # attribute of modules made by the activation's factory
 
 
@@ -213,9 +218,9 @@ def build_network(
     try:
         with global_stream(seed, "init"):
             built = network(activation=activation_at_site, input_shape=shape, num_classes=num_classes)
-            built.eval()
+            lazy = any(map(is_lazy, (*built.parameters(), *built.buffers())))  # its first call makes its parameters
             with torch.no_grad():
-                logits = built(torch.zeros(2, *shape))
+                logits = (built if lazy else copy_network(built)).eval()(torch.zeros(2, *shape))
     except Exception as error:  # users' classes raise errors of any kind
         raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}") from error
     if not isinstance(logits, Tensor):
@@ -246,3 +251,54 @@ def calls_activation(network: nn.Module, inputs: Float[Tensor, "batch ..."]) -> 
     finally:
         hook.remove()
     return any(called)
+
+
+# --- copies ---
+
+
+def copy_network(network: nn.Module) -> nn.Module:
+    """A deep copy of a network, whose modules may keep tensors of their last call, which torch does not copy."""
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for name, value in vars(module).items():
+            for tensor in kept_tensors(value) if name not in MODULE_ATTRIBUTES else ():
+                if not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+            if isinstance(value, ModuleType):
+                memo[id(value)] = value
+    return copy.deepcopy(network, memo)
+
+
+def kept_tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in an attribute, at any depth of its collections."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from kept_tensors(item)
+
+
+@contextmanager
+def no_kept_tensors(network: nn.Module) -> Iterator[None]:
+    """Remove the tensors that modules keep from a call, for a plot, say: those of a probe or of vmap mean nothing."""
+    before = [(vars(module), dict(vars(module))) for module in network.modules()]
+    contents = [
+        (value, copy.copy(value))
+        for _, values in before
+        for name, value in values.items()
+        if isinstance(value, list | dict) and name not in MODULE_ATTRIBUTES
+    ]
+    try:
+        yield
+    finally:
+        for attributes, values in before:
+            for name, value in list(attributes.items()):
+                if value is not values.get(name) and any(True for _ in kept_tensors(value)):
+                    if name in values:
+                        attributes[name] = values[name]
+                    else:
+                        del attributes[name]
+        for value, original in contents:
+            if any(True for _ in kept_tensors(value)):
+                value.clear()
+                value.extend(original) if isinstance(value, list) else value.update(original)

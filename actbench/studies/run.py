@@ -35,6 +35,7 @@ from actbench.studies.rehearsal import rehearse
 from actbench.studies.self_test import LEAST, certify
 from actbench.studies.training import RunContext, Work, run_wanted, train
 from actbench.studies.tuning import tune, wanted_at
+from actbench.training.engines import ALONE
 
 PILOT = 4  # seeds
 
@@ -125,7 +126,7 @@ def add_recorded_engines(study: Study, compared: Sequence[PlannedCell], context:
     for kind, engine in recorded.items():
         as_before = ChosenEngine(engine, "it trained the finished arms")
         chosen = context.engines.setdefault(kind, as_before)
-        if engine == "sequence":
+        if engine == "sequence" or chosen.reason == ALONE:
             context.engines[kind] = as_before
         elif engine == "stack" and chosen.name == "sequence":
             context.progress.say("finished arms were trained in a stack, the others cannot be: times are not compared")

@@ -356,6 +356,8 @@ class Classifier(LightningModule):
         for name, value in saved["train_loss"].items():
             setattr(self.train_loss, name, value.to(self.device))
         self.active = saved["active"]
+        if any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values()):
+            self.double()  # before the weights are restored, which would be rounded
         self.evaluated = dict(saved["scores"])
         self._move_paths(checkpoint, to_relative=False)
 

@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from actbench.data import FakeImages
 from actbench.networks import MLP, ConvNet, TutorialCNN, build_network
@@ -57,6 +58,14 @@ class OwnFunction(Flat):
 
     def forward(self, images):
         return self.last(Squash.apply(self.first(images.flatten(1))))
+
+
+class Checkpointed(Flat):
+    """A reentrant checkpoint, which runs a part of the network again as gradients are computed."""
+
+    def forward(self, images):
+        inputs = images.flatten(1).requires_grad_()
+        return self.last(checkpoint(lambda x: self.activation(self.first(x)), inputs, use_reentrant=True))
 
 
 class Attending(nn.Module):
@@ -151,7 +160,7 @@ def train_alone(network, optimizer, seed, steps):
     return torch.stack(losses)
 
 
-@pytest.mark.parametrize("network", [Branching, OwnFunction, Attending, Hooked, Counting])
+@pytest.mark.parametrize("network", [Branching, OwnFunction, Hooked, Counting, Checkpointed])
 def test_whatever_plain_torch_trains_is_trained_bit_for_bit(network):
     seeds = range(4, 7)
     engine = sequence(network, seeds).double()
@@ -163,6 +172,17 @@ def test_whatever_plain_torch_trains_is_trained_bit_for_bit(network):
         expected = train_alone(alone, optimizer, seed, range(20))
         assert torch.equal(losses[index], expected)
         assert all(map(torch.equal, engine.replicate(index).parameters(), alone.parameters()))
+
+
+def test_a_transformer_with_dropout_follows_its_seed():
+    first, second = (train(e, e.make_optimizer(OptimizerSpec(SGD)), range(10)) for e in map(attending, ([0, 1], [1])))
+
+    assert torch.equal(first[1], second[0])
+    assert first[1].isfinite().all()
+
+
+def attending(seeds):
+    return sequence(Attending, seeds).double()
 
 
 class Lars(torch.optim.SGD):

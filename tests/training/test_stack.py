@@ -492,9 +492,9 @@ class ReplacesBuffer(Refused):
     ("network", "reason"),
     [
         (DataDependent, "data-dependent control flow"),
-        (GlobalRandom, "draws random numbers by a function that cannot follow"),
-        (ReplacesBuffer, "replaces its buffer calls"),
-        (Recurrent, "lstm"),
+        (GlobalRandom, "it calls rand"),
+        (ReplacesBuffer, "changes calls as it runs"),
+        (Recurrent, "weakref"),
     ],
 )
 @pytest.mark.parametrize("seeds", [[0], [0, 1]])

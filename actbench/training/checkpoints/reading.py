@@ -10,6 +10,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from actbench import __version__
 from actbench.specs import ActivationSpec, NetworkSpec, one_line
@@ -119,6 +120,8 @@ def check_weights(model: Mapping[str, Any], state: Any, path: str | Path) -> Non
         if "meta" in str(error):  # its constructor computes with values, which the meta device lacks
             return
         raise CheckpointError(f"{path} describes what cannot be built: {one_line(error)}") from error
+    if any(map(is_lazy, (*built.parameters(), *built.buffers()))):
+        return
     expected = {f"{WEIGHTS}{name}": tuple(value.shape) for name, value in built.state_dict().items()}
     if expected != {name: tuple(value.shape[1:]) for name, value in weights.items()}:
         raise CheckpointError(f"{path} is damaged: its weights do not belong to the network that it describes")

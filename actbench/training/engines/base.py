@@ -1,9 +1,9 @@
 """What both engines have in common."""
 
-import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from actbench.networks import copy_network
 from actbench.seeding import global_stream
 from actbench.specs import OptimizerSpec
 
 VECTOR = 64  # values, a multiple of the vector width of any CPU
-MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # of every module, such as parameters and hooks
 
 
 class EngineError(ValueError):
@@ -101,52 +101,6 @@ class Engine(nn.Module, ABC):
         """Let a step of the optimiser leave these replicates as they are."""
 
 
-def copy_network(network: nn.Module) -> nn.Module:
-    """A deep copy of a network, whose modules may keep tensors of their last call, which torch does not copy."""
-    memo: dict[int, Any] = {}
-    for module in network.modules():
-        for name, value in vars(module).items():
-            for tensor in kept_tensors(value) if name not in MODULE_ATTRIBUTES else ():
-                if not tensor.is_leaf:
-                    memo[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(network, memo)
-
-
-def kept_tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in an attribute, at any depth of its collections."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from kept_tensors(item)
-
-
-@contextmanager
-def no_kept_tensors(network: nn.Module) -> Iterator[None]:
-    """Remove the tensors that modules keep from a call, for a plot, say: those of a probe or of vmap mean nothing."""
-    before = [(vars(module), dict(vars(module))) for module in network.modules()]
-    contents = [
-        (value, copy.copy(value))
-        for _, values in before
-        for name, value in values.items()
-        if isinstance(value, list | dict) and name not in MODULE_ATTRIBUTES
-    ]
-    try:
-        yield
-    finally:
-        for attributes, values in before:
-            for name, value in list(attributes.items()):
-                if value is not values.get(name) and any(True for _ in kept_tensors(value)):
-                    if name in values:
-                        attributes[name] = values[name]
-                    else:
-                        del attributes[name]
-        for value, original in contents:
-            if any(True for _ in kept_tensors(value)):
-                value.clear()
-                value.extend(original) if isinstance(value, list) else value.update(original)
-
-
 class KnownGradient(torch.autograd.Function):
     """Losses with gradients that are already known: of stacked parameters, or of the parameters of one replicate."""
 
@@ -167,26 +121,37 @@ class KnownGradient(torch.autograd.Function):
 
 
 def multiply_adds(network: nn.Module, input_shape: Sequence[int]) -> float:
-    """Multiply-adds of the convolutions and matrix products in a forward pass of one image."""
-    training = network.training
+    """Multiply-adds of the convolutions and matrix products in a forward pass of one image; inf if it is not known.
+
+    They are counted in a copy of the network, whose own state stays as it is.
+    """
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad(), global_stream(0, "dropout"), no_kept_tensors(network):
-        network.eval()(torch.zeros(2, *input_shape))
-    network.train(training)
+    try:
+        probe = copy_network(network).eval()
+    except Exception:  # of any kind: not every object can be copied
+        return math.inf
+    with counter, torch.no_grad(), global_stream(0, "dropout"):
+        probe(torch.zeros(2, *input_shape))
     return float(counter.get_total_flops()) / 2 / 2  # two images, and two operations for each
 
 
-def optimizer_of(parameters: Iterable[nn.Parameter], spec: OptimizerSpec, *, stacked: bool) -> Optimizer:
-    """An optimiser in its fastest form for parameters of one replicate, or of several that are stacked.
+def optimizer_of(network: nn.Module, spec: OptimizerSpec, *, stacked: bool) -> Optimizer:
+    """An optimiser in its fastest form for the parameters of one replicate, or of several that are stacked.
 
     The fused form of torch's optimisers is the fastest, but it rounds the last
     few values of a tensor differently. The result of a replicate in a stack would
     depend on its index unless the values of each replicate fill whole vectors.
     Other parameters are a second group. The groups are the same in both engines.
+    It fails for sparse gradients, complex parameters, and with momentum where some
+    parameters have no gradient.
     """
-    parameters = list(parameters)
-    explicit = any(map(spec.init_args.get, ("foreach", "fused", "capturable", "differentiable")))
+    parameters = list(network.parameters())
+    dense = not any(getattr(module, "sparse", False) for module in network.modules())  # gradients
+    given = spec.init_args
+    explicit = any(given.get(name) is not None for name in ("foreach", "fused"))
+    explicit |= any(map(given.get, ("capturable", "differentiable")))
     fusible = spec.cls.__module__.startswith("torch.optim") and "fused" in signature(spec.cls).parameters
+    fusible &= not given.get("momentum") and all(p.is_floating_point() for p in parameters) and dense
     groups: list[dict[str, Any]] = [{"params": parameters}]
     if fusible and not explicit:
         sizes = [parameter[0].numel() if stacked else parameter.numel() for parameter in parameters]

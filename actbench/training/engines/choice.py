@@ -9,8 +9,8 @@ from actbench.training.engines.base import Engine, EngineError
 from actbench.training.engines.optimizers import check_elementwise
 from actbench.training.engines.sequence import SequenceEngine
 from actbench.training.engines.stack import Stack
-from actbench.training.engines.stack.guards import Unguarded, python_state
 
+ALONE = "there is one replicate"
 STACKED_WORK = 1.6e7
 """Multiply-adds of a replicate's batch below which a CPU is faster with a stack than with one replicate at a time.
 
@@ -31,18 +31,14 @@ def choose(
     sequence: SequenceEngine, *, batch: int, device: torch.device, optimizer: OptimizerSpec, width: int | None
 ) -> Choice:
     """The engine for replicates that are a sequence so far, for batches of this size on this device."""
-    network = sequence.networks[0]
     work = sequence.multiply_adds * batch
     if len(sequence) == 1:
-        return Choice(sequence, "there is one replicate")
+        return Choice(sequence, ALONE)
     if device.type == "cpu" and work >= STACKED_WORK:
         return Choice(sequence, f"{work / 1e6:,.0f} million multiply-adds in a batch keep a CPU busy")
     try:
-        python_state(network)
         check_elementwise(optimizer)
         stack = Stack([*sequence.networks], sequence.seeds, input_shape=sequence.input_shape, width=width)
-    except Unguarded as error:
-        return Choice(sequence, f"{type(network).__name__} cannot be stacked: {error}")
     except EngineError as error:
         return Choice(sequence, str(error))
     return Choice(stack, "small networks are faster together")

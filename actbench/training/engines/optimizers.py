@@ -15,7 +15,7 @@ from actbench.training.engines.base import EngineError
 if TYPE_CHECKING:
     from actbench.training.engines.sequence import SequenceEngine
 
-BY_REPLICATE = "by_replicate"  # entry of a group of parameters for settings that differ between replicates
+BY_REPLICATE = "by_replicate"  # key of what differs between replicates, in groups of parameters and in states
 
 
 class ReplicateOptimizers(Optimizer):
@@ -139,7 +139,8 @@ def merge_states(values: Sequence[Any], running: Sequence[int], scalars: Collect
         return {key: merge_states([(v or {}).get(key) for v in values], running, scalars, key) for key in first}
     if isinstance(first, list) and all(isinstance(value, list) and len(value) == len(first) for value in values):
         return [merge_states(items, running, scalars, name) for items in zip(*values, strict=True)]
-    return first
+    same = all(type(values[index]) is type(first) and values[index] == first for index in running)
+    return first if same else {BY_REPLICATE: list(values)}
 
 
 def split_state(value: Any, replicate: int) -> Any:
@@ -147,6 +148,8 @@ def split_state(value: Any, replicate: int) -> Any:
     if isinstance(value, Tensor):
         return (value[replicate] if value.ndim else value).clone()
     if isinstance(value, Mapping):
+        if BY_REPLICATE in value:
+            return value[BY_REPLICATE][replicate]
         return {name: split_state(item, replicate) for name, item in value.items()}
     return [split_state(item, replicate) for item in value] if isinstance(value, list) else value
 

@@ -1,20 +1,23 @@
 """The sequence: replicates as plain modules, which run and train one after another, as in plain torch."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from actbench.networks import copy_network
 from actbench.seeding import global_stream
 from actbench.specs import OptimizerSpec
-from actbench.training.engines.base import Engine, EngineError, KnownGradient, copy_network, optimizer_of
+from actbench.training.engines.base import Engine, EngineError, KnownGradient, optimizer_of
+from actbench.training.engines.draws import Draws, global_draws
 from actbench.training.engines.optimizers import ReplicateOptimizers
 
 
@@ -31,10 +34,14 @@ class SequenceEngine(Engine):
 
     def __init__(self, networks: Sequence[nn.Module], seeds: Sequence[int], *, input_shape: Sequence[int]) -> None:
         super().__init__(networks[0], seeds, input_shape=input_shape)
+        shapes = {tuple((name, v.shape) for name, v in own_values(network)) for network in networks}
+        if len(shapes) > 1:
+            raise EngineError(f"the shape of {type(networks[0]).__name__} depends on the seed: set replicates to 1")
         self.networks = nn.ModuleList(networks)
         self.channels_last = self.ndim == 4 and type(networks[0]).__module__.startswith("actbench.")
         self.stopped: Sequence[int] = ()  # replicates that the optimiser leaves as they are
         self.key: tuple[int, ...] = ()  # of the latest forward pass
+        self.draws = Draws(global_draws, torch.zeros(()))
         self.register_state_dict_post_hook(merge_networks)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(split_networks)  # type: ignore[no-untyped-call]
 
@@ -68,10 +75,17 @@ class SequenceEngine(Engine):
         parameters = [parameter for parameter in self.networks[index].parameters() if parameter.requires_grad]
         loss = self._loss(index, images, labels)
         device = images.device
+        before = [parameter.grad for parameter in parameters]
         no_autocast = torch.autocast(device.type, enabled=False)
         with without_hooks(parameters), no_autocast, self._backward_stream(index, device):
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        result: Tensor = KnownGradient.apply(loss.detach()[None], list(gradients), scaled, *parameters)
+            # Not autograd.grad, which reaches no parameter inside a reentrant checkpoint.
+            for parameter in parameters:
+                parameter.grad = None
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients = [parameter.grad for parameter in parameters]
+            for parameter, gradient in zip(parameters, before, strict=True):
+                parameter.grad = gradient
+        result: Tensor = KnownGradient.apply(loss.detach()[None], gradients, scaled, *parameters)
         return result
 
     def _no_loss(self, index: int, images: Tensor) -> Float[Tensor, "1"]:
@@ -88,7 +102,7 @@ class SequenceEngine(Engine):
         if self.channels_last:  # a copy, because a view of one-channel images does not count as channels-last
             images = images.clone(memory_format=torch.channels_last)
         try:
-            with global_stream(self.seeds[index], "dropout", *self.key, device=images.device):
+            with global_stream(self.seeds[index], "dropout", *self.key, device=images.device), self.draws:
                 logits: Tensor = self.networks[index](images)
         except torch.OutOfMemoryError as error:
             raise EngineError(
@@ -102,9 +116,15 @@ class SequenceEngine(Engine):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(logits, labels if labels.ndim == 1 else labels[index])
 
-    def _backward_stream(self, index: int, device: torch.device) -> AbstractContextManager[None]:
-        """The global generators at a replicate's stream for the computation of gradients, which may draw too."""
-        return global_stream(self.seeds[index], "dropout", *self.key, -1, device=device)
+    @contextmanager
+    def _backward_stream(self, index: int, device: torch.device) -> Iterator[None]:
+        """The global generators at a replicate's stream for the computation of gradients, which may draw too.
+
+        A checkpoint runs a part of the network again, in this thread, so that it draws as before.
+        """
+        stream = global_stream(self.seeds[index], "dropout", *self.key, -1, device=device)
+        with stream, self.draws, torch.autograd.set_multithreading_enabled(False):
+            yield
 
     @override
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -124,8 +144,7 @@ class SequenceEngine(Engine):
 
     @override
     def make_optimizer(self, spec: OptimizerSpec) -> Optimizer:
-        makers = [optimizer_of(network.parameters(), spec, stacked=False) for network in self.networks]
-        return ReplicateOptimizers(makers, self)
+        return ReplicateOptimizers([optimizer_of(network, spec, stacked=False) for network in self.networks], self)
 
     @override
     def clip_gradients(self, limit: float, *, by_value: bool) -> None:
@@ -139,17 +158,25 @@ class SequenceEngine(Engine):
         yield
 
 
+def own_values(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of a network that have their shape."""
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
+        if not is_lazy(value):
+            yield name, value
+
+
 @contextmanager
 def without_hooks(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Leave out the hooks of parameters, which run when the gradients are accumulated."""
-    hooks = [(parameter, parameter._backward_hooks) for parameter in parameters if parameter._backward_hooks]
-    for parameter, _ in hooks:
-        parameter._backward_hooks = None
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    hooks = [(p, name, getattr(p, name)) for p in parameters for name in names if getattr(p, name, None)]
+    for parameter, name, _ in hooks:
+        setattr(parameter, name, None)
     try:
         yield
     finally:
-        for parameter, own in hooks:
-            parameter._backward_hooks = own
+        for parameter, name, own in hooks:
+            setattr(parameter, name, own)
 
 
 def merge_networks(engine: SequenceEngine, state: dict[str, Any], prefix: str, local_metadata: Any) -> None:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
+from actbench.networks import no_kept_tensors
 from actbench.seeding import stream
-from actbench.training.engines.base import no_kept_tensors
-from actbench.training.engines.stack.replay import Draw, Kind, Replay
+from actbench.training.engines.draws import Draw, Kind, fill
+from actbench.training.engines.stack.replay import Replay
 from actbench.training.engines.stack.rules import Rules
 
 Values = dict[str, Tensor]  # parameters or buffers by name
@@ -122,12 +123,7 @@ def random_numbers(seeds: Sequence[int], key: Sequence[int]) -> Draw:
             generators.extend(stream(seed, "dropout", *key, device=device) for seed in seeds)
         numbers = torch.empty(len(seeds), *shape, dtype=dtype, device=device)
         for values, generator in zip(numbers, generators, strict=True):
-            if kind == "uniform":
-                values.uniform_(generator=generator)
-            elif kind == "normal":
-                values.normal_(generator=generator)
-            else:
-                values.bernoulli_(kind, generator=generator)
+            fill(values, kind, generator)
         return numbers
 
     return draw

@@ -9,17 +9,18 @@ modules of torch and of actbench read their attributes alone.
 
 import builtins
 import collections
-import dis
 import functools
 import itertools
 import math
 import operator
 import types
-from collections.abc import Hashable, Mapping, Sequence
+from abc import ABCMeta
+from collections.abc import Hashable, Mapping, Sequence, Set
 from enum import Enum
 from functools import cache
 from typing import Any, Generic, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, Function
@@ -27,7 +28,8 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 from torch.overrides import get_overridable_functions
 
-from actbench.training.engines.base import MODULE_ATTRIBUTES
+from actbench.networks import MODULE_ATTRIBUTES
+from actbench.training.engines.stack.bytecode import Unguarded, names_of
 
 TRUSTED = ("torch", "torchvision", "actbench")
 BUILTINS = (
@@ -45,7 +47,14 @@ PURE = {  # callables whose results follow from their arguments alone
     *(value for value in vars(builtins).values() if isinstance(value, type) and issubclass(value, BaseException)),
     *(value for module in (math, itertools) for value in vars(module).values() if callable(value)),
     *(vars(operator)[name] for name in operator.__all__ if name not in ("attrgetter", "methodcaller", "call")),
-    *(collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque, functools.partial),
+    *(
+        collections.OrderedDict,
+        collections.defaultdict,
+        collections.Counter,
+        collections.deque,
+        functools.partial,
+        functools.reduce,
+    ),
     *(getattr(torch, name) for name in TORCH.split()),
     *(getattr(F, name) for name in ("hardsigmoid", "hardswish", "sigmoid", "tanh")),
     *(
@@ -56,30 +65,31 @@ PURE = {  # callables whose results follow from their arguments alone
     ),
     *(function for functions in get_overridable_functions().values() for function in functions),
 }
-READ_BY_TORCH = frozenset({"forward", "__call__", "_call_impl", "_wrapped_call_impl", "__getattr__"})  # of a module
-IMPLICIT = frozenset(  # methods of `object` that Python calls where no name tells so
-    {"__getattribute__", "__setattr__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"}
-)
+READ_BY_TORCH = MODULE_ATTRIBUTES | {"forward", "__call__", "_call_impl", "_wrapped_call_impl", "__getattr__"}
+IMPLICIT = {  # methods of `object` that Python calls where no name tells so
+    *("__getattribute__", "__setattr__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"),
+    *("__repr__", "__str__", "__format__"),
+}
 HARMLESS = frozenset(["__call__", "__class__", "__doc__", "__init__", "__name__", "__qualname__"])  # special attributes
-OTHER_IN_A_STACK = frozenset(  # attributes of a tensor that differ between a replicate alone and in a stack
-    {"requires_grad", "is_leaf", "grad", "grad_fn", "stride", "is_contiguous", "storage", "untyped_storage", "data_ptr"}
+REFUSED = {  # attributes, and why a stack cannot have them
+    **dict.fromkeys(
+        ("requires_grad", "is_leaf", "grad", "grad_fn", "stride", "is_contiguous", "storage", "data_ptr"),
+        "which differs in a stack",
+    ),
+    **dict.fromkeys(
+        ("bernoulli_", "uniform_", "normal_", "exponential_", "geometric_", "log_normal_", "cauchy_", "random_"),
+        "which cannot follow each replicate's seed",
+    ),
+    **dict.fromkeys(("format", "format_map"), "which may read any attribute"),
+}
+PLAIN = (
+    *(bool, int, str, bytes, complex, range, type(NotImplemented), type(...)),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
 )
-PLAIN = (bool, int, str, bytes, complex, range, torch.dtype, torch.device, torch.layout, torch.memory_format)
+SMALL = 64  # values of a tensor or array that is compared as a whole
 GLOBAL_HOOKS = [name for name in vars(torch_module) if name.startswith("_global_") and name.endswith("hooks")]
 DESCRIPTORS = types.GetSetDescriptorType | types.MemberDescriptorType
 BUILTIN_METHODS = types.WrapperDescriptorType | types.MethodDescriptorType | types.ClassMethodDescriptorType
-LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
-
-
-class Unguarded(Exception):
-    """A network's code reads what cannot be followed; the message says what."""
-
-
-class Names(NamedTuple):
-    """Names that a function's code reads."""
-
-    globals: frozenset[tuple[str, ...]]  # each with the attributes that follow, as in ``torch.nn.functional.relu``
-    attributes: frozenset[str]  # of any object
 
 
 class PythonState(NamedTuple):
@@ -97,22 +107,30 @@ def python_state(network: nn.Module) -> PythonState:
 
     Raises Unguarded if that cannot be known.
     """
-    state = State()
+    state = State({id(module) for module in network.modules()})
+    for owner in (Tensor, F):  # whose functions may be replaced
+        state.values.append(hash(tuple(map(id, vars(owner).values()))))
     for name in GLOBAL_HOOKS:
         if vars(torch_module)[name]:
             state.add(vars(torch_module)[name])
     state.add(network)
     state.follow()
+    kept = {name for module in network.modules() for name in (*module._parameters, *module._buffers)}
+    if changed := sorted(state.stores & (state.attributes | kept)):
+        raise Unguarded(f"its code changes {changed[0]} as it runs")
     return PythonState(tuple(state.values), (*state.seen.values(), *(owner for owner, _ in state.owners)))
 
 
 class State:
     """Collects what code reads, and follows each function, class and module that it meets once."""
 
-    def __init__(self) -> None:
+    def __init__(self, registered: Set[int]) -> None:
+        self.registered = registered  # ids of the network's modules
         self.values: list[Hashable] = []
         self.seen = dict[int, Any]()  # by id
+        self.order = dict[int, int]()  # in which they were seen, by id
         self.attributes = set[str]()  # names of attributes that any of the code reads
+        self.stores = set[str]()  # and sets
         self.owners: list[tuple[type | types.ModuleType, set[str]]] = []  # with the names followed there so far
 
     def follow(self) -> None:
@@ -133,17 +151,18 @@ class State:
             self.values.append((kind, value))
         elif kind is float:
             self.values.append(value.hex())  # which tells -0.0 from 0.0
+        elif isinstance(value, np.generic):
+            self.values.append((kind, value.tobytes()))
         elif id(value) in self.seen:
-            self.values.append(id(value))
+            self.values.append(self.order[id(value)])
         else:
+            self.order[id(value)] = len(self.order)
             self.seen[id(value)] = value
-            if isinstance(value, Tensor):
-                raise Unguarded("it reads a tensor that is neither a parameter nor a buffer")
-            for add in (self.add_collection, self.add_code, self.add_object):
+            for add in (self.add_collection, self.add_array, self.add_code, self.add_object):
                 if add(value):
                     return
             if callable(value) and hasattr(value, "__qualname__"):
-                raise Unguarded(f"it calls {value.__qualname__}")
+                raise Unguarded(f"it calls {value.__name__}, which may depend on more than its arguments")
             raise Unguarded(f"it reads an object of {kind.__module__}.{kind.__qualname__}")
 
     def add_collection(self, value: Any) -> bool:
@@ -164,6 +183,20 @@ class State:
         self.values.append((id(kind), len(items)))
         for item in items:
             self.add(item)
+        if hasattr(kind, "_fields"):
+            self.add_class(kind)
+        return True
+
+    def add_array(self, value: Any) -> bool:
+        """Add a small tensor or array with its values; False if it is none."""
+        if type(value) is Tensor and value.device.type == "cpu" and value.numel() <= SMALL and not value.requires_grad:
+            self.values.append((value.dtype, value.shape, repr(value.tolist())))
+        elif type(value) is np.ndarray and value.size <= SMALL and value.dtype != object:
+            self.values.append((value.dtype.str, value.shape, value.tobytes()))
+        elif isinstance(value, Tensor):
+            raise Unguarded("it reads a tensor that is neither a parameter nor a buffer")
+        else:
+            return False
         return True
 
     def add_code(self, value: Any) -> bool:
@@ -171,7 +204,7 @@ class State:
         if is_pure(value):
             self.values.append(id(value))
         elif isinstance(value, types.FunctionType):
-            self.values += [id(value), id(value.__code__)]
+            self.values += [id(value.__code__), value.__name__]
             self.seen[id(value.__code__)] = value.__code__
             self.add_function(value)
         elif isinstance(value, types.MethodType):
@@ -179,11 +212,13 @@ class State:
             self.add(value.__func__)
         elif isinstance(value, staticmethod | classmethod):
             self.add(value.__func__)
-        elif isinstance(value, property):
+        elif type(value) is property:
             self.add((value.fget, value.fset))
         elif isinstance(value, functools.partial):
             self.add((value.func, value.args, value.keywords))
         elif isinstance(value, types.ModuleType):
+            if "__getattr__" in vars(value) and package_of_module(value) not in TRUSTED:
+                raise Unguarded(f"{value.__name__} computes its attributes")
             self.values.append(id(value))
             self.owners.append((value, set()))
         elif isinstance(value, type):
@@ -198,6 +233,9 @@ class State:
         if isinstance(value, Enum):
             attributes = {"value": value._value_}
         elif isinstance(value, nn.Module):
+            if id(value) not in self.registered and any(True for _ in (*value.parameters(), *value.buffers())):
+                raise Unguarded(f"it uses a {cls.__name__} that is not one of its submodules")
+            self.values.append(id(cls.forward))
             attributes = {
                 name: item
                 for name, item in vars(value).items()
@@ -207,7 +245,7 @@ class State:
                 self.values.append(tuple(vars(value)[name]))
         elif cls is types.SimpleNamespace or all(map(is_written_in_python, cls.__mro__)):
             slots = (name for base in cls.__mro__ for name, m in vars(base).items() if isinstance(m, DESCRIPTORS))
-            attributes = {name: getattr(value, name, None) for name in slots if name not in ("__dict__", "__weakref__")}
+            attributes = {name: getattr(value, name, None) for name in slots if not is_special(name)}
             attributes |= vars(value) if hasattr(value, "__dict__") else {}
         else:
             return False
@@ -222,15 +260,19 @@ class State:
         if package_of(type(cls)) not in (*TRUSTED, "builtins", "enum", "abc"):
             raise Unguarded(f"{cls.__qualname__} has a metaclass")
         self.values.append(id(cls))
-        if called and package_of(cls) == "torch":
-            raise Unguarded(f"it calls {cls.__module__}.{cls.__qualname__}")
+        if called and (package_of(cls) == "torch" or cls is nn.Parameter):
+            raise Unguarded(f"it names {cls.__module__}.{cls.__qualname__}")
+        if called and type(cls) is ABCMeta:
+            raise Unguarded(f"it names {cls.__qualname__}, which other classes may register with")
         known = {id(owner) for owner, _ in self.owners}
         for base in cls.__mro__:
             if package_of(base) not in (*TRUSTED, "builtins", "enum", "typing", "abc") and id(base) not in known:
                 self.values.append(id(base))
                 self.owners.append((base, set()))
         for name in ("__init__", "__new__", "__post_init__") if called else ():
-            self.add(vars(cls).get(name))
+            for base in cls.__mro__:
+                if package_of(base) not in (*TRUSTED, "builtins", "typing"):
+                    self.add(vars(base).get(name))
 
     def add_function(self, function: types.FunctionType) -> None:
         """Add what a function reads: defaults, closure, attributes and globals."""
@@ -240,16 +282,21 @@ class State:
         special = [name for name in names.attributes - HARMLESS if is_special(name)]
         if special:
             raise Unguarded(f"{function.__qualname__} reads {special[0]}")
-        if different := sorted(names.attributes & OTHER_IN_A_STACK):
-            raise Unguarded(f"{function.__qualname__} reads {different[0]}, which differs in a stack")
+        if refused := sorted(names.attributes & REFUSED.keys()):
+            raise Unguarded(f"{function.__qualname__} reads {refused[0]}, {REFUSED[refused[0]]}")
         self.attributes |= names.attributes
+        self.stores |= names.stores
         for value in (function.__defaults__, function.__kwdefaults__, dict(vars(function))):
             self.add(value)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                content = cell.cell_contents
+            except ValueError:  # nothing has been assigned
+                continue
             if name == "__class__":  # of super()
-                self.add_class(cell.cell_contents)
+                self.add_class(content)
             else:
-                self.add(cell.cell_contents)
+                self.add(content)
         for chain in sorted(names.globals):
             self.add_global(function.__globals__, chain)
 
@@ -269,31 +316,6 @@ class State:
         self.add(value)
 
 
-@cache
-def names_of(code: types.CodeType) -> Names:
-    """Names that code reads, with the functions inside it. Raises Unguarded if it imports."""
-    chains, attributes = list[list[str]](), set[str]()
-    follows = False
-    for instruction in dis.get_instructions(code):
-        name = str(instruction.argval)
-        if instruction.opname.startswith("IMPORT"):
-            raise Unguarded(f"{code.co_qualname} imports {name}")
-        is_attribute = instruction.opname.endswith(("_ATTR", "_METHOD"))
-        if is_attribute:
-            attributes.add(name)
-            if follows:
-                chains[-1].append(name)
-        elif instruction.opname in LOADS:
-            chains.append([name])
-        follows = instruction.opname in LOADS or (is_attribute and follows)
-    read = {tuple(chain) for chain in chains}
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            names = names_of(inner)
-            read, attributes = read | names.globals, attributes | names.attributes
-    return Names(frozenset(read), frozenset(attributes))
-
-
 def read_from(owner: type | types.ModuleType, attributes: set[str]) -> set[str]:
     """Names of what code reads from a class or module, with the methods that Python and torch call by themselves."""
     members = vars(owner)
@@ -310,8 +332,10 @@ def called_by_itself(cls: type) -> set[str]:
     names = {name for name, value in members.items() if is_special(name) and callable(value)}
     names -= vars(object).keys() - IMPLICIT
     for base in cls.__mro__:
-        if package_of(base) in TRUSTED:
-            names |= members.keys() & (READ_BY_TORCH if base is nn.Module else vars(base).keys())
+        if package_of(base) in TRUSTED and base is not nn.Module:  # its code reads what a member may replace
+            names |= {name for name in members if not is_special(name)}
+    if issubclass(cls, nn.Module):
+        names |= members.keys() & READ_BY_TORCH
     return names - {"__init__", "extra_repr", "reset_parameters"}
 
 
@@ -326,7 +350,17 @@ def is_pure(value: Any) -> bool:
         return True
     if isinstance(value, type) and package_of(value) in TRUSTED:
         return value in PURE or issubclass(value, nn.Module | Tensor | Function | BackwardCFunction)
-    return isinstance(value, torch.jit.ScriptFunction) or (isinstance(value, Hashable) and value in PURE)
+    if isinstance(value, torch.jit.ScriptFunction | np.ufunc):
+        return True
+    try:
+        return value in PURE
+    except TypeError:  # it, or a part of it, has no hash
+        return False
+
+
+def package_of_module(module: types.ModuleType) -> str:
+    """The package that a module is in."""
+    return module.__name__.partition(".")[0]
 
 
 def package_of(value: Any) -> str:

@@ -13,20 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from actbench.networks import MODULE_ATTRIBUTES, copy_network, kept_tensors
 from actbench.seeding import global_stream
 from actbench.specs import OptimizerSpec, one_line
-from actbench.training.engines.base import (
-    MODULE_ATTRIBUTES,
-    Engine,
-    EngineError,
-    KnownGradient,
-    copy_network,
-    kept_tensors,
-    optimizer_of,
-)
+from actbench.training.engines.base import Engine, EngineError, KnownGradient, optimizer_of
 from actbench.training.engines.optimizers import check_elementwise
+from actbench.training.engines.stack.bytecode import Unguarded
 from actbench.training.engines.stack.chunk import Chunk, named_values, random_numbers
-from actbench.training.engines.stack.guards import Unguarded, python_state
+from actbench.training.engines.stack.guards import python_state
 from actbench.training.engines.stack.replay import Replay
 
 CPU_WIDTH = 32  # replicates at once on a CPU; with more, values leave the cache and nothing is gained
@@ -56,14 +50,24 @@ class Stack(Engine):
         self.width = width
         self.limit = len(networks)  # of the width; halved when memory runs out
         self.replay = Replay()
-        title = type(networks[0]).__name__
-        if reason := hooked_parameter(networks[0]) or hidden_state(networks[0], input_shape):
-            raise EngineError(f"{title} cannot be stacked: {reason}")
-        self.network = stacked_network(networks)
-        before = known_state(self.network)
-        self._try(input_shape)
-        if before is not None and known_state(self.network) != before:
-            raise EngineError(f"{title} cannot be stacked: its code changes values of Python, such as a count")
+        try:
+            states = {python_state(network).values for network in networks}
+            if len(states) > 1:
+                raise Unguarded("its attributes in Python depend on the seed")
+            if reason := hooked_parameter(networks[0]) or hidden_state(networks[0], input_shape):
+                raise Unguarded(reason)
+            self.network = stacked_network(networks).train()
+            before = python_state(self.network).values
+            self._try(input_shape)
+            if python_state(self.network).values != before:
+                raise Unguarded("its code changes values of Python, such as a count")
+        except EngineError:
+            raise
+        except Exception as error:  # of any kind, in the user's code and in vmap
+            reason = one_line(error)
+            if "randomness" in reason:
+                reason = "it draws random numbers by a function that cannot follow each replicate's seed"
+            raise EngineError(f"{type(networks[0]).__name__} cannot be stacked: {reason[:300]}") from error
 
     @override
     @torch.no_grad()
@@ -122,7 +126,7 @@ class Stack(Engine):
     @override
     def make_optimizer(self, spec: OptimizerSpec) -> Optimizer:
         check_elementwise(spec)
-        return optimizer_of(self.network.parameters(), spec, stacked=True)
+        return optimizer_of(self.network, spec, stacked=True)
 
     @override
     def clip_gradients(self, limit: float, *, by_value: bool) -> None:
@@ -186,18 +190,14 @@ class Stack(Engine):
                 torch.cuda.empty_cache()
 
     def _try(self, input_shape: Sequence[int]) -> None:
-        """Train one replicate for a step on copies, so that a network that cannot be stacked is refused at once."""
-        chunk = self._chunk([0])
-        try:
+        """Run one replicate in evaluation and in training, so that what cannot be stacked is refused at once."""
+        for training in (False, True):
+            self.network.train(training)
+            chunk = self._chunk([0])
             with torch.enable_grad():
                 chunk.parameters = {name: value.requires_grad_() for name, value in chunk.parameters.items()}
-                logits = chunk.logits(torch.zeros(2, *input_shape))
+                logits = chunk.logits(torch.zeros(1, 2, *input_shape))
                 torch.autograd.grad(logits.sum(), list(chunk.parameters.values()), allow_unused=True)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = one_line(error)
-            if "randomness" in reason:
-                reason = "it draws random numbers by a function that cannot follow each replicate's seed"
-            raise EngineError(f"{type(self.network).__name__} cannot be stacked: {reason[:300]}") from error
 
 
 def stacked_network(networks: Sequence[nn.Module]) -> nn.Module:
@@ -268,14 +268,6 @@ def hooked_parameter(network: nn.Module) -> str | None:
     for name, parameter in network.named_parameters():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             return f"its parameter {name} has a hook, which would see the gradients of all replicates at once"
-        if type(parameter) is not nn.Parameter:
-            return f"its parameter {name} is of the class {type(parameter).__name__}"
+        if type(parameter) is not nn.Parameter or vars(parameter):
+            return f"its parameter {name} is of a class of its own, or has attributes"
     return None
-
-
-def known_state(network: nn.Module) -> Any:
-    """What the network's Python code reads; None if that cannot be known."""
-    try:
-        return python_state(network).values
-    except Unguarded:
-        return None

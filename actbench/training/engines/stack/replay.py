@@ -6,7 +6,7 @@ small network on a CPU, that takes as long as the operations themselves.
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,10 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from actbench.training.engines.stack.guards import PythonState, Unguarded, python_state
+from actbench.training.engines.draws import Draw
+from actbench.training.engines.stack.bytecode import Unguarded
+from actbench.training.engines.stack.guards import PythonState, python_state
 
-Kind = Literal["uniform", "normal"] | float
-"""Of random numbers: uniform in [0, 1), standard normal, or 1 with this probability, else 0."""
-Draw = Callable[[Kind, tuple[int, ...], torch.dtype, torch.device], Tensor]
-"""Random numbers for each replicate of a kind, shape, dtype and device."""
 Results = list[Tensor | None]
 Step = Callable[[Draw, Sequence[Tensor]], Results]
 """New tensors, from random draws and from tensors, which the step may change in place."""
