@@ -8,6 +8,8 @@ import runpy
 import sys
 import time
 import types
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -471,14 +473,229 @@ class KeptTensor(nn.Module):
                 module.slope = torch.tensor(changed(step))
 
 
+class ReplacedSetting(nn.LeakyReLU):
+    """A property in place of a setting that torch's own code reads."""
+
+    rate = 1.0
+
+    @property
+    def negative_slope(self):
+        return ReplacedSetting.rate
+
+    @negative_slope.setter
+    def negative_slope(self, value):
+        pass
+
+    @classmethod
+    def disturb(cls, network, step):
+        ReplacedSetting.rate = changed(step)
+
+
+class Shown:
+    def __repr__(self):
+        return str(SLOPE)
+
+
+SHOWN = Shown()
+
+
+class AsText(nn.Module):
+    def forward(self, x):
+        return leaky(x, float(f"{SHOWN}"))
+
+    disturb = Global.disturb
+
+
+class Settings:
+    def __init__(self):
+        self.slope = SLOPE
+
+
+class OwnSettings(Settings):
+    pass
+
+
+class MadeAnew(nn.Module):
+    def forward(self, x):
+        return leaky(x, OwnSettings().slope)
+
+    disturb = Global.disturb
+
+
+class Pair(NamedTuple):
+    factor: float
+
+    @property
+    def slope(self):
+        return self.factor * SLOPE
+
+
+PAIR = Pair(1.0)
+
+
+class NamedPair(nn.Module):
+    def forward(self, x):
+        return leaky(x, PAIR.slope)
+
+    disturb = Global.disturb
+
+
+@dataclass(frozen=True)
+class Config:
+    slopes: list
+
+
+CONFIG = Config([1.0])
+
+
+class Frozen(nn.Module):
+    def forward(self, x):
+        return leaky(x, CONFIG.slopes[0])
+
+    @classmethod
+    def disturb(cls, network, step):
+        CONFIG.slopes[0] = changed(step)
+
+
+NUMBER = np.float64(1.0)
+
+
+class NumpyNumber(nn.Module):
+    def forward(self, x):
+        return leaky(x, float(np.sqrt(NUMBER)))
+
+    @classmethod
+    def disturb(cls, network, step):
+        global NUMBER
+        NUMBER = np.float64(changed(step))
+
+
+def unassigned(assigned):
+    if assigned:
+        factor = 2.0
+    return lambda x: x * factor if assigned else x.tanh()
+
+
+UNASSIGNED = unassigned(False)
+
+
+class EmptyCell(nn.Module):
+    def forward(self, x):
+        return UNASSIGNED(leaky(x, SLOPE))
+
+    disturb = Global.disturb
+
+
+class BySeed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.rand(()).item()
+
+    def forward(self, x):
+        return leaky(x, self.slope)
+
+
+class InAList(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(128, 128)]
+
+    def forward(self, x):
+        return self.layers[0](x)
+
+
+class Matching(nn.Module):
+    def forward(self, x):
+        match SCHEDULE:
+            case Schedule(value=slope):
+                return leaky(x, slope)
+
+
+class Formatted(nn.Module):
+    def forward(self, x):
+        text = "{0.value}"
+        return leaky(x, float(text.format(SCHEDULE)))
+
+
+class Doubled(property):
+    def __get__(self, instance, owner=None):
+        return super().__get__(instance, owner) * SLOPE
+
+
+class OwnProperty(nn.Module):
+    @Doubled
+    def slope(self):
+        return 1.0
+
+    def forward(self, x):
+        return leaky(x, self.slope)
+
+
+class Lazily(nn.Module):
+    def forward(self, x):
+        module = LAZY
+        return leaky(x, module.slope)
+
+
+LAZY = types.ModuleType("lazy")
+LAZY.__getattr__ = lambda name: SLOPE
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x / x.max() if x.max() > 1 else x
+
+
+class InEvaluation(nn.Module):
+    def forward(self, x):
+        if not self.training:
+            self.peak = x.abs().max().item()
+        return torch.tanh(x)
+
+
+class DropPath(nn.Module):
+    share = 0.0
+
+    def forward(self, x):
+        if self.training and self.share > 0:
+            x = x * x.new_empty(len(x), 1).bernoulli_(1 - self.share)
+        return torch.tanh(x)
+
+
+class CollectingBuffer(nn.Module):
+    collects = False
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training and self.collects:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean().detach()
+        return torch.tanh(x - self.mean)
+
+
+class KeepingForLargeBatches(nn.Module):
+    previous = None
+
+    def forward(self, x):
+        y = torch.tanh(x) if self.previous is None else torch.tanh(x) + self.previous.mean()
+        if len(x) > 2:
+            self.previous = y.detach()
+        return y
+
+
 FAST = [  # guarded: their steps are recorded, and recorded anew after each change
     *(ClassAttribute, BaseAttribute, Dictionary, Global, GlobalDictionary, Closure, Default, FunctionAttribute),
     *(OtherModule, SlotOfAnObject, Property, Described, OtherForward, OtherMethod, Hooked, HookedEverywhere),
     *(TorchAttribute, Partial, SignOfZero, OwnGradient, OtherSubmodule, KeptTensor),
+    *(ReplacedSetting, AsText, NamedPair, Frozen, NumpyNumber, EmptyCell),
 ]
 SLOW = [  # they read what cannot be followed, or change values of Python
     *(ByName, ByAttributeGetter, WithMetaclass, PythonRandom, NumpyRandom, OwnGenerator, Clock, Environment, Iterator),
     *(Counter, SharedCounter, Importing, ByModules, Attributes, ThroughGlobals, NeedsGradient),
+    *(BySeed, InAList, Matching, Formatted, OwnProperty, Lazily, Branching, InEvaluation, DropPath),
+    *(CollectingBuffer, KeepingForLargeBatches, MadeAnew),
 ]
 
 

@@ -16,6 +16,7 @@ from actbench.seeding import stream_seed
 from actbench.specs import OptimizerSpec
 from actbench.training.classifier import Classifier
 from actbench.training.engines import EngineError, SequenceEngine, Stack
+from actbench.training.engines.draws import Draws, global_draws
 
 SHAPE = (1, 8, 8)
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}}
@@ -307,6 +308,128 @@ def test_both_engines_train_a_seed_to_the_same_losses(network, optimizer):
 
     assert torch.allclose(first, second, rtol=1e-9, atol=0)
     assert not torch.allclose(first[:, 0], first[:, -1])
+
+
+class Noisy(nn.Module):
+    """It draws from torch's functions, also for images and for tensors that are not contiguous."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.body, self.activation = TutorialCNN(activation, input_shape, 64), activation()
+        self.last = nn.Linear(64, num_classes)
+
+    def forward(self, images):
+        hidden = self.body(images + 0.1 * torch.randn_like(images))
+        hidden = nn.functional.dropout(hidden.T, 0.2, self.training).T + 0.1 * torch.rand_like(hidden.T).T
+        hidden = nn.functional.dropout1d(hidden, 0.2, self.training)
+        return self.last(nn.functional.rrelu(hidden, training=self.training))
+
+
+@pytest.mark.parametrize(
+    ("network", "activation"),
+    [
+        (Noisy, nn.SiLU),
+        (TutorialCNN, nn.RReLU),
+        (TutorialCNN, lambda: nn.Sequential(nn.Tanh(), nn.Dropout(0.2))),
+        (TutorialCNN, lambda: nn.Sequential(nn.Tanh(), nn.AlphaDropout(0.2))),
+    ],
+)
+def test_both_engines_draw_the_same(network, activation):
+    seeds = range(3)
+    made = [networks(network, seeds, activation) for _ in range(2)]
+    engines = (
+        SequenceEngine(made[0], seeds, input_shape=SHAPE).double(),
+        Stack(made[1], seeds, input_shape=SHAPE, width=None).double(),
+    )
+
+    first, second = (train(engine, engine.make_optimizer(OptimizerSpec(SGD)), range(5)) for engine in engines)
+
+    assert torch.allclose(first, second, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("dropout", "shape"), [(nn.Dropout1d, (6, 5)), (nn.Dropout3d, (6, 2, 3, 4))])
+def test_channels_of_an_input_without_a_batch_are_dropped_as_torch_drops_them(dropout, shape):
+    with Draws(global_draws, torch.zeros(())):
+        dropped = dropout(0.5)(torch.ones(shape)).flatten(1)
+
+    assert ((dropped == 0).all(1) | (dropped == 2).all(1)).all()
+
+
+def test_a_seed_that_counts_does_not_depend_on_its_place():
+    losses = {seeds: train(e, e.make_optimizer(OptimizerSpec(SGD)), range(3))
+              for seeds in ((4, 5), (5,)) for e in [sequence(Counting, list(seeds)).double()]}  # fmt: skip
+
+    assert torch.equal(losses[4, 5][1], losses[5,][0])
+
+
+class Averaged(torch.optim.SGD):
+    """It keeps a mean of norms as a number of Python."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            state["mean"] = 0.9 * state.get("mean", 0.0) + 0.1 * parameter.grad.norm().item()
+            parameter.sub_(0.01 * parameter.grad / (state["mean"] + 1e-3))
+        return loss
+
+
+def test_an_optimizers_numbers_of_python_are_resumed_for_each_replicate():
+    spec = OptimizerSpec({"class_path": f"{__name__}.Averaged", "init_args": {"lr": 0.1}})
+    first, second, whole = (sequence(Flat).double() for _ in range(3))
+    optimizers = [engine.make_optimizer(spec) for engine in (first, second, whole)]
+    train(first, optimizers[0], range(3))
+
+    second.load_state_dict(first.state_dict())
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+
+    assert torch.equal(train(second, optimizers[1], range(3, 6)), train(whole, optimizers[2], range(6))[:, 3:])
+
+
+class Alternating(Flat):
+    """A layer has a gradient in some steps only."""
+
+    def forward(self, images):
+        hidden = images.flatten(1)[:, :16]
+        return self.last(self.activation(self.first(images.flatten(1)) if hidden.mean() > 0.5 else hidden))
+
+
+def test_a_layer_without_gradients_is_trained_with_momentum():
+    engine = sequence(Alternating).double()
+
+    losses = train(engine, engine.make_optimizer(OptimizerSpec(SGD)), range(12))
+
+    for index, alone in enumerate(networks(Alternating, range(3))):
+        optimizer = torch.optim.SGD(alone.double().parameters(), foreach=True, **SGD["init_args"])
+        assert torch.equal(losses[index], train_alone(alone, optimizer, index, range(12)))
+
+
+def test_the_form_of_the_optimizer_that_was_asked_for_is_used():
+    spec = OptimizerSpec({"class_path": "torch.optim.Adam", "init_args": {"fused": False}})
+
+    groups = stack(MLP).make_optimizer(spec).param_groups
+
+    assert [group["fused"] for group in groups] == [False]
+
+
+class RandomWidth(nn.Module):
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        width = int(torch.randint(8, 64, ()))
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), activation(), nn.Linear(width, num_classes))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def test_a_shape_that_depends_on_the_seed_needs_one_replicate():
+    with pytest.raises(EngineError, match="the shape of RandomWidth depends on the seed: set replicates to 1"):
+        sequence(RandomWidth)
+    assert len(sequence(RandomWidth, [1])) == 1
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam", "Adadelta", "ASGD", "Rprop"])

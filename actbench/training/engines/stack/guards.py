@@ -29,12 +29,13 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import get_overridable_functions
 
 from actbench.networks import MODULE_ATTRIBUTES
-from actbench.training.engines.stack.bytecode import Unguarded, names_of
+from actbench.training.engines.stack.bytecode import TO_TEXT, Unguarded, names_of
 
 TRUSTED = ("torch", "torchvision", "actbench")
 BUILTINS = (
-    "abs all any bool bytes callable complex dict divmod enumerate filter float frozenset int isinstance issubclass "
-    "iter len list map max min next object pow range repr reversed round set slice sorted str sum super tuple type zip"
+    "abs all any bool bytes callable complex dict divmod enumerate filter float frozenset hash int isinstance "
+    "issubclass iter len list map max min next object pow range repr reversed round "
+    "set slice sorted str sum super tuple type zip"
 )
 TORCH = (  # besides the functions that may be overridden, and those in place: what follows from arguments alone
     "arange as_tensor asarray autocast broadcast_shapes can_cast empty enable_grad eye finfo fill full full_like iinfo "
@@ -67,10 +68,9 @@ PURE = {  # callables whose results follow from their arguments alone
 }
 READ_BY_TORCH = MODULE_ATTRIBUTES | {"forward", "__call__", "_call_impl", "_wrapped_call_impl", "__getattr__"}
 IMPLICIT = {  # methods of `object` that Python calls where no name tells so
-    *("__getattribute__", "__setattr__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"),
-    *("__repr__", "__str__", "__format__"),
+    *("__getattribute__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"),
 }
-HARMLESS = frozenset(["__call__", "__class__", "__doc__", "__init__", "__name__", "__qualname__"])  # special attributes
+HARMLESS = TO_TEXT | {"__call__", "__class__", "__doc__", "__init__", "__name__", "__qualname__"}  # special attributes
 REFUSED = {  # attributes, and why a stack cannot have them
     **dict.fromkeys(
         ("requires_grad", "is_leaf", "grad", "grad_fn", "stride", "is_contiguous", "storage", "data_ptr"),
@@ -87,8 +87,10 @@ PLAIN = (
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
 )
 SMALL = 64  # values of a tensor or array that is compared as a whole
+PythonField = collections.namedtuple("PythonField", "name")  # for the class of its descriptors
 GLOBAL_HOOKS = [name for name in vars(torch_module) if name.startswith("_global_") and name.endswith("hooks")]
-DESCRIPTORS = types.GetSetDescriptorType | types.MemberDescriptorType
+DESCRIPTORS = types.GetSetDescriptorType | types.MemberDescriptorType | type(PythonField.name)
+METHODS = types.FunctionType | classmethod | staticmethod
 BUILTIN_METHODS = types.WrapperDescriptorType | types.MethodDescriptorType | types.ClassMethodDescriptorType
 
 
@@ -333,7 +335,8 @@ def called_by_itself(cls: type) -> set[str]:
     names -= vars(object).keys() - IMPLICIT
     for base in cls.__mro__:
         if package_of(base) in TRUSTED and base is not nn.Module:  # its code reads what a member may replace
-            names |= {name for name in members if not is_special(name)}
+            plain = {name for name, value in members.items() if not isinstance(value, METHODS) and not is_special(name)}
+            names |= plain | (members.keys() & vars(base).keys())
     if issubclass(cls, nn.Module):
         names |= members.keys() & READ_BY_TORCH
     return names - {"__init__", "extra_repr", "reset_parameters"}
