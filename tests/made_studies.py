@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from actbench import __version__
 from actbench.inference.stats import Interval
 from actbench.inference.verdict import (
     Certificate,
@@ -64,7 +65,7 @@ def record(arm: str, seed: int, accuracy: float | None, **columns: Any) -> dict[
             "device": "a processor",
             "threads": 1,
             "started": "2026-01-02T03:04:05+00:00",
-            "actbench_version": "0.1.0",
+            "actbench_version": __version__,
             "torch_version": "2.11.0",
             "lightning_version": "2.6.6",
             "python_version": "3.11.7",

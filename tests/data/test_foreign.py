@@ -287,6 +287,7 @@ def test_a_stream_that_ends_is_known_by_all_that_it_yields():
     assert ForeignData(Stream(599)).scout.digest() != ForeignData(Stream(600)).scout.digest()
 
 
+@pytest.mark.slow
 def test_a_stream_that_never_ends_is_never_taken_for_another():
     endless = ForeignData(Stream(None))
 

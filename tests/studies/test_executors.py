@@ -165,6 +165,7 @@ def test_a_full_disk_is_told_from_other_failures(executor):
     assert results[errno.ENOENT].full is None
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

@@ -154,6 +154,7 @@ def test_workers_live_on_both_nodes_through_two_runs_with_threads_that_follow_fr
     assert executor.where() == ""
 
 
+@pytest.mark.slow
 def test_tasks_are_taken_only_for_workers_that_there_is_room_for(two_nodes):
     taken, most = [], 0
 

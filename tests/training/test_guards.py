@@ -789,6 +789,26 @@ def test_the_examples_are_guarded(file, name):
     python_state(networks(example, 1)[0] if name == "Cubic" else networks(nn.SiLU, 1, example)[0])
 
 
+class Later(nn.Module):
+    """It branches on values, but only once a callback has told it to."""
+
+    later = False
+
+    def forward(self, x):
+        return x / x.max() if self.later and x.max() > 1 else x
+
+
+def test_code_that_cannot_be_stacked_and_runs_later_is_one_line(monkeypatch):
+    engine = Stack(networks(Later), range(3), input_shape=SHAPE, width=None)
+    images, labels = torch.rand(3, 8, *SHAPE), torch.arange(24).view(3, 8) % 3
+    engine.losses(images, labels)
+
+    monkeypatch.setattr(Later, "later", True)
+
+    with pytest.raises(EngineError, match="MLP cannot be stacked: vmap: .*; set model.engine to sequence"):
+        engine.losses(images, labels)
+
+
 def test_a_reason_says_what_is_read():
     with pytest.raises(Unguarded, match="it calls random, which"):
         python_state(networks(PythonRandom, 1)[0])

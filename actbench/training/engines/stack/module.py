@@ -173,6 +173,11 @@ class Stack(Engine):
             try:
                 run(chunk)
             except RuntimeError as error:
+                if "vmap" in str(error):  # code that runs later than the probe did
+                    title = type(self.network).__name__
+                    raise EngineError(
+                        f"{title} cannot be stacked: {one_line(error)[:300]}; set model.engine to sequence"
+                    ) from error
                 if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                     raise
                 message = str(error).splitlines()[0]
