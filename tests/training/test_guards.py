@@ -805,7 +805,7 @@ def test_code_that_cannot_be_stacked_and_runs_later_is_one_line(monkeypatch):
 
     monkeypatch.setattr(Later, "later", True)
 
-    with pytest.raises(EngineError, match="MLP cannot be stacked: vmap: .*; set model.engine to sequence"):
+    with pytest.raises(EngineError, match=r"MLP cannot be stacked: vmap: .*; set model.engine to sequence"):
         engine.losses(images, labels)
 
 
