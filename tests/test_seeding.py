@@ -1,5 +1,7 @@
+import random
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,3 +60,27 @@ def test_sources_that_are_fixed_are_those_of_one_seed():
 
     assert {purpose for purpose, value in same.items() if value} == {"init", "activation", "split"}
     assert stream_seed(7, "init") != stream_seed(8, "init")
+
+
+def test_the_global_generators_are_at_a_stream_and_come_back():
+    def numbers():
+        return random.random(), float(np.random.rand()), torch.rand(()).item()  # noqa: NPY002
+
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    expected = numbers()
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+
+    with global_stream(7, "dropout", 3):
+        first = numbers()
+        with global_stream(8, "dropout"):
+            inner = numbers()
+        second = numbers()
+    with global_stream(7, "dropout", 3):
+        assert (numbers(), numbers()) == (first, second)
+
+    assert numbers() == expected
+    assert not {*inner} & {*first, *second}

@@ -40,7 +40,7 @@ class SequenceEngine(Engine):
         self.networks = nn.ModuleList(networks)
         self.channels_last = self.ndim == 4 and type(networks[0]).__module__.startswith("actbench.")
         self.stopped: Sequence[int] = ()  # replicates that the optimiser leaves as they are
-        self.key: tuple[int, ...] = ()  # of the latest forward pass
+        self.key: tuple[int, ...] = ()  # of the latest training step
         self.draws = Draws(global_draws, torch.zeros(()))
         self.register_state_dict_post_hook(merge_networks)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(split_networks)  # type: ignore[no-untyped-call]
@@ -97,12 +97,12 @@ class SequenceEngine(Engine):
         result: Tensor = KnownGradient.apply(loss, [torch.zeros_like(p) for p in parameters], False, *parameters)
         return result
 
-    def _logits(self, index: int, images: Tensor) -> Float[Tensor, "batch classes"]:
+    def _logits(self, index: int, images: Tensor, key: Sequence[int] = ()) -> Float[Tensor, "batch classes"]:
         images = images if images.ndim == self.ndim else images[index]
         if self.channels_last:  # a copy, because a view of one-channel images does not count as channels-last
             images = images.clone(memory_format=torch.channels_last)
         try:
-            with global_stream(self.seeds[index], "dropout", *self.key, device=images.device), self.draws:
+            with global_stream(self.seeds[index], "dropout", *key, device=images.device), self.draws:
                 logits: Tensor = self.networks[index](images)
         except torch.OutOfMemoryError as error:
             raise EngineError(
@@ -112,7 +112,7 @@ class SequenceEngine(Engine):
         return logits
 
     def _loss(self, index: int, images: Tensor, labels: Tensor) -> Float[Tensor, ""]:
-        logits = self._logits(index, images)
+        logits = self._logits(index, images, self.key)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(logits, labels if labels.ndim == 1 else labels[index])
 
