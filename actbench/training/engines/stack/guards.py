@@ -67,9 +67,8 @@ PURE = {  # callables whose results follow from their arguments alone
     *(function for functions in get_overridable_functions().values() for function in functions),
 }
 READ_BY_TORCH = MODULE_ATTRIBUTES | {"forward", "__call__", "_call_impl", "_wrapped_call_impl", "__getattr__"}
-IMPLICIT = {  # methods of `object` that Python calls where no name tells so
-    *("__getattribute__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"),
-}
+IMPLICIT = {"__getattribute__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"}
+"""Methods of `object` that Python calls where no name tells so."""
 HARMLESS = TO_TEXT | {"__call__", "__class__", "__doc__", "__init__", "__name__", "__qualname__"}  # special attributes
 REFUSED = {  # attributes, and why a stack cannot have them
     **dict.fromkeys(
@@ -219,7 +218,7 @@ class State:
         elif isinstance(value, functools.partial):
             self.add((value.func, value.args, value.keywords))
         elif isinstance(value, types.ModuleType):
-            if "__getattr__" in vars(value) and package_of_module(value) not in TRUSTED:
+            if "__getattr__" in vars(value) and value.__name__.partition(".")[0] not in TRUSTED:
                 raise Unguarded(f"{value.__name__} computes its attributes")
             self.values.append(id(value))
             self.owners.append((value, set()))
@@ -359,11 +358,6 @@ def is_pure(value: Any) -> bool:
         return value in PURE
     except TypeError:  # it, or a part of it, has no hash
         return False
-
-
-def package_of_module(module: types.ModuleType) -> str:
-    """The package that a module is in."""
-    return module.__name__.partition(".")[0]
 
 
 def package_of(value: Any) -> str:

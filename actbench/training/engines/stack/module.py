@@ -1,12 +1,10 @@
 """The stack: the parameters of many replicates, run and trained together."""
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -238,7 +236,6 @@ def hidden_state(network: nn.Module, input_shape: Sequence[int]) -> str | None:
     inputs = [torch.randn(2, *input_shape, generator=generator) for _ in range(2)]
     outputs = []
     with torch.no_grad(), global_stream(0, "dropout"):
-        drawn = generator_states()
         for index in (1, 0, 1):
             torch.manual_seed(0)
             outputs.append(probe(inputs[index]))
@@ -246,8 +243,6 @@ def hidden_state(network: nn.Module, input_shape: Sequence[int]) -> str | None:
                 if buffer is not buffers.get(name):
                     return f"it replaces its buffer {name}, which has to be changed in place"
             probe.load_state_dict(state)
-        if generator_states() != drawn:
-            return "it draws from the generators of Python or NumPy, which cannot follow each replicate's seed"
     kept = any(
         True
         for module in probe.modules()
@@ -260,12 +255,6 @@ def hidden_state(network: nn.Module, input_shape: Sequence[int]) -> str | None:
             "it computes with a tensor kept from the previous call, which has to be a buffer that is changed in place"
         )
     return None
-
-
-def generator_states() -> tuple[Any, ...]:
-    """States of the global generators of Python and NumPy."""
-    numpy_state: Any = np.random.get_state()  # noqa: NPY002  # the global one
-    return random.getstate(), numpy_state[1].tobytes(), numpy_state[2]
 
 
 def hooked_parameter(network: nn.Module) -> str | None:
