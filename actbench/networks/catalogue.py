@@ -1,32 +1,13 @@
-"""Networks: what an activation is put into.
+"""The networks that actbench knows by name."""
 
-A network is a class whose constructor takes the keywords ``activation``, a
-factory that makes a fresh module at each call, ``input_shape``, such as
-(channels, height, width), and ``num_classes``. Its ``forward`` maps inputs
-(batch, *input_shape) to logits (batch, classes). A network calls the factory
-once for every site, so that a trainable activation has its own parameters in
-every layer.
-"""
-
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import count, pairwise
+from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
-from types import ModuleType
-from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.nn.parameter import is_lazy
 
-from actbench.seeding import global_stream
-
-Activation = Callable[[], nn.Module]
-MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # of every module, such as parameters and hooks
-MARK = "_is_compared"  # attribute of modules made by the activation's factory
+from actbench.networks.build import Activation
 
 
 class TutorialCNN(nn.Module):
@@ -188,117 +169,3 @@ def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
         raise ValueError(f"inputs must be images (channels, height, width), got {tuple(input_shape)}")
     channels, height, width = input_shape
     return channels, height, width
-
-
-def build_network(
-    network: Callable[..., nn.Module],
-    activation: Activation,
-    *,
-    input_shape: Sequence[int],
-    num_classes: int,
-    seed: int,
-) -> nn.Module:
-    """A network whose initial weights are drawn from the seed's ``init`` stream.
-
-    Each activation is made in its own stream, so networks that differ only in
-    their activation start from the same weights.
-
-    Raises:
-        ValueError: The network does not map such inputs to one logit per class, or never calls ``activation``.
-    """
-    sites, shape = count(), tuple(input_shape)
-    name = getattr(getattr(network, "cls", network), "__name__", type(network).__name__)
-
-    def activation_at_site() -> nn.Module:
-        with global_stream(seed, "activation", next(sites)):
-            module = activation()
-        setattr(module, MARK, True)
-        return module
-
-    try:
-        with global_stream(seed, "init"):
-            built = network(activation=activation_at_site, input_shape=shape, num_classes=num_classes)
-            lazy = any(map(is_lazy, (*built.parameters(), *built.buffers())))  # its first call makes its parameters
-            with torch.no_grad():
-                logits = (built if lazy else copy_network(built)).eval()(torch.zeros(2, *shape))
-    except Exception as error:  # users' classes raise errors of any kind
-        raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}") from error
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"{name} returns a {type(logits).__name__}, which should be a tensor: one logit per class")
-    if logits.shape != (2, num_classes):
-        raise ValueError(
-            f"{name} maps inputs of shape {(2, *shape)} to {tuple(logits.shape)}, "
-            f"which should be (2, {num_classes}): one logit per class"
-        )
-    if next(sites) == 0:
-        raise ValueError(f"{name} never calls its argument activation: it is the same network for every activation")
-    return built.train()
-
-
-def compared_modules(network: nn.Module) -> Iterator[nn.Module]:
-    """Modules of a network made by its activation's factory, each once."""
-    return (module for module in network.modules() if hasattr(module, MARK))
-
-
-def calls_activation(network: nn.Module, inputs: Float[Tensor, "batch ..."]) -> bool:
-    """Whether a plain network in training calls any module made by its activation's factory."""
-    called: list[bool] = []
-    # A hook on all modules, because a network may hold an activation in a plain list.
-    hook = register_module_forward_pre_hook(lambda module, _: called.append(hasattr(module, MARK)))
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=()):
-            copy.deepcopy(network).train()(inputs)
-    finally:
-        hook.remove()
-    return any(called)
-
-
-# --- copies ---
-
-
-def copy_network(network: nn.Module) -> nn.Module:
-    """A deep copy of a network, whose modules may keep tensors of their last call, which torch does not copy."""
-    memo: dict[int, Any] = {}
-    for module in network.modules():
-        for name, value in vars(module).items():
-            for tensor in kept_tensors(value) if name not in MODULE_ATTRIBUTES else ():
-                if not tensor.is_leaf:
-                    memo[id(tensor)] = tensor.detach().clone()
-            if isinstance(value, ModuleType):
-                memo[id(value)] = value
-    return copy.deepcopy(network, memo)
-
-
-def kept_tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in an attribute, at any depth of its collections."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from kept_tensors(item)
-
-
-@contextmanager
-def no_kept_tensors(network: nn.Module) -> Iterator[None]:
-    """Remove the tensors that modules keep from a call, for a plot, say: those of a probe or of vmap mean nothing."""
-    before = [(vars(module), dict(vars(module))) for module in network.modules()]
-    contents = [
-        (value, copy.copy(value))
-        for _, values in before
-        for name, value in values.items()
-        if isinstance(value, list | dict) and name not in MODULE_ATTRIBUTES
-    ]
-    try:
-        yield
-    finally:
-        for attributes, values in before:
-            for name, value in list(attributes.items()):
-                if value is not values.get(name) and any(True for _ in kept_tensors(value)):
-                    if name in values:
-                        attributes[name] = values[name]
-                    else:
-                        del attributes[name]
-        for value, original in contents:
-            if any(True for _ in kept_tensors(value)):
-                value.clear()
-                value.extend(original) if isinstance(value, list) else value.update(original)
