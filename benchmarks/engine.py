@@ -52,6 +52,7 @@ ARMS = {
     "jax_tuned": Arm("e'", "JAX, rearranged by hand"),
     "skorch": Arm("f", "skorch", replicates=3),
     "actbench": Arm("g", "actbench"),
+    "compiled": Arm("g'", "actbench with compiled steps"),
     "engine": Arm("h", "actbench's engine without Lightning"),
 }
 SCALING_EPOCHS = 20

@@ -43,4 +43,4 @@ def test_the_benchmark_measures_all_arms(tmp_path):
     assert {row["arm"] for row in measured["arms"]} == arms
     assert all(row["time_ms"] > 0 and 0 <= row["test_acc"] <= 1 for row in measured["arms"])
     assert (tmp_path / "digits.png").stat().st_size > 10_000
-    assert sum(line.startswith("| ") for line in result.stdout.splitlines()) == 2 + 11 + 2  # headings, arms, scaling
+    assert sum(line.startswith("| ") for line in result.stdout.splitlines()) == 2 + 13 + 2  # headings, arms, scaling

@@ -17,6 +17,7 @@ from actbench.training.classifier import Classifier
 from actbench.training.engines import SequenceEngine, Stack
 from actbench.training.engines.stack import replay
 from actbench.training.engines.stack.chunk import Chunk
+from actbench.training.engines.stack.compiling import CapturedStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,14 +79,29 @@ def test_a_stack_of_one_width_gives_a_seed_the_same_in_any_company(network):
     assert torch.equal(first[1], second[3])
 
 
-def test_what_is_replayed_is_what_would_run(monkeypatch):
-    monkeypatch.setattr(replay, "CALLS", 10**9)
-    expected = train(engines(TutorialCNN, range(4))[0], 20)
-    monkeypatch.setattr(replay, "CALLS", 4)
-    engine = engines(TutorialCNN, range(4))[0]
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_step_that_is_repeated_as_a_graph_is_what_would_run(monkeypatch, network):
+    torch.use_deterministic_algorithms(True)
+    try:
+        monkeypatch.setattr(replay, "CALLS", 10**9)
+        expected = train(engines(network, range(4))[0], 20)
+        monkeypatch.setattr(replay, "CALLS", 4)
+        engine = engines(network, range(4))[0]
+        losses = train(engine, 20)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
-    assert torch.equal(train(engine, 20), expected)
-    assert engine.replay.recordings
+    assert torch.equal(losses, expected)
+    assert engine.replay.slow is None
+    assert all(isinstance(recording.run, CapturedStep) for recording in engine.replay.recordings.values())
+
+
+def test_compiled_steps_train_as_others():
+    plain, compiled = engines(MLP, range(4))[0], engines(MLP, range(4))[0]
+    compiled.compile_steps()
+
+    torch.testing.assert_close(train(compiled, 10), train(plain, 10), rtol=1e-3, atol=1e-4)
+    assert compiled.replay.slow is None
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):

@@ -112,8 +112,10 @@ class CommandCLI(BenchCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        if self.saved and self.command == "fit" and self.config.model.engine == "auto":
-            self.config.model.engine = self.saved["model"]["engine"]  # a resumed run goes on bit for bit
+        if self.saved and self.command == "fit":
+            for name in ("engine", "compile"):
+                if self.config.model[name] == "auto":
+                    self.config.model[name] = self.saved["model"][name]  # a resumed run goes on bit for bit
         with self._streams():
             super().instantiate_classes()
 
@@ -266,7 +268,7 @@ def data_setting(argument: str) -> str:
 
 def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's description as a config."""
-    model = without(saved["model"], "input_shape", "num_classes", "engine")
+    model = without(saved["model"], "input_shape", "num_classes", "engine", "compile")
     config = {"seed_everything": saved["seed"], "vary": saved["vary"], "trainer": saved["trainer"], "model": model}
     return merge_config({}, {**config, "data": saved["data"] and without(saved["data"], "local")})
 

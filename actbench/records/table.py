@@ -69,7 +69,9 @@ COLUMNS = {
     "busy": Column(pl.Boolean, "whether others used the machine, so that times say little", True),
     "device": Column(pl.String, "name of the processor or GPU", True),
     "threads": Column(pl.Int64, "threads of the fit", True),
-    "engine": Column(pl.String, "how replicates were trained, stack or sequence; null in records before 0.2", True),
+    "engine": Column(
+        pl.String, "stack, compiled stack or sequence, how replicates were trained; null before 0.2", True
+    ),
     "engine_reason": Column(pl.String, "why by this engine, and whether recorded steps were replayed", True),
     "started": Column(pl.String, "when the fit started, UTC, ISO 8601", True),
     "actbench_version": Column(pl.String, "version of actbench", True),

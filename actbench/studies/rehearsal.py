@@ -2,7 +2,8 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from actbench.studies.grid import short_name
 from actbench.studies.plan import Plan
 from actbench.training import preflight
 from actbench.training.classifier import Classifier
+from actbench.training.compiling import reason_to_compile
 
 
 def rehearse(
@@ -46,10 +48,12 @@ def rehearse(
     reported = set[str]()  # with a tuned setting, each arm comes at several values
     epoch_steps = dict[str, float]()
     rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # cells and outputs, by data and network
+    cells = Counter(map(kind_of, plan.missing))
     for cell in plan.missing:
         if cell.hash in epoch_steps:
             continue
-        watch = Rehearsal(cell.config["trainer"])
+        kind = kind_of(cell)
+        watch = Rehearsal(cell, 0 if kind in engines else cells[kind])
         network = short_name(cell.config["model"]["network"])
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +65,6 @@ def rehearse(
             raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
         epoch_steps[cell.hash] = watch.epoch_steps
         model = cell.config["model"]
-        kind = kind_of(cell)
         engines.setdefault(kind, watch.engine)
         if engines[kind].name != watch.engine.name:
             engines[kind] = next(each for each in (engines[kind], watch.engine) if each.name == "sequence")
@@ -90,14 +93,18 @@ def shortened(cell: Cell) -> Cell:
 
 
 class Rehearsal(Callback):
-    """Checks that a cell with these settings of the Trainer would run to its end, and keeps its first outputs.
+    """Checks that a cell would run to its end, and keeps its first outputs.
 
-    Raises a ValueError for a network that never calls its activation, and Lightning's
-    MisconfigurationException for a schedule that does not fit the cell's length.
+    It weighs whether compiling would pay in so many cells, unless there are 0.
+
+    Raises a ValueError for a network that never calls its activation, and
+    Lightning's MisconfigurationException for a schedule that does not fit the
+    cell's length.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.settings = settings
+    def __init__(self, cell: Cell, cells: int) -> None:
+        self.cell, self.cells = cell, cells
+        self.settings = cell.config["trainer"]
         self.inputs = self.outputs = torch.empty(0)
         self.epoch_steps = math.nan
 
@@ -119,6 +126,12 @@ class Rehearsal(Callback):
         self.epoch_steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
         epochs = preflight.planned_epochs(self.settings, self.epoch_steps)
         preflight.check_schedule(trainer, study_steps=0 if epochs is None else epochs * self.epoch_steps)
+        classifier = cast(Classifier, pl_module)
+        if self.cells and classifier.compiles == "auto":
+            steps = (epochs or 0) * trainer.num_training_batches * self.cells
+            reason = reason_to_compile(trainer, classifier, steps, len(self.cell.seeds))
+            if reason:
+                self.engine = ChosenEngine(self.engine.name, f"{self.engine.reason}; {reason}", compiles=True)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -124,11 +124,12 @@ def add_recorded_engines(study: Study, compared: Sequence[PlannedCell], context:
                 engine = store.read(files[entry.cell.hash][0])["engine"][0]
                 recorded |= {kind: engine} if engine else {}
     for kind, engine in recorded.items():
-        as_before = ChosenEngine(engine, "it trained the finished arms")
+        name = engine.removeprefix("compiled ")
+        as_before = ChosenEngine(name, "it trained the finished arms", compiles=name != engine)
         chosen = context.engines.setdefault(kind, as_before)
-        if engine == "sequence" or chosen.reason == ALONE:
+        if name == "sequence" or chosen.name == "stack" or chosen.reason == ALONE:
             context.engines[kind] = as_before
-        elif engine == "stack" and chosen.name == "sequence":
+        else:
             context.progress.say("finished arms were trained in a stack, the others cannot be: times are not compared")
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from jaxtyping import Bool, Float, Int64
 from pytorch_lightning import LightningModule
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from actbench.seeding import varying_sources
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, preflight
 from actbench.training.callbacks import for_replicates
+from actbench.training.compiling import choose_compiling
 from actbench.training.engines import Engine, SequenceEngine, Stack, check_elementwise, choose
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
 
@@ -70,6 +70,8 @@ class Classifier(LightningModule):
         replicates: Number of seeds to train together: seed, seed + 1, and so on.
         engine: How replicates are trained: "stack", all at once under vmap; "sequence", one after another as plain
             modules, which trains whatever plain torch trains; or "auto", the stack where it is proved and faster.
+        compile: Whether Inductor compiles the steps of a stack, which changes results by rounding and takes up to a
+            minute; "auto" does so in a long training on one device, if a trial shows that it pays several times over.
         stack_width: Most replicates that a stack computes at once; by default 32 on a CPU. It is halved where memory
             runs out.
         batch_keys: Keys of the images and labels in batches that are mappings with unusual names.
@@ -89,6 +91,7 @@ class Classifier(LightningModule):
         lr_scheduler: SchedulerSpec | None = None,
         replicates: int = 1,
         engine: Literal["auto", "stack", "sequence"] = "auto",
+        compile: bool | Literal["auto"] = "auto",
         stack_width: int | None = None,
         batch_keys: Sequence[str] | None = None,
         *,
@@ -126,6 +129,7 @@ class Classifier(LightningModule):
         else:
             self.engine = SequenceEngine(networks, self.seeds, input_shape=self.input_shape)
         self.engine_reason: str | None = None if engine == "auto" else "model.engine names it"
+        self.compiles = compile
         # Replicates not stopped early; not a buffer, because callbacks that average weights also average buffers.
         self.active = torch.ones(replicates, dtype=torch.bool)
         self.train_loss = MeanLoss(replicates)
@@ -141,6 +145,7 @@ class Classifier(LightningModule):
             "lr_scheduler": self.lr_scheduler and self.lr_scheduler.to_dict(),
             "replicates": len(self.seeds),
             "engine": self.engine.name,
+            "compile": self.compiles,
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
         } | ({"batch_keys": list(self.batch_keys)} if self.batch_keys else {})
@@ -184,8 +189,7 @@ class Classifier(LightningModule):
     @override
     def configure_callbacks(self) -> Any:
         # The first hook that knows the Trainer, before callbacks look at the parameters.
-        batch = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
-        self.choose_engine(self.trainer.strategy.root_device, batch if isinstance(batch, int) else 64)
+        self.choose_engine(self.trainer.strategy.root_device, preflight.batch_size(self.trainer))
         return super().configure_callbacks()
 
     @override
@@ -207,6 +211,7 @@ class Classifier(LightningModule):
         preflight.check_fused_state(self.trainer)
         preflight.check_schedule(self.trainer)
         preflight.check_last_batch(self.trainer, self)
+        choose_compiling(self.trainer, self)
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -347,7 +352,7 @@ class Classifier(LightningModule):
         # Lightning's own hyperparameters repeat the description and hold local paths.
         for name in ("hyper_parameters", "hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
             checkpoint.pop(name, None)
-        self._move_paths(checkpoint, to_relative=True)
+        checkpoints.move_paths(checkpoint, self.trainer.checkpoint_callbacks, to_relative=True)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -359,23 +364,12 @@ class Classifier(LightningModule):
         if any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values()):
             self.double()  # before the weights are restored, which would be rounded
         self.evaluated = dict(saved["scores"])
-        self._move_paths(checkpoint, to_relative=False)
+        checkpoints.move_paths(checkpoint, self.trainer.checkpoint_callbacks, to_relative=False)
 
     def _state(self) -> dict[str, Any]:
         """State of training besides the weights: active replicates, and the epoch's sums so far."""
         sums = {name: torch.as_tensor(value).cpu() for name, value in self.train_loss.metric_state.items()}
         return {"active": self.active.clone(), "train_loss": sums}
-
-    def _move_paths(self, checkpoint: dict[str, Any], *, to_relative: bool) -> None:
-        """Make the paths in ModelCheckpoint's state relative to its folder, or absolute again."""
-        states = checkpoint.get("callbacks", {})
-        for callback in self.trainer.checkpoint_callbacks:
-            key = callback.state_key
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath and key in states:
-                if not to_relative:  # a checkpoint that is read may name any path
-                    checkpoints.check_paths(states[key])
-                folders = (str(callback.dirpath), "CHECKPOINTS")
-                states[key] = checkpoints.replace_folder(states[key], *(folders if to_relative else folders[::-1]))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

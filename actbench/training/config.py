@@ -245,7 +245,8 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     composed config `with_defaults`, and ``parsed`` the parser's result.
     """
     model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}
-    options = {name: to_plain(parsed.model[name]) for name in ("replicates", "engine", "stack_width", "batch_keys")}
+    names = ("replicates", "engine", "compile", "stack_width", "batch_keys")
+    options = {name: to_plain(parsed.model[name]) for name in names}
     model |= {name: value for name, value in options.items() if value not in (None, "auto")}
     dataset = to_plain(parsed.data, given["data"])
     if is_actbench_dataset(dataset["class_path"]):

@@ -17,6 +17,12 @@ from actbench.training.checkpoints import CheckpointError
 OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # these decide the number of steps
 
 
+def batch_size(trainer: Trainer) -> int:
+    """Rows of most batches, as the DataModule says, or a usual number."""
+    size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    return size if isinstance(size, int) else 64
+
+
 def scales_loss(trainer: Trainer) -> bool:
     """Whether the Trainer multiplies the loss by another number than 1 before its gradients are computed."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)

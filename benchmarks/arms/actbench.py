@@ -30,10 +30,10 @@ def options(task: Task) -> list[str]:
     ]
 
 
-def prepare(task: Task) -> Fit:
-    """Read the command line once; everything else is done in each fit."""
+def prepare(task: Task, *more: str) -> Fit:
+    """Read the command line, with more options, once; everything else is done in each fit."""
     quieten()
-    given = compose(options(task))
+    given = compose([*options(task), *more])
 
     def run() -> Sequence[float]:
         cli = CommandCLI("fit", given)

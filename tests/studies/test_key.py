@@ -26,6 +26,7 @@ OTHERS = {  # rows that are settings, with a value that is not the default
     "model.replicates": 7,
     "model.stack_width": 2,
     "model.engine": "sequence",
+    "model.compile": False,
     "data": {"class_path": "Digits", "init_args": {"batch_size": 7}},
     "trainer.accelerator": "cpu",
     "trainer.strategy": "ddp",

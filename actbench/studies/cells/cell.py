@@ -66,18 +66,19 @@ def kind_of(cell: Cell) -> str:
 
 
 class ChosenEngine(NamedTuple):
-    """The engine of a kind of cell, and why it was chosen."""
+    """The engine of a kind of cell, why it was chosen, and whether its steps are compiled."""
 
     name: str
     reason: str
+    compiles: bool = False
 
 
 def with_engine(cell: Cell, engines: Mapping[str, ChosenEngine]) -> Cell:
-    """The cell with the engine of its kind, on which its key does not depend, unless its config names one."""
-    chosen = engines.get(kind_of(cell))
-    if chosen is None or "engine" in cell.config["model"]:
+    """The cell with the engine of its kind, on which its key does not depend; what its config names stays."""
+    chosen, model = engines.get(kind_of(cell)), cell.config["model"]
+    if chosen is None or {"engine", "compile"} <= model.keys():
         return cell
-    config = {**cell.config, "model": {**cell.config["model"], "engine": chosen.name}}
+    config = {**cell.config, "model": {"engine": chosen.name, "compile": chosen.compiles} | model}
     changed = replace(cell, config=config, engine_reason=chosen.reason)
     vars(changed).update(factors=cell.factors, hash=cell.hash)
     return changed

@@ -48,7 +48,7 @@ KEY: Mapping[str, Counts] = {
     **dict.fromkeys(SPECS, Counts(True, "what is trained")),
     "model.batch_keys": Counts(True, "which parts of a batch are trained on"),
     **dict.fromkeys(
-        ("model.replicates", "model.stack_width", "model.engine"),
+        ("model.replicates", "model.stack_width", "model.engine", "model.compile"),
         Counts(False, "a replicate does not depend on its company; engines agree to rounding"),
     ),
     "data": Counts(True, "the split, the batches and how they are made"),
@@ -280,5 +280,6 @@ def imported_modules(name: str, file: Path) -> list[str]:
                 modules += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     module = sys.modules.get(name)
     for value in vars(module).values() if module else ():  # imported in other ways
-        modules.append(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None))
+        with suppress(Exception):  # of any kind, from an object that stands for another one
+            modules.append(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None))
     return [path for path in modules if isinstance(path, str) and path not in ("", "builtins", "__future__")]

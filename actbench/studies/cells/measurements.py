@@ -71,7 +71,7 @@ class Measurements(Callback):
             "load_before": load_per_core(),
             "device": device_name(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
-            "engine": classifier.engine.name,
+            "engine": f"{'compiled ' if classifier.compiles is True else ''}{classifier.engine.name}",
             "started": datetime.now(UTC).isoformat(timespec="microseconds"),
             "actbench_version": __version__,
             "torch_version": str(torch.__version__),

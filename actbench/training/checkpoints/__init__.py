@@ -18,10 +18,9 @@ from actbench.training.checkpoints.description import describe_data as describe_
 from actbench.training.checkpoints.description import describe_trainer as describe_trainer
 from actbench.training.checkpoints.description import is_default as is_default
 from actbench.training.checkpoints.description import portable as portable
-from actbench.training.checkpoints.description import replace_folder as replace_folder
 from actbench.training.checkpoints.form import CheckpointError as CheckpointError
-from actbench.training.checkpoints.form import check_paths as check_paths
 from actbench.training.checkpoints.form import check_state as check_state
+from actbench.training.checkpoints.paths import move_paths as move_paths
 from actbench.training.checkpoints.reading import KEY as KEY
 from actbench.training.checkpoints.reading import SCHEMA as SCHEMA
 from actbench.training.checkpoints.reading import load_checkpoint as load_checkpoint

@@ -88,12 +88,3 @@ def portable(value: Any, local: list[str], name: str = "") -> Any:
         except LookupError:
             local.append(f"{name}.{argument}".lstrip("."))
     return {**value, "init_args": arguments} if "init_args" in value else value
-
-
-def replace_folder(state: Any, old: str, new: str) -> Any:
-    """A callback's state with the folder ``old`` replaced by ``new`` at the start of each path, also in keys."""
-    if isinstance(state, str):
-        return new + state.removeprefix(old) if state.startswith(old) else state
-    if isinstance(state, dict):
-        return {replace_folder(k, old, new): replace_folder(v, old, new) for k, v in state.items()}
-    return state

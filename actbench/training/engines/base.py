@@ -80,6 +80,12 @@ class Engine(nn.Module, ABC):
     def replicate(self, index: int) -> nn.Module:
         """One replicate as a plain network with its own values."""
 
+    def compile_steps(self) -> None:
+        """Compile training steps; EngineError if this engine or machine cannot."""
+        raise EngineError(
+            f"model.compile is true, but only a stack's steps can be compiled, and the engine is {self.name}"
+        )
+
     def remark(self) -> str:
         """What else is to be said of how steps were computed; "" for nothing."""
         return ""

@@ -21,14 +21,18 @@ Values = dict[str, Tensor]  # parameters or buffers by name
 class Chunk:
     """Replicates that run together under vmap, by their indices in the stack: parameters, and copies of buffers.
 
-    A batch that all replicates share has ``ndim`` dimensions; a batch for each replicate has one more.
+    A batch that all replicates share has ``ndim`` dimensions; a batch for each replicate has one more. A ``usual``
+    chunk is as wide as most.
     """
 
-    def __init__(self, network: nn.Module, replicates: list[int], draw: Draw, replay: Replay, *, ndim: int) -> None:
+    def __init__(
+        self, network: nn.Module, replicates: list[int], draw: Draw, replay: Replay, *, ndim: int, usual: bool
+    ) -> None:
         self.network = network
         self.draw = draw
         self.replay = replay
         self.ndim = ndim
+        self.usual = usual
         self.size = len(replicates)
         first = replicates[0]
         in_order = replicates == list(range(first, first + self.size))
@@ -69,8 +73,9 @@ class Chunk:
         tensors = [*self.parameters.values(), *self.buffers.values(), images, labels]
         device = images.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        state = (autocast, torch.get_default_dtype(), tuple(trained))
-        losses, *gradients = self.replay(step, self.draw, tensors, self.network, state)
+        modes = (torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled())
+        state = (autocast, torch.get_default_dtype(), tuple(trained), *modes)
+        losses, *gradients = self.replay(step, self.draw, tensors, self.network, state, usual=self.usual)
         assert losses is not None
         return losses, gradients
 

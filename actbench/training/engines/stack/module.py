@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from actbench.training.engines.base import Engine, EngineError, KnownGradient, o
 from actbench.training.engines.optimizers import check_elementwise
 from actbench.training.engines.stack.bytecode import Unguarded
 from actbench.training.engines.stack.chunk import Chunk, named_values, random_numbers
+from actbench.training.engines.stack.compiling import missing_compiler
 from actbench.training.engines.stack.guards import python_state
 from actbench.training.engines.stack.replay import Replay
 
@@ -47,7 +49,6 @@ class Stack(Engine):
         super().__init__(networks[0], seeds, input_shape=input_shape)
         self.width = width
         self.limit = len(networks)  # of the width; halved when memory runs out
-        self.replay = Replay()
         try:
             states = {python_state(network).values for network in networks}
             if len(states) > 1:
@@ -55,9 +56,9 @@ class Stack(Engine):
             if reason := hooked_parameter(networks[0]) or hidden_state(networks[0], input_shape):
                 raise Unguarded(reason)
             self.network = stacked_network(networks).train()
-            before = python_state(self.network).values
+            self.replay = Replay(python_state(self.network).values)
             self._try(input_shape)
-            if python_state(self.network).values != before:
+            if python_state(self.network).values != self.replay.built:
                 raise Unguarded("its code changes values of Python, such as a count")
         except EngineError:
             raise
@@ -116,10 +117,29 @@ class Stack(Engine):
         return replaced(network, {id(value): value.detach()[index].clone() for *_, value in named_values(network)})
 
     @override
+    def compile_steps(self) -> None:
+        if next(self.parameters()).device.type == "cpu" and (reason := missing_compiler()):
+            raise EngineError(f"model.compile is true, but {reason}")
+        self.replay.compiles = True
+
+    @override
     def remark(self) -> str:
-        if self.replay.recordings:
-            return "recorded steps were replayed"
-        return f"steps were not replayed: {self.replay.reason}" if self.replay.reason else ""
+        replay = self.replay
+        if not replay.recordings:
+            return f"steps were not replayed: {replay.reason}" if replay.reason else ""
+        how = "compiled" if replay.compiles else "replayed"
+        return f"recorded steps were {how}" + (f", but not all: {replay.slow}" if replay.slow else "")
+
+    def step_time(self, replay: Replay, images: Tensor, labels: Tensor) -> float:
+        """Seconds of a step of a chunk as wide as most, which changes nothing."""
+        width = self.chunk_width(images.shape[-self.ndim], images.device)
+        chunk = self._chunk(list(range(min(width, len(self)))), width=width)
+        chunk.replay = replay
+        trained = [name for name, parameter in self.network.named_parameters() if parameter.requires_grad]
+        start = perf_counter()
+        losses, _ = chunk.losses(images, labels, trained)
+        float(losses[0])  # waits for a GPU
+        return perf_counter() - start
 
     @override
     def make_optimizer(self, spec: OptimizerSpec) -> Optimizer:
@@ -155,9 +175,10 @@ class Stack(Engine):
     def chunk_width(self, batch: int, device: torch.device) -> int:
         return min(self.width or (CPU_WIDTH if device.type == "cpu" else len(self)), self.limit)
 
-    def _chunk(self, replicates: list[int], key: Sequence[int] = ()) -> Chunk:
+    def _chunk(self, replicates: list[int], key: Sequence[int] = (), *, width: int = 0) -> Chunk:
         draw = random_numbers([self.seeds[replicate] for replicate in replicates], key)
-        return Chunk(self.network, replicates, draw, self.replay, ndim=self.ndim)
+        usual = len(replicates) == min(width, len(self))
+        return Chunk(self.network, replicates, draw, self.replay, ndim=self.ndim, usual=usual)
 
     def _by_chunks(
         self, run: Callable[[Chunk], None], images: Tensor, replicates: Sequence[int], key: Sequence[int] = ()
@@ -166,8 +187,9 @@ class Stack(Engine):
         batch, device = images.shape[-self.ndim], images.device
         start = 0
         while start < len(replicates):
-            chosen = list(replicates[start : start + self.chunk_width(batch, device)])
-            chunk = self._chunk(chosen, key)
+            width = self.chunk_width(batch, device)
+            chosen = list(replicates[start : start + width])
+            chunk = self._chunk(chosen, key, width=width)
             try:
                 run(chunk)
             except RuntimeError as error:
