@@ -68,8 +68,8 @@ def compiling_pays(
     if len(stack) < replicates:
         copies = [stack.replicate(0)] * replicates
         stack = Stack(copies, range(replicates), input_shape=stack.input_shape, width=stack.width).to(device)
-    images = torch.zeros(batch, *stack.input_shape, device=device, dtype=dtype)
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    images = torch.zeros(len(stack), batch, *stack.input_shape, device=device, dtype=dtype)
+    labels = torch.zeros(len(stack), batch, dtype=torch.long, device=device)
     replayed, compiled = Replay(stack.replay.built, calls=1), Replay(stack.replay.built, compiles=True)
     stack.step_time(replayed, images, labels)  # records the step
     if not chunks * median(stack.step_time(replayed, images, labels) for _ in range(TIMED)) >= LONG:
