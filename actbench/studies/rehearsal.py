@@ -23,7 +23,7 @@ from actbench.studies.grid import short_name
 from actbench.studies.plan import Plan
 from actbench.training import preflight
 from actbench.training.classifier import Classifier
-from actbench.training.compiling import reason_to_compile
+from actbench.training.device import reason_to_compile
 
 
 def rehearse(

@@ -19,9 +19,8 @@ from actbench.data.images import check_at_least, check_replicates
 from actbench.networks import build_network
 from actbench.seeding import varying_sources
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
-from actbench.training import checkpoints, preflight
+from actbench.training import checkpoints, device, preflight
 from actbench.training.callbacks import for_replicates
-from actbench.training.compiling import choose_compiling
 from actbench.training.engines import Engine, SequenceEngine, Stack, check_elementwise, choose
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
 
@@ -175,12 +174,12 @@ class Classifier(LightningModule):
         logits: Tensor = self.engine(images.to(self.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def choose_engine(self, device: torch.device, batch: int) -> None:
+    def choose_engine(self, place: torch.device, batch: int) -> None:
         """Choose the engine for a device and a size of batches, if it was left to choose and has not been chosen."""
         if self.engine_reason is None:
             sequence = cast(SequenceEngine, self.engine)
             self.engine, self.engine_reason = choose(
-                sequence, batch=batch, device=device, optimizer=self.optimizer, width=self.stack_width
+                sequence, batch=batch, device=place, optimizer=self.optimizer, width=self.stack_width
             )
             self.engine.train(self.training)
             if len(self.seeds) > 1:
@@ -211,7 +210,8 @@ class Classifier(LightningModule):
         preflight.check_fused_state(self.trainer)
         preflight.check_schedule(self.trainer)
         preflight.check_last_batch(self.trainer, self)
-        choose_compiling(self.trainer, self)
+        device.choose_convolutions(self.trainer, self)
+        device.choose_compiling(self.trainer, self)
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -348,6 +348,7 @@ class Classifier(LightningModule):
             "data": checkpoints.describe_data(getattr(self.trainer, "datamodule", None)),
             "trainer": checkpoints.describe_trainer(self.trainer),
             "scores": {name: value.cpu() for name, value in self.evaluated.items()},
+            "unfolded": device.plain_convolutions(self.engine),
         }
         # Lightning's own hyperparameters repeat the description and hold local paths.
         for name in ("hyper_parameters", "hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
@@ -361,6 +362,7 @@ class Classifier(LightningModule):
         for name, value in saved["train_loss"].items():
             setattr(self.train_loss, name, value.to(self.device))
         self.active = saved["active"]
+        device.restore_convolutions(self.engine, saved["unfolded"])
         if any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values()):
             self.double()  # before the weights are restored, which would be rounded
         self.evaluated = dict(saved["scores"])

@@ -42,6 +42,7 @@ def is_description(value: Mapping[str, Any]) -> bool:
             "active": Tensor(),
             "train_loss": dict(),
             "scores": {**scores},
+            "unfolded": None | [*_],
         }:
             local = (value["data"] or {}).get("local", [])
             return (
@@ -52,7 +53,16 @@ def is_description(value: Mapping[str, Any]) -> bool:
                 and all(isinstance(name, str) for name in local)
                 and all(isinstance(size, int) for size in sizes)
                 and all(map(torch.is_tensor, scores.values()))
+                and all(map(is_layer, value["unfolded"] or ()))
             )
+    return False
+
+
+def is_layer(value: Any) -> bool:
+    """Whether a value describes a convolution: its shapes and settings, five lists of whole numbers."""
+    match value:
+        case [[*images], [*weight], [int(), int()], [int(), int()], [int(), int()]]:
+            return all(isinstance(size, int) for size in (*images, *weight))
     return False
 
 

@@ -1,6 +1,6 @@
 """Some replicates of a stack, run together: their logits, losses and gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from actbench.networks import no_kept_tensors
 from actbench.seeding import stream
 from actbench.training.engines.draws import Draw, Kind, fill
+from actbench.training.engines.stack.convolution import Layer
 from actbench.training.engines.stack.replay import Replay
 from actbench.training.engines.stack.rules import Rules
 
@@ -26,13 +27,23 @@ class Chunk:
     """
 
     def __init__(
-        self, network: nn.Module, replicates: list[int], draw: Draw, replay: Replay, *, ndim: int, usual: bool
+        self,
+        network: nn.Module,
+        replicates: list[int],
+        draw: Draw,
+        replay: Replay,
+        *,
+        ndim: int,
+        usual: bool,
+        unfolded: Collection[Layer],
     ) -> None:
         self.network = network
         self.draw = draw
         self.replay = replay
         self.ndim = ndim
         self.usual = usual
+        self.unfolded = unfolded
+        self.met: set[Layer] | None = None  # convolutions, if asked for
         self.size = len(replicates)
         first = replicates[0]
         in_order = replicates == list(range(first, first + self.size))
@@ -84,7 +95,8 @@ class Chunk:
         names = tied_names(self.network)
 
         def call(values: Values, images: Tensor, anchor: Tensor) -> Tensor:
-            with no_kept_tensors(self.network), Rules(draw, anchor):
+            rules = Rules(draw, anchor, unfolded=self.unfolded, met=self.met)
+            with no_kept_tensors(self.network), rules:
                 all_values = {name: values[stack_name] for name, stack_name in names.items()}
                 logits: Tensor = functional_call(self.network, all_values, (images,), tie_weights=False)
             return logits

@@ -20,6 +20,7 @@ from actbench.training.engines.optimizers import check_elementwise
 from actbench.training.engines.stack.bytecode import Unguarded
 from actbench.training.engines.stack.chunk import Chunk, named_values, random_numbers
 from actbench.training.engines.stack.compiling import missing_compiler
+from actbench.training.engines.stack.convolution import Layer, faster_unfolded
 from actbench.training.engines.stack.guards import python_state
 from actbench.training.engines.stack.replay import Replay
 
@@ -49,6 +50,7 @@ class Stack(Engine):
         super().__init__(networks[0], seeds, input_shape=input_shape)
         self.width = width
         self.limit = len(networks)  # of the width; halved when memory runs out
+        self.unfolded: set[Layer] | None = None  # convolutions that are products with the unfolded image, once chosen
         try:
             states = {python_state(network).values for network in networks}
             if len(states) > 1:
@@ -122,13 +124,23 @@ class Stack(Engine):
             raise EngineError(f"model.compile is true, but {reason}")
         self.replay.compiles = True
 
+    def choose_convolutions(self, images: Tensor) -> None:
+        """Choose the faster form of each convolution on the device of a batch, by a trial."""
+        width = self.chunk_width(images.shape[-self.ndim], images.device)
+        chunk = self._chunk(list(range(min(width, len(self)))))
+        chunk.met = set()
+        with torch.no_grad():
+            chunk.logits(images)
+        self.unfolded = faster_unfolded(sorted(chunk.met), chunk.size, images)
+
     @override
     def remark(self) -> str:
         replay = self.replay
         if not replay.recordings:
             return f"steps were not replayed: {replay.reason}" if replay.reason else ""
         how = "compiled" if replay.compiles else "replayed"
-        return f"recorded steps were {how}" + (f", but not all: {replay.slow}" if replay.slow else "")
+        images = f"; {len(self.unfolded)} convolutions unfold their images" if self.unfolded else ""
+        return f"recorded steps were {how}{(replay.slow and f', but not all: {replay.slow}') or ''}{images}"
 
     def step_time(self, replay: Replay, images: Tensor, labels: Tensor) -> float:
         """Seconds of a step of a chunk as wide as most, which changes nothing."""
@@ -178,7 +190,9 @@ class Stack(Engine):
     def _chunk(self, replicates: list[int], key: Sequence[int] = (), *, width: int = 0) -> Chunk:
         draw = random_numbers([self.seeds[replicate] for replicate in replicates], key)
         usual = len(replicates) == min(width, len(self))
-        return Chunk(self.network, replicates, draw, self.replay, ndim=self.ndim, usual=usual)
+        return Chunk(
+            self.network, replicates, draw, self.replay, ndim=self.ndim, usual=usual, unfolded=self.unfolded or ()
+        )
 
     def _by_chunks(
         self, run: Callable[[Chunk], None], images: Tensor, replicates: Sequence[int], key: Sequence[int] = ()

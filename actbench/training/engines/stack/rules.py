@@ -1,6 +1,6 @@
 """Replacements for torch functions while a network runs as part of a stack."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -8,12 +8,24 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from actbench.training.engines.draws import Draws
-from actbench.training.engines.stack.convolution import convolve
+from actbench.training.engines.draws import Draw, Draws
+from actbench.training.engines.stack.convolution import Layer, convolve, convolve_unfolded
 
 
 class Rules(Draws):
-    """Draws random numbers for each replicate separately, and computes convolutions as matrix products."""
+    """Draws random numbers for each replicate separately, and computes convolutions as matrix products.
+
+    Args:
+        draws: Of `Draws`.
+        anchor: Of `Draws`.
+        unfolded: Layers whose convolution is a product with the unfolded image.
+        met: Gets the layers that may be computed so.
+    """
+
+    def __init__(self, draws: Draw, anchor: Tensor, *, unfolded: Container[Layer], met: set[Layer] | None) -> None:
+        super().__init__(draws, anchor)
+        self.unfolded = unfolded
+        self.met = met
 
     @override
     def __torch_function__(
@@ -21,11 +33,38 @@ class Rules(Draws):
     ) -> Any:
         kwargs = kwargs or {}
         if func in (F.conv2d, F.linear):
-            call = conv2d if func is F.conv2d else func
+            call = self.conv2d if func is F.conv2d else func
             return in_autocast_precision(call, args, kwargs)
         if func is F.batch_norm:
             return batch_norm(*args, **kwargs)
         return super().__torch_function__(func, types, args, kwargs)
+
+    def conv2d(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        """`torch.nn.functional.conv2d`, by matrix products where that is possible."""
+        if isinstance(padding, str) or groups != 1 or input.ndim != 4:
+            return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        layer = Layer(tuple(input.shape), tuple(weight.shape), pair(stride), pair(padding), pair(dilation))
+        if self.met is not None:
+            self.met.add(layer)
+        if layer in self.unfolded:
+            return convolve_unfolded(input, weight, bias, layer)
+        if (
+            (layer.stride, layer.dilation) != ((1, 1), (1, 1))
+            or input.device.type != "cpu"
+            or any(2 * z >= size for z, size in zip(layer.padding, weight.shape[-2:], strict=True))
+            or any(size > full for size, full in zip(weight.shape[-2:], input.shape[-2:], strict=True))
+        ):
+            return F.conv2d(input, weight, bias, stride, padding, dilation)
+        return convolve(input, weight, bias, layer.padding)
 
 
 def in_autocast_precision(call: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -38,29 +77,6 @@ def in_autocast_precision(call: Callable[..., Tensor], args: tuple[Any, ...], kw
     kwargs = {name: value.to(dtype) if isinstance(value, Tensor) else value for name, value in kwargs.items()}
     with torch.autocast(device, enabled=False):
         return call(*args, **kwargs)
-
-
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """`torch.nn.functional.conv2d`, by matrix products where that is possible."""
-    zeros = pair(padding)
-    if (
-        isinstance(padding, str)
-        or (pair(stride), pair(dilation), groups) != ((1, 1), (1, 1), 1)
-        or input.device.type != "cpu"
-        or input.ndim != 4
-        or any(2 * z >= size for z, size in zip(zeros, weight.shape[-2:], strict=True))
-        or any(size > full for size, full in zip(weight.shape[-2:], input.shape[-2:], strict=True))
-    ):
-        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return convolve(input, weight, bias, zeros)
 
 
 def batch_norm(
