@@ -59,6 +59,7 @@ from actbench.training.engines import EngineError
 from actbench.training.metrics import gather, summary_statistics
 from actbench.training.predictions import FORMATS, prediction_scores, write_predictions
 from actbench.training.threads import choose_threads, keep_memory
+from actbench.training.transfer import digest_beside
 
 
 class CommandCLI(BenchCLI):
@@ -95,6 +96,7 @@ class CommandCLI(BenchCLI):
         super().parse_arguments(parser, args)
         if self.saved:
             refuse_contradictions(self.saved, self.canonical)
+            self.config.model.weights = self.saved["model"].get("weights")  # the checkpoint holds what was loaded
         part = {"validate": "val", "test": "test", "predict": "predict"}.get(self.command)
         if part and self.config.trainer[f"limit_{part}_batches"] == 0:
             raise UsageError(f"--trainer.limit_{part}_batches is 0, which leaves nothing to {self.command}")
@@ -279,6 +281,9 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
         values[option] = tuple(
             value and SPECS[option](value) for value in (saved["model"][name], config["model"][name])
         )
+    values["model.freeze"] = tuple(", ".join(model.get("freeze", [])) for model in (saved["model"], config["model"]))
+    start = saved["model"].get("weights")
+    values["model.weights"] = start, digest_beside(config["model"].get("weights"), start)
     values["model.replicates"] = saved["model"]["replicates"], config["model"]["replicates"]
     values["vary"] = ", ".join(saved["vary"]), ", ".join(config.get("vary", SOURCES))
     values["seed_everything"] = str(saved["seed"]), str(config["seed_everything"])
@@ -382,6 +387,7 @@ def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
 
 def quieten() -> None:
     """Silence messages and warnings of the libraries that are not about the run."""
+    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode")  # those that model.freeze holds there
     noise = ("Tip:", "callbacks used to create the checkpoint", "TPU available")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: not any(text in record.getMessage() for text in noise)

@@ -2,17 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from actbench.seeding import SOURCES
-from actbench.training.checkpoints.description import TRAINER_SETTINGS
+from actbench.training.checkpoints.description import TRAINER_SETTINGS, replace_folder
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DIGEST = "sha256:"  # begins the digest that stands in a description for a file of initial weights
 MAX_COUNT = 2**40  # epochs, steps or batches of a run
 
 
@@ -44,12 +47,15 @@ def is_description(value: Mapping[str, Any]) -> bool:
             "scores": {**scores},
         }:
             local = (value["data"] or {}).get("local", [])
+            frozen, weights = value["model"].get("freeze", []), value["model"].get("weights", DIGEST + "0" * 64)
             return (
                 all(source in SOURCES for source in sources)
                 and set(settings) <= set(TRAINER_SETTINGS)
                 and all(map(fits_json, (settings, value["data"], value["model"])))
                 and isinstance(local, list)
-                and all(isinstance(name, str) for name in local)
+                and isinstance(frozen, list)
+                and all(isinstance(name, str) for name in (*local, *frozen))
+                and re.fullmatch(f"{DIGEST}[0-9a-f]{{64}}", str(weights)) is not None
                 and all(isinstance(size, int) for size in sizes)
                 and all(map(torch.is_tensor, scores.values()))
             )
@@ -108,6 +114,18 @@ def check_paths(state: Any) -> None:
         raise CheckpointError(f"the checkpoint is damaged: its callbacks have the path {state!r}")
     for item in (*state, *state.values()) if isinstance(state, Mapping) else ():
         check_paths(item)
+
+
+def move_paths(checkpoint: dict[str, Any], callbacks: Iterable[Callback], *, to_relative: bool) -> None:
+    """Make the paths in the state of each ModelCheckpoint relative to its folder, or absolute again."""
+    states = checkpoint.get("callbacks", {})
+    for callback in callbacks:
+        key = callback.state_key
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath and key in states:
+            if not to_relative:  # a checkpoint that is read may name any path
+                check_paths(states[key])
+            folders = (str(callback.dirpath), "CHECKPOINTS")
+            states[key] = replace_folder(states[key], *(folders if to_relative else folders[::-1]))
 
 
 def check_state(state: Any, expected: Any, title: str) -> None:
