@@ -84,7 +84,8 @@ def load_weights(
     A file may hold a state dict, alone or in a training checkpoint, or be a
     checkpoint of actbench. A checkpoint of several replicates gives each seed the
     weights of the same seed; any other file gives all networks the same weights.
-    Where the names in the file have a prefix, such as ``module.``, it is removed.
+    Where the names in the file have a prefix, such as ``module.``, it is removed. A
+    file may also hold a part of the network, such as its backbone.
 
     What a file lacks, a head for another number of classes, and parameters of
     the activation with another shape, stay as they were drawn. If the file is a
@@ -121,6 +122,8 @@ def load_weights(
 
 def read_weights(path: str | Path) -> Source:
     """The weights in a file; a CheckpointError says why it holds none, or why it is not read."""
+    if Path(path).suffix == ".safetensors":
+        raise ValueError(f"{path} is not a file of torch.save: load it with safetensors, and save the state dict")
     try:
         content = checkpoints.load_checkpoint(path, older=True)
     except checkpoints.CheckpointError as error:
@@ -158,9 +161,9 @@ def tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def common_prefix(names: Iterable[str], wanted: Mapping[str, Any], path: str | Path) -> str:
-    """The text before the names in a file with which most of them are names of the network.
+    """The prefix without which most names are wanted; "" if none is.
 
-    A ValueError names prefixes between which the file leaves the choice open.
+    A ValueError names the prefixes between which the file leaves the choice open.
     """
     counts = Counter[str]()
     for name in names:
@@ -172,7 +175,8 @@ def common_prefix(names: Iterable[str], wanted: Mapping[str, Any], path: str | P
         return ""
     if len(best) > 1 and len(usual) != 1:
         raise ValueError(
-            f"{path} holds several networks with these names, {', '.join(sorted(best))}: save the state dict of one"
+            f"{path}: names match without each of the prefixes {', '.join(sorted(best))}: "
+            "save the state dict of one network"
         )
     return (usual if len(best) > 1 else best)[0]
 
@@ -186,7 +190,9 @@ def load_state(
     """Load a state dict into a network, and say in a line for each kind what was loaded and what was not."""
     wanted = tensors(network.state_dict(keep_vars=True))
     prefix = common_prefix(state, wanted, path)
-    given = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    renamed = {name: name.removeprefix(prefix) for name in state if name.startswith(prefix)}
+    part = "" if wanted.keys() & {*renamed.values()} else common_prefix(wanted, state, path)
+    given = {part + new: state[name] for name, new in renamed.items()}
     compared = {id(v) for module in compared_modules(network) for v in (*module.parameters(), *module.buffers())}
     activation = {name for name, value in wanted.items() if id(value) in compared}
     head, drawn, loaded = list[str](), list[str](), dict[str, Tensor]()
@@ -211,9 +217,9 @@ def load_state(
         raise ValueError(f"{path} cannot be loaded into {type(network).__name__}: {one_line(error)}") from error
     missing = [name for name in wanted if name not in given and name not in activation]
     drawn += [name for name in activation if name not in given]
-    unused = [name for name in state if not name.startswith(prefix) or name.removeprefix(prefix) not in wanted]
+    unused = [name for name in state if part + renamed.get(name, name) not in wanted or name not in renamed]
     kinds = {
-        f"loaded{f', without the prefix {prefix}' if prefix else ''}": [*loaded],
+        f"loaded{f', without the prefix {prefix}' if prefix else ''}{f', into {part}' if part else ''}": [*loaded],
         f"not loaded, because the head is for {num_classes} classes": head,
         "not loaded, because they belong to the activation": sorted(drawn),
         "missing in the file": missing,

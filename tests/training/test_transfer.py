@@ -16,9 +16,12 @@ from torch.nn.functional import cross_entropy
 
 from actbench.cli.main import main
 from actbench.data import FakeImages
+from actbench.inference.verdict.pairing import pairing_faults, pairing_sentence
 from actbench.networks import MLP, ConvNet, build_network
 from actbench.seeding import fixed_sources
+from actbench.specs import merge_config, without
 from actbench.studies import compare
+from actbench.studies.cells import Cell, cell_config, run_cell
 from actbench.training.checkpoints import CheckpointError, load_checkpoint
 from actbench.training.classifier import Classifier
 
@@ -227,7 +230,7 @@ def changed(**values):
 
 
 OTHER_NETWORK = "weights of another network than Small: 0 of 6 parameters fit; body.0.weight"
-TWO = r"holds several networks with these names, online., target.: save the state dict of one"
+TWO = r"names match without each of the prefixes online., target.: save the state dict of one network"
 CODE = r"would run code \(test_transfer.Small\); if you trust the file, load it without weights_only and save its"
 
 
@@ -265,10 +268,30 @@ def test_what_does_not_fit_is_refused_in_a_line(tmp_path, what):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_file_of_a_part_is_loaded_there(tmp_path):
+    body = small().body.state_dict()
+
+    model = classifier(saved(tmp_path, body))
+
+    state = plain(model)
+    assert_same({name: state[f"body.{name}"] for name in body}, body)
+    assert model.start.report[0].endswith(
+        "w.pt: loaded, into body.: 7 (body.0.weight, body.0.bias, body.1.weight, ...)"
+    )
+    assert model.start.report[1].endswith("w.pt: missing in the file: 2 (fc.weight, fc.bias)")
+
+
 def test_a_wrappers_copy_of_the_network_is_no_second_network(tmp_path):
     both = {f"{part}.{name}": value for part in ("model", "ema") for name, value in small().state_dict().items()}
 
     assert_same(plain(classifier(saved(tmp_path, both))), small().state_dict())
+
+
+def test_safetensors_are_refused_with_advice(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(bytes(8) + b"{}")
+
+    with pytest.raises(ValueError, match=r"w.safetensors is not a file of torch.save: load it with safetensors"):
+        classifier(tmp_path / "w.safetensors")
 
 
 def hostile(path, what):
@@ -625,3 +648,28 @@ def test_a_study_without_its_file_ends_before_anything_is_trained(tmp_path):
         compare(transfer_study(tmp_path / "runs", weights="gone.pt"), progress=Lines())
 
     assert not list((tmp_path / "runs").rglob("*.parquet"))
+
+
+def test_a_file_that_changes_during_a_study_ends_its_cell(tmp_path):
+    network = build_network(MLP, nn.ReLU, input_shape=SHAPE, num_classes=10, seed=9)
+    config = transfer_study(tmp_path / "runs", weights=saved(tmp_path, network.state_dict()))
+    cell = Cell(cell_config(merge_config({}, without(config, "study"))), range(2))
+    assert cell.factors["initial_weights"].startswith("sha256:")
+
+    saved(tmp_path, network.state_dict() | {"layers.1.bias": torch.ones(128)})
+
+    with pytest.raises(ValueError, match=r"model.weights: .*w.pt has changed since the study was planned"):
+        run_cell(cell, tmp_path / "cell")
+
+
+def test_an_arm_may_start_from_weights_of_its_own(tmp_path):
+    network = build_network(MLP, nn.ReLU, input_shape=SHAPE, num_classes=10, seed=9)
+    config = transfer_study(tmp_path / "runs")
+    trained = {"activation": "relu", "name": "trained", "model.weights": saved(tmp_path, network.state_dict())}
+    config["study"] |= {"activations": ["relu", trained], "replicates": 2}
+
+    table = compare(config, progress=Lines()).table
+
+    assert table.filter(arm="trained")["init_fingerprint"].n_unique() == 1
+    assert not pairing_faults(table, "relu")
+    assert pairing_sentence(table, "relu").endswith("in another network or from another file: trained")
