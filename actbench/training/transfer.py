@@ -1,7 +1,8 @@
 """Transfer learning: networks that start from the weights in a file."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from actbench.training import checkpoints
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which files hold a state dict
 WORDS = {"module", "model", "network"}  # which wrappers of a network put before its names
-SHOWN_NAMES = 3
+WRAPPED = re.compile(rf"^((?:{'|'.join(sorted(WORDS))})\.)+")
+SHOWN_NAMES, LONGEST_NAME = 3, 200
 LEAST = 0.5  # fraction of a network's parameters that a file must have
 ALONE = "if you trust the file, load it without weights_only and save its state_dict() alone"
 
@@ -160,22 +162,23 @@ def tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def common_prefix(names: Iterable[str], wanted: Mapping[str, Any], path: str | Path) -> str:
+def common_prefix(names: Iterable[str], wanted: Collection[str], path: str | Path) -> str:
     """The prefix without which most names are wanted; "" if none is.
 
     A ValueError names the prefixes between which the file leaves the choice open.
     """
-    counts = Counter[str]()
+    counts, longest = Counter[str](), max(map(len, wanted), default=0)
     for name in names:
         starts = [0, *(index + 1 for index, letter in enumerate(name) if letter == ".")]
-        counts.update(name[:start] for start in starts if name[start:] in wanted)
+        short = [start for start in starts if len(name) - start <= longest]  # a stranger's name may have any length
+        counts.update(name[:start] for start in short if name[start:] in wanted)
     best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
     usual = [prefix for prefix in best if set(prefix.split(".")[:-1]) <= WORDS]
     if "" in best or not best:
         return ""
     if len(best) > 1 and len(usual) != 1:
         raise ValueError(
-            f"{path}: names match without each of the prefixes {', '.join(sorted(best))}: "
+            f"{path}: names match without each of the prefixes {first_names(sorted(best))}: "
             "save the state dict of one network"
         )
     return (usual if len(best) > 1 else best)[0]
@@ -191,7 +194,11 @@ def load_state(
     wanted = tensors(network.state_dict(keep_vars=True))
     prefix = common_prefix(state, wanted, path)
     renamed = {name: name.removeprefix(prefix) for name in state if name.startswith(prefix)}
-    part = "" if wanted.keys() & {*renamed.values()} else common_prefix(wanted, state, path)
+    part = ""
+    if not wanted.keys() & {*renamed.values()}:
+        bare = {name: WRAPPED.sub("", name) for name in state}
+        renamed = bare if len({*bare.values()}) == len(bare) else renamed
+        part = common_prefix(wanted, {*renamed.values()}, path)
     given = {part + new: state[name] for name, new in renamed.items()}
     compared = {id(v) for module in compared_modules(network) for v in (*module.parameters(), *module.buffers())}
     activation = {name for name, value in wanted.items() if id(value) in compared}
@@ -218,8 +225,9 @@ def load_state(
     missing = [name for name in wanted if name not in given and name not in activation]
     drawn += [name for name in activation if name not in given]
     unused = [name for name in state if part + renamed.get(name, name) not in wanted or name not in renamed]
+    removed = f", without the prefix {first_names([prefix])}" if prefix else ""
     kinds = {
-        f"loaded{f', without the prefix {prefix}' if prefix else ''}{f', into {part}' if part else ''}": [*loaded],
+        f"loaded{removed}{f', into {part}' if part else ''}": [*loaded],
         f"not loaded, because the head is for {num_classes} classes": head,
         "not loaded, because they belong to the activation": sorted(drawn),
         "missing in the file": missing,
@@ -253,5 +261,6 @@ def check_values(loaded: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pat
 
 
 def first_names(names: Sequence[str]) -> str:
-    """The first few names, and an ellipsis for others."""
-    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
+    """The first few names, as far as they can be printed, and an ellipsis for others."""
+    shown = ["".join(filter(str.isprintable, name[:LONGEST_NAME])) for name in names[:SHOWN_NAMES]]
+    return ", ".join(shown) + (", ..." if len(names) > SHOWN_NAMES else "")
