@@ -172,7 +172,8 @@ def common_prefix(names: Iterable[str], wanted: Collection[str], path: str | Pat
         starts = [0, *(index + 1 for index, letter in enumerate(name) if letter == ".")]
         short = [start for start in starts if len(name) - start <= longest]  # a stranger's name may have any length
         counts.update(name[:start] for start in short if name[start:] in wanted)
-    best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
+    most = max(counts.values(), default=0)
+    best = [prefix for prefix, count in counts.items() if count == most]
     usual = [prefix for prefix in best if set(prefix.split(".")[:-1]) <= WORDS]
     if "" in best or not best:
         return ""
