@@ -24,6 +24,11 @@ SPARE: list[np.random.MT19937] = []  # generators of NumPy to take turns with it
 FIXED: ContextVar[Mapping[str, int]] = ContextVar("FIXED", default=MappingProxyType({}))
 
 
+def source_seed(seed: int, purpose: Purpose) -> int:
+    """The seed that keys a purpose's streams: the replicate's own, unless all replicates share one."""
+    return FIXED.get().get(purpose, seed)
+
+
 def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
     """Seed of one stream: a 63-bit hash of its key.
 
@@ -32,8 +37,7 @@ def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
         purpose: What the random numbers are used for.
         index: Distinguishes several streams of one purpose, for example by epoch.
     """
-    seed = FIXED.get().get(purpose, seed)
-    key = "/".join(map(str, ("actbench", seed, purpose, *index)))
+    key = "/".join(map(str, ("actbench", source_seed(seed, purpose), purpose, *index)))
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) >> 1
 
 

@@ -59,6 +59,7 @@ from actbench.training.engines import EngineError
 from actbench.training.metrics import gather, summary_statistics
 from actbench.training.predictions import FORMATS, prediction_scores, write_predictions
 from actbench.training.threads import choose_threads, keep_memory
+from actbench.training.transfer import digest_beside
 
 
 class CommandCLI(BenchCLI):
@@ -95,6 +96,7 @@ class CommandCLI(BenchCLI):
         super().parse_arguments(parser, args)
         if self.saved:
             refuse_contradictions(self.saved, self.canonical)
+            self.config.model.weights = self.saved["model"].get("weights")  # the checkpoint holds what was loaded
         part = {"validate": "val", "test": "test", "predict": "predict"}.get(self.command)
         if part and self.config.trainer[f"limit_{part}_batches"] == 0:
             raise UsageError(f"--trainer.limit_{part}_batches is 0, which leaves nothing to {self.command}")
@@ -112,10 +114,10 @@ class CommandCLI(BenchCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        if self.saved and self.command == "fit":
+        if self.saved and self.command == "fit":  # a resumed run goes on bit for bit
             for name in ("engine", "compile"):
                 if self.config.model[name] == "auto":
-                    self.config.model[name] = self.saved["model"][name]  # a resumed run goes on bit for bit
+                    self.config.model[name] = self.saved["model"][name]
         with self._streams():
             super().instantiate_classes()
 
@@ -281,6 +283,9 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
         values[option] = tuple(
             value and SPECS[option](value) for value in (saved["model"][name], config["model"][name])
         )
+    values["model.freeze"] = tuple(", ".join(model.get("freeze", [])) for model in (saved["model"], config["model"]))
+    start = saved["model"].get("weights")
+    values["model.weights"] = start, digest_beside(config["model"].get("weights"), start)
     values["model.replicates"] = saved["model"]["replicates"], config["model"]["replicates"]
     values["vary"] = ", ".join(saved["vary"]), ", ".join(config.get("vary", SOURCES))
     values["seed_everything"] = str(saved["seed"]), str(config["seed_everything"])
@@ -388,7 +393,7 @@ def quieten() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: not any(text in record.getMessage() for text in noise)
     )
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
+    warnings.filterwarnings("ignore", message=r".*(callbacks used to create the checkpoint|module\(s\) in eval mode)")
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
     warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
     # An empty list turns on jsonargparse's own list of class paths that a config may not name, such as os.system.

@@ -21,3 +21,6 @@ from actbench.networks.copies import MODULE_ATTRIBUTES as MODULE_ATTRIBUTES
 from actbench.networks.copies import copy_network as copy_network
 from actbench.networks.copies import kept_tensors as kept_tensors
 from actbench.networks.copies import no_kept_tensors as no_kept_tensors
+from actbench.networks.freezing import HELD as HELD
+from actbench.networks.freezing import freeze_parameters as freeze_parameters
+from actbench.networks.freezing import hold_statistics as hold_statistics

@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -33,8 +33,8 @@ def rehearse(
 
     Args:
         plan: What a study wants.
-        say: Gets a line for any two arms whose activations give the same outputs, bit for bit, and for arms that no
-            stack can train.
+        say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no
+            stack can train, and for what was loaded from a file of weights.
         engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
 
     Returns:
@@ -45,7 +45,8 @@ def rehearse(
     """
     engines = {} if engines is None else engines
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
-    reported = set[str]()  # with a tuned setting, each arm comes at several values
+    say_once = without_repeats(say)  # with a tuned setting, each arm comes at several values
+    one_by_one = set[str]()  # kinds of cells of which that was said
     epoch_steps = dict[str, float]()
     rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # cells and outputs, by data and network
     cells = Counter(map(kind_of, plan.missing))
@@ -64,22 +65,39 @@ def rehearse(
             hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
             raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
         epoch_steps[cell.hash] = watch.epoch_steps
-        model = cell.config["model"]
+        for line in watch.start:
+            say_once(line)
         engines.setdefault(kind, watch.engine)
         if engines[kind].name != watch.engine.name:
             engines[kind] = next(each for each in (engines[kind], watch.engine) if each.name == "sequence")
-            if kind not in reported:
-                reported.add(kind)
+            if kind not in one_by_one:
+                one_by_one.add(kind)
                 say(f"{network}: all arms are trained one after another, because {engines[kind].reason}")
         alike = rehearsed.setdefault(kind, [])
-        for twin, outputs in alike:
-            line = f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}"
-            differs = twin.config["model"]["activation"] != model["activation"]
-            if differs and line not in reported and torch.equal(outputs, watch.outputs):
-                reported.add(line)
-                say(line)
+        for twin in same_outputs(alike, cell, watch.outputs):
+            say_once(f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}")
         alike.append((cell, watch.outputs))
     return epoch_steps
+
+
+def without_repeats(say: Callable[[str], None]) -> Callable[[str], None]:
+    """A function that says each line once."""
+    said = set[str]()
+
+    def say_new(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    return say_new
+
+
+def same_outputs(rehearsed: Sequence[tuple[Cell, Tensor]], cell: Cell, outputs: Tensor) -> Iterator[Cell]:
+    """Rehearsed cells with another activation and the same outputs, bit for bit."""
+    for other, others in rehearsed:
+        differs = other.config["model"]["activation"] != cell.config["model"]["activation"]
+        if differs and torch.equal(others, outputs):
+            yield other
 
 
 def shortened(cell: Cell) -> Cell:
@@ -107,10 +125,12 @@ class Rehearsal(Callback):
         self.settings = cell.config["trainer"]
         self.inputs = self.outputs = torch.empty(0)
         self.epoch_steps = math.nan
+        self.start: Sequence[str] = ()  # what was loaded from a file of weights, in lines
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = cast(Classifier, pl_module)
+        self.start = classifier.start.report
         self.engine = ChosenEngine(classifier.engine.name, str(classifier.engine_reason))
         network = classifier.engine.replicate(0)
         zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)

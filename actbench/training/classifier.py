@@ -1,11 +1,13 @@
 """The LightningModule that trains and scores one network with one activation."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
-from typing import Any, Literal, NamedTuple, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
@@ -16,25 +18,18 @@ from typing_extensions import override
 from actbench import __version__
 from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
-from actbench.networks import build_network
+from actbench.networks import build_network, freeze_parameters
 from actbench.seeding import varying_sources
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
-from actbench.training import checkpoints, device, preflight
+from actbench.training import checkpoints, device, preflight, transfer
 from actbench.training.callbacks import for_replicates
-from actbench.training.engines import Engine, SequenceEngine, Stack, check_elementwise, choose
+from actbench.training.engines import SequenceEngine, choose, make_engine
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
+from actbench.training.predictions import Prediction
 
 RELU = ActivationSpec("relu")
 TUTORIAL_CNN = NetworkSpec("TutorialCNN")
 ADAM = OptimizerSpec("torch.optim.Adam")
-
-
-class Prediction(NamedTuple):
-    """Predictions of `Classifier.predict_step` for a batch, on the CPU, with row numbers and labels if known."""
-
-    rows: Int64[Tensor, "*replicates batch"] | None
-    labels: Int64[Tensor, "*replicates batch"] | None
-    probabilities: Float[Tensor, "replicates batch classes"]
 
 
 class Classifier(LightningModule):
@@ -74,6 +69,11 @@ class Classifier(LightningModule):
         stack_width: Most replicates that a stack computes at once; by default 32 on a CPU. It is halved where memory
             runs out.
         batch_keys: Keys of the images and labels in batches that are mappings with unusual names.
+        weights: File of weights to start from: a state dict, alone or in a checkpoint. A checkpoint of several
+            replicates gives each seed its own weights; any other file is shared by all seeds. What the file lacks, and
+            a head for another number of classes, is drawn from the seed.
+        freeze: Patterns of names of parameters that are not trained, such as "stages.0.*". A BatchNorm whose
+            running_mean matches keeps its statistics and uses them in training.
         input_shape: Shape of one input, with any number of axes; for an image: channels, height, width.
         num_classes: Number of classes.
         seed: Seed of the first replicate. It keys the initial weights and the network's draws in training.
@@ -93,6 +93,8 @@ class Classifier(LightningModule):
         compile: bool | Literal["auto"] = "auto",
         stack_width: int | None = None,
         batch_keys: Sequence[str] | None = None,
+        weights: str | Path | None = None,
+        freeze: Sequence[str] | str | None = None,
         *,
         input_shape: Sequence[int],
         num_classes: int,
@@ -112,21 +114,18 @@ class Classifier(LightningModule):
         if replicates > 1 and self.lr_scheduler and issubclass(self.lr_scheduler.cls, ReduceLROnPlateau):
             raise ValueError("ReduceLROnPlateau lowers one rate for all replicates; it needs replicates: 1")
 
-        networks = [
-            build_network(
-                self.network_spec, self.activation, input_shape=self.input_shape, num_classes=num_classes, seed=seed
-            )
-            for seed in self.seeds
-        ]
-        if engine == "sequence" and stack_width is not None:
-            raise ValueError("stack_width is of the stack; leave it out, or set engine to stack")
+        build = partial(build_network, self.network_spec, self.activation, num_classes=num_classes)
+        networks = [build(input_shape=self.input_shape, seed=seed) for seed in self.seeds]
+        self.start = transfer.load_weights(
+            networks, self.seeds, weights, activation=self.activation.class_path, num_classes=self.num_classes
+        )
+        self.frozen = [freeze] if isinstance(freeze, str) else list(freeze or ())
+        for network_of_seed in networks:
+            freeze_parameters(network_of_seed, self.frozen)
         self.stack_width = stack_width
-        self.engine: Engine
-        if engine == "stack":
-            check_elementwise(self.optimizer)
-            self.engine = Stack(networks, self.seeds, input_shape=self.input_shape, width=stack_width)
-        else:
-            self.engine = SequenceEngine(networks, self.seeds, input_shape=self.input_shape)
+        self.engine = make_engine(
+            engine, networks, self.seeds, input_shape=self.input_shape, width=stack_width, optimizer=self.optimizer
+        )
         self.engine_reason: str | None = None if engine == "auto" else "model.engine names it"
         self.compiles = compile
         # Replicates not stopped early; not a buffer, because callbacks that average weights also average buffers.
@@ -137,6 +136,7 @@ class Classifier(LightningModule):
 
     def describe(self) -> dict[str, Any]:
         """The arguments in plain values, without seed and width; see `actbench.training.checkpoints`."""
+        options = {"batch_keys": self.batch_keys and list(self.batch_keys), "weights": self.start.digest}
         return {
             "activation": self.activation.to_dict(),
             "network": self.network_spec.to_dict(),
@@ -147,7 +147,7 @@ class Classifier(LightningModule):
             "compile": self.compiles,
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
-        } | ({"batch_keys": list(self.batch_keys)} if self.batch_keys else {})
+        } | {name: value for name, value in (options | {"freeze": self.frozen}).items() if value}
 
     def replicate_scores(self) -> dict[str, Float[Tensor, " replicates"]]:
         """Latest scores of every replicate by name, on the CPU."""
@@ -199,6 +199,7 @@ class Classifier(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
+        preflight.check_start(self.start)
         preflight.check_precision(self.trainer, len(self.seeds))
         preflight.check_plateau(self.trainer, self.trainer.max_epochs, self.trainer.check_val_every_n_epoch)
         data = checkpoints.describe_data(getattr(self.trainer, "datamodule", None))
@@ -363,6 +364,7 @@ class Classifier(LightningModule):
             setattr(self.train_loss, name, value.to(self.device))
         self.active = saved["active"]
         device.restore_convolutions(self.engine, saved["unfolded"])
+        self.start = self.start._replace(loaded=True)
         if any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values()):
             self.double()  # before the weights are restored, which would be rounded
         self.evaluated = dict(saved["scores"])
@@ -389,6 +391,7 @@ class Classifier(LightningModule):
         try:
             classifier = cls(**description["model"], seed=description["seed"])
             classifier.load_state_dict(content["state_dict"])
+            classifier.start = classifier.start._replace(loaded=True)
         except Exception as error:  # users' classes raise errors of any kind
             raise checkpoints.CheckpointError(
                 f"{checkpoint_path} describes what cannot be built: {one_line(error)}"

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from actbench.data import ImageData, RowBatches
+from actbench.networks import hold_statistics
 from actbench.specs import one_line
 from actbench.training.checkpoints import CheckpointError
+from actbench.training.transfer import Start
 
 OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # these decide the number of steps
 
@@ -27,6 +29,12 @@ def scales_loss(trainer: Trainer) -> bool:
     """Whether the Trainer multiplies the loss by another number than 1 before its gradients are computed."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return trainer.accumulate_grad_batches > 1 or trainer.world_size > 1 or scaler is not None
+
+
+def check_start(start: Start) -> None:
+    """Refuse the digest of a file of weights in place of the file, unless a checkpoint has brought the weights."""
+    if not start.loaded:
+        raise MisconfigurationException(f"model.weights: {start.digest} is the digest of a file: give the file")
 
 
 def check_precision(trainer: Trainer, replicates: int) -> None:
@@ -90,6 +98,7 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
     if not last:
         return
     network = classifier.engine.replicate(0).train()
+    hold_statistics(network)
     inputs = torch.zeros(last, *classifier.input_shape, device=classifier.device, dtype=classifier.dtype)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):

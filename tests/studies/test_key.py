@@ -1,5 +1,6 @@
 """What a finished cell is found again by: each row of the table, in its direction."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ OTHERS = {  # rows that are settings, with a value that is not the default
     "model.optimizer": {"class_path": "Adam", "init_args": {"lr": 0.1}},
     "model.lr_scheduler": {"class_path": "StepLR", "init_args": {"step_size": 2}},
     "model.batch_keys": ["a", "b"],
+    "model.freeze": ["conv1.*"],
     "model.replicates": 7,
     "model.stack_width": 2,
     "model.engine": "sequence",
@@ -77,6 +79,7 @@ ELSEWHERE = {  # rows with tests of their own, below
     "a path among the arguments of another DataModule",
     "digest",
     "files",
+    "model.weights",
     "code",
     "versions",
     "weights",
@@ -219,3 +222,22 @@ def test_what_varies_counts():
 @pytest.mark.parametrize(("short", "long"), [("16", "16-mixed"), ("bf16", "bf16-mixed"), (64, "64-true")])
 def test_a_precisions_two_names_are_one(short, long):
     assert cell(nest("trainer.precision", short)).hash == cell(nest("trainer.precision", long)).hash
+
+
+def start(path):
+    return {"model": {"weights": str(path)}}
+
+
+def test_the_content_of_a_file_of_weights_counts_and_not_its_place(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.pt")
+    torch.save({"weight": torch.ones(2)}, tmp_path / "c.pt")
+    shutil.copy(tmp_path / "a.pt", tmp_path / "b.pt")
+
+    assert cell(start(tmp_path / "a.pt")).hash == cell(start(tmp_path / "b.pt")).hash
+    same("model.weights", cell(start(tmp_path / "a.pt")), cell(start(tmp_path / "c.pt")))
+    same("model.weights", cell(start(tmp_path / "a.pt")), cell())
+
+
+def test_a_file_of_weights_that_is_missing_ends_the_plan(tmp_path):
+    with pytest.raises(ValueError, match=r"model.weights: .*gone.pt was not found"):
+        assert cell(start(tmp_path / "gone.pt")).hash

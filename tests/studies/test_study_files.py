@@ -399,5 +399,7 @@ def test_weights_are_compared_only_in_the_same_network(tmp_path):
 
     assert results.faults == []
     assert other_networks(results.table, "relu") == ["wide"]
-    assert pairing_sentence(results.table, "relu").endswith("weights of their own, in another network: wide")
+    assert pairing_sentence(results.table, "relu").endswith(
+        "weights of their own, in another network or from another file: wide"
+    )
     assert pairing_faults(other, "relu") == ["prelu: 3 seeds have another initial weights than relu, or an unknown one"]

@@ -4,15 +4,19 @@ import polars as pl
 
 from actbench.inference.verdict.question import Question
 
-NETWORK = pl.col("factors").str.json_path_match("$.network")  # with its arguments
+NETWORK = pl.concat_str(  # with its arguments, and the digest of the file from which it starts
+    pl.col("factors").str.json_path_match("$.network"),
+    pl.col("factors").str.json_path_match("$.initial_weights").fill_null(""),
+    separator=" ",
+)
 
 
 def pairing_faults(table: pl.DataFrame, baseline: str) -> list[str]:
     """Arms whose initial weights or batch order are not the baseline's for the same seed, a line for each fault.
 
     Weights are compared where both arms have the same network with the same
-    arguments, apart from those of the activation; `other_networks` gives the
-    arms without such a comparison.
+    arguments, and start from the same file if from any, apart from those of the
+    activation; `other_networks` gives the arms without such a comparison.
     """
     faults = []
     for (arm,), joined in with_baseline(table, baseline):
@@ -36,7 +40,7 @@ def planning_faults(table: pl.DataFrame, question: Question) -> list[str]:
 
 
 def other_networks(table: pl.DataFrame, baseline: str) -> list[str]:
-    """Arms with another network than the baseline's, whose weights cannot be the same."""
+    """Arms with another network than the baseline's, or another file of initial weights, which cannot be the same."""
     other = pl.col("network_spec").ne_missing(pl.col("network_spec_base"))
     return [str(arm) for (arm,), joined in with_baseline(table, baseline) if len(joined.filter(other))]
 
@@ -44,7 +48,7 @@ def other_networks(table: pl.DataFrame, baseline: str) -> list[str]:
 def pairing_sentence(table: pl.DataFrame, baseline: str) -> str:
     """A sentence on what the fingerprints prove, where `pairing_faults` are none."""
     others = other_networks(table, baseline)
-    left_out = f"; weights of their own, in another network: {', '.join(others)}" if others else ""
+    left_out = f"; weights of their own, in another network or from another file: {', '.join(others)}" if others else ""
     return f"verified: same initial weights, split and batch order as {baseline}{left_out}"
 
 

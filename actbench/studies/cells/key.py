@@ -25,6 +25,7 @@ from actbench.specs import without
 from actbench.specs.compose import SPEC_NAMES, SPECS
 from actbench.training.checkpoints import is_default
 from actbench.training.config import LIGHTNING_DEFAULTS, is_actbench_dataset
+from actbench.training.transfer import weights_digest
 
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short forms
 
@@ -47,6 +48,8 @@ KEY: Mapping[str, Counts] = {
     "ckpt_path": Counts(False, "a cell starts afresh"),
     **dict.fromkeys(SPECS, Counts(True, "what is trained")),
     "model.batch_keys": Counts(True, "which parts of a batch are trained on"),
+    "model.weights": Counts(True, "the content of the file, wherever it is"),
+    "model.freeze": Counts(True, "which parameters are trained"),
     **dict.fromkeys(
         ("model.replicates", "model.stack_width", "model.engine", "model.compile"),
         Counts(False, "a replicate does not depend on its company; engines agree to rounding"),
@@ -120,15 +123,20 @@ def factors(
         versions = {name: version(name).partition("+")[0] for name in sorted(packages)}
         known[texts] = sources, versions
     sources, versions = known[texts]
-    named = frozenset((value, *sources) for value in leaves(without(config, "data")) if isinstance(value, str))
+    others = {**without(config, "data"), "model": without(model, "weights")}
+    named = frozenset((value, *sources) for value in leaves(others) if isinstance(value, str))
     if named not in known:
-        known[named] = dict(named_files(without(config, "data"), sources))
+        known[named] = dict(named_files(others, sources))
     files = known[named]
+    start = frozenset([("model.weights", model["weights"])] if "weights" in model else ())
+    if start and start not in known:
+        known[start] = weights_digest(model["weights"])
     return {
         "data": without_paths(config["data"]),
         **{name: model[name] for name in SPEC_NAMES},
         "callbacks": callbacks,
-        **({"batch_keys": model["batch_keys"]} if "batch_keys" in model else {}),
+        **({"initial_weights": known[start]} if start else {}),
+        **{name: model[name] for name in ("batch_keys", "freeze") if name in model},
         "trainer": settings,
         "digest": digest,
         "versions": {**versions, "actbench": __version__},

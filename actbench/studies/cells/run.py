@@ -135,6 +135,10 @@ def run_cell(
         added = [run, *best, LastCheckpoint(copy=copy), interruption, measured, *callbacks]
         cli = CellCLI(cell, folder / "callbacks", added)
         trainer, classifier, datamodule = cli.trainer, cli.model, cli.datamodule
+        if classifier.start.digest != cell.factors.get("initial_weights"):
+            raise ValueError(
+                f"model.weights: {cell.config['model']['weights']} has changed since the study was planned"
+            )
         classifier.engine_reason = cell.engine_reason or classifier.engine_reason
         keep_memory()
         choose_threads(trainer, classifier, datamodule)

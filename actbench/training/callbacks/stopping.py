@@ -1,5 +1,6 @@
 """The early end of a run, by early stopping or interruption, and Lightning's callbacks adapted to replicates."""
 
+import copy
 import math
 import signal
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from torch import Tensor
 from typing_extensions import override
 
+from actbench.networks import HELD
 from actbench.training.callbacks.checkpoints import LastCheckpoint
 from actbench.training.checkpoints import check_state
 
@@ -93,8 +95,18 @@ class ReplicateWeightAveraging(StochasticWeightAveraging):
     """Lightning's StochasticWeightAveraging, with a final pass for BatchNorm statistics that works in a stack.
 
     In that pass torch computes the weight of a batch from a counter that is a
-    tensor, which cannot be read under vmap.
+    tensor, which cannot be read under vmap. Statistics that ``model.freeze`` keeps
+    stay as they are.
     """
+
+    @override
+    def reset_batch_norm_and_save_state(self, pl_module: Any) -> None:
+        held = [module for module in pl_module.modules() if hasattr(module, HELD)]
+        before = [(module, module.momentum, copy.deepcopy(module._buffers)) for module in held]
+        super().reset_batch_norm_and_save_state(pl_module)
+        for module, momentum, buffers in before:
+            self.momenta.pop(module, None)
+            module.momentum, module._buffers = momentum, buffers
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -7,7 +7,7 @@ A checkpoint's key ``actbench`` says how it was made::
     seed: 0
     vary: [init, split, order, augmentation, dropout]
     model: {activation: ..., network: ..., optimizer: ..., lr_scheduler: ...,
-            replicates: ..., input_shape: ..., num_classes: ...}
+            replicates: ..., input_shape: ..., num_classes: ..., weights: sha256:..., freeze: [...]}
     data: {class_path: ..., init_args: {...}}
     trainer: {max_epochs: ..., precision: ..., ...}
 
@@ -18,11 +18,14 @@ from actbench.training.checkpoints.description import describe_data as describe_
 from actbench.training.checkpoints.description import describe_trainer as describe_trainer
 from actbench.training.checkpoints.description import is_default as is_default
 from actbench.training.checkpoints.description import portable as portable
+from actbench.training.checkpoints.form import DIGEST as DIGEST
 from actbench.training.checkpoints.form import CheckpointError as CheckpointError
 from actbench.training.checkpoints.form import check_state as check_state
+from actbench.training.checkpoints.form import is_description as is_description
 from actbench.training.checkpoints.paths import move_paths as move_paths
 from actbench.training.checkpoints.reading import KEY as KEY
 from actbench.training.checkpoints.reading import SCHEMA as SCHEMA
+from actbench.training.checkpoints.reading import WEIGHTS as WEIGHTS
 from actbench.training.checkpoints.reading import load_checkpoint as load_checkpoint
 from actbench.training.checkpoints.reading import read_checkpoint as read_checkpoint
 from actbench.training.checkpoints.trust import names_in_texts as names_in_texts

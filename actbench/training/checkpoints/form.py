@@ -12,6 +12,7 @@ from actbench.seeding import SOURCES
 from actbench.training.checkpoints.description import TRAINER_SETTINGS
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DIGEST = "sha256:"  # begins the digest that stands in a description for a file of initial weights
 MAX_COUNT = 2**40  # epochs, steps or batches of a run
 
 
@@ -45,12 +46,15 @@ def is_description(value: Mapping[str, Any]) -> bool:
             "unfolded": None | [*_],
         }:
             local = (value["data"] or {}).get("local", [])
+            frozen, weights = value["model"].get("freeze", []), value["model"].get("weights", DIGEST + "0" * 64)
             return (
                 all(source in SOURCES for source in sources)
                 and set(settings) <= set(TRAINER_SETTINGS)
                 and all(map(fits_json, (settings, value["data"], value["model"])))
                 and isinstance(local, list)
-                and all(isinstance(name, str) for name in local)
+                and isinstance(frozen, list)
+                and all(isinstance(name, str) for name in (*local, *frozen))
+                and re.fullmatch(f"{DIGEST}[0-9a-f]{{64}}", str(weights)) is not None
                 and all(isinstance(size, int) for size in sizes)
                 and all(map(torch.is_tensor, scores.values()))
                 and all(map(is_layer, value["unfolded"] or ()))

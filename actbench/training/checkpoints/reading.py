@@ -73,8 +73,12 @@ def read_checkpoint(
     return description, checkpoint
 
 
-def load_checkpoint(path: str | Path) -> Any:
+def load_checkpoint(path: str | Path, *, older: bool = False) -> Any:
     """Contents of a file written by `torch.save`, tensors on the CPU. Runs no code from the file.
+
+    Args:
+        path: The file.
+        older: Whether the file may be in torch's format of before version 1.6, as some published weights are.
 
     Raises:
         CheckpointError: The file is missing, damaged, or holds more than plain values and tensors.
@@ -85,7 +89,7 @@ def load_checkpoint(path: str | Path) -> Any:
         raise CheckpointError(f"checkpoint {path} {problem}; give a .ckpt file")
     if not path.stat().st_size:
         raise CheckpointError(f"checkpoint {path} is empty")
-    check_archive(path)
+    check_archive(path, older=older)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         check_extent(content, MAX_VALUES)
@@ -134,7 +138,7 @@ def without_devices(value: Any) -> Any:
     return [without_devices(item) for item in value] if isinstance(value, list) else value
 
 
-def check_archive(path: Path) -> None:
+def check_archive(path: Path, *, older: bool = False) -> None:
     """Raise CheckpointError for a file that would take too much time or memory to unpickle.
 
     Torch and Python must find the same entries in an archive, so it must begin with its first entry, and no two names
@@ -146,8 +150,10 @@ def check_archive(path: Path) -> None:
                 file.seek(0)
                 names = [name for _ in range(5) for name in check_pickle(file)]
                 code = next((name for name in names if name.partition(".")[0] not in PLAIN), None)
-                older = "it is in torch's older format, which no run writes"
-                raise CheckpointError(f"loading it would run code ({code})" if code else older)
+                if older and code is None:
+                    return
+                reason = "it is in torch's older format, which no run writes"
+                raise CheckpointError(f"loading it would run code ({code})" if code else reason)
         with ZipFile(path) as archive:
             entries = archive.infolist()
             packed = [entry.filename for entry in entries if entry.compress_type != ZIP_STORED]

@@ -5,15 +5,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import override
 
-from actbench.networks import copy_network
+from actbench.networks import copy_network, hold_statistics
 from actbench.seeding import global_stream
 from actbench.specs import OptimizerSpec
 
@@ -47,6 +48,12 @@ class Engine(nn.Module, ABC):
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        hold_statistics(self)
+        return self
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "replicates batch classes"]:

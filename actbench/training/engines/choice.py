@@ -1,9 +1,11 @@
 """The choice of an engine: the stack where it is proved and faster, and the sequence everywhere else."""
 
+from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from actbench.specs import OptimizerSpec
 from actbench.training.engines.base import Engine, EngineError
@@ -35,6 +37,24 @@ class Choice(NamedTuple):
 
     engine: Engine
     reason: str
+
+
+def make_engine(
+    name: str,
+    networks: Sequence[nn.Module],
+    seeds: Sequence[int],
+    *,
+    input_shape: Sequence[int],
+    width: int | None,
+    optimizer: OptimizerSpec,
+) -> Engine:
+    """The engine of this name; for ``auto`` a sequence, from which `choose` makes another if that is faster."""
+    if name == "stack":
+        check_elementwise(optimizer)
+        return Stack(networks, seeds, input_shape=input_shape, width=width)
+    if name == "sequence" and width is not None:
+        raise ValueError("stack_width is of the stack; leave it out, or set engine to stack")
+    return SequenceEngine(networks, seeds, input_shape=input_shape)
 
 
 def choose(

@@ -57,7 +57,8 @@ class Stack(Engine):
                 raise Unguarded("its attributes in Python depend on the seed")
             if reason := hooked_parameter(networks[0]) or hidden_state(networks[0], input_shape):
                 raise Unguarded(reason)
-            self.network = stacked_network(networks).train()
+            self.network = stacked_network(networks)
+            self.train()
             self.replay = Replay(python_state(self.network).values)
             self._try(input_shape)
             if python_state(self.network).values != self.replay.built:
@@ -231,7 +232,7 @@ class Stack(Engine):
     def _try(self, input_shape: Sequence[int]) -> None:
         """Run one replicate in evaluation and in training, so that what cannot be stacked is refused at once."""
         for training in (False, True):
-            self.network.train(training)
+            self.train(training)
             chunk = self._chunk([0])
             with torch.enable_grad():
                 chunk.parameters = {name: value.requires_grad_() for name, value in chunk.parameters.items()}

@@ -1,0 +1,58 @@
+"""Parameters that training leaves as they are, and the running statistics that belong to them."""
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+HELD = "_is_held"  # attribute of normalisation layers that keep and use their running statistics in training
+
+
+def freeze_parameters(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze the parameters of a network whose names match a pattern, such as ``stages.0.*``.
+
+    A parameter with two names is frozen if either matches. If a pattern matches
+    the name of a normalisation layer's ``running_mean``, as ``stages.0.*`` does,
+    the layer keeps its running statistics and uses them in training too, as in
+    evaluation; see `hold_statistics`.
+
+    Args:
+        network: The network, which is changed in place.
+        patterns: Patterns of `fnmatch`, case-sensitive; ``*`` matches any text, dots included.
+
+    Raises:
+        ValueError: A pattern matches no name, or no parameter is left to train.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    layers = {
+        f"{path}.running_mean".lstrip("."): module
+        for path, module in network.named_modules()
+        if isinstance(module, _NormBase) and module.running_mean is not None
+    }
+    title = type(network).__name__
+    for pattern in patterns:
+        matching = [name for name in (*parameters, *layers) if fnmatchcase(name, pattern)]
+        if not matching:
+            close = difflib.get_close_matches(pattern, parameters, n=3, cutoff=0.4) or [*parameters][:3]
+            raise ValueError(
+                f"model.freeze: {pattern!r} matches no parameter of {title}; the nearest are {', '.join(close)}"
+            )
+        for name in matching:
+            if name in parameters:
+                parameters[name].requires_grad_(False)
+            else:
+                setattr(layers[name], HELD, True)
+    if patterns and not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ValueError(
+            f"model.freeze leaves nothing to train: all {len(parameters)} parameters of {title} are frozen"
+        )
+    hold_statistics(network)
+
+
+def hold_statistics(network: nn.Module) -> None:
+    """Put the layers of a network that keep their running statistics into evaluation mode."""
+    for module in network.modules():
+        if hasattr(module, HELD):
+            module.training = False
