@@ -279,6 +279,7 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
         values[option] = tuple(
             value and SPECS[option](value) for value in (saved["model"][name], config["model"][name])
         )
+    values["model.sites"] = tuple(str(model.get("sites", "hidden")) for model in (saved["model"], config["model"]))
     values["model.replicates"] = saved["model"]["replicates"], config["model"]["replicates"]
     values["vary"] = ", ".join(saved["vary"]), ", ".join(config.get("vary", SOURCES))
     values["seed_everything"] = str(saved["seed"]), str(config["seed_everything"])

@@ -17,7 +17,10 @@ from actbench.networks.catalogue import NETWORKS as NETWORKS
 from actbench.networks.catalogue import ConvNet as ConvNet
 from actbench.networks.catalogue import ResNet20 as ResNet20
 from actbench.networks.catalogue import TutorialCNN as TutorialCNN
+from actbench.networks.certificate import SwapCertificate as SwapCertificate
 from actbench.networks.copies import MODULE_ATTRIBUTES as MODULE_ATTRIBUTES
 from actbench.networks.copies import copy_network as copy_network
 from actbench.networks.copies import kept_tensors as kept_tensors
 from actbench.networks.copies import no_kept_tensors as no_kept_tensors
+from actbench.networks.swap import SwappedNetwork as SwappedNetwork
+from actbench.networks.tracing import SwapError as SwapError

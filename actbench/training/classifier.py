@@ -1,11 +1,12 @@
 """The LightningModule that trains and scores one network with one activation."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
@@ -24,18 +25,11 @@ from actbench.training import checkpoints, preflight
 from actbench.training.callbacks import for_replicates
 from actbench.training.engines import Engine, SequenceEngine, Stack, check_elementwise, choose
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
+from actbench.training.predictions import Prediction
 
 RELU = ActivationSpec("relu")
 TUTORIAL_CNN = NetworkSpec("TutorialCNN")
 ADAM = OptimizerSpec("torch.optim.Adam")
-
-
-class Prediction(NamedTuple):
-    """Predictions of `Classifier.predict_step` for a batch, on the CPU, with row numbers and labels if known."""
-
-    rows: Int64[Tensor, "*replicates batch"] | None
-    labels: Int64[Tensor, "*replicates batch"] | None
-    probabilities: Float[Tensor, "replicates batch classes"]
 
 
 class Classifier(LightningModule):
@@ -61,8 +55,11 @@ class Classifier(LightningModule):
     Args:
         activation: Activation to compare: a name ("python main.py activations" lists them), a class path, or a class
             path with arguments.
-        network: Network for the activation: TutorialCNN, MLP, ConvNet, ResNet20, or the class path of a network that
-            takes activation, input_shape and num_classes.
+        network: Network for the activation: TutorialCNN, MLP, ConvNet, ResNet20, or the path of a class or function,
+            such as torchvision.models.resnet18. The activation is swapped into a network that does not take activation,
+            input_shape and num_classes; "python main.py sites" lists where.
+        sites: Which calls of activations are swapped: "hidden", those that flow into a layer with weights or multiply a
+            second branch; "all"; or patterns of the paths that "python main.py sites" lists.
         optimizer: Class path of a torch optimiser, with arguments.
         lr_scheduler: Class path of a torch learning-rate schedule, with arguments. It steps once an epoch, but
             OneCycleLR and CyclicLR step once a batch. ReduceLROnPlateau steps after each validation, by val/loss, and
@@ -91,6 +88,7 @@ class Classifier(LightningModule):
         engine: Literal["auto", "stack", "sequence"] = "auto",
         stack_width: int | None = None,
         batch_keys: Sequence[str] | None = None,
+        sites: str | Sequence[str] = "hidden",
         *,
         input_shape: Sequence[int],
         num_classes: int,
@@ -104,18 +102,15 @@ class Classifier(LightningModule):
         self.optimizer = OptimizerSpec(optimizer)
         self.lr_scheduler = None if lr_scheduler is None else SchedulerSpec(lr_scheduler)
         self.batch_keys = batch_keys
+        self.sites = sites
         self.input_shape = tuple(input_shape)
         self.num_classes = int(num_classes)
         self.seeds = range(int(seed), int(seed) + replicates)
         if replicates > 1 and self.lr_scheduler and issubclass(self.lr_scheduler.cls, ReduceLROnPlateau):
             raise ValueError("ReduceLROnPlateau lowers one rate for all replicates; it needs replicates: 1")
 
-        networks = [
-            build_network(
-                self.network_spec, self.activation, input_shape=self.input_shape, num_classes=num_classes, seed=seed
-            )
-            for seed in self.seeds
-        ]
+        build = partial(build_network, self.network_spec, self.activation, num_classes=num_classes, sites=sites)
+        networks = [build(input_shape=self.input_shape, seed=seed) for seed in self.seeds]
         if engine == "sequence" and stack_width is not None:
             raise ValueError("stack_width is of the stack; leave it out, or set engine to stack")
         self.stack_width = stack_width
@@ -134,6 +129,7 @@ class Classifier(LightningModule):
 
     def describe(self) -> dict[str, Any]:
         """The arguments in plain values, without seed and width; see `actbench.training.checkpoints`."""
+        options = {"batch_keys": self.batch_keys, "sites": None if self.sites == "hidden" else self.sites}
         return {
             "activation": self.activation.to_dict(),
             "network": self.network_spec.to_dict(),
@@ -143,7 +139,7 @@ class Classifier(LightningModule):
             "engine": self.engine.name,
             "input_shape": list(self.input_shape),
             "num_classes": self.num_classes,
-        } | ({"batch_keys": list(self.batch_keys)} if self.batch_keys else {})
+        } | {name: value if isinstance(value, str) else list(value) for name, value in options.items() if value}
 
     def replicate_scores(self) -> dict[str, Float[Tensor, " replicates"]]:
         """Latest scores of every replicate by name, on the CPU."""

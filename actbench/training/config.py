@@ -245,8 +245,9 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     composed config `with_defaults`, and ``parsed`` the parser's result.
     """
     model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}
-    options = {name: to_plain(parsed.model[name]) for name in ("replicates", "engine", "stack_width", "batch_keys")}
-    model |= {name: value for name, value in options.items() if value not in (None, "auto")}
+    names = ("replicates", "engine", "stack_width", "batch_keys", "sites")
+    options = {name: to_plain(parsed.model[name]) for name in names}
+    model |= {name: value for name, value in options.items() if value not in (None, "auto", "hidden")}
     dataset = to_plain(parsed.data, given["data"])
     if is_actbench_dataset(dataset["class_path"]):
         dataset["init_args"] = without(dataset.get("init_args", {}), *LINKED)

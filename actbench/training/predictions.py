@@ -2,18 +2,28 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from actbench.records import replacing
-from actbench.training.classifier import Prediction
 from actbench.training.metrics import Ensemble, Scores
 
 FORMATS: Mapping[str, Callable[[pl.DataFrame, Path], None]] = {
     ".csv": pl.DataFrame.write_csv,
     ".parquet": pl.DataFrame.write_parquet,
 }
+
+
+class Prediction(NamedTuple):
+    """Predictions of a classifier for a batch, on the CPU, with row numbers and labels if known."""
+
+    rows: Int64[Tensor, "*replicates batch"] | None
+    labels: Int64[Tensor, "*replicates batch"] | None
+    probabilities: Float[Tensor, "replicates batch classes"]
 
 
 def prediction_table(predictions: Sequence[Prediction], seeds: Sequence[int]) -> pl.DataFrame:

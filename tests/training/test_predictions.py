@@ -2,8 +2,7 @@ import polars as pl
 import pytest
 import torch
 
-from actbench.training.classifier import Prediction
-from actbench.training.predictions import prediction_table, write_predictions
+from actbench.training.predictions import Prediction, prediction_table, write_predictions
 
 PROBABILITIES = torch.tensor([[0.2, 0.8], [0.9, 0.1], [0.4, 0.6]])
 

@@ -46,6 +46,7 @@ KEY: Mapping[str, Counts] = {
     "trust": Counts(False, "which checkpoints are read"),
     "ckpt_path": Counts(False, "a cell starts afresh"),
     **dict.fromkeys(SPECS, Counts(True, "what is trained")),
+    "model.sites": Counts(True, "which activations of someone's network are swapped"),
     "model.batch_keys": Counts(True, "which parts of a batch are trained on"),
     **dict.fromkeys(
         ("model.replicates", "model.stack_width", "model.engine"),
@@ -128,7 +129,7 @@ def factors(
         "data": without_paths(config["data"]),
         **{name: model[name] for name in SPEC_NAMES},
         "callbacks": callbacks,
-        **({"batch_keys": model["batch_keys"]} if "batch_keys" in model else {}),
+        **{name: model[name] for name in ("batch_keys", "sites") if name in model},
         "trainer": settings,
         "digest": digest,
         "versions": {**versions, "actbench": __version__},

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter, formatannotation
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from actbench.specs import class_paths, one_line
 from actbench.specs.compose import SPEC_NAMES, SPECS
@@ -31,7 +31,10 @@ def check_trust(description: Mapping[str, Any], trusted: Sequence[str], path: st
         classes = {class_path: import_object(class_path) for class_path in map(str, class_paths(description))}
         for name in SPEC_NAMES:
             if description["model"][name]:
-                SPECS[f"model.{name}"].find(description["model"][name]["class_path"])
+                found, _ = SPECS[f"model.{name}"].find(description["model"][name]["class_path"])
+                made = found if isinstance(found, type) else get_type_hints(found).get("return")
+                if not isinstance(made, type) or not issubclass(made, SPECS[f"model.{name}"].base):
+                    raise ValueError(f"{found.__name__} does not say that it returns a {name}")
         data = description["data"] and classes[description["data"]["class_path"]]
         if data and "LightningDataModule" not in [cls.__name__ for cls in data.__mro__]:
             raise ValueError(f"{data.__name__} is not a DataModule")

@@ -1,0 +1,355 @@
+"""Which activations of a network are swapped, and the proof that they are."""
+
+import copy
+import difflib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
+
+from actbench.networks.sites import Role, Site, find_sites, replayed, site_counts
+from actbench.networks.swap import SwappedNetwork, SwapPlan, swap_plan
+from actbench.networks.tracing import MODULE, Key, SwapError, Trace, function_name, record_forward
+from actbench.seeding import global_stream
+
+MODES = ("train", "eval")
+WORDS = {"hidden": "hidden", "glu": "glu", "gate": "gates", "softmax": "softmax", "head": "head", "recurrent": "fused"}
+SHOWN = 5  # nearest paths in a message
+
+
+class SiteLine(NamedTuple):
+    """One site in words.
+
+    Args:
+        name: Path of the module that makes the call; with ``#`` and a number if it makes several.
+        call: The function or module, such as ``relu``; several if the activation is composed by hand.
+        in_place: Whether it changes its input.
+        role: What it is for; see `actbench.networks.sites.Role`.
+        modes: The modes, train and eval, in which it is called.
+        swapped: Whether another activation runs there.
+        reason: Why, in words.
+    """
+
+    name: str
+    call: str
+    in_place: bool
+    role: Role
+    modes: tuple[str, ...]
+    swapped: bool
+    reason: str
+
+
+class SwapCertificate(NamedTuple):
+    """What was swapped in a network, what was kept, and what was proved.
+
+    Args:
+        sites: All sites, in the order of a forward pass.
+        parameters: Number of the network's parameters, without those of activations that are swapped in.
+        proved: Modes in which the network's own activations, swapped in, gave equal outputs and gradients bit for bit,
+            and in which a marker ran at each swapped site and the network's own function at none.
+    """
+
+    sites: tuple[SiteLine, ...]
+    parameters: int
+    proved: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """One line: ``49 of 65 sites swapped: 49 hidden; kept 16 gates; proved in train and eval``."""
+        swapped, kept = (
+            ", ".join(
+                f"{number} {'gate' if (role, number) == ('gate', 1) else WORDS[role]}"
+                for role, number in site_counts(site.role for site in self.sites if site.swapped is state).items()
+            )
+            for state in (True, False)
+        )
+        number = sum(site.swapped for site in self.sites)
+        parts = [f"{number} of {len(self.sites)} sites swapped: {swapped}", f"kept {kept}" if kept else ""]
+        parts.append(f"proved in {' and '.join(self.proved)}" if self.proved else "not proved")
+        return "; ".join(part for part in parts if part)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The certificate in plain values."""
+        sites = [{**site._asdict(), "modes": list(site.modes)} for site in self.sites]
+        return {"sites": sites, "parameters": self.parameters, "proved": list(self.proved)}
+
+
+class Swap(NamedTuple):
+    """How activations are put into a network: the plan, the number of activations, and the certificate."""
+
+    plan: SwapPlan
+    number: int
+    certificate: SwapCertificate
+
+
+def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequence[str]) -> tuple[Swap, list[Any]]:
+    """Find a network's sites and choose those to swap; nothing is proved.
+
+    Args:
+        network: The network, which is run and left in training.
+        inputs: Batches that differ in their values.
+        patterns: ``hidden``, ``all``, or patterns of names of sites.
+
+    Returns:
+        The swap, and for each mode its trace and its sites that are swapped.
+
+    Raises:
+        SwapError: The network cannot be swapped.
+    """
+    check_kind(network)
+    traces, found = [], list[dict[Key, Site]]()
+    for mode in MODES:
+        network.train(mode == "train")
+        recorded = [recorded_forward(network, batch, mode) for batch in inputs]
+        by_input = [{site.key: site for site in find_sites(trace)} for trace in recorded]
+        for other in by_input[1:]:
+            if differing := sorted(by_input[0].keys() ^ other.keys()):
+                raise SwapError(
+                    f"{title(network)}: {differing[0].path or 'the network'} calls {differing[0].name} for some inputs "
+                    f"only, in {mode}: calls that depend on values cannot be swapped"
+                )
+        traces.append(recorded[0])
+        found.append(by_input[0])
+    network.train()
+    both = {**found[0], **{key: site for key, site in found[1].items() if key not in found[0]}}
+    names = site_names(list(both))
+    lines = []
+    chosen = list[Key]()
+    asked = chosen_names([*names.values()], patterns, title(network)) if not is_role(patterns) else set[str]()
+    for key, site in both.items():
+        modes = tuple(mode for mode, sites in zip(MODES, found, strict=True) if key in sites)
+        swapped, reason = decide(site, names[key], patterns, asked, modes)
+        if swapped:
+            check_swappable(title(network), names[key], site, modes, [sites.get(key) for sites in found])
+            chosen.append(key)
+        lines.append(SiteLine(names[key], site.text, site.in_place, site.role, modes, swapped, reason))
+    if not chosen:
+        roles = ", ".join(f"{number} {WORDS[role]}" for role, number in site_counts(s.role for s in lines).items())
+        raise SwapError(f"{title(network)} has no hidden site to swap; it has {roles or 'no activation at all'}")
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    plan = swap_plan([both[key] for key in chosen], traces)
+    swap = Swap(plan, len(chosen), SwapCertificate(tuple(lines), parameters, ()))
+    return swap, [
+        (trace, {index: sites[key] for index, key in enumerate(chosen) if key in sites})
+        for trace, sites in zip(traces, found, strict=True)
+    ]
+
+
+def title(network: nn.Module) -> str:
+    """A network's name in messages."""
+    return type(network).__name__
+
+
+def check_kind(network: nn.Module) -> None:
+    """Raise SwapError for a network whose calls cannot be seen."""
+    for path, module in network.named_modules():
+        kind, where = type(module), path or "the network"
+        problem = ""
+        if isinstance(module, torch.jit.ScriptModule):
+            problem = "is scripted"
+        elif any(f"nn.{part}" in kind.__module__ for part in ("quantized", "intrinsic")):
+            problem = f"is quantised or fused, a {kind.__name__}"
+        if problem:
+            raise SwapError(f"{title(network)}: {where} {problem}, so that its calls cannot be seen: give a plain one")
+
+
+def recorded_forward(network: nn.Module, batch: Tensor, mode: str) -> Trace:
+    """A recorded forward pass that returns one tensor."""
+    with global_stream(0, "dropout"):
+        trace, output = record_forward(network, batch)
+    if not isinstance(output, Tensor):
+        fields = getattr(output, "_fields", ())
+        advice = ": set aux_logits to false" if any("aux" in name for name in fields) else ""
+        raise SwapError(
+            f"{title(network)} returns a {type(output).__name__} in {mode}, which should be one tensor{advice}"
+        )
+    return trace
+
+
+def site_names(keys: Sequence[Key]) -> dict[Key, str]:
+    """The name of each site: its module's path, with a number where the module has several; "." is the network."""
+    paths = Counter(key.path for key in keys)
+    seen, names = Counter[str](), {}
+    for key in keys:
+        number = f"#{seen[key.path]}" if paths[key.path] > 1 else ""
+        seen[key.path] += 1
+        names[key] = f"{key.path or '.'}{number}"
+    return names
+
+
+def is_role(patterns: str | Sequence[str]) -> bool:
+    """Whether the choice of sites is by role."""
+    return patterns in ("hidden", "all")
+
+
+def chosen_names(names: Sequence[str], patterns: str | Sequence[str], network: str) -> set[str]:
+    """The names that patterns meet; SwapError for a pattern that meets none."""
+    chosen = set[str]()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        met = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name.partition("#")[0], pattern)}
+        if not met:
+            near = difflib.get_close_matches(pattern, names, n=SHOWN, cutoff=0) or ["none"]
+            raise SwapError(f"--model.sites: {pattern!r} meets no site of {network}; near it are {', '.join(near)}")
+        chosen |= met
+    return chosen
+
+
+def decide(
+    site: Site, name: str, patterns: str | Sequence[str], asked: set[str], modes: Sequence[str]
+) -> tuple[bool, str]:
+    """Whether a site is swapped, and why."""
+    if not site.reaches and len(modes) == 1:
+        return False, f"only in {modes[0]}, and the output does not depend on it"
+    if patterns == "hidden":
+        if site.role in ("hidden", "glu", "recurrent"):
+            return True, f"role {site.role}"
+        return False, site.fixed or f"role {site.role}"
+    if patterns == "all":
+        return (False, site.fixed) if site.fixed and site.role in ("softmax", "gate") else (True, "all are")
+    return (True, "met by a pattern") if name in asked else (False, "met by no pattern")
+
+
+def check_swappable(network: str, name: str, site: Site, modes: Sequence[str], both: Sequence[Site | None]) -> None:
+    """Raise SwapError for a site that is chosen and cannot be swapped."""
+    problem = ""
+    if site.fixed:
+        problem = f"it is {site.fixed}"
+    elif any(call.checkpointed for call in site.calls):
+        problem = "it is checkpointed, and would be computed again without the swap"
+    elif len(modes) == 1:
+        problem = f"it is called in {modes[0]} only"
+    elif len({tuple(call.key for call in site.calls) for site in both if site}) > 1:
+        problem = "it is another function in eval than in train"
+    if problem:
+        raise SwapError(
+            f"{network}: {name} ({site.text}) cannot be swapped: {problem}; leave it out with patterns of --model.sites"
+        )
+
+
+# --- proofs ---
+
+
+class OwnActivation(nn.Module):
+    """A network's own activation at a site, as it was recorded, to be swapped in for a proof."""
+
+    def __init__(self, site: Site, trace: Trace) -> None:
+        super().__init__()
+        self.compute: Callable[[Tensor], Tensor] = lambda x: replayed(x, site.root, site.calls, trace)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(x)
+
+
+class Marker(nn.Module):
+    """An activation that counts its calls, and returns a copy of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        marked: Tensor = MarkedCopy.apply(x)
+        return marked
+
+
+class MarkedCopy(Function):
+    """A copy by a function that no network calls."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Watch(TorchFunctionMode):
+    """Counts the calls of functions that reach torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = Counter[str]()
+
+    @override
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.calls[function_name(func)] += 1
+        return func(*args, **kwargs or {})
+
+
+def prove(network: nn.Module, inputs: Tensor, swap: Swap, modes: Sequence[tuple[Trace, dict[int, Site]]]) -> Swap:
+    """The swap with its proofs in the certificate; see `SwapCertificate`.
+
+    Raises:
+        SwapError: A proof failed; the message names the mode, and the site if it is known.
+    """
+    state, name = copy.deepcopy(network.state_dict()), title(network)
+    names = site_names([site.key for site in modes[0][1].values()])
+    for mode, (trace, sites) in zip(MODES, modes, strict=True):
+        network.train(mode == "train")
+        own = SwappedNetwork(network, [OwnActivation(sites[index], trace) for index in range(swap.number)], swap.plan)
+        results = []
+        for module in (network, own):
+            results.append(outputs_and_gradients(module, network, inputs))
+            network.load_state_dict(state)
+        if not all(map(equal, *results)):
+            raise SwapError(
+                f"{name} gives other outputs or gradients in {mode} when its own activations are swapped in, so that "
+                "others cannot be"
+            )
+        markers = [Marker() for _ in range(swap.number)]
+        with torch.no_grad(), global_stream(0, "dropout"), Watch() as watch:
+            SwappedNetwork(network, markers, swap.plan)(inputs)
+        network.load_state_dict(state)
+        for index, marker in enumerate(markers):
+            if marker.calls != 1:
+                where = names[sites[index].key]
+                raise SwapError(
+                    f"{name}: an activation swapped into {where} ran {marker.calls} times in {mode}, not once"
+                )
+        expected = Counter[str]()
+        for (_, function), number in trace.turns.items():
+            expected[function] += number
+        expected.subtract(sites[index].key.name for index in range(swap.number))
+        for function in swap.plan.names - {MODULE}:
+            if watch.calls[function] != expected[function]:
+                raise SwapError(
+                    f"{name} called {function} {watch.calls[function]} times in {mode} when activations were swapped "
+                    f"in, not {expected[function]} times"
+                )
+    network.train()
+    return swap._replace(certificate=swap.certificate._replace(proved=MODES))
+
+
+def outputs_and_gradients(module: nn.Module, network: nn.Module, inputs: Tensor) -> list[Tensor | None]:
+    """Output of a module, and the gradients of the network's parameters."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.grad = None
+    with torch.enable_grad(), global_stream(0, "dropout"):
+        output = module(inputs.clone())
+        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+        if output.requires_grad:
+            (output * weights).sum().backward()
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return [output.detach(), *gradients]
+
+
+def equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two tensors are equal bit for bit, where NaN equals NaN."""
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
