@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
-from actbench.networks.certificate import Swap, check_kind, examine, prove
+from actbench.networks.certificate import Swap, SwapCertificate, check_kind, examine, prove
 from actbench.networks.copies import copy_network
-from actbench.networks.swap import SwappedNetwork
+from actbench.networks.swap import SwappedNetwork, SwapPlan
 from actbench.networks.tracing import SwapError
 from actbench.seeding import global_stream
 
 Activation = Callable[[], nn.Module]
-SWAPS: dict[Any, Swap] = {}  # that were proved in this process
+SWAPS: dict[Any, tuple[SwapPlan, SwapCertificate]] = {}  # that were proved in this process
 KEPT = 32  # of them
 MARK = "_is_compared"  # attribute of modules made by the activation's factory
 
@@ -84,9 +84,9 @@ def build_network(
             f"which should be (2, {num_classes}): one logit per class"
         )
     if foreign:
-        swap = proved_swap(network, built, shape, sites)
-        modules = [activation_at_site() for _ in range(swap.number)]
-        return SwappedNetwork(built, modules, swap.plan, swap.certificate).train()
+        plan, certificate = proved_swap(network, built, shape, sites)
+        modules = [activation_at_site() for site in certificate.sites if site.swapped]
+        return SwappedNetwork(built, modules, plan, certificate).train()
     if next(numbers) == 0:
         raise ValueError(f"{name} never calls its argument activation: it is the same network for every activation")
     return built.train()
@@ -94,7 +94,7 @@ def build_network(
 
 def proved_swap(
     network: Callable[..., nn.Module], built: nn.Module, input_shape: tuple[int, ...], sites: str | Sequence[str]
-) -> Swap:
+) -> tuple[SwapPlan, SwapCertificate]:
     """How activations are put into a network that was built; found and proved once for networks that are made alike."""
     chosen = sites if isinstance(sites, str) else tuple(sites)
     layout = tuple((path, type(module)) for path, module in built.named_modules())
@@ -108,9 +108,36 @@ def proved_swap(
             torch.rand(2, *input_shape, generator=generator),
             3 * torch.randn(2, *input_shape, generator=generator),
         ]
-        swap, modes = examine(probe, inputs, chosen)
-        SWAPS[key] = prove(probe, inputs[0], swap, modes)
+        swap = examine(probe, inputs, chosen)
+        SWAPS[key] = swap.plan, prove(probe, inputs[0], swap)
     return SWAPS[key]
+
+
+def list_sites(
+    network: Callable[..., nn.Module], *, input_shape: Sequence[int], num_classes: int, sites: str | Sequence[str]
+) -> Swap:
+    """Which activations of a foreign network would be swapped; it is neither trained nor proved.
+
+    The network is built and run on the meta device, which takes neither memory nor time, if it can be.
+
+    Raises:
+        ValueError: The network cannot be built or run for such inputs, or its sites cannot be known.
+    """
+    problem: Exception | None = None
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), torch.random.fork_rng(devices=()):
+                built = network(input_shape=tuple(input_shape), num_classes=num_classes)
+                batch = torch.zeros(2, *input_shape)
+                check_kind(built)
+                with torch.no_grad():
+                    built.eval()(batch)  # which makes the parameters of lazy layers
+            return examine(built, [batch], sites)
+        except SwapError:
+            raise
+        except Exception as error:  # users' classes raise errors of any kind
+            problem = error
+    raise ValueError(f"it fails for inputs of shape {tuple(input_shape)}: {' '.join(str(problem).split())}")
 
 
 def compared_modules(network: nn.Module) -> Iterator[nn.Module]:

@@ -13,6 +13,7 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from actbench.networks.copies import no_kept_tensors
 from actbench.networks.sites import Role, Site, find_sites, replayed, site_counts
 from actbench.networks.swap import SwappedNetwork, SwapPlan, swap_plan
 from actbench.networks.tracing import MODULE, Key, SwapError, Trace, function_name, record_forward
@@ -62,6 +63,12 @@ class SwapCertificate(NamedTuple):
     @property
     def text(self) -> str:
         """One line: ``49 of 65 sites swapped: 49 hidden; kept 16 gates; proved in train and eval``."""
+        proved = f"proved in {' and '.join(self.proved)}" if self.proved else "not proved"
+        return f"{self.counts}; {proved}"
+
+    @property
+    def counts(self) -> str:
+        """How many sites are swapped and kept, by role."""
         swapped, kept = (
             ", ".join(
                 f"{number} {'gate' if (role, number) == ('gate', 1) else WORDS[role]}"
@@ -70,9 +77,7 @@ class SwapCertificate(NamedTuple):
             for state in (True, False)
         )
         number = sum(site.swapped for site in self.sites)
-        parts = [f"{number} of {len(self.sites)} sites swapped: {swapped}", f"kept {kept}" if kept else ""]
-        parts.append(f"proved in {' and '.join(self.proved)}" if self.proved else "not proved")
-        return "; ".join(part for part in parts if part)
+        return f"{number} of {len(self.sites)} sites swapped: {swapped or 'none'}{kept and f'; kept {kept}'}"
 
     def to_dict(self) -> dict[str, Any]:
         """The certificate in plain values."""
@@ -81,14 +86,24 @@ class SwapCertificate(NamedTuple):
 
 
 class Swap(NamedTuple):
-    """How activations are put into a network: the plan, the number of activations, and the certificate."""
+    """How activations are put into a network.
+
+    Args:
+        plan: Which calls are intercepted.
+        number: Number of activations.
+        certificate: What is swapped, in words.
+        modes: For each of `MODES`, a trace and the swapped sites in it.
+        problem: Why the network cannot be swapped so; "" if it can.
+    """
 
     plan: SwapPlan
     number: int
     certificate: SwapCertificate
+    modes: tuple[tuple[Trace, dict[int, Site]], ...]
+    problem: str
 
 
-def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequence[str]) -> tuple[Swap, list[Any]]:
+def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequence[str]) -> Swap:
     """Find a network's sites and choose those to swap; nothing is proved.
 
     Args:
@@ -96,11 +111,8 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         inputs: Batches that differ in their values.
         patterns: ``hidden``, ``all``, or patterns of names of sites.
 
-    Returns:
-        The swap, and for each mode its trace and its sites that are swapped.
-
     Raises:
-        SwapError: The network cannot be swapped.
+        SwapError: The sites cannot be known, or a pattern meets none.
     """
     check_kind(network)
     traces, found = [], list[dict[Key, Site]]()
@@ -119,26 +131,30 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
     network.train()
     both = {**found[0], **{key: site for key, site in found[1].items() if key not in found[0]}}
     names = site_names(list(both))
-    lines = []
-    chosen = list[Key]()
-    asked = chosen_names([*names.values()], patterns, title(network)) if not is_role(patterns) else set[str]()
+    asked = set[str]() if patterns in ("hidden", "all") else chosen_names([*names.values()], patterns, title(network))
+    lines, chosen, problem = [], list[Key](), ""
     for key, site in both.items():
         modes = tuple(mode for mode, sites in zip(MODES, found, strict=True) if key in sites)
         swapped, reason = decide(site, names[key], patterns, asked, modes)
+        why_not = refusal(site, modes, [sites.get(key) for sites in found]) if swapped else ""
+        if why_not:
+            swapped, reason = False, why_not
+            problem = problem or (
+                f"{title(network)}: {names[key]} ({site.text}) cannot be swapped: {why_not}; leave it out with "
+                "patterns of --model.sites"
+            )
         if swapped:
-            check_swappable(title(network), names[key], site, modes, [sites.get(key) for sites in found])
             chosen.append(key)
         lines.append(SiteLine(names[key], site.text, site.in_place, site.role, modes, swapped, reason))
-    if not chosen:
-        roles = ", ".join(f"{number} {WORDS[role]}" for role, number in site_counts(s.role for s in lines).items())
-        raise SwapError(f"{title(network)} has no hidden site to swap; it has {roles or 'no activation at all'}")
+    if not chosen and not problem:
+        counts = site_counts(site.role for site in both.values())
+        has = ", ".join(f"{number} {WORDS[role]}" for role, number in counts.items())
+        problem = f"{title(network)} has no hidden site to swap; it has {has or 'no activation at all'}"
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    plan = swap_plan([both[key] for key in chosen], traces)
-    swap = Swap(plan, len(chosen), SwapCertificate(tuple(lines), parameters, ()))
-    return swap, [
-        (trace, {index: sites[key] for index, key in enumerate(chosen) if key in sites})
-        for trace, sites in zip(traces, found, strict=True)
-    ]
+    sites = [both[key] for key in chosen]
+    numbered = [{index: each[key] for index, key in enumerate(chosen) if key in each} for each in found]
+    certificate = SwapCertificate(tuple(lines), parameters, ())
+    return Swap(swap_plan(sites, traces), len(sites), certificate, tuple(zip(traces, numbered, strict=True)), problem)
 
 
 def title(network: nn.Module) -> str:
@@ -161,7 +177,7 @@ def check_kind(network: nn.Module) -> None:
 
 def recorded_forward(network: nn.Module, batch: Tensor, mode: str) -> Trace:
     """A recorded forward pass that returns one tensor."""
-    with global_stream(0, "dropout"):
+    with global_stream(0, "dropout"), no_kept_tensors(network):
         trace, output = record_forward(network, batch)
     if not isinstance(output, Tensor):
         fields = getattr(output, "_fields", ())
@@ -181,11 +197,6 @@ def site_names(keys: Sequence[Key]) -> dict[Key, str]:
         seen[key.path] += 1
         names[key] = f"{key.path or '.'}{number}"
     return names
-
-
-def is_role(patterns: str | Sequence[str]) -> bool:
-    """Whether the choice of sites is by role."""
-    return patterns in ("hidden", "all")
 
 
 def chosen_names(names: Sequence[str], patterns: str | Sequence[str], network: str) -> set[str]:
@@ -215,21 +226,17 @@ def decide(
     return (True, "met by a pattern") if name in asked else (False, "met by no pattern")
 
 
-def check_swappable(network: str, name: str, site: Site, modes: Sequence[str], both: Sequence[Site | None]) -> None:
-    """Raise SwapError for a site that is chosen and cannot be swapped."""
-    problem = ""
+def refusal(site: Site, modes: Sequence[str], both: Sequence[Site | None]) -> str:
+    """Why a site that is chosen cannot be swapped; "" if it can."""
     if site.fixed:
-        problem = f"it is {site.fixed}"
-    elif any(call.checkpointed for call in site.calls):
-        problem = "it is checkpointed, and would be computed again without the swap"
-    elif len(modes) == 1:
-        problem = f"it is called in {modes[0]} only"
-    elif len({tuple(call.key for call in site.calls) for site in both if site}) > 1:
-        problem = "it is another function in eval than in train"
-    if problem:
-        raise SwapError(
-            f"{network}: {name} ({site.text}) cannot be swapped: {problem}; leave it out with patterns of --model.sites"
-        )
+        return f"it is {site.fixed}"
+    if any(call.checkpointed for call in site.calls):
+        return "it is checkpointed, and would be computed again without the swap"
+    if len(modes) == 1:
+        return f"it is called in {modes[0]} only"
+    if len({tuple(call.key for call in each.calls) for each in both if each}) > 1:
+        return "it is another function in eval than in train"
+    return ""
 
 
 # --- proofs ---
@@ -288,12 +295,15 @@ class Watch(TorchFunctionMode):
         return func(*args, **kwargs or {})
 
 
-def prove(network: nn.Module, inputs: Tensor, swap: Swap, modes: Sequence[tuple[Trace, dict[int, Site]]]) -> Swap:
-    """The swap with its proofs in the certificate; see `SwapCertificate`.
+def prove(network: nn.Module, inputs: Tensor, swap: Swap) -> SwapCertificate:
+    """The certificate of a swap with its proofs; see `SwapCertificate`.
 
     Raises:
         SwapError: A proof failed; the message names the mode, and the site if it is known.
     """
+    if swap.problem:
+        raise SwapError(swap.problem)
+    modes = swap.modes
     state, name = copy.deepcopy(network.state_dict()), title(network)
     names = site_names([site.key for site in modes[0][1].values()])
     for mode, (trace, sites) in zip(MODES, modes, strict=True):
@@ -309,7 +319,7 @@ def prove(network: nn.Module, inputs: Tensor, swap: Swap, modes: Sequence[tuple[
                 "others cannot be"
             )
         markers = [Marker() for _ in range(swap.number)]
-        with torch.no_grad(), global_stream(0, "dropout"), Watch() as watch:
+        with torch.no_grad(), global_stream(0, "dropout"), no_kept_tensors(network), Watch() as watch:
             SwappedNetwork(network, markers, swap.plan)(inputs)
         network.load_state_dict(state)
         for index, marker in enumerate(markers):
@@ -329,7 +339,7 @@ def prove(network: nn.Module, inputs: Tensor, swap: Swap, modes: Sequence[tuple[
                     f"in, not {expected[function]} times"
                 )
     network.train()
-    return swap._replace(certificate=swap.certificate._replace(proved=MODES))
+    return swap.certificate._replace(proved=MODES)
 
 
 def outputs_and_gradients(module: nn.Module, network: nn.Module, inputs: Tensor) -> list[Tensor | None]:
@@ -337,7 +347,7 @@ def outputs_and_gradients(module: nn.Module, network: nn.Module, inputs: Tensor)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.grad = None
-    with torch.enable_grad(), global_stream(0, "dropout"):
+    with torch.enable_grad(), global_stream(0, "dropout"), no_kept_tensors(network):
         output = module(inputs.clone())
         weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
         if output.requires_grad:

@@ -82,7 +82,7 @@ class Spec:
         """Build a fresh object."""
         arguments = dict(self.init_args)
         if any(isinstance(value, Namespace | list) for value in arguments.values()):  # which may hold classes
-            parser, names = arguments_parser(self.cls, self.given)
+            parser, names = arguments_parser(self.cls, self.skipped)
             named = Namespace({name: value for name, value in arguments.items() if name in names})  # type: ignore[no-untyped-call]
             arguments |= vars(parser.instantiate_classes(named))
         return self.cls(*args, **kwargs, **arguments)
@@ -169,7 +169,10 @@ class Spec:
             problem = f"unexpected {', '.join(map(str, unknown))}" if unknown else f"missing {', '.join(missing)}"
             accepted = ", ".join(named) or "none"
             raise ValueError(f"{self.kind} {self.class_path}: {problem} in init_args; accepted: {accepted}")
-        parser, names = arguments_parser(self.cls, self.given)
+        names = arguments_parser(self.cls, self.given)[1]
+        # What **kwargs are passed on to keeps its own defaults.
+        self.skipped = (*self.given, *sorted(names - parameters.keys() - arguments.keys()))
+        parser, names = arguments_parser(self.cls, self.skipped)
         typed = {name: value for name, value in arguments.items() if name in names}
         try:
             bound = vars(parser.parse_object(typed))
@@ -177,8 +180,6 @@ class Spec:
             problem = readable_error(str(error)).removeprefix("--")
             raise ValueError(f"{self.kind} {self.class_path}: {problem}") from error
         correct_arguments(self.cls, bound, typed)
-        # Defaults of what **kwargs are passed on to are left to it.
-        bound = {name: value for name, value in bound.items() if name in parameters or name in typed}
         bound |= {name: value for name, value in arguments.items() if name not in typed}
         self.raw = {"init_args": arguments}
         defaults = {name: parameter.default for name, parameter in parameters.items()}
@@ -193,11 +194,11 @@ class Spec:
 
 
 @cache
-def arguments_parser(cls: type, given: tuple[str, ...]) -> tuple[ArgumentParser, frozenset[str]]:
-    """Parser of a class's arguments except those ``given`` by the spec's caller, and the names that it parses."""
+def arguments_parser(cls: type, skipped: tuple[str, ...]) -> tuple[ArgumentParser, frozenset[str]]:
+    """Parser of the arguments of a class or function except those that are skipped, and the names that it parses."""
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if isinstance(cls, type) else parser.add_function_arguments
-    add(cls, skip=set(given), fail_untyped=False)
+    add(cls, skip=set(skipped), fail_untyped=False)
     return parser, frozenset(action.dest for action in parser._actions)
 
 
