@@ -34,7 +34,6 @@ recurrent: it is inside of a fused recurrent layer.
 ROLES: tuple[Role, ...] = get_args(Role)
 
 SOFTMAX = bare_names("softmax log_softmax softmin gumbel_softmax")
-BOUNDED = bare_names("sigmoid expit hardsigmoid tanh hardtanh relu6 softsign clamp clip")
 CLAMPS = bare_names("clamp clip clamp_min")  # activations if they cut off what is below 0
 ACTIVATIONS = (
     SOFTMAX
@@ -232,7 +231,7 @@ def find_sites(trace: Trace) -> list[Site]:
         elif base == "glu":
             role = "gate"
         else:
-            role = flow.role(output, bounded=is_bounded(root, calls, trace))
+            role = flow.role(output, bounded=is_bounded(root, calls, flow))
         written = calls[-1].in_place and order[id(calls[-1])] in trace.stale
         sites.append(Site(root, calls, role, written, flow.reaches_output(output)))
     return sites
@@ -287,17 +286,15 @@ def slope(root: Value, calls: Sequence[Call], trace: Trace) -> float | None:
     return None if output is None else float(output[0]) / FAR
 
 
-def is_bounded(root: Value, calls: Sequence[Call], trace: Trace) -> bool:
-    """Whether an activation's output stays small for large inputs."""
-    if len(calls) == 1 and not isinstance(calls[0].func, nn.Module):
-        return calls[0].base in BOUNDED and (calls[0].base not in ("clamp", "clip") or has_upper(calls[0]))
-    output = values_at(torch.tensor([-FAR, FAR], dtype=torch.float64), root, calls, trace)
-    return output is not None and bool((output.abs() < FAR / 4).all())
-
-
-def has_upper(call: Call) -> bool:
-    """Whether a clamp has an upper limit."""
-    return call.kwargs.get("max") is not None or len(call.args) > 2
+def is_bounded(root: Value, calls: Sequence[Call], flow: Flow) -> bool:
+    """Whether an activation's output stays within 2 for large inputs, also times a number: ``relu6(x + 3) / 6``."""
+    readers = flow.readers[calls[-1].outputs[0]]
+    scaled = [(*calls, call) for call in readers if call.base in ("mul", "div") and len(flow.data(call)) == 1]
+    for each in (calls, *scaled):
+        output = values_at(torch.tensor([-FAR, FAR], dtype=torch.float64), root, each, flow.trace)
+        if output is not None and (output.abs() <= 2).all():
+            return True
+    return False
 
 
 def is_nonlinear(root: Value, calls: Sequence[Call], trace: Trace) -> bool:
