@@ -82,7 +82,7 @@ class SwapCertificate(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """The certificate in plain values."""
         sites = [{**site._asdict(), "modes": list(site.modes)} for site in self.sites]
-        return {"sites": sites, "parameters": self.parameters, "proved": list(self.proved)}
+        return {"text": self.text, "parameters": self.parameters, "proved": list(self.proved), "sites": sites}
 
 
 class Swap(NamedTuple):

@@ -31,8 +31,8 @@ def rehearse(
 
     Args:
         plan: What a study wants.
-        say: Gets a line for any two arms whose activations give the same outputs, bit for bit, and for arms that no
-            stack can train.
+        say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
+            can train, and for a network that activations are swapped into.
         engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
 
     Returns:
@@ -61,6 +61,9 @@ def rehearse(
             raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
         epoch_steps[cell.hash] = watch.epoch_steps
         model = cell.config["model"]
+        if watch.swap and (line := f"{network}: {watch.swap}") not in reported:
+            reported.add(line)
+            say(line)
         kind = kind_of(cell)
         engines.setdefault(kind, watch.engine)
         if engines[kind].name != watch.engine.name:
@@ -105,6 +108,7 @@ class Rehearsal(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = cast(Classifier, pl_module)
         self.engine = ChosenEngine(classifier.engine.name, str(classifier.engine_reason))
+        self.swap = classifier.swap.text if classifier.swap else ""
         network = classifier.engine.replicate(0)
         zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
         if not calls_activation(network, zeros):

@@ -18,7 +18,7 @@ from typing_extensions import override
 from actbench import __version__
 from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
-from actbench.networks import build_network
+from actbench.networks import SwapCertificate, build_network
 from actbench.seeding import varying_sources
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, preflight
@@ -111,6 +111,7 @@ class Classifier(LightningModule):
 
         build = partial(build_network, self.network_spec, self.activation, num_classes=num_classes, sites=sites)
         networks = [build(input_shape=self.input_shape, seed=seed) for seed in self.seeds]
+        self.swap: SwapCertificate | None = getattr(networks[0], "certificate", None)
         if engine == "sequence" and stack_width is not None:
             raise ValueError("stack_width is of the stack; leave it out, or set engine to stack")
         self.stack_width = stack_width
@@ -192,6 +193,8 @@ class Classifier(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
+        if self.swap:
+            rank_zero_info(self.swap.text)
         preflight.check_precision(self.trainer, len(self.seeds))
         preflight.check_plateau(self.trainer, self.trainer.max_epochs, self.trainer.check_val_every_n_epoch)
         data = checkpoints.describe_data(getattr(self.trainer, "datamodule", None))
