@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
-from actbench.networks.certificate import Swap, SwapCertificate, check_kind, examine, prove
+from actbench.networks.certificate import Swap, SwapCertificate, check_kind, examine
 from actbench.networks.copies import copy_network
+from actbench.networks.proof import prove
 from actbench.networks.swap import SwappedNetwork, SwapPlan
 from actbench.networks.tracing import SwapError
 from actbench.seeding import global_stream

@@ -1,22 +1,19 @@
-"""Which activations of a network are swapped, and the proof that they are."""
+"""Which activations of a network are swapped, and why."""
 
-import copy
 import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.overrides import TorchFunctionMode
-from typing_extensions import override
 
 from actbench.networks.copies import no_kept_tensors
-from actbench.networks.sites import Role, Site, find_sites, replayed, site_counts
-from actbench.networks.swap import SwappedNetwork, SwapPlan, swap_plan
-from actbench.networks.tracing import MODULE, Key, SwapError, Trace, function_name, record_forward
+from actbench.networks.sites import Role, Site, find_sites, site_counts
+from actbench.networks.swap import SwapPlan, swap_plan
+from actbench.networks.tracing import Key, SwapError, Trace, record_forward
 from actbench.seeding import global_stream
 
 MODES = ("train", "eval")
@@ -129,7 +126,7 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         traces.append(recorded[0])
         found.append(by_input[0])
     network.train()
-    both = {**found[0], **{key: site for key, site in found[1].items() if key not in found[0]}}
+    both = {key: in_any_mode([sites[key] for sites in found if key in sites]) for key in found[0] | found[1]}
     names = site_names(list(both))
     asked = set[str]() if patterns in ("hidden", "all") else chosen_names([*names.values()], patterns, title(network))
     lines, chosen, problem = [], list[Key](), ""
@@ -178,7 +175,7 @@ def check_kind(network: nn.Module) -> None:
 def recorded_forward(network: nn.Module, batch: Tensor, mode: str) -> Trace:
     """A recorded forward pass that returns one tensor."""
     with global_stream(0, "dropout"), no_kept_tensors(network):
-        trace, output = record_forward(network, batch)
+        trace, output = record_forward(network, batch, gradients=mode == "train")
     if not isinstance(output, Tensor):
         fields = getattr(output, "_fields", ())
         advice = ": set aux_logits to false" if any("aux" in name for name in fields) else ""
@@ -226,6 +223,17 @@ def decide(
     return (True, "met by a pattern") if name in asked else (False, "met by no pattern")
 
 
+def in_any_mode(sites: Sequence[Site]) -> Site:
+    """A site as it is in several modes, with all that has to be kept in any of them."""
+    return replace(
+        sites[0],
+        reaches=any(site.reaches for site in sites),
+        written=any(site.written for site in sites),
+        input_changes=any(site.input_changes for site in sites),
+        output_changes=any(site.output_changes for site in sites),
+    )
+
+
 def refusal(site: Site, modes: Sequence[str], both: Sequence[Site | None]) -> str:
     """Why a site that is chosen cannot be swapped; "" if it can."""
     if site.fixed:
@@ -237,129 +245,3 @@ def refusal(site: Site, modes: Sequence[str], both: Sequence[Site | None]) -> st
     if len({tuple(call.key for call in each.calls) for each in both if each}) > 1:
         return "it is another function in eval than in train"
     return ""
-
-
-# --- proofs ---
-
-
-class OwnActivation(nn.Module):
-    """A network's own activation at a site, as it was recorded, to be swapped in for a proof."""
-
-    def __init__(self, site: Site, trace: Trace) -> None:
-        super().__init__()
-        self.compute: Callable[[Tensor], Tensor] = lambda x: replayed(x, site.root, site.calls, trace)
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return self.compute(x)
-
-
-class Marker(nn.Module):
-    """An activation that counts its calls, and returns a copy of its input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        marked: Tensor = MarkedCopy.apply(x)
-        return marked
-
-
-class MarkedCopy(Function):
-    """A copy by a function that no network calls."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
-
-
-class Watch(TorchFunctionMode):
-    """Counts the calls of functions that reach torch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = Counter[str]()
-
-    @override
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.calls[function_name(func)] += 1
-        return func(*args, **kwargs or {})
-
-
-def prove(network: nn.Module, inputs: Tensor, swap: Swap) -> SwapCertificate:
-    """The certificate of a swap with its proofs; see `SwapCertificate`.
-
-    Raises:
-        SwapError: A proof failed; the message names the mode, and the site if it is known.
-    """
-    if swap.problem:
-        raise SwapError(swap.problem)
-    modes = swap.modes
-    state, name = copy.deepcopy(network.state_dict()), title(network)
-    names = site_names([site.key for site in modes[0][1].values()])
-    for mode, (trace, sites) in zip(MODES, modes, strict=True):
-        network.train(mode == "train")
-        own = SwappedNetwork(network, [OwnActivation(sites[index], trace) for index in range(swap.number)], swap.plan)
-        results = []
-        for module in (network, own):
-            results.append(outputs_and_gradients(module, network, inputs))
-            network.load_state_dict(state)
-        if not all(map(equal, *results)):
-            raise SwapError(
-                f"{name} gives other outputs or gradients in {mode} when its own activations are swapped in, so that "
-                "others cannot be"
-            )
-        markers = [Marker() for _ in range(swap.number)]
-        with torch.no_grad(), global_stream(0, "dropout"), no_kept_tensors(network), Watch() as watch:
-            SwappedNetwork(network, markers, swap.plan)(inputs)
-        network.load_state_dict(state)
-        for index, marker in enumerate(markers):
-            if marker.calls != 1:
-                where = names[sites[index].key]
-                raise SwapError(
-                    f"{name}: an activation swapped into {where} ran {marker.calls} times in {mode}, not once"
-                )
-        expected = Counter[str]()
-        for (_, function), number in trace.turns.items():
-            expected[function] += number
-        expected.subtract(sites[index].key.name for index in range(swap.number))
-        for function in swap.plan.names - {MODULE}:
-            if watch.calls[function] != expected[function]:
-                raise SwapError(
-                    f"{name} called {function} {watch.calls[function]} times in {mode} when activations were swapped "
-                    f"in, not {expected[function]} times"
-                )
-    network.train()
-    return swap.certificate._replace(proved=MODES)
-
-
-def outputs_and_gradients(module: nn.Module, network: nn.Module, inputs: Tensor) -> list[Tensor | None]:
-    """Output of a module, and the gradients of the network's parameters."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.grad = None
-    with torch.enable_grad(), global_stream(0, "dropout"), no_kept_tensors(network):
-        output = module(inputs.clone())
-        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
-        if output.requires_grad:
-            (output * weights).sum().backward()
-    gradients = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    return [output.detach(), *gradients]
-
-
-def equal(a: Tensor | None, b: Tensor | None) -> bool:
-    """Whether two tensors are equal bit for bit, where NaN equals NaN."""
-    if a is None or b is None:
-        return a is b
-    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)

@@ -21,6 +21,7 @@ from actbench.networks.tracing import (
     Value,
     bare_names,
     base_name,
+    storage,
 )
 
 Role = Literal["hidden", "glu", "gate", "softmax", "head", "recurrent"]
@@ -60,15 +61,19 @@ class Site:
         root: Its input.
         calls: Its calls in order: one, or those of an activation that is composed by hand.
         role: What it is for.
-        written: Whether the input's memory, which it changes, is read afterwards.
         reaches: Whether the network's output depends on it.
+        written: Whether the input's memory, which it changes, is read afterwards.
+        input_changes: Whether the input is changed in place later on, so that an activation must not keep it.
+        output_changes: The same of the output.
     """
 
     root: Value
     calls: tuple[Call, ...]
     role: Role
-    written: bool
     reaches: bool
+    written: bool
+    input_changes: bool
+    output_changes: bool
 
     @property
     def key(self) -> Key:
@@ -221,6 +226,7 @@ def find_sites(trace: Trace) -> list[Site]:
     order = {id(call): index for index, call in enumerate(trace.calls)}
     found.sort(key=lambda site: order[id(site[1][-1])])
     sites = []
+    changes = [(order[id(call)], changed_memory(call, trace)) for call in trace.calls if call.in_place]
     for root, calls in found:
         output, base = calls[-1].outputs[0], calls[-1].base
         role: Role
@@ -232,9 +238,28 @@ def find_sites(trace: Trace) -> list[Site]:
             role = "gate"
         else:
             role = flow.role(output, bounded=is_bounded(root, calls, flow))
-        written = calls[-1].in_place and order[id(calls[-1])] in trace.stale
-        sites.append(Site(root, calls, role, written, flow.reaches_output(output)))
+        start, end = order[id(calls[0])], order[id(calls[-1])]
+        later = {
+            memory for index, memory in changes if index > end or (index > start and trace.calls[index] not in calls)
+        }
+        source = set[int]() if calls[-1].in_place else {storage(trace.tensors[root])}
+        sites.append(
+            Site(
+                root,
+                calls,
+                role,
+                reaches=flow.reaches_output(output),
+                written=calls[-1].in_place and end in trace.stale,
+                input_changes=bool(source & later),
+                output_changes=storage(trace.tensors[output]) in later,
+            )
+        )
     return sites
+
+
+def changed_memory(call: Call, trace: Trace) -> int:
+    """The memory that a call in place changes."""
+    return storage(trace.tensors[call.outputs[0]])
 
 
 # --- activations that are composed by hand ---

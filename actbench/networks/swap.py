@@ -29,7 +29,8 @@ class Action(NamedTuple):
         site: Index of the site among those that are swapped.
         argument: Position or name of the argument that is the activation's input; None where it is not needed.
         ends: Whether the call gives the site's output, so that the activation runs in its place.
-        kept: Whether the input has to be copied, because it is changed before it is used.
+        kept: Whether the input has to be copied, because it is changed before or after it is used.
+        copied: Whether the output has to be copied, because it is changed later on.
         written: Whether the output is written into the input's memory, which is read afterwards.
     """
 
@@ -37,6 +38,7 @@ class Action(NamedTuple):
     argument: int | str | None
     ends: bool
     kept: bool
+    copied: bool
     written: bool
 
 
@@ -54,12 +56,12 @@ def swap_plan(sites: Sequence[Site], traces: Iterable[Trace]) -> SwapPlan:
     for index, site in enumerate(sites):
         first = next(call for call in site.calls if site.root in call.inputs)
         last = site.calls[-1]
-        changes = any(call.in_place for call in site.calls[:-1])
+        kept = site.written or site.input_changes or any(call.in_place for call in site.calls[:-1])
         place: int | str | None = argument_of(site.root, first.args, first.kwargs)
         if first is not last:
-            actions[first.key] = Action(index, place, ends=False, kept=changes, written=False)
+            actions[first.key] = Action(index, place, ends=False, kept=kept, copied=False, written=False)
             place = None
-        actions[last.key] = Action(index, place, ends=True, kept=site.written, written=site.written)
+        actions[last.key] = Action(index, place, True, kept, copied=site.output_changes, written=site.written)
     turns = Counter[tuple[str, str]]()
     for trace in traces:
         turns |= trace.turns
@@ -151,10 +153,11 @@ class Interception(TorchFunctionMode):
         self.turns[path, name] += 1
         return Key(path, name, self.turns[path, name] - 1)
 
-    def activate(self, action: Action) -> Any:
+    def activate(self, action: Action) -> Tensor:
         """The output of a site's activation."""
         self.reached += 1
-        return self.activations[action.site](self.inputs.pop(action.site))
+        output: Tensor = self.activations[action.site](self.inputs.pop(action.site))
+        return output.clone() if action.copied else output
 
     def left(self, module: nn.Module, path: str, args: Any, output: Any) -> Any:
         """The output of a module that is swapped as a whole; None leaves the module's own."""
@@ -166,7 +169,7 @@ class Interception(TorchFunctionMode):
         action = self.plan.actions.get(key)
         if action is None:
             return None
-        self.inputs[action.site] = args[0]
+        self.inputs[action.site] = args[0].clone() if action.kept else args[0]
         self.paused = True
         try:
             return self.activate(action)

@@ -318,7 +318,7 @@ class Recorder(TorchFunctionMode):
         self.trace.calls.append(Call(key, module, (value,), {}, (value,), (made,), changed, is_checkpointed()))
 
 
-def record_forward(network: nn.Module, inputs: Tensor) -> tuple[Trace, Any]:
+def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True) -> tuple[Trace, Any]:
     """The calls of one forward pass of a network in its present mode, and its output."""
     recorder = Recorder(network)
     recorder.know(inputs, "input")
@@ -331,7 +331,11 @@ def record_forward(network: nn.Module, inputs: Tensor) -> tuple[Trace, Any]:
     names = module_names(network)
     Function.apply = classmethod(apply)
     try:
-        with torch.enable_grad(), followed_modules(names, recorder.stack, recorder.left, recorder.entered), recorder:
+        with (
+            torch.set_grad_enabled(gradients),
+            followed_modules(names, recorder.stack, recorder.left, recorder.entered),
+            recorder,
+        ):
             output = network(inputs)
     finally:
         if own:

@@ -93,6 +93,33 @@ class Residual(Base):
         return x + self.second(self.relu(x))
 
 
+class InputChanges(Base):
+    """What autograd allows for tanh, but not for an activation whose gradient needs the input."""
+
+    def middle(self, x):
+        x = x * 1
+        y = torch.tanh(x)
+        x.add_(1)
+        return y + x
+
+
+class OutputChanges(Base):
+    """What autograd allows for hardswish, but not for an activation whose gradient needs the output."""
+
+    def middle(self, x):
+        y = F.hardswish(x)
+        y[:, 0].mul_(2)
+        return y
+
+
+class ForInference(Base):
+    """Code that torch cannot differentiate, in evaluation."""
+
+    def middle(self, x):
+        x = F.relu(x)
+        return x if self.training else torch.from_numpy(x.numpy() * 1)
+
+
 class Attribute(Base):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
@@ -245,6 +272,8 @@ EXPECTED: dict[type, Callable] = {
     Statement: lambda net, act, x: act(x),
     Slice: lambda net, act, x: torch.cat([act(x[:, :2]), x[:, 2:]], 1),
     Residual: lambda net, act, x: act(x) + net.second(act(x)),
+    InputChanges: lambda net, act, x: act(x) + x + 1,
+    OutputChanges: lambda net, act, x: torch.cat([act(x[:, :1]) * 2, act(x[:, 1:])], 1),
     Attribute: lambda net, act, x: act(act(x)) + act(x),
     Reused: lambda net, act, x: act(net.block[0](act(net.block[0](act(net.block[0](x)))))),
     SwishByHand: lambda net, act, x: act(x),
@@ -290,6 +319,12 @@ def test_every_call_has_an_activation_of_its_own(cls):
     assert len({id(module) for module in network.activations}) == len(network.activations)
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Softplus])
+@pytest.mark.parametrize("cls", [InputChanges, OutputChanges, Statement, Slice, Residual, SwishInPlace])
+def test_autograd_takes_any_activation_where_memory_is_changed(cls, activation):
+    swapped(cls, activation)(torch.randn(4, *SHAPE)).square().sum().backward()
+
+
 def test_an_encoder_layer_is_swapped_in_evaluation_too():
     network = swapped(Attention, nn.SiLU)
     own, inputs = network.network, torch.randn(4, *SHAPE)
@@ -301,6 +336,12 @@ def test_an_encoder_layer_is_swapped_in_evaluation_too():
         torch.testing.assert_close(network.eval()(inputs), plain.eval()(inputs))
 
     assert roles(network) == {"hidden": 1, "softmax": 1}
+
+
+def test_code_for_inference_alone_is_swapped_too():
+    network, inputs = swapped(ForInference, nn.Tanh), torch.randn(4, *SHAPE)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(inputs), network.train()(inputs))
 
 
 def test_a_lazy_network_is_swapped():
