@@ -44,7 +44,7 @@ def make_network(width: int = 4, **others) -> nn.Module:
     return Small(width, **others)
 
 
-def make_what(num_classes: int):
+def make_unsaid(num_classes: int):
     """A function that does not say what it returns."""
     return Small(4, num_classes)
 
@@ -146,14 +146,32 @@ def test_functions_of_others_are_run_only_if_trusted(tmp_path):
     assert read_checkpoint(path, trust=["test_swapped"])
 
 
-@pytest.mark.parametrize("function", ["torchvision.datasets.utils.download_url", "torchvision.io.write_file"])
-def test_no_function_that_makes_no_network_is_run_for_a_checkpoint(tmp_path, function):
+def test_a_function_that_says_nothing_is_found_again(tmp_path):
+    model, path = fitted(tmp_path, 1, network="test_swapped.make_unsaid")
+    images = torch.rand(5, 1, 8, 8)
+
+    loaded = Classifier.load_from_checkpoint(str(path), trust=["test_swapped"])
+
+    assert torch.equal(loaded.eval()(images), model.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        ("torchvision.datasets.utils.download_url", {"url": "x", "root": "."}, "makes no network of torchvision's"),
+        ("torchvision.models.get_model", {"name": "fcn_resnet50"}, "makes no network of torchvision's"),
+        ("torchvision.models.detection.fasterrcnn_resnet50_fpn", {}, "makes no network of torchvision's"),
+        ("actbench.cli.main", {"args": ["fit"]}, "makes no network of torchvision's"),
+        ("torchvision.models.resnet18", {"weights": "DEFAULT"}, "would download the weights"),
+    ],
+)
+def test_a_checkpoint_runs_no_function_that_nobody_named_and_downloads_nothing(tmp_path, function, arguments, message):
     path = fitted(tmp_path, 1, network=NETWORK)[1]
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["actbench"]["model"]["network"] = {"class_path": function, "init_args": {}}
+    checkpoint["actbench"]["model"]["network"] = {"class_path": function, "init_args": arguments}
     torch.save(checkpoint, path)
 
-    with pytest.raises(CheckpointError, match="does not say that it returns a network"):
+    with pytest.raises(CheckpointError, match=message):
         read_checkpoint(path)
 
 
