@@ -27,6 +27,7 @@ KNOWN = {pl.String: "not known", pl.Int64: 1}
 BARE = {name: KNOWN.get(column.type) for name, column in COLUMNS.items()} | {
     "factors": "{}",
     "config": "{}",
+    "swap": None,
     "epoch_train_loss": [],
 }
 

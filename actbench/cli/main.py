@@ -31,6 +31,7 @@ COMMANDS = {
     "merge": "join studies that ran on several machines",
     "audit": "recompute a published table of means and spreads, and point out rows that cannot be right",
     "activations": "list the activations that can be compared",
+    "sites": "list where a network calls activations, and which of them a comparison would swap",
 }
 MODULES = {  # the module of actbench.cli that defines run_COMMAND; LightningCLI runs the other commands
     "export": "commands",
@@ -39,6 +40,7 @@ MODULES = {  # the module of actbench.cli that defines run_COMMAND; LightningCLI
     "merge": "commands",
     "audit": "audit",
     "activations": "commands",
+    "sites": "sites",
 }
 
 HELP = f"""\

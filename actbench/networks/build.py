@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,10 +11,16 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
+from actbench.networks.certificate import Swap, SwapCertificate, check_kind, examine
 from actbench.networks.copies import copy_network
+from actbench.networks.proof import prove
+from actbench.networks.swap import SwappedNetwork, SwapPlan
+from actbench.networks.tracing import SwapError
 from actbench.seeding import global_stream
 
 Activation = Callable[[], nn.Module]
+SWAPS: dict[Any, tuple[SwapPlan, SwapCertificate]] = {}  # that were proved in this process
+KEPT = 32  # of them
 MARK = "_is_compared"  # attribute of modules made by the activation's factory
 
 
@@ -24,30 +31,50 @@ def build_network(
     input_shape: Sequence[int],
     num_classes: int,
     seed: int,
+    sites: str | Sequence[str] = "hidden",
 ) -> nn.Module:
     """A network whose initial weights are drawn from the seed's ``init`` stream.
 
     Each activation is made in its own stream, so networks that differ only in
-    their activation start from the same weights.
+    their activation start from the same weights. A network with a true attribute
+    ``foreign`` is called without ``activation``, and the activation is swapped
+    into what it makes: see `SwappedNetwork`.
+
+    Args:
+        network: Makes a network.
+        activation: Makes a fresh activation at each call.
+        input_shape: Shape of an input, without the batch.
+        num_classes: Number of logits.
+        seed: Keys the initial weights.
+        sites: Of a foreign network, which activations to swap: ``hidden``, ``all``, or patterns of their paths.
 
     Raises:
-        ValueError: The network does not map such inputs to one logit per class, or never calls ``activation``.
+        ValueError: The network does not map such inputs to one logit per class, never calls ``activation``, or, as
+            SwapError, no activation can be swapped into it.
     """
-    sites, shape = count(), tuple(input_shape)
+    numbers, shape = count(), tuple(input_shape)
     name = getattr(getattr(network, "cls", network), "__name__", type(network).__name__)
+    foreign = getattr(network, "foreign", False)
+    if not foreign and sites != "hidden":
+        raise ValueError(f"--model.sites is for networks that others wrote: {name} takes the activation itself")
 
     def activation_at_site() -> nn.Module:
-        with global_stream(seed, "activation", next(sites)):
+        with global_stream(seed, "activation", next(numbers)):
             module = activation()
         setattr(module, MARK, True)
         return module
 
     try:
         with global_stream(seed, "init"):
-            built = network(activation=activation_at_site, input_shape=shape, num_classes=num_classes)
+            given = {} if foreign else {"activation": activation_at_site}
+            built = network(**given, input_shape=shape, num_classes=num_classes)
+            if foreign:
+                check_kind(built)
             lazy = any(map(is_lazy, (*built.parameters(), *built.buffers())))  # its first call makes its parameters
             with torch.no_grad():
                 logits = (built if lazy else copy_network(built)).eval()(torch.zeros(2, *shape))
+    except SwapError:
+        raise
     except Exception as error:  # users' classes raise errors of any kind
         raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}") from error
     if not isinstance(logits, Tensor):
@@ -57,9 +84,61 @@ def build_network(
             f"{name} maps inputs of shape {(2, *shape)} to {tuple(logits.shape)}, "
             f"which should be (2, {num_classes}): one logit per class"
         )
-    if next(sites) == 0:
+    if foreign:
+        plan, certificate = proved_swap(network, built, shape, sites)
+        modules = [activation_at_site() for site in certificate.sites if site.swapped]
+        return SwappedNetwork(built, modules, plan, certificate).train()
+    if next(numbers) == 0:
         raise ValueError(f"{name} never calls its argument activation: it is the same network for every activation")
     return built.train()
+
+
+def proved_swap(
+    network: Callable[..., nn.Module], built: nn.Module, input_shape: tuple[int, ...], sites: str | Sequence[str]
+) -> tuple[SwapPlan, SwapCertificate]:
+    """How activations are put into a network that was built; found and proved once for networks that are made alike."""
+    chosen = sites if isinstance(sites, str) else tuple(sites)
+    layout = tuple((path, type(module)) for path, module in built.named_modules())
+    key = (str(network), layout, input_shape, chosen)
+    if key not in SWAPS:
+        if len(SWAPS) >= KEPT:
+            del SWAPS[next(iter(SWAPS))]
+        probe = copy_network(built)
+        generator = torch.Generator().manual_seed(0)
+        inputs = [
+            torch.rand(2, *input_shape, generator=generator),
+            3 * torch.randn(2, *input_shape, generator=generator),
+        ]
+        swap = examine(probe, inputs, chosen)
+        SWAPS[key] = swap.plan, prove(probe, inputs[0], swap)
+    return SWAPS[key]
+
+
+def list_sites(
+    network: Callable[..., nn.Module], *, input_shape: Sequence[int], num_classes: int, sites: str | Sequence[str]
+) -> Swap:
+    """Which activations of a foreign network would be swapped; it is neither trained nor proved.
+
+    The network is built and run on the meta device, which takes neither memory nor time, if it can be.
+
+    Raises:
+        ValueError: The network cannot be built or run for such inputs, or its sites cannot be known.
+    """
+    problem: Exception | None = None
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), torch.random.fork_rng(devices=()):
+                built = network(input_shape=tuple(input_shape), num_classes=num_classes)
+                batch = torch.zeros(2, *input_shape)
+                check_kind(built)
+                with torch.no_grad():
+                    built.eval()(batch)  # which makes the parameters of lazy layers
+            return examine(built, [batch], sites)
+        except SwapError:
+            raise
+        except Exception as error:  # users' classes raise errors of any kind
+            problem = error
+    raise ValueError(f"it fails for inputs of shape {tuple(input_shape)}: {' '.join(str(problem).split())}")
 
 
 def compared_modules(network: nn.Module) -> Iterator[nn.Module]:

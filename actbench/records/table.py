@@ -73,6 +73,7 @@ COLUMNS = {
         pl.String, "stack, compiled stack or sequence, how replicates were trained; null before 0.2", True
     ),
     "engine_reason": Column(pl.String, "why by this engine, and whether recorded steps were replayed", True),
+    "swap": Column(pl.String, "JSON of what was swapped in someone's network; null if it takes the activation", True),
     "started": Column(pl.String, "when the fit started, UTC, ISO 8601", True),
     "actbench_version": Column(pl.String, "version of actbench", True),
     "torch_version": Column(pl.String, "version of torch", True),
@@ -83,7 +84,8 @@ COLUMNS = {
 }
 # Columns that a study adds.
 NAMES = {"arm": pl.String, "dataset_name": pl.String, "network_name": pl.String, "value": pl.Float64}
-ADDED = ("engine", "engine_reason")  # columns that records of earlier versions lack
+ADDED = ("engine", "engine_reason", "swap")  # columns that records of earlier versions lack
+JSON = ("factors", "config", "swap")  # columns of JSON objects
 NULLABLE = {
     *(f"{part}val_{name}" for part in ("", "epoch_") for name in ("accuracy", "loss", "ece")),
     *("diverged_epoch", "curve_x", "curve_y", "curve_slope", "order_fingerprint", "epoch_time_s", "examples_per_s"),
@@ -200,14 +202,14 @@ def check(table: pl.DataFrame) -> None:
 def check_texts(table: pl.DataFrame) -> None:
     """Raise a RecordError for strings that no training writes."""
     for name, dtype in table.schema.items():
-        if dtype == pl.String and name not in ("factors", "config"):
+        if dtype == pl.String and name not in JSON:
             texts = table[name].drop_nulls().unique()
             if not all(is_printable(text, LONGEST if name in NAMES else 1000) for text in texts):
                 raise RecordError(f"its column {name} has a text that is too long, or that cannot be printed")
     if not all(map(CELL.fullmatch, table["cell"].unique())):
         raise RecordError("its column cell has a value that is not the hash of a cell")
-    if not all(is_json(text) for name in ("factors", "config") for text in table[name].unique()):
-        raise RecordError("its columns factors and config have a value that is not a JSON object")
+    if not all(is_json(text) for name in JSON for text in table[name].drop_nulls().unique()):
+        raise RecordError(f"its columns {', '.join(JSON)} have a value that is not a JSON object")
 
 
 def check_lists(table: pl.DataFrame) -> None:

@@ -76,6 +76,7 @@ def page(results: StudyResults, *, name: str) -> str:
         tables=report_tables,
         texts={"md": "\n".join(map(markdown, report_tables)), "tex": "\n".join(map(latex, report_tables))},
         provenance=provenance.provenance_facts(results.table),
+        swaps=provenance.swaps(results.table),
         diverged=provenance.diverged_seeds(results.table),
         common=common,
         fits=fits,

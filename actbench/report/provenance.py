@@ -38,7 +38,14 @@ def distinct_values(table: pl.DataFrame, column: str) -> str:
 
 def provenance_facts(table: pl.DataFrame) -> list[tuple[str, str]]:
     """Versions, machine and code."""
-    return [(name, distinct_values(table, column)) for column, name in FACTS.items()]
+    facts = [(name, distinct_values(table, column)) for column, name in FACTS.items()]
+    return [*facts, *((f"activations of {network}", swap["text"]) for network, swap in swaps(table))]
+
+
+def swaps(table: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """What was swapped in each network that does not take the activation; see `actbench.networks.SwapCertificate`."""
+    distinct = table.select("network_name", "swap").drop_nulls().unique(maintain_order=True)
+    return [(network, json.loads(text)) for network, text in distinct.iter_rows()]
 
 
 def hardware(table: pl.DataFrame) -> str:

@@ -6,9 +6,10 @@ each call. Configs and checkpoints hold it in one canonical form.
 """
 
 import difflib
+import sys
 from collections.abc import Mapping
 from functools import cache, partial
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +32,14 @@ from actbench.specs.values import (
     to_plain,
 )
 
+OWN_ARGUMENTS = ("activation", "input_shape", "num_classes")  # of networks that are written for actbench
+CHANNELS = ("in_chans", "in_channels")
+FOLLOWING = ("num_classes", *CHANNELS)  # arguments of other networks that follow from the data
+FORWARDED = {"timm.create_model": ("num_classes", "in_chans"), "torchvision.models.get_model": ("num_classes",)}
+LISTS = {  # functions that make a network by its name: the argument, and a function that lists the names
+    "timm.create_model": ("model_name", "timm.list_models"),
+    "torchvision.models.get_model": ("name", "torchvision.models.list_models"),
+}
 PROVED: set[tuple[type, type, str]] = set()  # specs that were built once; building may take as long as a training step
 
 
@@ -73,7 +82,7 @@ class Spec:
         """Build a fresh object."""
         arguments = dict(self.init_args)
         if any(isinstance(value, Namespace | list) for value in arguments.values()):  # which may hold classes
-            parser, names = arguments_parser(self.cls, self.given)
+            parser, names = arguments_parser(self.cls, self.skipped)
             named = Namespace({name: value for name, value in arguments.items() if name in names})  # type: ignore[no-untyped-call]
             arguments |= vars(parser.instantiate_classes(named))
         return self.cls(*args, **kwargs, **arguments)
@@ -134,10 +143,17 @@ class Spec:
             try:
                 target = import_object(target)
             except Exception as error:
-                raise ValueError(f"cannot import {cls.kind} '{target}': {one_line(error)}") from error
+                paths = near_paths(target)
+                hint = f"; near it are {', '.join(paths)}" if paths else ""
+                raise ValueError(f"cannot import {cls.kind} '{target}': {one_line(error)}{hint}") from error
+        cls._check_kind(target)
+        return target, {}
+
+    @classmethod
+    def _check_kind(cls, target: Any) -> None:
+        """Raise a ValueError for an object that is not of the spec's kind."""
         if not isinstance(target, type) or not issubclass(target, cls.base):
             raise ValueError(f"{cls.kind} {target!r} is not a subclass of {public_path(cls.base)}")
-        return target, {}
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments with plain defaults written out, after checking them against the constructor's signature."""
@@ -153,7 +169,10 @@ class Spec:
             problem = f"unexpected {', '.join(map(str, unknown))}" if unknown else f"missing {', '.join(missing)}"
             accepted = ", ".join(named) or "none"
             raise ValueError(f"{self.kind} {self.class_path}: {problem} in init_args; accepted: {accepted}")
-        parser, names = arguments_parser(self.cls, self.given)
+        names = arguments_parser(self.cls, self.given)[1]
+        # What **kwargs are passed on to keeps its own defaults.
+        self.skipped = (*self.given, *sorted(names - parameters.keys() - arguments.keys()))
+        parser, names = arguments_parser(self.cls, self.skipped)
         typed = {name: value for name, value in arguments.items() if name in names}
         try:
             bound = vars(parser.parse_object(typed))
@@ -175,10 +194,11 @@ class Spec:
 
 
 @cache
-def arguments_parser(cls: type, given: tuple[str, ...]) -> tuple[ArgumentParser, frozenset[str]]:
-    """Parser of a class's arguments except those ``given`` by the spec's caller, and the names that it parses."""
+def arguments_parser(cls: type, skipped: tuple[str, ...]) -> tuple[ArgumentParser, frozenset[str]]:
+    """Parser of the arguments of a class or function except those that are skipped, and the names that it parses."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, skip=set(given), fail_untyped=False)
+    add = parser.add_class_arguments if isinstance(cls, type) else parser.add_function_arguments
+    add(cls, skip=set(skipped), fail_untyped=False)
     return parser, frozenset(action.dest for action in parser._actions)
 
 
@@ -199,12 +219,77 @@ class ActivationSpec(Spec):
 
 
 class NetworkSpec(Spec):
-    """A network: TutorialCNN, MLP, ConvNet, ResNet20, or a class path with arguments."""
+    """A network: TutorialCNN, MLP, ConvNet, ResNet20, or the path of a class or function, with arguments.
+
+    A class that takes ``activation``, ``input_shape`` and ``num_classes`` is given
+    all three. Anything else that makes a network is foreign: activations are
+    swapped into what it makes (`actbench.networks.build_network`), and it is given
+    the number of classes and of input channels where it takes them.
+    """
 
     kind = "network"
     base = nn.Module
-    given = ("activation", "input_shape", "num_classes")
+    given: tuple[str, ...] = OWN_ARGUMENTS  # type: ignore[misc]  # of foreign networks, those that they take
     names = NETWORKS
+
+    def __init__(self, value: Any) -> None:
+        target, arguments = self._split(value)
+        accepts = accepted_names(self.find(target)[0])
+        self.foreign = not accepts.issuperset(OWN_ARGUMENTS)
+        if self.foreign:
+            self.given = tuple(name for name in FOLLOWING if name in accepts and name not in arguments)
+        super().__init__(value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Build a fresh network; a foreign one gets what it takes and what its arguments do not give."""
+        if self.foreign:
+            channels = kwargs.pop("input_shape")[0]
+            kwargs |= dict.fromkeys(CHANNELS, channels)
+            kwargs = {name: value for name, value in kwargs.items() if name in self.given}
+        return super().__call__(*args, **kwargs)
+
+    @classmethod
+    def _check_kind(cls, target: Any) -> None:
+        if not callable(target) or (isinstance(target, type) and not issubclass(target, cls.base)):
+            raise ValueError(f"network {target!r} is neither a subclass of torch.nn.Module nor a function")
+
+    @classmethod
+    def _split(cls, value: Any) -> tuple[Any, dict[str, Any]]:
+        return (value, {}) if isinstance(value, FunctionType) else super()._split(value)
+
+    def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        activation = parameters_of(self.cls).get("activation")
+        if self.foreign and activation and activation.default is activation.empty and "activation" not in arguments:
+            missing = next(name for name in OWN_ARGUMENTS if name not in parameters_of(self.cls))
+            raise ValueError(f"network {self.class_path} must take the argument '{missing}'")
+        return super()._bind(arguments)
+
+    def _prove(self) -> None:
+        listed = LISTS.get(self.class_path)
+        if listed:
+            argument, path = listed
+            names, name = import_object(path)(), str(self.init_args[argument])
+            if name.partition(".")[0].partition(":")[0] not in (*names, "hf-hub", "hf_hub", "local-dir"):
+                close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+                raise ValueError(f"unknown model '{name}'; near it are {', '.join(close) or ', '.join(names[:3])}")
+
+
+@cache
+def accepted_names(target: Any) -> frozenset[str]:
+    """Names of the arguments that a network's class or function takes, also those that it passes on."""
+    parameters = parameters_of(target)
+    names = {*parameters, *arguments_parser(target, ())[1], *FORWARDED.get(public_path(target), ())}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if isinstance(target, type) and open_ended and not names & {*OWN_ARGUMENTS, *FOLLOWING}:
+        names |= set(OWN_ARGUMENTS)  # nothing is known of what it passes on
+    return frozenset(names)
+
+
+def near_paths(path: str) -> list[str]:
+    """Paths of a module's public objects whose names resemble that at the end of a dotted path."""
+    module, _, name = path.rpartition(".")
+    public = [other for other in dir(sys.modules.get(module)) if not other.startswith("_")]
+    return [f"{module}.{other}" for other in difflib.get_close_matches(name, public, n=3, cutoff=0.6)]
 
 
 class OptimizerSpec(Spec):

@@ -126,7 +126,7 @@ def defaults_of(cls: type) -> Mapping[str, Any]:
 def numbers_of(cls: type) -> Mapping[str, frozenset[type]]:
     """For each parameter of a class, whichever of int and float its annotation allows."""
     try:
-        hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+        hints = get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
     except Exception:  # annotations may use names that only type checkers import
         hints = {name: parameter.annotation for name, parameter in parameters_of(cls).items()}
     return {

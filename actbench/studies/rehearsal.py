@@ -33,8 +33,8 @@ def rehearse(
 
     Args:
         plan: What a study wants.
-        say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no
-            stack can train, and for what was loaded from a file of weights.
+        say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
+            can train, for a network that activations are swapped into, and for what was loaded from a file of weights.
         engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
 
     Returns:
@@ -67,6 +67,8 @@ def rehearse(
         epoch_steps[cell.hash] = watch.epoch_steps
         for line in watch.start:
             say_once(line)
+        if watch.swap:
+            say_once(f"{network}: {watch.swap}")
         engines.setdefault(kind, watch.engine)
         if engines[kind].name != watch.engine.name:
             engines[kind] = next(each for each in (engines[kind], watch.engine) if each.name == "sequence")
@@ -132,6 +134,7 @@ class Rehearsal(Callback):
         classifier = cast(Classifier, pl_module)
         self.start = classifier.start.report
         self.engine = ChosenEngine(classifier.engine.name, str(classifier.engine_reason))
+        self.swap = classifier.swap.text if classifier.swap else ""
         network = classifier.engine.replicate(0)
         zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
         if not calls_activation(network, zeros):

@@ -18,7 +18,7 @@ from typing_extensions import override
 from actbench import __version__
 from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
-from actbench.networks import build_network, freeze_parameters
+from actbench.networks import SwapCertificate, build_network, freeze_parameters
 from actbench.seeding import varying_sources
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, device, preflight, transfer
@@ -55,8 +55,11 @@ class Classifier(LightningModule):
     Args:
         activation: Activation to compare: a name ("python main.py activations" lists them), a class path, or a class
             path with arguments.
-        network: Network for the activation: TutorialCNN, MLP, ConvNet, ResNet20, or the class path of a network that
-            takes activation, input_shape and num_classes.
+        network: Network for the activation: TutorialCNN, MLP, ConvNet, ResNet20, or the path of a class or function,
+            such as torchvision.models.resnet18. The activation is swapped into a network that does not take activation,
+            input_shape and num_classes; "python main.py sites" lists where.
+        sites: Which calls of activations are swapped: "hidden", those that flow into a layer with weights or multiply a
+            second branch; "all"; or patterns of the paths that "python main.py sites" lists.
         optimizer: Class path of a torch optimiser, with arguments.
         lr_scheduler: Class path of a torch learning-rate schedule, with arguments. It steps once an epoch, but
             OneCycleLR and CyclicLR step once a batch. ReduceLROnPlateau steps after each validation, by val/loss, and
@@ -95,6 +98,7 @@ class Classifier(LightningModule):
         batch_keys: Sequence[str] | None = None,
         weights: str | Path | None = None,
         freeze: Sequence[str] | str | None = None,
+        sites: str | Sequence[str] = "hidden",
         *,
         input_shape: Sequence[int],
         num_classes: int,
@@ -108,20 +112,21 @@ class Classifier(LightningModule):
         self.optimizer = OptimizerSpec(optimizer)
         self.lr_scheduler = None if lr_scheduler is None else SchedulerSpec(lr_scheduler)
         self.batch_keys = batch_keys
+        self.sites = sites
         self.input_shape = tuple(input_shape)
         self.num_classes = int(num_classes)
         self.seeds = range(int(seed), int(seed) + replicates)
         if replicates > 1 and self.lr_scheduler and issubclass(self.lr_scheduler.cls, ReduceLROnPlateau):
             raise ValueError("ReduceLROnPlateau lowers one rate for all replicates; it needs replicates: 1")
 
-        build = partial(build_network, self.network_spec, self.activation, num_classes=num_classes)
+        build = partial(build_network, self.network_spec, self.activation, num_classes=num_classes, sites=sites)
         networks = [build(input_shape=self.input_shape, seed=seed) for seed in self.seeds]
+        self.swap: SwapCertificate | None = getattr(networks[0], "certificate", None)
         self.start = transfer.load_weights(
             networks, self.seeds, weights, activation=self.activation.class_path, num_classes=self.num_classes
         )
         self.frozen = [freeze] if isinstance(freeze, str) else list(freeze or ())
-        for network_of_seed in networks:
-            freeze_parameters(network_of_seed, self.frozen)
+        freeze_parameters(networks, self.frozen)
         self.stack_width = stack_width
         self.engine = make_engine(
             engine, networks, self.seeds, input_shape=self.input_shape, width=stack_width, optimizer=self.optimizer
@@ -136,18 +141,7 @@ class Classifier(LightningModule):
 
     def describe(self) -> dict[str, Any]:
         """The arguments in plain values, without seed and width; see `actbench.training.checkpoints`."""
-        options = {"batch_keys": self.batch_keys and list(self.batch_keys), "weights": self.start.digest}
-        return {
-            "activation": self.activation.to_dict(),
-            "network": self.network_spec.to_dict(),
-            "optimizer": self.optimizer.to_dict(),
-            "lr_scheduler": self.lr_scheduler and self.lr_scheduler.to_dict(),
-            "replicates": len(self.seeds),
-            "engine": self.engine.name,
-            "compile": self.compiles,
-            "input_shape": list(self.input_shape),
-            "num_classes": self.num_classes,
-        } | {name: value for name, value in (options | {"freeze": self.frozen}).items() if value}
+        return checkpoints.describe_model(self)
 
     def replicate_scores(self) -> dict[str, Float[Tensor, " replicates"]]:
         """Latest scores of every replicate by name, on the CPU."""
@@ -200,6 +194,8 @@ class Classifier(LightningModule):
     @override
     def on_fit_start(self) -> None:
         preflight.check_start(self.start)
+        if self.swap:
+            rank_zero_info(self.swap.text)
         preflight.check_precision(self.trainer, len(self.seeds))
         preflight.check_plateau(self.trainer, self.trainer.max_epochs, self.trainer.check_val_every_n_epoch)
         data = checkpoints.describe_data(getattr(self.trainer, "datamodule", None))

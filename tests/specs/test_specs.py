@@ -125,9 +125,53 @@ def test_a_network_spec_builds_with_what_it_is_given():
     assert spec.to_dict() == {"class_path": "actbench.networks.MLP", "init_args": {"hidden": [5]}}
 
 
-def test_a_network_must_take_an_activation():
-    with pytest.raises(ValueError, match=r"torch.nn.Flatten must take the argument 'activation'"):
-        NetworkSpec("torch.nn.Flatten")
+class NoInputShape(nn.Module):
+    def __init__(self, activation, num_classes):
+        super().__init__()
+
+
+def test_a_network_that_takes_an_activation_must_take_all_that_it_is_given():
+    with pytest.raises(ValueError, match=r"NoInputShape must take the argument 'input_shape'"):
+        NetworkSpec(NoInputShape)
+
+
+@pytest.mark.parametrize(
+    ("network", "taken"),
+    [
+        ("torch.nn.Flatten", ()),
+        ("torchvision.models.resnet18", ("num_classes",)),
+        ({"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 7}}, ()),
+        ({"class_path": "torchvision.models.get_model", "init_args": {"name": "vgg11"}}, ("num_classes",)),
+    ],
+)
+def test_a_foreign_network_gets_what_it_takes_and_is_not_given(network, taken):
+    spec = NetworkSpec(network)
+
+    assert spec.foreign
+    assert spec.given == taken
+    assert NetworkSpec(spec.to_dict()) == spec
+
+
+def test_a_function_that_passes_on_its_arguments_makes_a_network():
+    network = NetworkSpec("torchvision.models.squeezenet1_1")(input_shape=(3, 32, 32), num_classes=7)
+
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("torchvision.models.resnet81", "near it are torchvision.models.resnet18"),
+        ({"class_path": "torchvision.models.get_model", "init_args": {"name": "resnt18"}}, "near it are resnet18"),
+        ("torch.nn.functional", "neither a subclass of torch.nn.Module nor a function"),
+        ("torch.optim.Adam", "neither a subclass of torch.nn.Module nor a function"),
+    ],
+)
+def test_wrong_networks_are_refused_in_one_line(network, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        NetworkSpec(network)
+
+    assert "\n" not in str(caught.value)
 
 
 def test_optimizers_are_checked_by_building_one():

@@ -23,6 +23,7 @@ OTHERS = {  # rows that are settings, with a value that is not the default
     "model.network": "MLP",
     "model.optimizer": {"class_path": "Adam", "init_args": {"lr": 0.1}},
     "model.lr_scheduler": {"class_path": "StepLR", "init_args": {"step_size": 2}},
+    "model.sites": "all",
     "model.batch_keys": ["a", "b"],
     "model.freeze": ["conv1.*"],
     "model.replicates": 7,

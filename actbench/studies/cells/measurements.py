@@ -72,6 +72,7 @@ class Measurements(Callback):
             "device": device_name(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
             "engine": f"{'compiled ' if classifier.compiles is True else ''}{classifier.engine.name}",
+            "swap": classifier.swap and records.json_text(classifier.swap.to_dict()),
             "started": datetime.now(UTC).isoformat(timespec="microseconds"),
             "actbench_version": __version__,
             "torch_version": str(torch.__version__),

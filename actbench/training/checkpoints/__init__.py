@@ -15,6 +15,7 @@ It holds no absolute path, and nothing is imported before every class path in it
 """
 
 from actbench.training.checkpoints.description import describe_data as describe_data
+from actbench.training.checkpoints.description import describe_model as describe_model
 from actbench.training.checkpoints.description import describe_trainer as describe_trainer
 from actbench.training.checkpoints.description import is_default as is_default
 from actbench.training.checkpoints.description import portable as portable

@@ -28,6 +28,24 @@ TRAINER_SETTINGS = {
 }
 
 
+def describe_model(classifier: Any) -> dict[str, Any]:
+    """The arguments of a classifier in plain values, without seed and width."""
+    sites = None if classifier.sites == "hidden" else classifier.sites
+    options = {"batch_keys": classifier.batch_keys, "sites": sites}
+    options |= {"weights": classifier.start.digest, "freeze": classifier.frozen}
+    return {
+        "activation": classifier.activation.to_dict(),
+        "network": classifier.network_spec.to_dict(),
+        "optimizer": classifier.optimizer.to_dict(),
+        "lr_scheduler": classifier.lr_scheduler and classifier.lr_scheduler.to_dict(),
+        "replicates": len(classifier.seeds),
+        "engine": classifier.engine.name,
+        "compile": classifier.compiles,
+        "input_shape": list(classifier.input_shape),
+        "num_classes": classifier.num_classes,
+    } | {name: value if isinstance(value, str) else list(value) for name, value in options.items() if value}
+
+
 def describe_data(datamodule: LightningDataModule | None) -> dict[str, Any] | None:
     """Class path and arguments of a DataModule in plain values; ``local`` names arguments left out as absolute paths.
 

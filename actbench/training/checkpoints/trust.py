@@ -3,10 +3,12 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter, formatannotation
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from torch import nn
 
 from actbench.specs import class_paths, one_line
 from actbench.specs.compose import SPEC_NAMES, SPECS
@@ -31,7 +33,9 @@ def check_trust(description: Mapping[str, Any], trusted: Sequence[str], path: st
         classes = {class_path: import_object(class_path) for class_path in map(str, class_paths(description))}
         for name in SPEC_NAMES:
             if description["model"][name]:
-                SPECS[f"model.{name}"].find(description["model"][name]["class_path"])
+                found, _ = SPECS[f"model.{name}"].find(description["model"][name]["class_path"])
+                if not isinstance(found, type):
+                    check_function(found, description["model"][name], trusted, path)
         data = description["data"] and classes[description["data"]["class_path"]]
         if data and "LightningDataModule" not in [cls.__name__ for cls in data.__mro__]:
             raise ValueError(f"{data.__name__} is not a DataModule")
@@ -40,6 +44,26 @@ def check_trust(description: Mapping[str, Any], trusted: Sequence[str], path: st
         raise
     except Exception as error:  # users' modules raise errors of any kind
         raise CheckpointError(f"{path} describes what cannot be built: {one_line(error)}") from error
+
+
+def check_function(
+    function: Callable[..., Any], described: Mapping[str, Any], trusted: Sequence[str], path: str | Path
+) -> None:
+    """Raise CheckpointError for a function that nobody named, unless it makes one of torchvision's networks.
+
+    A checkpoint holds its weights: it needs no download.
+    """
+    name, named = str(described["class_path"]), [module for module in trusted if module not in TRUSTED]
+    if any(f"{name}.".startswith(f"{module}.") for module in named):
+        return
+    made = get_type_hints(function).get("return")
+    is_builder = isinstance(made, type) and issubclass(made, nn.Module) and made is not nn.Module
+    if not re.fullmatch(r"torchvision\.models\.\w+", name) or not is_builder:
+        raise CheckpointError(f"checkpoint {path} names the function {name!r}, which makes no network of torchvision's")
+    if (described.get("init_args") or {}).get("weights") is not None:
+        raise CheckpointError(
+            f"checkpoint {path} would download the weights of {name}: if you want that, --trust {name}"
+        )
 
 
 def check_names(names: Iterable[str], trusted: Sequence[str], path: str | Path) -> None:

@@ -1,0 +1,72 @@
+"""What a checkpoint says beside what the user says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from actbench.seeding import SOURCES
+from actbench.specs import UsageError, class_paths, merge_config, read_file, setting, without
+from actbench.specs.compose import SPEC_NAMES, SPECS, nest
+from actbench.training import checkpoints
+from actbench.training.transfer import digest_beside
+
+
+def read_saved(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The description in a checkpoint, and as ``global_step`` the optimiser steps that it has taken.
+
+    Paths of the DataModule, which a checkpoint does not hold, come from the run's config beside it.
+    """
+    trusted = checkpoints.trusted_names(given.get("trust"))
+    trusted += [str(path).partition(".")[0] for path in class_paths(without(given, "trainer")) if "." in str(path)]
+    description, content = checkpoints.read_checkpoint(ckpt_path, trust=trusted, data=setting(given, "data.class_path"))
+    if command == "fit" and "optimizer_states" not in content:
+        raise UsageError(f"no fit can go on from {ckpt_path}: it holds no state of the optimizer; give last.ckpt")
+    saved = {**description, "global_step": content["global_step"]}
+    described, folder = saved["data"], Path(ckpt_path).absolute().parent
+    local = (described or {}).get("local", [])
+    configs = [path for path in (folder.parent / "config.yaml", folder / "config.yaml") if path.is_file()]
+    if configs and local:
+        config = read_file(str(configs[0]), "config")
+        if setting(config, "data.class_path") == described["class_path"]:
+            completed = {"data": without(described, "local")}
+            for name in map(data_setting, local):
+                if (value := setting(config, name)) is not None:
+                    completed = merge_config(completed, nest(name, value))
+            saved["data"] = {**completed["data"], "local": local}
+    return saved
+
+
+def data_setting(argument: str) -> str:
+    """The setting of a DataModule's argument, which may be an argument's argument such as ``transform.size``."""
+    return f"data.init_args.{argument.replace('.', '.init_args.')}"
+
+
+def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's description as a config."""
+    model = without(saved["model"], "input_shape", "num_classes", "engine", "compile")
+    config = {"seed_everything": saved["seed"], "vary": saved["vary"], "trainer": saved["trainer"], "model": model}
+    return merge_config({}, {**config, "data": saved["data"] and without(saved["data"], "local")})
+
+
+def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise a UsageError for options that contradict the checkpoint: another network or split would be scored."""
+    values = {}
+    for name in SPEC_NAMES:  # built from both, because another version of torch may add arguments
+        option = f"model.{name}"
+        values[option] = tuple(
+            value and SPECS[option](value) for value in (saved["model"][name], config["model"][name])
+        )
+    values["model.freeze"] = tuple(", ".join(model.get("freeze", [])) for model in (saved["model"], config["model"]))
+    start = saved["model"].get("weights")
+    values["model.weights"] = start, digest_beside(config["model"].get("weights"), start)
+    values["model.sites"] = tuple(str(model.get("sites", "hidden")) for model in (saved["model"], config["model"]))
+    values["model.replicates"] = saved["model"]["replicates"], config["model"]["replicates"]
+    values["vary"] = ", ".join(saved["vary"]), ", ".join(config.get("vary", SOURCES))
+    values["seed_everything"] = str(saved["seed"]), str(config["seed_everything"])
+    for option, (old, new) in values.items():
+        if old != new:
+            hint = "since another seed mixes the splits" if option == "seed_everything" else "or fit anew"
+            raise UsageError(
+                f"--{option} contradicts the checkpoint, which has {old or 'none'}, not {new or 'none'}: "
+                f"leave it out, {hint}"
+            )

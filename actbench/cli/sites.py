@@ -1,0 +1,87 @@
+"""``sites``: list where a network calls activations, without training it."""
+
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from actbench.cli.main import CommandParser, fail
+from actbench.networks import Swap, list_sites
+from actbench.specs import NetworkSpec, UsageError, compose, one_line, without
+from actbench.specs.values import load_yaml
+
+EPILOG = """\
+columns:
+  site      path of the module that makes the call; #0, #1, ... if it makes several; . is the network itself
+  call      function or module; several functions if the activation is composed by hand; * changes its input in place
+  role      hidden   flows into a layer with weights
+            glu      multiplies a second branch
+            gate     is bounded and multiplies another tensor, as in squeeze-and-excite
+            softmax  makes the weights of a sum
+            head     no layer with weights follows
+            recurrent  inside of a fused recurrent layer
+  swapped   whether another activation runs there, and why not
+
+examples:
+  python main.py sites --model.network torchvision.models.mobilenet_v3_small
+  python main.py sites --model.network timm.create_model --model.network.model_name rexnet_100 --input_shape 3,64,64
+  python main.py sites --model.network my_nets.Net --model.sites '[block1.*]'
+"""
+
+
+def run_sites(options: Sequence[str]) -> int:
+    """Print the sites of a network; returns the exit status."""
+    parser = CommandParser("sites", epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--model.network", help="Path of a class or function; its arguments follow.")
+    parser.add_argument("--model.sites", help="hidden (default), all, or patterns of sites.")
+    parser.add_argument("--input_shape", help="Shape of one input (default: 3,224,224).")
+    parser.add_argument("--num_classes", help="Number of classes (default: 10).")
+    if {"-h", "--help"} & set(options):
+        parser.parse_args(["--help"])
+    try:
+        swap = swap_of(compose(options))
+    except (UsageError, ValueError) as error:
+        return fail(one_line(error))
+    # Text that is piped on is not wrapped to the width of a terminal, and paths are not markup.
+    console = Console(width=None if sys.stdout.isatty() else 300, markup=False, emoji=False)
+    console.print(sites_table(swap))
+    if swap.problem:
+        return fail(swap.problem)
+    print(f"{swap.certificate.counts.replace('swapped', 'to swap')}; nothing was trained or proved")
+    return 0
+
+
+def swap_of(given: Mapping[str, Any]) -> Swap:
+    """What a comparison with these options would swap; a UsageError names an option that the command lacks."""
+    model = given.get("model") or {}
+    unknown = [*without(given, "model", "input_shape", "num_classes"), *without(model, "network", "sites")]
+    if unknown:
+        raise UsageError(f"sites has no option for {unknown[0]}; see main.py sites --help")
+    if not isinstance(model.get("network"), Mapping) or "class_path" not in model["network"]:
+        raise UsageError("which network? Give --model.network, such as torchvision.models.resnet18")
+    network = NetworkSpec(model["network"])
+    if not network.foreign:
+        raise UsageError(f"{network.class_path} takes the activation itself: it calls the argument for each site")
+    shape = load_yaml(f"[{str(given.get('input_shape', '3,224,224')).strip('[]()')}]")
+    classes = load_yaml(str(given.get("num_classes", 10)))
+    if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in (*shape, classes)):
+        raise UsageError("--input_shape is numbers such as 3,224,224, and --num_classes a number")
+    sites = load_yaml(str(model.get("sites", "hidden")))
+    try:
+        return list_sites(network, input_shape=shape, num_classes=classes, sites=sites)
+    except ValueError as error:
+        raise UsageError(f"{network.class_path}: {one_line(error)}") from error
+
+
+def sites_table(swap: Swap) -> Table:
+    """All sites in the order of a forward pass."""
+    table = Table("site", "call", "role", "mode", "swapped", box=box.SIMPLE_HEAD)
+    for site in swap.certificate.sites:
+        call = f"{site.call}{' *' if site.in_place else ''}"
+        state = "yes" if site.swapped else f"no: {site.reason}"
+        table.add_row(site.name, call, site.role, " and ".join(site.modes), state)
+    return table

@@ -1,0 +1,247 @@
+"""Which activations of a network are swapped, and why."""
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from actbench.networks.copies import no_kept_tensors
+from actbench.networks.sites import Role, Site, find_sites, site_counts
+from actbench.networks.swap import SwapPlan, swap_plan
+from actbench.networks.tracing import Key, SwapError, Trace, record_forward
+from actbench.seeding import global_stream
+
+MODES = ("train", "eval")
+WORDS = {"hidden": "hidden", "glu": "glu", "gate": "gates", "softmax": "softmax", "head": "head", "recurrent": "fused"}
+SHOWN = 5  # nearest paths in a message
+
+
+class SiteLine(NamedTuple):
+    """One site in words.
+
+    Args:
+        name: Path of the module that makes the call; with ``#`` and a number if it makes several.
+        call: The function or module, such as ``relu``; several if the activation is composed by hand.
+        in_place: Whether it changes its input.
+        role: What it is for; see `actbench.networks.sites.Role`.
+        modes: The modes, train and eval, in which it is called.
+        swapped: Whether another activation runs there.
+        reason: Why, in words.
+    """
+
+    name: str
+    call: str
+    in_place: bool
+    role: Role
+    modes: tuple[str, ...]
+    swapped: bool
+    reason: str
+
+
+class SwapCertificate(NamedTuple):
+    """What was swapped in a network, what was kept, and what was proved.
+
+    Args:
+        sites: All sites, in the order of a forward pass.
+        parameters: Number of the network's parameters, without those of activations that are swapped in.
+        proved: Modes in which the network's own activations, swapped in, gave equal outputs and gradients bit for bit,
+            and in which a marker ran at each swapped site and the network's own function at none.
+    """
+
+    sites: tuple[SiteLine, ...]
+    parameters: int
+    proved: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """One line: ``49 of 65 sites swapped: 49 hidden; kept 16 gates; proved in train and eval``."""
+        proved = f"proved in {' and '.join(self.proved)}" if self.proved else "not proved"
+        return f"{self.counts}; {proved}"
+
+    @property
+    def counts(self) -> str:
+        """How many sites are swapped and kept, by role."""
+        swapped, kept = (
+            ", ".join(
+                f"{number} {'gate' if (role, number) == ('gate', 1) else WORDS[role]}"
+                for role, number in site_counts(site.role for site in self.sites if site.swapped is state).items()
+            )
+            for state in (True, False)
+        )
+        number = sum(site.swapped for site in self.sites)
+        return f"{number} of {len(self.sites)} sites swapped: {swapped or 'none'}{kept and f'; kept {kept}'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The certificate in plain values."""
+        sites = [{**site._asdict(), "modes": list(site.modes)} for site in self.sites]
+        return {"text": self.text, "parameters": self.parameters, "proved": list(self.proved), "sites": sites}
+
+
+class Swap(NamedTuple):
+    """How activations are put into a network.
+
+    Args:
+        plan: Which calls are intercepted.
+        number: Number of activations.
+        certificate: What is swapped, in words.
+        modes: For each of `MODES`, a trace and the swapped sites in it.
+        problem: Why the network cannot be swapped so; "" if it can.
+    """
+
+    plan: SwapPlan
+    number: int
+    certificate: SwapCertificate
+    modes: tuple[tuple[Trace, dict[int, Site]], ...]
+    problem: str
+
+
+def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequence[str]) -> Swap:
+    """Find a network's sites and choose those to swap; nothing is proved.
+
+    Args:
+        network: The network, which is run and left in training.
+        inputs: Batches that differ in their values.
+        patterns: ``hidden``, ``all``, or patterns of names of sites.
+
+    Raises:
+        SwapError: The sites cannot be known, or a pattern meets none.
+    """
+    check_kind(network)
+    traces, found = [], list[dict[Key, Site]]()
+    for mode in MODES:
+        network.train(mode == "train")
+        recorded = [recorded_forward(network, batch, mode) for batch in inputs]
+        by_input = [{site.key: site for site in find_sites(trace)} for trace in recorded]
+        for other in by_input[1:]:
+            if differing := sorted(by_input[0].keys() ^ other.keys()):
+                raise SwapError(
+                    f"{title(network)}: {differing[0].path or 'the network'} calls {differing[0].name} for some inputs "
+                    f"only, in {mode}: calls that depend on values cannot be swapped"
+                )
+        traces.append(recorded[0])
+        found.append(by_input[0])
+    network.train()
+    both = {key: in_any_mode([sites[key] for sites in found if key in sites]) for key in found[0] | found[1]}
+    names = site_names(list(both))
+    asked = set[str]() if patterns in ("hidden", "all") else chosen_names([*names.values()], patterns, title(network))
+    lines, chosen, problem = [], list[Key](), ""
+    for key, site in both.items():
+        modes = tuple(mode for mode, sites in zip(MODES, found, strict=True) if key in sites)
+        swapped, reason = decide(site, names[key], patterns, asked, modes)
+        why_not = refusal(site, modes, [sites.get(key) for sites in found]) if swapped else ""
+        if why_not:
+            swapped, reason = False, why_not
+            problem = problem or (
+                f"{title(network)}: {names[key]} ({site.text}) cannot be swapped: {why_not}; leave it out with "
+                "patterns of --model.sites"
+            )
+        if swapped:
+            chosen.append(key)
+        lines.append(SiteLine(names[key], site.text, site.in_place, site.role, modes, swapped, reason))
+    if not chosen and not problem:
+        counts = site_counts(site.role for site in both.values())
+        has = ", ".join(f"{number} {WORDS[role]}" for role, number in counts.items())
+        problem = f"{title(network)} has no hidden site to swap; it has {has or 'no activation at all'}"
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    sites = [both[key] for key in chosen]
+    numbered = [{index: each[key] for index, key in enumerate(chosen) if key in each} for each in found]
+    certificate = SwapCertificate(tuple(lines), parameters, ())
+    return Swap(swap_plan(sites, traces), len(sites), certificate, tuple(zip(traces, numbered, strict=True)), problem)
+
+
+def title(network: nn.Module) -> str:
+    """A network's name in messages."""
+    return type(network).__name__
+
+
+def check_kind(network: nn.Module) -> None:
+    """Raise SwapError for a network whose calls cannot be seen."""
+    for path, module in network.named_modules():
+        kind, where = type(module), path or "the network"
+        problem = ""
+        if isinstance(module, torch.jit.ScriptModule):
+            problem = "is scripted"
+        elif any(f"nn.{part}" in kind.__module__ for part in ("quantized", "intrinsic")):
+            problem = f"is quantised or fused, a {kind.__name__}"
+        if problem:
+            raise SwapError(f"{title(network)}: {where} {problem}, so that its calls cannot be seen: give a plain one")
+
+
+def recorded_forward(network: nn.Module, batch: Tensor, mode: str) -> Trace:
+    """A recorded forward pass that returns one tensor."""
+    with global_stream(0, "dropout"), no_kept_tensors(network):
+        trace, output = record_forward(network, batch, gradients=mode == "train")
+    if not isinstance(output, Tensor):
+        fields = getattr(output, "_fields", ())
+        advice = ": set aux_logits to false" if any("aux" in name for name in fields) else ""
+        raise SwapError(
+            f"{title(network)} returns a {type(output).__name__} in {mode}, which should be one tensor{advice}"
+        )
+    return trace
+
+
+def site_names(keys: Sequence[Key]) -> dict[Key, str]:
+    """The name of each site: its module's path, with a number where the module has several; "." is the network."""
+    paths = Counter(key.path for key in keys)
+    seen, names = Counter[str](), {}
+    for key in keys:
+        number = f"#{seen[key.path]}" if paths[key.path] > 1 else ""
+        seen[key.path] += 1
+        names[key] = f"{key.path or '.'}{number}"
+    return names
+
+
+def chosen_names(names: Sequence[str], patterns: str | Sequence[str], network: str) -> set[str]:
+    """The names that patterns meet; SwapError for a pattern that meets none."""
+    chosen = set[str]()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        met = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name.partition("#")[0], pattern)}
+        if not met:
+            near = difflib.get_close_matches(pattern, names, n=SHOWN, cutoff=0) or ["none"]
+            raise SwapError(f"--model.sites: {pattern!r} meets no site of {network}; near it are {', '.join(near)}")
+        chosen |= met
+    return chosen
+
+
+def decide(
+    site: Site, name: str, patterns: str | Sequence[str], asked: set[str], modes: Sequence[str]
+) -> tuple[bool, str]:
+    """Whether a site is swapped, and why."""
+    if not site.reaches and len(modes) == 1:
+        return False, f"only in {modes[0]}, and the output does not depend on it"
+    if patterns == "hidden":
+        if site.role in ("hidden", "glu", "recurrent"):
+            return True, f"role {site.role}"
+        return False, site.fixed or f"role {site.role}"
+    if patterns == "all":
+        return (False, site.fixed) if site.fixed and site.role in ("softmax", "gate") else (True, "all are")
+    return (True, "met by a pattern") if name in asked else (False, "met by no pattern")
+
+
+def in_any_mode(sites: Sequence[Site]) -> Site:
+    """A site as it is in several modes, with all that has to be kept in any of them."""
+    return replace(
+        sites[0],
+        reaches=any(site.reaches for site in sites),
+        written=any(site.written for site in sites),
+        input_changes=any(site.input_changes for site in sites),
+        output_changes=any(site.output_changes for site in sites),
+    )
+
+
+def refusal(site: Site, modes: Sequence[str], both: Sequence[Site | None]) -> str:
+    """Why a site that is chosen cannot be swapped; "" if it can."""
+    if site.fixed:
+        return f"it is {site.fixed}"
+    if any(call.checkpointed for call in site.calls):
+        return "it is checkpointed, and would be computed again without the swap"
+    if len(modes) == 1:
+        return f"it is called in {modes[0]} only"
+    if len({tuple(call.key for call in each.calls) for each in both if each}) > 1:
+        return "it is another function in eval than in train"
+    return ""

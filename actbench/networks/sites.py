@@ -1,0 +1,379 @@
+"""The sites of a network: where it calls activations, and what for."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from actbench.networks.tracing import (
+    ATTENTION,
+    MODULE,
+    RECURRENT,
+    WEIGHTED,
+    Call,
+    Key,
+    Trace,
+    Value,
+    bare_names,
+    base_name,
+    storage,
+)
+
+Role = Literal["hidden", "glu", "gate", "softmax", "head", "recurrent"]
+"""What a site is for.
+
+hidden: it flows into a layer with weights. glu: it multiplies a second branch.
+gate: it is bounded and multiplies another tensor, or shifts the input of a
+softmax. softmax: it makes weights of a sum. head: no layer with weights follows.
+recurrent: it is inside of a fused recurrent layer.
+"""
+ROLES: tuple[Role, ...] = get_args(Role)
+
+SOFTMAX = bare_names("softmax log_softmax softmin gumbel_softmax")
+CLAMPS = bare_names("clamp clip clamp_min")  # activations if they cut off what is below 0
+ACTIVATIONS = (
+    SOFTMAX
+    | CLAMPS
+    | bare_names(
+        "relu relu6 hardtanh leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid sigmoid expit "
+        "tanh softplus softsign tanhshrink softshrink hardshrink threshold logsigmoid log_sigmoid glu"
+    )
+)
+PARTS = bare_names("erf exp abs where maximum minimum")  # of activations that are composed by hand
+ELEMENTWISE = (ACTIVATIONS - SOFTMAX - {"glu"}) | bare_names(
+    "add sub rsub rdiv mul multiply div divide true_divide pow square exp expm1 log log1p sqrt rsqrt reciprocal "
+    "erf erfc neg abs sign maximum minimum where sin cos atan arctan gt lt ge le logaddexp clamp_max"
+)
+PRODUCTS = frozenset({"mul", "multiply"})
+FAR = 100.0  # an input at which an activation has reached its asymptote
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of an activation in a forward pass.
+
+    Args:
+        root: Its input.
+        calls: Its calls in order: one, or those of an activation that is composed by hand.
+        role: What it is for.
+        reaches: Whether the network's output depends on it.
+        written: Whether the input's memory, which it changes, is read afterwards.
+        input_changes: Whether the input is changed in place later on, so that an activation must not keep it.
+        output_changes: The same of the output.
+    """
+
+    root: Value
+    calls: tuple[Call, ...]
+    role: Role
+    reaches: bool
+    written: bool
+    input_changes: bool
+    output_changes: bool
+
+    @property
+    def key(self) -> Key:
+        """The last call, which gives the output."""
+        return self.calls[-1].key
+
+    @property
+    def fixed(self) -> str:
+        """Why no other activation can be put there; "" if one can."""
+        call = self.calls[-1]
+        if call.base in ATTENTION:
+            return "inside of a fused attention"
+        if call.base in RECURRENT:
+            return f"inside of torch's fused {call.base}"
+        if call.base == "glu":
+            return "it halves the channels"
+        if call.inside:
+            return "inside of an autograd function"
+        return ""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it changes its input's memory."""
+        return any(call.in_place for call in self.calls)
+
+    @property
+    def text(self) -> str:
+        """Its functions, such as ``relu`` or ``sigmoid, mul``."""
+        if isinstance(self.calls[-1].func, nn.Module):
+            return type(self.calls[-1].func).__name__
+        return ", ".join(call.base for call in self.calls)
+
+
+class Flow:
+    """Which calls of a trace read which values."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.readers = defaultdict[Value, list[Call]](list)
+        self.maker: dict[Value, Call] = {}
+        for call in trace.calls:
+            for value in call.inputs:
+                self.readers[value].append(call)
+            for value in call.outputs:
+                self.maker[value] = call
+        self.chains: dict[Value, tuple[Value, ...]] = {}
+        for call in trace.calls:
+            self._add_chain(call)
+
+    def data(self, call: Call) -> list[Value]:
+        """The inputs of a call that are neither constants nor parameters."""
+        return [value for value in call.inputs if self.trace.kinds[value] not in ("constant", "parameter")]
+
+    def chain(self, value: Value) -> tuple[Value, ...]:
+        """A value, and the values, nearest first, of which alone and element by element it was made."""
+        return (value, *self.chains.get(value, ()))
+
+    def _add_chain(self, call: Call) -> None:
+        inputs = self.data(call)
+        if call.base not in ELEMENTWISE or not inputs or len(call.outputs) != 1:
+            return
+        first, *others = map(self.chain, inputs)
+        self.chains[call.outputs[0]] = tuple(value for value in first if all(value in other for other in others))
+
+    def between(self, root: Value, end: Call) -> list[Call]:
+        """The calls that make the end's output from a root, in order."""
+        chosen, waiting = [end], [value for value in self.data(end) if value != root]
+        while waiting:
+            call = self.maker[waiting.pop()]
+            if all(call is not other for other in chosen):
+                chosen.append(call)
+                waiting += [value for value in self.data(call) if value != root]
+        order = {id(call): index for index, call in enumerate(self.trace.calls)}
+        return sorted(chosen, key=lambda call: order[id(call)])
+
+    def reaches_output(self, start: Value) -> bool:
+        """Whether the network's output depends on a value."""
+        return any(value in self.trace.results for value in self.after(start))
+
+    def after(self, start: Value) -> Iterator[Value]:
+        """A value and all values that depend on it."""
+        seen, waiting = {start}, [start]
+        while waiting:
+            value = waiting.pop()
+            yield value
+            for call in self.readers[value]:
+                new = set(call.outputs) - seen
+                seen |= new
+                waiting += new
+
+    def role(self, output: Value, *, bounded: bool) -> Role:
+        """What a value is for that an activation made; see `Role`."""
+        found = set[Role]()
+        seen, waiting = {output}, [output]
+        while waiting:
+            value = waiting.pop()
+            for call in self.readers[value]:
+                if is_weighted(call, self.trace):
+                    return "hidden"
+                others = [other for other in self.data(call) if other != value]
+                if call.base in PRODUCTS and others:
+                    found.add("gate" if bounded else "glu")
+                elif call.base in SOFTMAX and bounded:
+                    found.add("gate")
+                else:
+                    new = set(call.outputs) - seen
+                    seen |= new
+                    waiting += new
+        return "gate" if "gate" in found else "glu" if "glu" in found else "head"
+
+
+def is_weighted(call: Call, trace: Trace) -> bool:
+    """Whether a call computes with weights: it is a known layer, or reads parameters otherwise than by elements."""
+    if call.base in WEIGHTED:
+        return True
+    return call.base not in ELEMENTWISE and any(
+        trace.kinds[value] == "parameter" and trace.tensors[value].numel() > 1 for value in call.inputs
+    )
+
+
+def is_activation(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of a function is one of an activation that torch has."""
+    base = base_name(name)
+    if base in CLAMPS:
+        given = [*args[1:2], *(value for keyword, value in kwargs.items() if keyword == "min")]
+        return bool(given) and isinstance(given[0], int | float) and given[0] == 0
+    return base in ACTIVATIONS
+
+
+def activates(call: Call) -> bool:
+    """Whether a call is one of an activation that torch has; see `is_activation`."""
+    return is_activation(call.key.name, call.args, call.kwargs)
+
+
+def find_sites(trace: Trace) -> list[Site]:
+    """The sites in a forward pass, in the order of their outputs."""
+    flow = Flow(trace)
+    taken = set[int]()  # ids of calls that belong to a site
+    found = list[tuple[Value, tuple[Call, ...]]]()
+    for call in reversed(trace.calls):
+        region = None if id(call) in taken else composed(call, flow)
+        if region:
+            found.append(region)
+            taken |= {id(part) for part in region[1]}
+    for call in trace.calls:
+        if id(call) in taken or not flow.data(call):
+            continue
+        if activates(call) or call.base in ATTENTION | RECURRENT or is_opaque_activation(call):
+            found.append((flow.data(call)[0], (call,)))
+    order = {id(call): index for index, call in enumerate(trace.calls)}
+    found.sort(key=lambda site: order[id(site[1][-1])])
+    sites = []
+    changes = [(order[id(call)], changed_memory(call, trace)) for call in trace.calls if call.in_place]
+    for root, calls in found:
+        output, base = calls[-1].outputs[0], calls[-1].base
+        role: Role
+        if base in ATTENTION | SOFTMAX:
+            role = "softmax"
+        elif base in RECURRENT:
+            role = "recurrent"
+        elif base == "glu":
+            role = "gate"
+        else:
+            role = flow.role(output, bounded=is_bounded(root, calls, flow))
+        start, end = order[id(calls[0])], order[id(calls[-1])]
+        later = {
+            memory for index, memory in changes if index > end or (index > start and trace.calls[index] not in calls)
+        }
+        source = set[int]() if calls[-1].in_place else {storage(trace.tensors[root])}
+        sites.append(
+            Site(
+                root,
+                calls,
+                role,
+                reaches=flow.reaches_output(output),
+                written=calls[-1].in_place and end in trace.stale,
+                input_changes=bool(source & later),
+                output_changes=storage(trace.tensors[output]) in later,
+            )
+        )
+    return sites
+
+
+def changed_memory(call: Call, trace: Trace) -> int:
+    """The memory that a call in place changes."""
+    return storage(trace.tensors[call.outputs[0]])
+
+
+# --- activations that are composed by hand ---
+
+
+def composed(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
+    """Root and calls of an activation that ends with a call and is composed by hand, such as ``x * sigmoid(x)``."""
+    inputs = flow.data(end)
+    if end.base not in ELEMENTWISE or len(end.outputs) != 1 or not inputs:
+        return None
+    if len(set(inputs)) == 1 and end.base in ("pow", "square"):  # of an activation: the square of ReLU
+        before = flow.maker.get(inputs[0])
+        if before is None or not activates(before) or before.base not in ELEMENTWISE or not flow.data(before):
+            return None
+        root = flow.data(before)[0]
+    elif len(set(inputs)) > 1 or (inputs and end.base in ("where", "maximum", "minimum")):
+        chain = flow.chains[end.outputs[0]]
+        if not chain or end.base in ("add", "sub", "rsub"):  # a sum of branches is no activation
+            return None
+        root = chain[0]
+    elif end.base in ("mul", "div", "multiply"):  # by a number, after a composed activation
+        before = flow.maker.get(inputs[0])
+        region = composed(before, flow) if before is not None else None
+        if region is None or not normalizes(region, end, flow):
+            return None
+        root = region[0]
+    else:
+        return None
+    calls = flow.between(root, end)
+    if not any(activates(call) or call.base in PARTS for call in calls):
+        return None
+    inner = {value for call in calls[:-1] for value in call.outputs}
+    leaks = any(reader not in calls for value in inner for reader in flow.readers[value])
+    if leaks or inner & set(flow.trace.results) or not is_nonlinear(root, calls, flow.trace):
+        return None
+    return root, tuple(calls)
+
+
+def normalizes(region: tuple[Value, tuple[Call, ...]], factor: Call, flow: Flow) -> bool:
+    """Whether a factor makes the slope of a composed activation 1 far from 0, as in ``x * relu6(x + 3) / 6``."""
+    root, calls = region
+    before, after = (slope(root, each, flow.trace) for each in (calls, (*calls, factor)))
+    return after is not None and before is not None and math.isclose(after, 1, rel_tol=1e-3) and before != after
+
+
+def slope(root: Value, calls: Sequence[Call], trace: Trace) -> float | None:
+    """Output over input far above 0; None if it cannot be computed."""
+    output = values_at(torch.tensor([FAR], dtype=torch.float64), root, calls, trace)
+    return None if output is None else float(output[0]) / FAR
+
+
+def is_bounded(root: Value, calls: Sequence[Call], flow: Flow) -> bool:
+    """Whether an activation's output stays within 2 for large inputs, also times a number: ``relu6(x + 3) / 6``."""
+    readers = flow.readers[calls[-1].outputs[0]]
+    scaled = [(*calls, call) for call in readers if call.base in ("mul", "div") and len(flow.data(call)) == 1]
+    for each in (calls, *scaled):
+        output = values_at(torch.tensor([-FAR, FAR], dtype=torch.float64), root, each, flow.trace)
+        if output is not None and (output.abs() <= 2).all():
+            return True
+    return False
+
+
+def is_nonlinear(root: Value, calls: Sequence[Call], trace: Trace) -> bool:
+    """Whether calls compute another function of each element than a line; true where that cannot be computed."""
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    y = values_at(x, root, calls, trace)
+    return y is None or not torch.allclose(y.diff(), y.diff()[0].expand(8), atol=1e-9)
+
+
+def is_opaque_activation(call: Call) -> bool:
+    """Whether what torch does not show is an activation: a module that maps each element, and not along a line."""
+    if call.inside & ACTIVATIONS:  # an autograd function of the user's
+        return True
+    if call.key.name != MODULE or any(True for _ in call.func.parameters()):
+        return False
+    x = torch.linspace(-4, 4, 48)
+    try:
+        with torch.no_grad():
+            y, turned, shaped = call.func(x.clone()), call.func(x.flip(0)), call.func(x.reshape(2, 4, 2, 3).clone())
+    except Exception:  # of any kind: it takes no such inputs
+        return False
+    same = y.shape == x.shape and torch.allclose(turned.flip(0), y) and torch.allclose(shaped.flatten(), y)
+    return same and not torch.allclose(y.diff(), y.diff()[0].expand(47), atol=1e-4)
+
+
+def values_at(x: Tensor, root: Value, calls: Sequence[Call], trace: Trace) -> Tensor | None:
+    """Outputs of a site's calls for other inputs; None if they cannot be computed."""
+    try:
+        with torch.no_grad():
+            output: Tensor = replayed(x, root, calls, trace)
+    except Exception:  # of any kind: a parameter for each channel, a tensor on the meta device
+        return None
+    return output if output.shape == x.shape else None
+
+
+def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace) -> Any:
+    """The output of a site's calls for another input, out of place."""
+    known: dict[Value, Any] = {root: x}
+
+    def filled(leaf: Any) -> Any:
+        return known.get(leaf, trace.tensors.get(leaf)) if isinstance(leaf, Value) else leaf
+
+    output: Any = x
+    for call in calls:
+        args, kwargs = tree_map(filled, (call.args, dict(call.kwargs)), is_leaf=lambda leaf: isinstance(leaf, Value))
+        if call.in_place:  # on a copy
+            args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
+            kwargs = {name: arg.clone() if isinstance(arg, Tensor) else arg for name, arg in kwargs.items()}
+        output = call.func(*args, **kwargs)
+        known |= dict.fromkeys(call.outputs, output)
+    return output
+
+
+def site_counts(roles: Iterable[str]) -> Mapping[str, int]:
+    """How many sites have each role, in the order of `ROLES`."""
+    given = list(roles)
+    return {role: given.count(role) for role in ROLES if role in given}

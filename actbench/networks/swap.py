@@ -1,0 +1,182 @@
+"""A network in which other activations run in place of its own."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
+
+from actbench.networks.sites import ACTIVATIONS, Site, is_activation
+from actbench.networks.tracing import (
+    MODULE,
+    Key,
+    SwapError,
+    Trace,
+    Value,
+    base_name,
+    followed_modules,
+    function_name,
+    module_names,
+)
+
+
+class Action(NamedTuple):
+    """What happens at a call.
+
+    Args:
+        site: Index of the site among those that are swapped.
+        argument: Position or name of the argument that is the activation's input; None where it is not needed.
+        ends: Whether the call gives the site's output, so that the activation runs in its place.
+        kept: Whether the input has to be copied, because it is changed before or after it is used.
+        copied: Whether the output has to be copied, because it is changed later on.
+        written: Whether the output is written into the input's memory, which is read afterwards.
+    """
+
+    site: int
+    argument: int | str | None
+    ends: bool
+    kept: bool
+    copied: bool
+    written: bool
+
+
+class SwapPlan(NamedTuple):
+    """What happens at which calls of a network, and how often each module path calls each function."""
+
+    actions: Mapping[Key, Action]
+    turns: Mapping[tuple[str, str], int]
+    names: frozenset[str]
+
+
+def swap_plan(sites: Sequence[Site], traces: Iterable[Trace]) -> SwapPlan:
+    """The plan that swaps the activations of some sites, numbered in their order."""
+    actions = dict[Key, Action]()
+    for index, site in enumerate(sites):
+        first = next(call for call in site.calls if site.root in call.inputs)
+        last = site.calls[-1]
+        kept = site.written or site.input_changes or any(call.in_place for call in site.calls[:-1])
+        place: int | str | None = argument_of(site.root, first.args, first.kwargs)
+        if first is not last:
+            actions[first.key] = Action(index, place, ends=False, kept=kept, copied=False, written=False)
+            place = None
+        actions[last.key] = Action(index, place, True, kept, copied=site.output_changes, written=site.written)
+    turns = Counter[tuple[str, str]]()
+    for trace in traces:
+        turns |= trace.turns
+    names = frozenset(key.name for key in actions)
+    known = {where: number for where, number in turns.items() if is_counted(where[1], names)}
+    return SwapPlan(actions, known, names)
+
+
+def argument_of(value: Value, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | str:
+    """Position or name of the argument that is a value."""
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    return next(place for place, argument in places if isinstance(argument, Value) and argument == value)
+
+
+class SwappedNetwork(nn.Module):
+    """A network that calls other activations in place of some of its own.
+
+    The network itself is not changed. While it runs, the calls of its plan are
+    intercepted. Each activation is applied out of place.
+
+    Args:
+        network: Someone's network.
+        activations: One for each site that is swapped.
+        plan: Which calls are intercepted.
+        certificate: What was swapped and proved; see `actbench.networks.SwapCertificate`.
+    """
+
+    def __init__(
+        self, network: nn.Module, activations: Iterable[nn.Module], plan: SwapPlan, certificate: Any = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.activations = nn.ModuleList(activations)
+        self.plan = plan
+        self.certificate = certificate
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        interception = Interception(self)
+        with followed_modules(module_names(self.network), interception.stack, interception.left), interception:
+            output: Tensor = self.network(inputs)
+        if self.activations and not interception.reached:
+            raise SwapError(f"{type(self.network).__name__} reached none of its swapped activations: it ran elsewhere")
+        return output
+
+
+class Interception(TorchFunctionMode):
+    """Runs activations in place of a network's own, for one forward pass."""
+
+    def __init__(self, swapped: SwappedNetwork) -> None:
+        super().__init__()
+        self.plan = swapped.plan
+        self.activations = swapped.activations
+        self.title = type(swapped.network).__name__
+        self.stack: list[str] = []
+        self.turns = Counter[tuple[str, str]]()
+        self.inputs: dict[int, Tensor] = {}  # of sites that were begun
+        self.paused = False
+        self.reached = 0
+
+    @override
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = function_name(func)
+        if self.paused or not is_counted(name, self.plan.names):
+            return func(*args, **kwargs)
+        key = self.key(name)
+        action = self.plan.actions.get(key)
+        if action is None:
+            if is_activation(name, args, kwargs) and key.turn >= self.plan.turns.get((key.path, name), 0):
+                raise SwapError(
+                    f"{self.title} calls {name} in {key.path or 'its forward'} more often than when it was examined: "
+                    "calls that depend on values cannot be swapped"
+                )
+            return func(*args, **kwargs)
+        if action.argument is not None:
+            value = args[action.argument] if isinstance(action.argument, int) else kwargs[action.argument]
+            self.inputs[action.site] = value.clone() if action.kept else value
+        if not action.ends:
+            return func(*args, **kwargs)
+        output = self.activate(action)
+        return args[0].copy_(output) if action.written else output
+
+    def key(self, name: str) -> Key:
+        """The key of a call that is made now."""
+        path = self.stack[-1] if self.stack else ""
+        self.turns[path, name] += 1
+        return Key(path, name, self.turns[path, name] - 1)
+
+    def activate(self, action: Action) -> Tensor:
+        """The output of a site's activation."""
+        self.reached += 1
+        output: Tensor = self.activations[action.site](self.inputs.pop(action.site))
+        return output.clone() if action.copied else output
+
+    def left(self, module: nn.Module, path: str, args: Any, output: Any) -> Any:
+        """The output of a module that is swapped as a whole; None leaves the module's own."""
+        if output is None or (path, MODULE) not in self.plan.turns:
+            return None
+        self.stack.append(path)
+        key = self.key(MODULE)
+        self.stack.pop()
+        action = self.plan.actions.get(key)
+        if action is None:
+            return None
+        self.inputs[action.site] = args[0].clone() if action.kept else args[0]
+        self.paused = True
+        try:
+            return self.activate(action)
+        finally:
+            self.paused = False
+
+
+def is_counted(name: str, names: frozenset[str]) -> bool:
+    """Whether the calls of a function are counted while a network runs."""
+    return name in names or base_name(name) in ACTIVATIONS

@@ -1,0 +1,370 @@
+"""The calls of torch's functions in one forward pass of a network: where, and from which tensors to which."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from inspect import getattr_static
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._pytree import tree_flatten, tree_map
+from typing_extensions import override
+
+MODULE = "module"  # name of a call of a whole module, whose inside torch does not show
+LeaveHook = Callable[[nn.Module, str, Any, Any], Any]
+
+
+class SwapError(ValueError):
+    """An activation cannot be put into a network; the message names the place and says why."""
+
+
+class Key(NamedTuple):
+    """A call in a forward pass: module path, function, and how often that path called that function before."""
+
+    path: str
+    name: str
+    turn: int
+
+
+class Value(NamedTuple):
+    """Reference to a tensor's content at one time."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call; its arguments have a `Value` in place of each tensor."""
+
+    key: Key
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    in_place: bool
+    checkpointed: bool
+    inside: frozenset[str] = frozenset()
+    """Bare names of the functions that a user's autograd function calls."""
+
+    @property
+    def base(self) -> str:
+        """The function's name without the module, and without the underscores of a variant in place or reflected."""
+        return base_name(self.key.name)
+
+
+@dataclass
+class Trace:
+    """One forward pass: its calls in order, and what its values are."""
+
+    calls: list[Call] = field(default_factory=list)
+    kinds: dict[Value, str] = field(default_factory=dict)
+    """input, parameter (or made from parameters by no layer with weights), constant, or computed."""
+    tensors: dict[Value, Tensor] = field(default_factory=dict)
+    results: tuple[Value, ...] = ()
+    turns: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often each module path called each function, also inside of a user's autograd function."""
+    stale: set[int] = field(default_factory=set)
+    """Indices of calls in place, after which the tensor was read by another reference than the result."""
+
+
+def bare_names(text: str) -> frozenset[str]:
+    """The bare names of functions in a text."""
+    return frozenset(text.split())
+
+
+ATTENTION = bare_names("scaled_dot_product_attention multi_head_attention_forward")
+RECURRENT = bare_names("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
+WEIGHTED = (
+    ATTENTION
+    | RECURRENT
+    | bare_names(
+        "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding "
+        "matmul mm bmm mv addmm addbmm baddbmm einsum tensordot"
+    )
+)
+"""Functions that compute with weights, or multiply matrices."""
+
+
+@lru_cache(maxsize=4096)
+def function_name(func: Any) -> str:
+    """The public name of one of torch's functions, such as ``torch.nn.functional.relu`` or ``torch.Tensor.mul``."""
+    return str(resolve_name(func) or f"{getattr(func, '__module__', '')}.{getattr(func, '__name__', func)}")
+
+
+@lru_cache(maxsize=4096)
+def base_name(name: str) -> str:
+    """A function's bare name: ``relu`` for ``torch.Tensor.relu_``, ``sub`` for ``torch.Tensor.__rsub__``."""
+    base = name.rpartition(".")[2]
+    if base.startswith("__"):
+        base = base.strip("_")
+        base = base[1:] if base in ("radd", "rsub", "rmul", "rdiv", "rtruediv", "rpow", "rmatmul") else base
+        base = {"truediv": "div", "iadd": "add", "imul": "mul", "isub": "sub"}.get(base, base)
+        return "rsub" if name.endswith("__rsub__") else "rdiv" if name.endswith("__rtruediv__") else base
+    return base.rstrip("_")
+
+
+def module_names(network: nn.Module) -> dict[int, str]:
+    """Path of each module of a network by the module's id; "" for the network itself."""
+    return {id(module): path for path, module in network.named_modules()}
+
+
+@contextmanager
+def followed_modules(
+    names: Mapping[int, str], stack: list[str], leave: LeaveHook, enter: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Keep the paths of the modules that are running on a stack, whose last one is the innermost.
+
+    The hooks are global and removed afterwards, so that copies and pickles of a network know nothing of them.
+    ``leave`` may return another output of a module.
+    """
+
+    def enter_hook(module: nn.Module, args: Any) -> None:
+        if id(module) in names:
+            stack.append(names[id(module)])
+            enter()
+
+    def leave_hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if id(module) not in names:
+            return None
+        path = stack.pop()
+        return leave(module, path, args, output)
+
+    handles = [register_module_forward_pre_hook(enter_hook), register_module_forward_hook(leave_hook, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Recorder(TorchFunctionMode):
+    """Records a forward pass of a network; see `record_forward`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.stack: list[str] = []
+        self.hidden = 0  # more than 0 inside of a function that is recorded as a whole
+        self.inside = set[str]()  # bare names of the functions called there
+        self.marks: list[int] = []  # number of calls at the start of each module that runs
+        self.values: dict[int, Value] = {}  # by the tensor's id
+        self.by_storage: dict[int, list[Tensor]] = {}
+        self.stale: dict[int, int] = {}  # by the tensor's id: the call in place that made it so
+        for tensor in (*network.parameters(), *network.buffers()):
+            self.know(tensor, "parameter")
+
+    # --- values ---
+
+    def know(self, tensor: Tensor, kind: str) -> Value:
+        """A new value for a tensor, and for all tensors that share its memory."""
+        value = Value(len(self.trace.kinds))
+        self.trace.kinds[value] = kind
+        self.trace.tensors[value] = tensor
+        sharing = self.by_storage.setdefault(storage(tensor), [])
+        if not any(other is tensor for other in sharing):
+            sharing.append(tensor)  # which keeps its id
+        self.values[id(tensor)] = value
+        return value
+
+    def value_of(self, tensor: Tensor) -> Value:
+        """The value of a tensor that a call reads; a tensor that no call made is a constant."""
+        if id(tensor) in self.values:
+            return self.values[id(tensor)]
+        sharing = self.by_storage.get(storage(tensor))
+        if sharing:  # a view that was made where torch does not show it
+            self.by_storage[storage(tensor)].append(tensor)
+            self.values[id(tensor)] = self.values[id(sharing[-1])]
+            return self.values[id(tensor)]
+        return self.know(tensor, "constant" if tensor.grad_fn is None else "unknown")
+
+    # --- calls ---
+
+    @override
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = function_name(func)
+        if self.hidden:
+            self.turn(name)  # as it will count when the network runs
+            self.inside.add(base_name(name))
+            return func(*args, **kwargs)
+        return self.record(func, name, args, kwargs, lambda: func(*args, **kwargs))
+
+    def record(
+        self, func: Any, name: str, args: Any, kwargs: Any, run: Callable[[], Any], *, whole: bool = False
+    ) -> Any:
+        """Run and record one call; returns its result, which is a new reference where the call is in place.
+
+        Of a ``whole`` call, the calls inside are not recorded.
+        """
+        read = list({id(tensor): tensor for tensor in tensors_in((args, kwargs))}.values())
+        before = [version(tensor) for tensor in read]
+        inputs = [self.value_of(tensor) for tensor in read]
+        noted = tree_map(
+            lambda leaf: self.values[id(leaf)] if isinstance(leaf, Tensor) else leaf, (tuple(args), dict(kwargs))
+        )
+        self.inside.clear()
+        result = run()
+        inside = frozenset(self.inside) if whole else frozenset[str]()
+        made = list(tensors_in(result))
+        changed = [tensor for tensor, old in zip(read, before, strict=True) if version(tensor) != old]
+        if not made and not changed:
+            return result  # a size, a type, a number
+        for tensor in read:
+            if id(tensor) in self.stale:
+                self.trace.stale.add(self.stale[id(tensor)])
+        kind = self.kind_of(base_name(name), inputs)
+        in_place = False
+        outputs = []
+        for tensor in changed:
+            for other in list(self.by_storage[storage(tensor)]):
+                self.stale[id(other)] = len(self.trace.calls)
+                in_place |= other is tensor
+            new = self.know(tensor, kind)
+            outputs.append(new)
+            for other in self.by_storage[storage(tensor)]:
+                self.values[id(other)] = new
+        if changed and isinstance(result, Tensor) and any(result is tensor for tensor in changed):
+            value = self.values[id(result)]
+            if not (result.is_leaf and result.requires_grad):
+                result = result.view_as(result)  # whoever reads the old reference is found out
+            self.by_storage[storage(result)].append(result)
+            self.values[id(result)] = value
+            self.stale.pop(id(result), None)
+        else:
+            outputs += [self.know(tensor, kind) for tensor in made if all(tensor is not other for other in changed)]
+        self.trace.calls.append(
+            Call(
+                self.turn(name),
+                func,
+                noted[0],
+                noted[1],
+                tuple(inputs),
+                tuple(outputs),
+                in_place,
+                is_checkpointed(),
+                inside,
+            )
+        )
+        return result
+
+    def turn(self, name: str) -> Key:
+        """The key of a call that is made now."""
+        path = self.stack[-1] if self.stack else ""
+        turns = self.trace.turns
+        turns[path, name] += 1
+        return Key(path, name, turns[path, name] - 1)
+
+    def kind_of(self, base: str, inputs: Iterable[Value]) -> str:
+        """Kind of the values that a call makes."""
+        kinds = {self.trace.kinds[value] for value in inputs}
+        if kinds <= {"constant"}:
+            return "constant"
+        return "parameter" if kinds <= {"constant", "parameter"} and base not in WEIGHTED else "computed"
+
+    def applied(self, function: type, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        """Run and record a user's autograd function, whose inside no activation can be put into."""
+        if self.hidden:
+            return run()
+        with self.unseen():
+            return self.record(
+                function, f"{function.__module__}.{function.__qualname__}", args, kwargs, run, whole=True
+            )
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Record no calls meanwhile."""
+        self.hidden += 1
+        try:
+            yield
+        finally:
+            self.hidden -= 1
+
+    def entered(self) -> None:
+        """Note where the calls of a module begin."""
+        self.marks.append(len(self.trace.calls))
+
+    def left(self, module: nn.Module, path: str, args: Any, output: Any) -> None:
+        """Record a module without children whose inside torch does not show, as one call."""
+        start = self.marks.pop()
+        if not self.hidden:
+            with self.unseen():
+                self.see_module(start, module, path, args, output)
+
+    def see_module(self, start: int, module: nn.Module, path: str, args: Any, output: Any) -> None:
+        """Record a module as one call if the calls since ``start`` do not show what it computes."""
+        if not isinstance(output, Tensor) or len(args) != 1 or not isinstance(args[0], Tensor):
+            return
+        inside = self.trace.calls[start:]
+        opaque = all(isinstance(call.func, type) for call in inside)
+        unknown = id(output) not in self.values and storage(output) not in self.by_storage
+        if any(True for _ in module.children()) or not opaque or not (unknown or inside):
+            return
+        del self.trace.calls[start:]
+        value = inside[0].inputs[0] if inside else self.value_of(args[0])
+        made = self.know(output, self.kind_of(MODULE, [value]))
+        self.stack.append(path)
+        key = self.turn(MODULE)
+        self.stack.pop()
+        changed = any(call.in_place for call in inside)
+        self.trace.calls.append(Call(key, module, (value,), {}, (value,), (made,), changed, is_checkpointed()))
+
+
+def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True) -> tuple[Trace, Any]:
+    """The calls of one forward pass of a network in its present mode, and its output."""
+    recorder = Recorder(network)
+    recorder.know(inputs, "input")
+    own = "apply" in vars(Function)
+    original = getattr_static(Function, "apply")
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        return recorder.applied(cls, args, kwargs, lambda: original.__get__(None, cls)(*args, **kwargs))
+
+    names = module_names(network)
+    Function.apply = classmethod(apply)
+    try:
+        with (
+            torch.set_grad_enabled(gradients),
+            followed_modules(names, recorder.stack, recorder.left, recorder.entered),
+            recorder,
+        ):
+            output = network(inputs)
+    finally:
+        if own:
+            Function.apply = original
+        else:  # it is inherited
+            del Function.apply
+    recorder.trace.results = tuple(recorder.value_of(tensor) for tensor in tensors_in(output))
+    return recorder.trace, output
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors among arguments or results, at any depth."""
+    return (leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor))
+
+
+def storage(tensor: Tensor) -> int:
+    """What identifies a tensor's memory; its id where it has no single one."""
+    try:
+        return cast(int, tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # a sparse tensor
+        return id(tensor)
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor's memory was changed in place."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def is_checkpointed() -> bool:
+    """Whether `torch.utils.checkpoint` will compute what runs now a second time, in the backward pass."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"

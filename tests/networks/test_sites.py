@@ -1,0 +1,233 @@
+"""Sites of published networks, against counts that know nothing of actbench's: of the operators that torch runs."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from actbench.cli import main
+from actbench.networks import build_network, list_sites
+from actbench.specs import NetworkSpec
+from actbench.training import Classifier
+from actbench.training.engines import EngineError
+
+OPERATORS = {  # torch's operators that are activations, by the names in a table of sites
+    "relu": "relu",
+    "relu_": "relu",
+    "hardtanh": "relu6",
+    "hardtanh_": "relu6",
+    "leaky_relu": "leaky_relu",
+    "leaky_relu_": "leaky_relu",
+    "silu": "silu",
+    "silu_": "silu",
+    "gelu": "gelu",
+    "hardswish": "hardswish",
+    "hardswish_": "hardswish",
+    "hardsigmoid": "hardsigmoid",
+    "hardsigmoid_": "hardsigmoid",
+    "sigmoid": "sigmoid",
+    "sigmoid_": "sigmoid",
+    "tanh": "tanh",
+    "elu": "elu",
+    "_softmax": "softmax",
+    "_scaled_dot_product_flash_attention_for_cpu": "softmax",
+    "_scaled_dot_product_fused_attention_overrideable": "softmax",
+}
+NAMES = {"hardtanh": "relu6", "scaled_dot_product_attention": "softmax", "multi_head_attention_forward": "softmax"}
+
+
+class Operators(TorchDispatchMode):
+    """Counts activations among the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.partition(".")[0]
+        if name in OPERATORS:
+            self.calls[OPERATORS[name]] += 1
+        return func(*args, **kwargs or {})
+
+
+class Published(NamedTuple):
+    """A network, the roles of its sites as counted by hand from its source, and the size of its inputs."""
+
+    roles: dict[str, int]
+    size: int = 32
+    arguments: dict = {}  # noqa: RUF012
+
+
+MAXVIT = {  # maxvit_t with windows of 2, so that small images will do
+    "input_size": [64, 64],
+    "stem_channels": 64,
+    "partition_size": 2,
+    "block_channels": [64, 128, 256, 512],
+    "block_layers": [2, 2, 5, 2],
+    "head_dim": 32,
+    "stochastic_depth_prob": 0.2,
+}
+QUICK = {
+    "resnet18": Published({"hidden": 17}),
+    "squeezenet1_1": Published({"hidden": 25, "head": 1}),
+    "mobilenet_v2": Published({"hidden": 35}),
+    "mobilenet_v3_small": Published({"hidden": 33, "gate": 9}),
+    "efficientnet_b0": Published({"hidden": 49, "gate": 16}),
+    "shufflenet_v2_x0_5": Published({"hidden": 37}),
+    "mnasnet0_5": Published({"hidden": 35}),
+    "googlenet": Published({"hidden": 57}, arguments={"aux_logits": False, "init_weights": False}),
+}
+SLOW = {
+    "alexnet": Published({"hidden": 7}, 64),
+    "vgg11": Published({"hidden": 10}),
+    "inception_v3": Published({"hidden": 94}, 75, {"aux_logits": False, "init_weights": False}),
+    "densenet121": Published({"hidden": 121}),
+    "regnet_y_400mf": Published({"hidden": 16 * 3 + 1, "gate": 16}),
+    "convnext_tiny": Published({"hidden": 18}),
+    "swin_v2_t": Published({"hidden": 24, "gate": 12, "softmax": 12}),
+    "vit_b_16": Published({"hidden": 12, "softmax": 12}, arguments={"image_size": 32}),
+    "MaxVit": Published({"hidden": 57, "gate": 11, "softmax": 22}, 64, MAXVIT),
+}
+TORCHVISION = [
+    *(pytest.param(name, published, id=name) for name, published in QUICK.items()),
+    *(pytest.param(name, published, id=name, marks=pytest.mark.slow) for name, published in SLOW.items()),
+]
+
+
+def spec_of(name, published):
+    return {"class_path": f"torchvision.models.{name}", "init_args": published.arguments}
+
+
+def counted(network, size, *, training):
+    with Operators() as operators, torch.no_grad():
+        network.train(training)(torch.rand(2, 3, size, size))
+    return operators.calls
+
+
+def check_counts(spec, size):
+    """Whether all activations are sites, and only those that are kept still run once others are swapped in."""
+    network = build_network(NetworkSpec(spec), torch.nn.Softsign, input_shape=(3, size, size), num_classes=5, seed=0)
+    sites = network.certificate.sites
+    for training in (True, False):
+        mode = "train" if training else "eval"
+        here = [site for site in sites if mode in site.modes]
+        named = Counter(NAMES.get(site.call, site.call) for site in here)
+        kept = Counter(NAMES.get(site.call, site.call) for site in here if not site.swapped)
+
+        assert counted(network.network, size, training=training) == named
+        assert counted(network, size, training=training) == kept
+    return network
+
+
+@pytest.mark.parametrize(("name", "published"), TORCHVISION)
+def test_sites_of_torchvision_are_the_activations_that_torch_runs(name, published):
+    network = check_counts(spec_of(name, published), published.size)
+
+    assert Counter(site.role for site in network.certificate.sites) == published.roles
+
+
+@pytest.mark.parametrize(("name", "published"), TORCHVISION)
+def test_torchvision_trains_with_swapped_activations_in_both_engines(name, published):
+    check_training(spec_of(name, published), published.size)
+
+
+def check_training(spec, size):
+    """Whether five steps train two seeds, in both engines alike if the network can be stacked."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(2, 4, 3, size, size, generator=generator), torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
+    first = []
+    for engine in ("sequence", "stack"):
+        options = {"input_shape": (3, size, size), "num_classes": 5, "replicates": 2, "engine": engine}
+        try:
+            classifier = Classifier("prelu", spec, {"class_path": "SGD", "init_args": {"lr": 1e-3}}, **options)
+        except EngineError:
+            if engine == "sequence":
+                raise
+            continue
+        slopes = [value for key, value in classifier.named_parameters() if "activations." in key]
+        optimizer = classifier.engine.make_optimizer(classifier.optimizer)
+        for step in range(5):
+            optimizer.zero_grad()
+            losses = classifier.engine.losses(images, labels, key=(0, step))
+            assert losses.isfinite().all()
+            first += [losses.detach()] * (step == 0)
+            classifier.engine.backward(losses.sum())
+            assert all(value.grad is not None for value in slopes)
+            assert any(value.grad.abs().sum() > 0 for value in slopes)
+            optimizer.step()
+    assert len(first) == 1 or torch.allclose(*first, rtol=1e-4)
+
+
+def test_a_residual_block_has_an_activation_for_each_call():
+    network = build_network(
+        NetworkSpec("torchvision.models.resnet18"), torch.nn.PReLU, input_shape=(3, 32, 32), num_classes=5, seed=0
+    )
+
+    assert len(list(network.activations.parameters())) == 17
+
+
+def test_the_meta_device_finds_the_same_sites():
+    spec = NetworkSpec("torchvision.models.mobilenet_v3_small")
+    real = build_network(spec, torch.nn.ReLU, input_shape=(3, 64, 64), num_classes=5, seed=0).certificate
+
+    listed = list_sites(spec, input_shape=(3, 64, 64), num_classes=5, sites="hidden").certificate
+
+    assert listed.sites == real.sites
+    assert not listed.proved
+    assert real.text == "33 of 42 sites swapped: 33 hidden; kept 9 gates; proved in train and eval"
+
+
+# --- the command ---
+
+
+def test_the_command_lists_sites_without_training(capsys):
+    words = "sites --model.network torchvision.models.mobilenet_v3_small --input_shape 3,64,64"
+
+    assert main(words.split()) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("hardsigmoid" in line and "no: role gate" in line for line in lines) == 9
+    assert sum(line.rstrip().endswith("yes") for line in lines) == 33
+    assert lines[-1] == "33 of 42 sites to swap: 33 hidden; kept 9 gates; nothing was trained or proved"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "which network?"),
+        ("--model.network MLP", "MLP takes the activation itself"),
+        ("--model.network torchvision.models.resnet81", "near it are torchvision.models.resnet18"),
+        (
+            "--model.network torchvision.models.vit_b_16 --input_shape 3,8,8",
+            "Wrong image height! Expected 224 but got 8",
+        ),
+        ("--model.network torchvision.models.alexnet --input_shape 3,a", "--input_shape is numbers"),
+        ("--model.network torchvision.models.alexnet --model.sites [layer1]", "'layer1' meets no site of AlexNet"),
+        ("--model.network torchvision.models.alexnet --model.activation relu", "no option for activation"),
+        ("--model.network torch.nn.Flatten", "no hidden site to swap; it has no activation at all"),
+    ],
+)
+def test_the_command_refuses_in_one_line(words, message, capsys):
+    assert main(["sites", *words.split()]) == 2
+
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
+
+
+# --- timm ---
+
+TIMM_QUICK = ("test_resnet", "test_vit", "test_efficientnet", "test_byobnet", "test_nfnet")
+TIMM_SLOW = ()
+
+
+@pytest.mark.parametrize("name", [*TIMM_QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in TIMM_SLOW)])
+def test_sites_of_timm_are_the_activations_that_torch_runs(name):
+    spec = {"class_path": "timm.create_model", "init_args": {"model_name": name}}
+
+    network = check_counts(spec, 160)
+
+    assert network.certificate.proved
+    check_training(spec, 160)
