@@ -13,6 +13,7 @@ from actbench.data.datasets import FakeImages as FakeImages
 from actbench.data.datasets import FashionMNIST as FashionMNIST
 from actbench.data.foreign import ForeignData as ForeignData
 from actbench.data.foreign import adopt as adopt
+from actbench.data.image_folder import ImageFolder as ImageFolder
 from actbench.data.images import DataError as DataError
 from actbench.data.images import ImageData as ImageData
 from actbench.data.rows import Batch as Batch

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
-from torch.nn.functional import pad
 from typing_extensions import override
 
 from actbench.data.files import FileData
+from actbench.data.image_folder import ImageFolder
 from actbench.data.images import DataError, ImageData, LabelledImages, check_at_least
-from actbench.seeding import stream
 
 
 class Digits(ImageData):
@@ -39,7 +38,6 @@ class Digits(ImageData):
         return [LabelledImages(images, torch.from_numpy(digits.target).long())]
 
 
-PADDING = 4  # black pixels around an image before it is cropped
 MAX_FAKE = 2**28  # values of all made-up images, which are drawn at once
 
 
@@ -166,7 +164,6 @@ class ColourData(FileData):
 
     input_shape = (3, 32, 32)
     num_classes = 10
-    flip = True
 
     def __init__(
         self,
@@ -182,43 +179,6 @@ class ColourData(FileData):
         super().__init__(root, download, batch_size, val_fraction, seed, replicates, drop_last)
         self.save_hyperparameters({"augment": augment}, logger=False)
         self.augment = augment
-        self.crops: tuple[int, Tensor] | None = None  # an epoch, and the crops of all rows of each replicate in it
-
-    @override
-    def augmented(
-        self, images: UInt8[Tensor, "replicates batch channels height width"], rows: Int64[Tensor, "replicates batch"]
-    ) -> UInt8[Tensor, "replicates batch channels height width"]:
-        if not self.augment:
-            return images
-        if self.crops is None or self.crops[0] != self.epoch:
-            count = len(self.tables[0].labels)
-            streams = [stream(seed, "augmentation", self.epoch) for seed in self.seeds]
-            crops = torch.stack([draw_crops(count, generator, flip=self.flip).byte() for generator in streams])
-            self.crops = self.epoch, crops.to(rows.device)
-        replicate = torch.arange(len(rows), device=rows.device)[:, None]
-        crops = self.crops[1].to(rows.device)[replicate, rows].long()
-        return crop(images.flatten(0, 1), crops.flatten(0, 1)).view(images.shape)
-
-
-def draw_crops(rows: int, generator: torch.Generator, *, flip: bool) -> Int64[Tensor, "{rows} 3"]:
-    """Top and left edge of each crop in the padded image, and whether it is mirrored, all equally likely."""
-    edges = torch.randint(2 * PADDING + 1, (rows, 2), generator=generator)
-    mirrored = torch.randint(2, (rows, 1), generator=generator)
-    return torch.cat([edges, mirrored * flip], dim=1)
-
-
-def crop(
-    images: UInt8[Tensor, "batch channels height width"], crops: Int64[Tensor, "batch 3"]
-) -> UInt8[Tensor, "batch channels height width"]:
-    """Images padded with zeros, cropped to their size again, and mirrored left to right where ``crops`` says so."""
-    batch, channels, height, width = images.shape
-    top, left, mirrored = crops[:, :, None].unbind(1)
-    y = top + torch.arange(height, device=images.device)
-    x = torch.arange(width, device=images.device)
-    x = left + torch.where(mirrored.bool(), width - 1 - x, x)
-    image = torch.arange(batch, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[:, None, None]
-    return pad(images, (PADDING,) * 4)[image, channel, y[:, None, :, None], x[:, None, None, :]]
 
 
 class CifarData(ColourData):
@@ -280,4 +240,4 @@ class SVHN(ColourData):
         return LabelledImages(torch.from_numpy(source.data).contiguous(), torch.from_numpy(source.labels))
 
 
-DATASETS = (Digits, FakeImages, MNIST, FashionMNIST, KMNIST, CIFAR10, CIFAR100, SVHN)
+DATASETS = (Digits, FakeImages, ImageFolder, MNIST, FashionMNIST, KMNIST, CIFAR10, CIFAR100, SVHN)
