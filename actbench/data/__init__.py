@@ -5,9 +5,11 @@ from actbench.data.batches import read_batch as read_batch
 from actbench.data.datasets import CIFAR10 as CIFAR10
 from actbench.data.datasets import CIFAR100 as CIFAR100
 from actbench.data.datasets import DATASETS as DATASETS
+from actbench.data.datasets import EMNIST as EMNIST
 from actbench.data.datasets import KMNIST as KMNIST
 from actbench.data.datasets import MNIST as MNIST
 from actbench.data.datasets import SVHN as SVHN
+from actbench.data.datasets import USPS as USPS
 from actbench.data.datasets import Digits as Digits
 from actbench.data.datasets import FakeImages as FakeImages
 from actbench.data.datasets import FashionMNIST as FashionMNIST
@@ -20,3 +22,4 @@ from actbench.data.rows import Batch as Batch
 from actbench.data.rows import RowBatches as RowBatches
 from actbench.data.rows import Rows as Rows
 from actbench.data.rows import stratified_split as stratified_split
+from actbench.data.sequences import MNIST1D as MNIST1D

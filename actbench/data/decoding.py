@@ -107,7 +107,7 @@ def decode(
 ) -> dict[str, list[Any]]:
     """Decode pictures to a file, the damaged ones left out; returns the other fields of `Decoded`."""
     channels, *sizes = shape
-    read = partial(attempt, root, channels=channels, size=sizes if resize else None)
+    read = partial(picture_or_error, root, channels=channels, size=sizes if resize else None)
     damaged: list[int] = []
     equal: list[tuple[int, int]] = []
     first_of: dict[bytes, int] = {}
@@ -134,7 +134,7 @@ def decode(
     return {"damaged": damaged, "equal": equal}
 
 
-def attempt(
+def picture_or_error(
     root: Path, picture: Picture, *, channels: int, size: Sequence[int] | None
 ) -> tuple[UInt8[np.ndarray, "channels height width"] | PictureError, bytes]:
     """A picture and a hash of its pixels, or why it cannot be read."""

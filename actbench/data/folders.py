@@ -101,7 +101,7 @@ def part_folders(root: Path, left_out: Counter[str]) -> dict[str, Path]:
         return {"all": found["train"]}
     for entry in root.iterdir():
         if entry not in found.values() and not entry.name.startswith("."):
-            left_out[f"folder {entry.name}" if entry.is_dir() else kind_of(entry.name)] += 1
+            left_out[f"folder {entry.name}" if entry.is_dir() else file_kind(entry.name)] += 1
     return found
 
 
@@ -112,7 +112,7 @@ def visible_folders(folder: Path) -> list[Path]:
 
 def class_folders(folder: Path, left_out: Counter[str]) -> dict[str, Path]:
     """The folder of each class; files beside them are left out."""
-    left_out.update(kind_of(entry.name) for entry in folder.iterdir() if not entry.is_dir())
+    left_out.update(file_kind(entry.name) for entry in folder.iterdir() if not entry.is_dir())
     return {path.name: path for path in visible_folders(folder)}
 
 
@@ -129,7 +129,7 @@ def pictures_in(folder: Path, root: Path, left_out: Counter[str]) -> list[Pictur
                 if entry.is_dir():
                     pending += [entry.path] * (not entry.name.startswith("."))
                 elif entry.name.startswith(".") or not entry.name.lower().endswith(EXTENSIONS):
-                    left_out[kind_of(entry.name)] += 1
+                    left_out[file_kind(entry.name)] += 1
                 else:
                     pictures.append(described(entry, os.fspath(root)))
     return sorted(pictures, key=lambda picture: picture.path.rpartition("/"))  # as torchvision sorts
@@ -145,6 +145,6 @@ def described(entry: os.DirEntry[str], root: str) -> Picture:
     return Picture(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def kind_of(name: str) -> str:
+def file_kind(name: str) -> str:
     """What a file that is left out is called."""
     return "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without extension"  # noqa: PTH122

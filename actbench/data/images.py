@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float32, Int64, Num, UInt8
+from jaxtyping import Float32, Int64, Num
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from typing_extensions import override
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 
 class ImageData(LightningDataModule, ABC):
-    """Images that fit in memory, kept as tensors on the device that trains.
+    """Images, or other inputs of one shape, that fit in memory, kept as tensors on the device that trains.
 
     Loaders yield `Rows`. Images are gathered on the device, in
     ``transfer_batch_to_device``, because a DataLoader that fetches image by
@@ -120,8 +120,8 @@ class ImageData(LightningDataModule, ABC):
         """Read all images into one table, and into one more for each official part, val before test."""
 
     def augmented(
-        self, images: UInt8[Tensor, "replicates batch channels height width"], rows: Int64[Tensor, "replicates batch"]
-    ) -> UInt8[Tensor, "replicates batch channels height width"]:
+        self, images: Num[Tensor, "replicates batch ..."], rows: Int64[Tensor, "replicates batch"]
+    ) -> Num[Tensor, "replicates batch ..."]:
         """A training batch after random augmentation: unchanged without ``augment``."""
         if not self.augment:
             return images

@@ -15,6 +15,7 @@ from actbench.networks.build import compared_modules as compared_modules
 from actbench.networks.catalogue import MLP as MLP
 from actbench.networks.catalogue import NETWORKS as NETWORKS
 from actbench.networks.catalogue import ConvNet as ConvNet
+from actbench.networks.catalogue import ConvNet1d as ConvNet1d
 from actbench.networks.catalogue import ResNet20 as ResNet20
 from actbench.networks.catalogue import TutorialCNN as TutorialCNN
 from actbench.networks.copies import MODULE_ATTRIBUTES as MODULE_ATTRIBUTES

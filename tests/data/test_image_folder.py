@@ -662,3 +662,19 @@ def test_a_folder_is_fitted_tested_and_resumed_bit_for_bit(tmp_path, rng, actben
     epochs = [next(line for line in run.stdout.splitlines() if "epoch 3/3" in line) for run in (whole, resumed)]
     assert len({line.split("replicate-epochs")[0] for line in epochs}) == 1
     assert "test/acc" in tested.stdout
+
+
+@pytest.mark.slow
+def test_a_study_of_a_folder_finds_its_cells_again_until_a_picture_changes(tmp_path, rng, actbench):
+    write_pictures(tmp_path / "pictures", rng)
+    study = ["compare", "--study.name", "s", "--study.activations", "[relu, swish]", "--study.replicates", 2]
+    study += ["--data", "ImageFolder", "--data.root", tmp_path / "pictures", "--trainer.max_epochs", 1]
+
+    first, second = actbench(*study), actbench(*study)
+    repaint_png = tmp_path / "pictures" / "cat" / "00.png"
+    write_picture(repaint_png, rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    third = actbench(*study)
+
+    assert (first.returncode, second.returncode, third.returncode) == (0, 0, 0), first.stderr + third.stderr
+    trained = [run.stdout.count("epoch 1/1") for run in (first, second, third)]
+    assert trained == [trained[0], 0, trained[0]]
