@@ -152,6 +152,18 @@ class ImageFolder(ImageData):
             )
 
     @override
+    def state_dict(self) -> dict[str, list[str]]:
+        return {"classes": self.classes}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
+        if state_dict["classes"] != self.classes:
+            raise DataError(
+                f"ImageFolder: {self.folder} has the classes {', '.join(self.classes)}; the checkpoint was trained on "
+                f"{', '.join(state_dict['classes'])}"
+            )
+
+    @override
     def check_classes(self, parts: dict[str, Part]) -> None:
         for name, part in parts.items():
             labels = self.tables[part.table].labels

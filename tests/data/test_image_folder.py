@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import shutil
 import threading
 import warnings
@@ -671,10 +672,23 @@ def test_a_study_of_a_folder_finds_its_cells_again_until_a_picture_changes(tmp_p
     study += ["--data", "ImageFolder", "--data.root", tmp_path / "pictures", "--trainer.max_epochs", 1]
 
     first, second = actbench(*study), actbench(*study)
-    repaint_png = tmp_path / "pictures" / "cat" / "00.png"
-    write_picture(repaint_png, rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    write_picture(tmp_path / "pictures" / "cat" / "00.png", rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     third = actbench(*study)
 
     assert (first.returncode, second.returncode, third.returncode) == (0, 0, 0), first.stderr + third.stderr
-    trained = [run.stdout.count("epoch 1/1") for run in (first, second, third)]
-    assert trained == [trained[0], 0, trained[0]]
+    cells = [len(re.findall(r"^\d/\d ImageFolder/", run.stdout + run.stderr, re.M)) for run in (first, second, third)]
+    assert cells == [2, 0, 2]
+
+
+def test_a_checkpoint_is_not_scored_on_other_classes(tmp_path, rng, actbench):
+    write_pictures(tmp_path / "one", rng)
+    write_pictures(tmp_path / "other", rng, classes=["cat", "cow"])
+    fit = ["fit", "--data", "ImageFolder", "--data.root", tmp_path / "one", "--trainer.max_epochs", 1]
+    assert actbench(*fit).returncode == 0
+
+    tested = actbench(
+        "test", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt", "--data.root", tmp_path / "other"
+    )
+
+    assert tested.returncode != 0
+    assert "has the classes cat, cow; the checkpoint was trained on cat, dog" in tested.stderr
