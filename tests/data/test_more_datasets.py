@@ -1,11 +1,13 @@
 import bz2
 import hashlib
+import inspect
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets
 from datasets import made_up, write_idx
+from jsonargparse import ArgumentParser
 from mnist1d.data import get_dataset_args, make_dataset
 
 from actbench import data
@@ -152,3 +154,17 @@ def test_a_damaged_file_of_usps_is_named(usps, name):
 
     with pytest.raises(data.DataError, match=f"{name} is damaged: its MD5 sum is not"):
         data.USPS(root=str(usps)).prepare_data()
+
+
+@pytest.mark.parametrize("name", ["ImageFolder", "MNIST1D", "EMNIST", "USPS"])
+def test_every_option_is_explained_in_the_help(name, capsys):
+    parser = ArgumentParser()
+    parser.add_class_arguments(getattr(data, name), "data")
+
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+
+    text = " ".join(capsys.readouterr().out.split())
+    for option in inspect.signature(getattr(data, name)).parameters:
+        _, described = text.rsplit(f"--data.{option} ", 1)
+        assert described.split("(type:")[0].split("(required")[0].strip().endswith("."), option
