@@ -4,17 +4,17 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
-from torch.nn.functional import pad
 from typing_extensions import override
 
 from actbench.data.files import FileData
+from actbench.data.image_folder import ImageFolder
 from actbench.data.images import DataError, ImageData, LabelledImages, check_at_least
-from actbench.seeding import stream
+from actbench.data.sequences import MNIST1D
 
 
 class Digits(ImageData):
@@ -39,7 +39,7 @@ class Digits(ImageData):
         return [LabelledImages(images, torch.from_numpy(digits.target).long())]
 
 
-PADDING = 4  # black pixels around an image before it is cropped
+PARTS = ("train", "test")  # of files
 MAX_FAKE = 2**28  # values of all made-up images, which are drawn at once
 
 
@@ -155,6 +155,92 @@ class KMNIST(IdxData):
     """
 
 
+EmnistSplit = Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"]
+
+
+class EMNIST(IdxData):
+    """Handwritten letters and digits: grey images of 28x28 pixels, 10 to 62 classes.
+
+    Images are transposed, as in the files and in torchvision. Classes are numbered from 0, also those of ``letters``,
+    which the files number from 1.
+
+    Args:
+        split: Which characters: balanced (131,600 images, 47 classes), byclass (814,255, 62), bymerge (814,255, 47),
+            letters (145,600, 26), digits (280,000, 10) or mnist (70,000, 10).
+
+    Source:
+        Cohen, Afshar, Tapson and van Schaik (2017), EMNIST: an extension of MNIST to handwritten letters,
+        arXiv:1702.05373.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        split: EmnistSplit = "balanced",
+        batch_size: int = 64,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        replicates: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(root, download, batch_size, val_fraction, seed, replicates, drop_last)
+        classes = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
+        if split not in classes:
+            raise ValueError(f"split must be one of {', '.join(classes)}, got {split}")
+        self.save_hyperparameters({"split": split}, logger=False)
+        self.split = split
+        self.num_classes = classes[split]
+        self.chosen = f" --data.split {split}"
+
+    @override
+    def files(self) -> dict[str, str | None]:
+        # torchvision knows the MD5 sum of the archive of all splits only.
+        kinds = ("images-idx3", "labels-idx1")
+        return {f"EMNIST/raw/emnist-{self.split}-{part}-{kind}-ubyte": None for part in PARTS for kind in kinds}
+
+    @override
+    def fetch(self, folder: str) -> None:
+        self.torchvision_class()(folder, split=self.split, download=True)
+
+    @override
+    def read_part(self, root: Path, part: str) -> LabelledImages:
+        stem = f"EMNIST/raw/emnist-{self.split}-{part}"
+        images = read_idx(root / f"{stem}-images-idx3-ubyte", 3)
+        labels = read_idx(root / f"{stem}-labels-idx1-ubyte", 1).long()
+        return LabelledImages(images[:, None], labels - 1 if self.split == "letters" else labels)
+
+
+class USPS(FileData):
+    """Digits from envelopes: 7,291 grey images of 16x16 pixels for training and 2,007 for testing, 10 classes.
+
+    Source:
+        Hull (1994), A database for handwritten text recognition research, IEEE PAMI 16(5), 550-554.
+    """
+
+    input_shape = (1, 16, 16)
+    num_classes = 10
+
+    @override
+    def files(self) -> dict[str, str | None]:
+        return {name: md5 for _, name, md5 in map(self.torchvision_class().split_list.get, PARTS)}
+
+    @override
+    def fetch(self, folder: str) -> None:
+        for part in PARTS:
+            self.torchvision_class()(folder, train=part == "train", download=True)
+
+    @override
+    def read_part(self, root: Path, part: str) -> LabelledImages:
+        from torchvision.datasets.utils import check_integrity
+
+        _, name, md5 = self.torchvision_class().split_list[part]
+        if not check_integrity(str(root / name), md5):  # which torchvision does not look at
+            raise DataError(f"{root / name} is damaged: its MD5 sum is not {md5}")
+        source: Any = self.torchvision_class()(root, train=part == "train")
+        return LabelledImages(torch.from_numpy(source.data)[:, None], torch.tensor(source.targets))
+
+
 class ColourData(FileData):
     """Colour images of 32x32 pixels, which may be augmented.
 
@@ -166,7 +252,6 @@ class ColourData(FileData):
 
     input_shape = (3, 32, 32)
     num_classes = 10
-    flip = True
 
     def __init__(
         self,
@@ -182,43 +267,6 @@ class ColourData(FileData):
         super().__init__(root, download, batch_size, val_fraction, seed, replicates, drop_last)
         self.save_hyperparameters({"augment": augment}, logger=False)
         self.augment = augment
-        self.crops: tuple[int, Tensor] | None = None  # an epoch, and the crops of all rows of each replicate in it
-
-    @override
-    def augmented(
-        self, images: UInt8[Tensor, "replicates batch channels height width"], rows: Int64[Tensor, "replicates batch"]
-    ) -> UInt8[Tensor, "replicates batch channels height width"]:
-        if not self.augment:
-            return images
-        if self.crops is None or self.crops[0] != self.epoch:
-            count = len(self.tables[0].labels)
-            streams = [stream(seed, "augmentation", self.epoch) for seed in self.seeds]
-            crops = torch.stack([draw_crops(count, generator, flip=self.flip).byte() for generator in streams])
-            self.crops = self.epoch, crops.to(rows.device)
-        replicate = torch.arange(len(rows), device=rows.device)[:, None]
-        crops = self.crops[1].to(rows.device)[replicate, rows].long()
-        return crop(images.flatten(0, 1), crops.flatten(0, 1)).view(images.shape)
-
-
-def draw_crops(rows: int, generator: torch.Generator, *, flip: bool) -> Int64[Tensor, "{rows} 3"]:
-    """Top and left edge of each crop in the padded image, and whether it is mirrored, all equally likely."""
-    edges = torch.randint(2 * PADDING + 1, (rows, 2), generator=generator)
-    mirrored = torch.randint(2, (rows, 1), generator=generator)
-    return torch.cat([edges, mirrored * flip], dim=1)
-
-
-def crop(
-    images: UInt8[Tensor, "batch channels height width"], crops: Int64[Tensor, "batch 3"]
-) -> UInt8[Tensor, "batch channels height width"]:
-    """Images padded with zeros, cropped to their size again, and mirrored left to right where ``crops`` says so."""
-    batch, channels, height, width = images.shape
-    top, left, mirrored = crops[:, :, None].unbind(1)
-    y = top + torch.arange(height, device=images.device)
-    x = torch.arange(width, device=images.device)
-    x = left + torch.where(mirrored.bool(), width - 1 - x, x)
-    image = torch.arange(batch, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[:, None, None]
-    return pad(images, (PADDING,) * 4)[image, channel, y[:, None, :, None], x[:, None, None, :]]
 
 
 class CifarData(ColourData):
@@ -280,4 +328,17 @@ class SVHN(ColourData):
         return LabelledImages(torch.from_numpy(source.data).contiguous(), torch.from_numpy(source.labels))
 
 
-DATASETS = (Digits, FakeImages, MNIST, FashionMNIST, KMNIST, CIFAR10, CIFAR100, SVHN)
+DATASETS = (
+    Digits,
+    FakeImages,
+    ImageFolder,
+    MNIST1D,
+    MNIST,
+    FashionMNIST,
+    KMNIST,
+    EMNIST,
+    USPS,
+    CIFAR10,
+    CIFAR100,
+    SVHN,
+)

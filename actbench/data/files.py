@@ -28,6 +28,7 @@ class FileData(ImageData):
 
     official_test = True
     packed = ""  # suffix of an archive that may stand in place of a file
+    chosen = ""  # options that choose the files, for the hint how to fetch them
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class FileData(ImageData):
 
     def _read_from(self, root: Path) -> list[LabelledImages]:
         name = type(self).__name__
-        fit = f"python main.py fit --data {name} --data.root {shlex.quote(self.root)}"
+        fit = f"python main.py fit --data {name} --data.root {shlex.quote(self.root)}{self.chosen}"
         hint = f"to fetch it: {fit} --data.download true"
         if not root.is_dir():
             raise DataError(f"{name}: the folder {root} was not found; {hint}")

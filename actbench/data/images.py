@@ -6,12 +6,14 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, Num
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from typing_extensions import override
 
+from actbench.data.augmentation import crop, draw_crops
 from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
+from actbench.data.scaling import Normalization, scales
 from actbench.seeding import stream
 
 MAX_REPLICATES = 100_000  # of a run
@@ -27,9 +29,9 @@ class DataError(ValueError):
 
 
 class LabelledImages(NamedTuple):
-    """Images as read, and their classes."""
+    """Images as read, or other inputs of one shape, and their classes."""
 
-    images: UInt8[Tensor, "rows channels height width"]
+    images: Num[Tensor, "rows ..."]
     labels: Int64[Tensor, " rows"]
 
 
@@ -41,21 +43,21 @@ class Part(NamedTuple):
 
 
 class ImageData(LightningDataModule, ABC):
-    """Images that fit in memory, kept as tensors on the device that trains.
+    """Images, or other inputs of one shape, that fit in memory, kept as tensors on the device that trains.
 
     Loaders yield `Rows`. Images are gathered on the device, in
     ``transfer_batch_to_device``, because a DataLoader that fetches image by
     image takes 15 to 320 times longer. A step sees ``(images, labels, rows)``:
-    images (replicates, batch, channels, height, width), float32 in [0, 1], and
-    (replicates, batch) labels and row numbers in the part's table. Predictions
-    are made for the test part.
+    images (replicates, batch, channels, height, width), float32 in [0, 1] unless
+    they are normalised, and (replicates, batch) labels and row numbers in the
+    part's table. Predictions are made for the test part.
 
     Each replicate has its own split, batch order and augmentation. They follow
     from its seed alone, so they do not depend on other replicates, on the batch
     size, on the device or on earlier runs.
 
-    After ``setup``, ``tables`` holds the images (one table of all rows, or
-    training rows and official test rows), and ``parts`` the rows of train, val,
+    After ``setup``, ``tables`` holds the images (one table of the rows that are
+    split, then one of each official part), and ``parts`` the rows of train, val,
     test and predict.
 
     Args:
@@ -71,10 +73,14 @@ class ImageData(LightningDataModule, ABC):
         DataError: In ``setup``: a part lacks a class.
     """
 
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
-    white: int = 255  # the largest value of a pixel
+    white: int = 255  # the largest value of a pixel; 1 for inputs that are taken as they are
+    official_val: bool = False  # validation images have a table of their own, and val_fraction has no effect
     official_test: bool = False  # test images have a table of their own, and test_fraction has no effect
+    augment: bool = False  # training images are padded and cropped
+    flip: bool = True  # and half of them mirrored
+    normalize: Normalization = "none"
 
     def __init__(
         self,
@@ -86,7 +92,9 @@ class ImageData(LightningDataModule, ABC):
         drop_last: bool = False,
     ) -> None:
         super().__init__()
-        fractions = {"val_fraction": val_fraction}
+        fractions = {}
+        if not self.official_val:
+            fractions["val_fraction"] = val_fraction
         if not self.official_test:
             fractions["test_fraction"] = test_fraction
         check_at_least(1, batch_size=batch_size)
@@ -104,16 +112,38 @@ class ImageData(LightningDataModule, ABC):
         self.seeds = range(seed, seed + replicates)
         self.tables: list[LabelledImages] = []
         self.parts: dict[str, Part] = {}
+        self.crops: tuple[int, Tensor] | None = None  # an epoch, and the crops of all rows of each replicate in it
+        self.scales: tuple[Tensor, Tensor] | None = None  # mean and standard deviation, for each replicate
 
     @abstractmethod
     def read(self) -> list[LabelledImages]:
-        """Read all images into one table, or into two: training images and official test images."""
+        """Read all images into one table, and into one more for each official part, val before test."""
 
     def augmented(
-        self, images: UInt8[Tensor, "replicates batch channels height width"], rows: Int64[Tensor, "replicates batch"]
-    ) -> UInt8[Tensor, "replicates batch channels height width"]:
-        """A training batch after random augmentation; unchanged by default."""
-        return images
+        self, images: Num[Tensor, "replicates batch ..."], rows: Int64[Tensor, "replicates batch"]
+    ) -> Num[Tensor, "replicates batch ..."]:
+        """A training batch after random augmentation: unchanged without ``augment``."""
+        if not self.augment:
+            return images
+        if self.crops is None or self.crops[0] != self.epoch:
+            count = len(self.tables[0].labels)
+            streams = [stream(seed, "augmentation", self.epoch) for seed in self.seeds]
+            crops = torch.stack([draw_crops(count, generator, flip=self.flip).byte() for generator in streams])
+            self.crops = self.epoch, crops.to(rows.device)
+        replicate = torch.arange(len(rows), device=rows.device)[:, None]
+        crops = self.crops[1].to(rows.device)[replicate, rows].long()
+        return crop(images.flatten(0, 1), crops.flatten(0, 1)).view(images.shape)
+
+    def normalized(
+        self, images: Float32[Tensor, "replicates batch channels height width"]
+    ) -> Float32[Tensor, "replicates batch channels height width"]:
+        """A batch of images in [0, 1], by channel: minus the mean, over the standard deviation."""
+        if self.scales is None:
+            table, rows = self.tables[0].images, self.parts["train"].rows
+            mean, deviation = scales(self.normalize, table, rows, white=self.white)
+            self.scales = mean[:, None, :, None, None], deviation[:, None, :, None, None]
+        mean, deviation = self.scales = self.scales[0].to(images.device), self.scales[1].to(images.device)
+        return (images - mean) / deviation
 
     @property
     def epoch(self) -> int:
@@ -130,24 +160,35 @@ class ImageData(LightningDataModule, ABC):
             return
         self.prepare_data()  # Lightning calls it in only one of several processes
         labels = self.tables[0].labels
-        shares = (1 - sum(self.fractions.values()), *self.fractions.values())
+        shares = (1.0 - sum(self.fractions.values()), *self.fractions.values())
         splits = [stratified_split(labels, shares, stream(seed, "split")) for seed in self.seeds]
-        train, val, *rest = (torch.stack(rows) for rows in zip(*splits, strict=True))
-        test = rest[0] if rest else torch.arange(len(self.tables[-1].labels)).expand(len(self.seeds), -1)
-        parts = {"train": Part(0, train), "val": Part(0, val), "test": Part(len(self.tables) - 1, test)}
+        drawn = {"train": 1.0, **self.fractions}  # the parts of the first table
+        parts = {
+            name.removesuffix("_fraction"): Part(0, torch.stack(rows))
+            for name, rows in zip(drawn, zip(*splits, strict=True), strict=True)
+        }
+        official = [name for name in ("val", "test") if name not in parts]
+        for index, name in enumerate(official, start=1):
+            every_row = torch.arange(len(self.tables[index].labels))
+            parts[name] = Part(index, every_row.expand(len(self.seeds), -1))
+        self.check_classes(parts)
+        train = parts["train"].rows
+        if self.drop_last and train.shape[1] < self.batch_size:
+            raise DataError(
+                f"drop_last leaves no batch: {train.shape[1]} training images, batch_size {self.batch_size}"
+            )
+        self.parts = {**parts, "predict": parts["test"]}
+
+    def check_classes(self, parts: dict[str, Part]) -> None:
+        """Raise DataError for a part that lacks a class."""
         for name, part in parts.items():  # every split has equally many images of a class
             counts = self.tables[part.table].labels[part.rows[0]].bincount(minlength=self.num_classes)
             if not counts.all():
                 split = ", ".join(f"{option} {value}" for option, value in self.fractions.items())
                 raise DataError(
                     f"the {name} part of {type(self).__name__} has no image of class {int(counts.argmin())}: "
-                    f"{len(labels)} images are too few for {split}"
+                    f"{len(self.tables[part.table].labels)} images are too few for {split}"
                 )
-        if self.drop_last and train.shape[1] < self.batch_size:
-            raise DataError(
-                f"drop_last leaves no batch: {train.shape[1]} training images, batch_size {self.batch_size}"
-            )
-        self.parts = {**parts, "predict": parts["test"]}
 
     def digest(self) -> str:
         """Hash of all images and labels."""
@@ -155,7 +196,7 @@ class ImageData(LightningDataModule, ABC):
         total = sha256()
         for values in chain.from_iterable(self.tables):
             total.update(f"{tuple(values.shape)} {values.dtype}".encode())
-            total.update(values.cpu().contiguous().numpy().tobytes())
+            total.update(values.cpu().contiguous().numpy().data)
         return total.hexdigest()[:32]
 
     def _scored_batches(self, part: str) -> RowBatches:
@@ -191,7 +232,8 @@ class ImageData(LightningDataModule, ABC):
         images = images.view(*rows.shape, *images.shape[1:])
         if batch.part == "train":
             images = self.augmented(images, rows)
-        return Batch(images.float() / self.white, labels, rows)
+        inputs = images.float() / self.white
+        return Batch(inputs if self.normalize == "none" else self.normalized(inputs), labels, rows)
 
 
 def check_replicates(replicates: int) -> None:

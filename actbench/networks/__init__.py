@@ -17,6 +17,7 @@ from actbench.networks.build import list_sites as list_sites
 from actbench.networks.catalogue import MLP as MLP
 from actbench.networks.catalogue import NETWORKS as NETWORKS
 from actbench.networks.catalogue import ConvNet as ConvNet
+from actbench.networks.catalogue import ConvNet1d as ConvNet1d
 from actbench.networks.catalogue import ResNet20 as ResNet20
 from actbench.networks.catalogue import TutorialCNN as TutorialCNN
 from actbench.networks.certificate import Swap as Swap

@@ -98,6 +98,34 @@ class ConvNet(nn.Module):
         return logits
 
 
+class ConvNet1d(nn.Module):
+    """Three convolutions of 25 channels along a sequence, each with stride 2, then one linear layer.
+
+    Kernels of 5, 3 and 3, as in the convolutional network of MNIST-1D: 5,210 parameters for (1, 40) and ten classes.
+    Sequences must have at least 3 positions.
+
+    Source:
+        Greydanus and Kobak (2024), Scaling down deep learning with MNIST-1D, ICML, arXiv:2011.14439.
+    """
+
+    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        if len(input_shape) != 2 or input_shape[1] < 3:
+            raise ValueError(
+                f"ConvNet1d takes sequences (channels, length) of length 3 or more, got {tuple(input_shape)}"
+            )
+        channels, length = input_shape
+        layers: list[nn.Module] = []
+        for inputs, kernel in ((channels, 5), (25, 3), (25, 3)):
+            layers += [nn.Conv1d(inputs, 25, kernel, stride=2, padding=1), activation()]
+            length = (length + 2 - kernel) // 2 + 1
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(25 * length, num_classes))
+
+    def forward(self, sequences: Float[Tensor, "batch channels length"]) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.layers(sequences)
+        return logits
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with BatchNorm, added to their input.
 
@@ -160,7 +188,9 @@ class ResNet20(nn.Module):
         return logits
 
 
-NETWORKS: dict[str, type[nn.Module]] = {network.__name__: network for network in (TutorialCNN, MLP, ConvNet, ResNet20)}
+NETWORKS: dict[str, type[nn.Module]] = {
+    network.__name__: network for network in (TutorialCNN, MLP, ConvNet, ConvNet1d, ResNet20)
+}
 
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -1,5 +1,5 @@
 import copy
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from actbench.networks import (
     MLP,
     NETWORKS,
     ConvNet,
+    ConvNet1d,
     ResNet20,
     TutorialCNN,
     build_network,
@@ -20,14 +21,18 @@ from actbench.studies.cells.measurements import initial_weights
 from actbench.training.classifier import Classifier
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
+OF_IMAGES = [network for network in NETWORKS.values() if network is not ConvNet1d]
+EACH = [*((network, (1, 8, 8)) for network in OF_IMAGES), (ConvNet1d, (1, 40))]
 
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("network", NETWORKS.values())
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [*product(OF_IMAGES, SHAPES), *product([ConvNet1d], [(1, 40), (2, 3), (1, 41)]), (MLP, (1, 40))],
+)
 def test_networks_map_images_to_logits(network, shape):
     built = build_network(network, nn.ReLU, input_shape=shape, num_classes=7, seed=0)
 
@@ -38,10 +43,10 @@ def test_networks_map_images_to_logits(network, shape):
     assert all(parameter.grad is not None for parameter in built.parameters())
 
 
-@pytest.mark.parametrize("network", NETWORKS.values())
-def test_every_site_has_its_own_activation(network):
-    built = build_network(network, nn.PReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
-    plain = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+@pytest.mark.parametrize(("network", "shape"), EACH)
+def test_every_site_has_its_own_activation(network, shape):
+    built = build_network(network, nn.PReLU, input_shape=shape, num_classes=10, seed=0)
+    plain = build_network(network, nn.ReLU, input_shape=shape, num_classes=10, seed=0)
 
     slopes = [module for module in built.modules() if isinstance(module, nn.PReLU)]
 
@@ -50,12 +55,12 @@ def test_every_site_has_its_own_activation(network):
     assert parameters(built) == parameters(plain) + len(sites)
 
 
-@pytest.mark.parametrize("network", NETWORKS.values())
+@pytest.mark.parametrize(("network", "shape"), EACH)
 @pytest.mark.parametrize("activation", [nn.PReLU, lambda: Swish(trainable=True), nn.Tanh])
-def test_an_activation_does_not_change_the_initial_weights(network, activation):
-    relu = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=3).state_dict()
+def test_an_activation_does_not_change_the_initial_weights(network, shape, activation):
+    relu = build_network(network, nn.ReLU, input_shape=shape, num_classes=10, seed=3).state_dict()
 
-    other = build_network(network, activation, input_shape=(1, 8, 8), num_classes=10, seed=3).state_dict()
+    other = build_network(network, activation, input_shape=shape, num_classes=10, seed=3).state_dict()
 
     assert set(relu) <= set(other)
     assert all(torch.equal(relu[name], other[name]) for name in relu)
@@ -198,3 +203,22 @@ def test_pairs_start_from_the_same_weights_whatever_the_network_has_of_its_own()
         return initial_weights(Classifier(activation, "test_networks.Both", input_shape=(1, 8, 8), num_classes=10))
 
     assert fingerprints("relu") == fingerprints("prelu") == fingerprints("silu")
+
+
+def test_conv_net_1d_has_the_layers_of_the_paper():
+    network = ConvNet1d(nn.ReLU, (1, 40), 10)
+
+    layers = [
+        (m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding)
+        for m in network.modules()
+        if isinstance(m, nn.Conv1d)
+    ]
+
+    assert layers == [(inputs, 25, (kernel,), (2,), (1,)) for inputs, kernel in ((1, 5), (25, 3), (25, 3))]
+    assert parameters(network) == 5 * 25 + 25 + 2 * (25 * 25 * 3 + 25) + 125 * 10 + 10
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (40,), (1, 8, 8)])
+def test_conv_net_1d_takes_sequences_alone(shape):
+    with pytest.raises(ValueError, match=r"ConvNet1d takes sequences \(channels, length\) of length 3 or more, got \("):
+        build_network(ConvNet1d, nn.ReLU, input_shape=shape, num_classes=3, seed=0)

@@ -1,0 +1,178 @@
+"""Pictures in a folder for each class."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from typing_extensions import override
+
+from actbench.data.decoding import Decoded, decoded_pictures
+from actbench.data.folders import scan_pictures
+from actbench.data.images import DataError, ImageData, LabelledImages, Part, check_at_least
+from actbench.data.pictures import PictureError, picture_size
+from actbench.data.scaling import Normalization
+
+
+class ImageFolder(ImageData):
+    """Your own pictures: a folder for each class, in folders train, val and test, or split by the seed.
+
+    Classes are numbered in the order of their names, which ``classes`` holds, and row numbers follow class and path
+    as in torchvision.
+    Files end as torchvision reads them (jpg, jpeg, png, ppm, bmp, pgm, tif, tiff, webp); folders within a class belong
+    to it. Pictures are decoded once, turned upright by their EXIF orientation, and kept as bytes in a file from which
+    later runs map them into memory; it is made anew if a picture or an option changes. Transparency is ignored, 16-bit
+    grey pictures are scaled to 8 bits, and an animation is its first frame.
+
+    Parts that have a folder (``valid``, ``validation``, ``training`` and ``testing`` count, too) are taken as they are;
+    the others are split off the training folder, or off the whole if there are no such folders, with all classes in
+    proportion. With ``train`` and ``val`` alone, the test part is thus split off ``train``: what chooses is not what
+    is scored in the end. Call the folder ``test`` to have it scored.
+
+    Args:
+        root: Folder that contains a folder for each class, or folders train, val and test that do.
+        image_size: Height and width in pixels, or one number for both. Pictures are resized with antialiasing to cover
+            the size, and the centre is cropped. By default, all pictures must have one size, which is kept.
+        channels: 3 for colour, 1 for grey.
+        normalize: none leaves pixels in [0, 1]. imagenet subtracts the channel means of ImageNet and divides by its
+            standard deviations. train does so with those of the replicate's own training part, before augmentation;
+            nothing of val or test enters.
+        augment: Change training images at random in each epoch: pad them with 4 black pixels on each side, crop them
+            to their size, and mirror half of them left to right.
+        skip_damaged: Leave out files that are damaged, empty or no picture, and say how many. By default, the first
+            ends the run.
+        cache: Folder for the decoded pictures; by default actbench in XDG_CACHE_HOME or ~/.cache.
+        val_fraction: Share of the images held out for validation, if there is no folder val.
+        test_fraction: Share of the images held out for testing, if there is no folder test.
+
+    Raises:
+        ValueError: An argument is out of range.
+        DataError: The folder does not exist, or has fewer than two classes, no training part, a class without
+            pictures for training, or a class outside of train alone. In ``prepare_data`` or ``setup``: a picture is
+            damaged or has another size, or there is no room for the decoded pictures.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int | list[int] | None = None,
+        channels: Literal[1, 3] = 3,
+        normalize: Normalization = "none",
+        augment: bool = False,
+        skip_damaged: bool = False,
+        cache: str | None = None,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        seed: int = 0,
+        replicates: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        sizes = [image_size, image_size] if isinstance(image_size, int) else image_size
+        if sizes is not None and len(sizes) != 2:
+            raise ValueError(f"image_size must be one number, or height and width, got {image_size}")
+        if sizes:
+            check_at_least(1, image_size=min(sizes))
+        self.folder = Path(root).expanduser()
+        self.found = scan_pictures(self.folder)
+        self.official_val, self.official_test = ("val" in self.found.parts), ("test" in self.found.parts)
+        super().__init__(batch_size, val_fraction, test_fraction, seed, replicates, drop_last)
+        options = {"root": root, "image_size": image_size, "channels": channels, "normalize": normalize}
+        options |= {"augment": augment, "skip_damaged": skip_damaged, "cache": cache}
+        fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+        self.save_hyperparameters({**options, **fractions}, logger=False)
+        self.classes = list(self.found.classes)
+        self.num_classes = len(self.classes)
+        self.resize = sizes is not None
+        self.skip_damaged = skip_damaged
+        self.cache = Path(cache).expanduser() if cache else None
+        self.normalize = normalize
+        self.augment = augment
+        self.pictures = [picture for pictures, _ in self.found.parts.values() for picture in pictures]
+        height, width = sizes or self._first_size()
+        self.input_shape = (channels, height, width)
+
+    def _first_size(self) -> tuple[int, int]:
+        """Height and width of the first picture, or of the first that can be read."""
+        for picture in self.pictures:
+            try:
+                return picture_size(self.folder / picture.path)
+            except PictureError as error:
+                if not self.skip_damaged:
+                    raise DataError(f"ImageFolder: {error}; --data.skip_damaged true leaves such files out") from error
+        raise DataError(f"ImageFolder: no file in {self.folder} can be read as a picture")
+
+    @override
+    def read(self) -> list[LabelledImages]:
+        channels, height, width = self.input_shape
+        decoded = decoded_pictures(
+            self.folder,
+            self.pictures,
+            shape=(channels, height, width),
+            resize=self.resize,
+            skip_damaged=self.skip_damaged,
+            cache=self.cache,
+        )
+        self._tell(decoded)
+        images = torch.from_numpy(decoded.images)
+        whole = torch.ones(len(self.pictures), dtype=torch.bool)
+        whole[decoded.damaged] = False
+        tables, first_row, first_file = [], 0, 0
+        for pictures, labels in self.found.parts.values():
+            kept = torch.tensor(labels)[whole[first_file : first_file + len(labels)]]
+            tables.append(LabelledImages(images[first_row : first_row + len(kept)], kept))
+            first_row, first_file = first_row + len(kept), first_file + len(pictures)
+        return tables
+
+    def _tell(self, decoded: Decoded) -> None:
+        """Say what is not as a user may think it is."""
+        if self.found.left_out:
+            rank_zero_warn(f"ImageFolder: what is no picture was left out of {self.folder}: {self.found.left_out}")
+        if decoded.damaged:
+            first = str(self.folder / self.pictures[decoded.damaged[0]].path)
+            rank_zero_warn(
+                f"ImageFolder: {len(decoded.damaged):,} damaged of {len(self.pictures):,} pictures were left out, "
+                f"the first {first!r}"
+            )
+        if self.official_val and not self.official_test:
+            rank_zero_warn(
+                f"ImageFolder: {self.folder} has no folder test, so test_fraction {self.fractions['test_fraction']} of "
+                "train is held out for testing; call the folder val test to have it scored instead"
+            )
+        part_of = [part for part, (pictures, _) in self.found.parts.items() for _ in pictures]
+        across = [pair for pair in decoded.equal if len(self.found.parts) == 1 or part_of[pair[0]] != part_of[pair[1]]]
+        if across:
+            first, other = (self.pictures[number].path for number in across[0])
+            rank_zero_warn(
+                f"ImageFolder: {len(across):,} pictures equal another in every pixel, and may be in two parts: "
+                f"{first!r} and {other!r}"
+                if len(self.found.parts) == 1
+                else f"ImageFolder: {len(across):,} pictures are in two parts, equal in every pixel: "
+                f"{first!r} and {other!r}"
+            )
+
+    @override
+    def state_dict(self) -> dict[str, list[str]]:
+        return {"classes": self.classes}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
+        if state_dict["classes"] != self.classes:
+            raise DataError(
+                f"ImageFolder: {self.folder} has the classes {', '.join(self.classes)}; the checkpoint was trained on "
+                f"{', '.join(state_dict['classes'])}"
+            )
+
+    @override
+    def check_classes(self, parts: dict[str, Part]) -> None:
+        for name, part in parts.items():
+            labels = self.tables[part.table].labels
+            counts = labels[part.rows[0]].bincount(minlength=self.num_classes)
+            if counts.all():
+                continue
+            message = f"ImageFolder: the {name} part has no picture of class {self.classes[int(counts.argmin())]!r}"
+            if part.table:
+                rank_zero_warn(message)
+                continue
+            split = ", ".join(f"{option} {value}" for option, value in self.fractions.items())
+            raise DataError(message + (f": its pictures are too few for {split}" if split else ""))
