@@ -30,6 +30,7 @@ from actbench.studies import (
     study_parser,
     test_images,
 )
+from actbench.studies.cells import ChosenEngine, with_engine
 from actbench.studies.executors import ExecutorError
 from actbench.studies.forecast import forecast
 
@@ -86,9 +87,10 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
     wanted = [Wanted(entry, study.seeds) for entry in compared]
     plan = make_plan(study, wanted)
     if plan.missing:  # any error is reported before anything else is printed
-        epoch_steps = rehearse(plan, print)
+        engines = dict[str, ChosenEngine]()
+        epoch_steps = rehearse(plan, print, engines)
         table = read_wanted(study, wanted, print, change=False)
-        costs = forecast(plan.missing, table, epoch_steps)
+        costs = forecast([with_engine(cell, engines) for cell in plan.missing], table, epoch_steps)
     else:  # the study's own file of records, which is quicker to read than many cells
         path, table = study.folder / RECORDS, pl.DataFrame()
         if path.exists():

@@ -18,7 +18,8 @@ from actbench.studies import StudyError
 from actbench.studies.cells import WARM_UP, Cell, device_name, run_cell
 from actbench.training import preflight
 
-TIMED = 20  # timed steps of a trial
+TIMED = 20  # timed steps of a trial of a stack, after those in which it is recorded
+FEW = 4  # steps of a trial of replicates that are trained one after another, which are large or alone
 
 
 class Forecast(NamedTuple):
@@ -85,7 +86,9 @@ def typical_costs(table: pl.DataFrame) -> Costs:
 
 def trial(cell: Cell) -> Costs:
     """Costs of a cell, from some of its steps; a StudyError if they fail."""
-    trainer = {"max_epochs": -1, "max_steps": WARM_UP + TIMED, "limit_val_batches": 1, "limit_test_batches": 1}
+    steps = FEW if cell.config["model"].get("engine") == "sequence" else WARM_UP + TIMED
+    limits = {"limit_train_batches": steps, "limit_val_batches": 1, "limit_test_batches": 1}
+    trainer = {"max_epochs": -1, "max_steps": steps, **limits}
     config = {
         **cell.config,
         "model": {**cell.config["model"], "lr_scheduler": None},  # which may depend on the number of steps

@@ -19,7 +19,7 @@ from actbench.inference.verdict.pairing import other_networks, pairing_sentence
 from actbench.records import Store
 from actbench.report.tables import tables
 from actbench.specs import compose
-from actbench.studies import Study, arms, compare, make_plan, planned_cells, read_wanted, rehearse
+from actbench.studies import Study, Wanted, arms, compare, make_plan, planned_cells, read_wanted, rehearse
 from actbench.studies.cells import Cell, cell_config
 from actbench.studies.forecast import forecast
 from actbench.training.preflight import planned_epochs
@@ -403,3 +403,16 @@ def test_weights_are_compared_only_in_the_same_network(tmp_path):
         "weights of their own, in another network or from another file: wide"
     )
     assert pairing_faults(other, "relu") == ["prelu: 3 seeds have another initial weights than relu, or an unknown one"]
+
+
+def test_a_forecast_has_a_time_where_an_epoch_is_longer_than_a_trial(tmp_path):
+    config = study(tmp_path, activations=["relu", "tanh"], replicates=2)
+    config["data"]["init_args"] |= {"rows": 4000, "batch_size": 8}
+    config["model"]["engine"] = "sequence"
+    made = Study.of(config)
+    plan = make_plan(made, [Wanted(entry, made.seeds) for entry in planned_cells(made)])
+
+    will = forecast(plan.missing, pl.DataFrame(), rehearse(plan, print))
+
+    assert will.minutes is not None
+    assert will.minutes > 0
