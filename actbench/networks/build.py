@@ -109,8 +109,16 @@ def proved_swap(
             torch.rand(2, *input_shape, generator=generator),
             3 * torch.randn(2, *input_shape, generator=generator),
         ]
-        swap = examine(probe, inputs, chosen)
-        SWAPS[key] = swap.plan, prove(probe, inputs[0], swap)
+        try:
+            swap = examine(probe, inputs, chosen)
+            SWAPS[key] = swap.plan, prove(probe, inputs[0], swap)
+        except SwapError:
+            raise
+        except Exception as error:  # of any kind, in the user's code
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{type(built).__name__} cannot be trained on inputs of {input_shape}: {reason}"
+            ) from error
     return SWAPS[key]
 
 

@@ -220,14 +220,34 @@ def test_the_command_refuses_in_one_line(words, message, capsys):
 # --- timm ---
 
 TIMM_QUICK = ("test_resnet", "test_vit", "test_efficientnet", "test_byobnet", "test_nfnet")
-TIMM_SLOW = ()
+TIMM_SLOW = {  # by the size of their inputs
+    64: (
+        "convmixer_768_32 cs3darknet_focus_s cspnext_tiny densenet121 dla46x_c dpn48b edgenext_xx_small efficientvit_b0 "
+        "fasternet_t0 fastvit_t8 focalnet_tiny_srf ghostnet_050 hardcorenas_b hgnetv2_b0 hrnet_w18_small "
+        "inception_next_atto lcnetv2_small mobilenetv3_small_050 mobilevit_xxs pvt_v2_b0 regnetx_002 repvit_m1 "
+        "res2next50 resnest14d resnetv2_18 rexnet_100 selecsls42 legacy_seresnet18 shvit_s1 skresnet18 starnet_s050 "
+        "tresnet_m legacy_xception"
+    ),
+    96: "inception_resnet_v2 inception_v4",
+    224: "convit_tiny deit_tiny_patch16_224 eva02_tiny_patch14_224 levit_128s swin_tiny_patch4_window7_224",
+}
 
 
-@pytest.mark.parametrize("name", [*TIMM_QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in TIMM_SLOW)])
-def test_sites_of_timm_are_the_activations_that_torch_runs(name):
+TIMM = [
+    *(pytest.param(name, 160, id=name) for name in TIMM_QUICK),
+    *(
+        pytest.param(name, size, id=name, marks=pytest.mark.slow)
+        for size, names in TIMM_SLOW.items()
+        for name in names.split()
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "size"), TIMM)
+def test_sites_of_timm_are_the_activations_that_torch_runs(name, size):
     spec = {"class_path": "timm.create_model", "init_args": {"model_name": name}}
 
-    network = check_counts(spec, 160)
+    network = check_counts(spec, size)
 
     assert network.certificate.proved
-    check_training(spec, 160)
+    check_training(spec, size)
