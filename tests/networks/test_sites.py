@@ -222,7 +222,8 @@ def test_the_command_refuses_in_one_line(words, message, capsys):
 TIMM_QUICK = ("test_resnet", "test_vit", "test_efficientnet", "test_byobnet", "test_nfnet")
 TIMM_SLOW = {  # by the size of their inputs
     64: (
-        "convmixer_768_32 cs3darknet_focus_s cspnext_tiny densenet121 dla46x_c dpn48b edgenext_xx_small efficientvit_b0 "
+        "convmixer_768_32 cs3darknet_focus_s cspnext_tiny densenet121 dla46x_c dpn48b edgenext_xx_small "
+        "efficientvit_b0 "
         "fasternet_t0 fastvit_t8 focalnet_tiny_srf ghostnet_050 hardcorenas_b hgnetv2_b0 hrnet_w18_small "
         "inception_next_atto lcnetv2_small mobilenetv3_small_050 mobilevit_xxs pvt_v2_b0 regnetx_002 repvit_m1 "
         "res2next50 resnest14d resnetv2_18 rexnet_100 selecsls42 legacy_seresnet18 shvit_s1 skresnet18 starnet_s050 "
