@@ -33,7 +33,7 @@ OPERATORS = {  # torch's operators that are activations, by the names in a table
     "elu": "elu",
     "_softmax": "softmax",
     "_scaled_dot_product_flash_attention_for_cpu": "softmax",
-    "_scaled_dot_product_fused_attention_overrideable": "softmax",
+    "_native_multi_head_attention": "softmax",
 }
 NAMES = {"hardtanh": "relu6", "scaled_dot_product_attention": "softmax", "multi_head_attention_forward": "softmax"}
 
@@ -84,7 +84,7 @@ SLOW = {
     "vgg11": Published({"hidden": 10}),
     "inception_v3": Published({"hidden": 94}, 75, {"aux_logits": False, "init_weights": False}),
     "densenet121": Published({"hidden": 121}),
-    "regnet_y_400mf": Published({"hidden": 16 * 3 + 1, "gate": 16}),
+    "regnet_y_400mf": Published({"hidden": 16 * 4 + 1, "gate": 16}),
     "convnext_tiny": Published({"hidden": 18}),
     "swin_v2_t": Published({"hidden": 24, "gate": 12, "softmax": 12}),
     "vit_b_16": Published({"hidden": 12, "softmax": 12}, arguments={"image_size": 32}),
