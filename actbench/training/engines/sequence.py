@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from actbench.networks import copy_network
+from actbench.networks import SwappedNetwork, copy_network
 from actbench.seeding import global_stream
 from actbench.specs import OptimizerSpec
 from actbench.training.engines.base import Engine, EngineError, KnownGradient, optimizer_of
@@ -38,7 +38,8 @@ class SequenceEngine(Engine):
         if len(shapes) > 1:
             raise EngineError(f"the shape of {type(networks[0]).__name__} depends on the seed: set replicates to 1")
         self.networks = nn.ModuleList(networks)
-        self.channels_last = self.ndim == 4 and type(networks[0]).__module__.startswith("actbench.")
+        own = type(networks[0]).__module__.startswith("actbench.") and not isinstance(networks[0], SwappedNetwork)
+        self.channels_last = self.ndim == 4 and own
         self.stopped: Sequence[int] = ()  # replicates that the optimiser leaves as they are
         self.key: tuple[int, ...] = ()  # of the latest training step
         self.draws = Draws(global_draws, torch.zeros(()))
