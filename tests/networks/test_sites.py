@@ -128,7 +128,16 @@ def test_sites_of_torchvision_are_the_activations_that_torch_runs(name, publishe
     assert Counter(site.role for site in network.certificate.sites) == published.roles
 
 
-@pytest.mark.parametrize(("name", "published"), TORCHVISION)
+TRAINED = ("resnet18", "squeezenet1_1", "mobilenet_v3_small")  # the others take longer
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        pytest.param(name, published, id=name, marks=[] if name in TRAINED else pytest.mark.slow)
+        for name, published in (QUICK | SLOW).items()
+    ],
+)
 def test_torchvision_trains_with_swapped_activations_in_both_engines(name, published):
     check_training(spec_of(name, published), published.size)
 
@@ -155,8 +164,8 @@ def check_training(spec, size):
             first += [losses.detach()] * (step == 0)
             classifier.engine.backward(losses.sum())
             assert all(value.grad is not None for value in slopes)
-            assert any(value.grad.abs().sum() > 0 for value in slopes)
             optimizer.step()
+        assert any(value.grad.abs().sum() > 0 for value in slopes)
     assert len(first) == 1 or torch.allclose(*first, rtol=1e-4)
 
 
