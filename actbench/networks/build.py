@@ -20,6 +20,7 @@ from actbench.seeding import global_stream
 
 Activation = Callable[[], nn.Module]
 SWAPS: dict[Any, tuple[SwapPlan, SwapCertificate]] = {}  # that were proved in this process
+UNTOLD = "; it takes no num_classes that is left to the data: set what it takes by --model.network.ARGUMENT"
 KEPT = 32  # of them
 MARK = "_is_compared"  # attribute of modules made by the activation's factory
 
@@ -68,6 +69,8 @@ def build_network(
         with global_stream(seed, "init"):
             given = {} if foreign else {"activation": activation_at_site}
             built = network(**given, input_shape=shape, num_classes=num_classes)
+            if not isinstance(built, nn.Module):
+                raise ValueError(f"it returns a {type(built).__name__}, which should be a torch.nn.Module")
             if foreign:
                 check_kind(built)
             lazy = any(map(is_lazy, (*built.parameters(), *built.buffers())))  # its first call makes its parameters
@@ -76,14 +79,12 @@ def build_network(
     except SwapError:
         raise
     except Exception as error:  # users' classes raise errors of any kind
-        raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}") from error
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"{name} returns a {type(logits).__name__}, which should be a tensor: one logit per class")
-    if logits.shape != (2, num_classes):
-        raise ValueError(
-            f"{name} maps inputs of shape {(2, *shape)} to {tuple(logits.shape)}, "
-            f"which should be (2, {num_classes}): one logit per class"
-        )
+        untold = foreign and not {"in_chans", "in_channels"} & set(getattr(network, "given", ()))
+        hint = "; it takes no in_chans or in_channels, so give it such inputs as it takes" if untold else ""
+        raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}{hint}") from error
+    check_logits(
+        logits, name, (2, *shape), num_classes, told="num_classes" in getattr(network, "given", ["num_classes"])
+    )
     if foreign:
         plan, certificate = proved_swap(network, built, shape, sites)
         modules = [activation_at_site() for site in certificate.sites if site.swapped]
@@ -91,6 +92,17 @@ def build_network(
     if next(numbers) == 0:
         raise ValueError(f"{name} never calls its argument activation: it is the same network for every activation")
     return built.train()
+
+
+def check_logits(logits: object, name: str, shape: tuple[int, ...], num_classes: int, *, told: bool) -> None:
+    """Raise a ValueError unless a network maps two inputs to a logit per class, of which it may not be ``told``."""
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"{name} returns a {type(logits).__name__}, which should be a tensor: one logit per class")
+    if logits.shape != (2, num_classes):
+        raise ValueError(
+            f"{name} maps inputs of shape {shape} to {tuple(logits.shape)}, which should be (2, {num_classes}): one "
+            f"logit per class{'' if told else UNTOLD}"
+        )
 
 
 def proved_swap(
@@ -109,8 +121,16 @@ def proved_swap(
             torch.rand(2, *input_shape, generator=generator),
             3 * torch.randn(2, *input_shape, generator=generator),
         ]
-        swap = examine(probe, inputs, chosen)
-        SWAPS[key] = swap.plan, prove(probe, inputs[0], swap)
+        try:
+            swap = examine(probe, inputs, chosen)
+            SWAPS[key] = swap.plan, prove(probe, inputs[0], swap)
+        except SwapError:
+            raise
+        except Exception as error:  # of any kind, in the user's code
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{type(built).__name__} cannot be trained on inputs of {input_shape}: {reason}"
+            ) from error
     return SWAPS[key]
 
 

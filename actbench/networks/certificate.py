@@ -2,8 +2,7 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from actbench.networks.copies import no_kept_tensors
-from actbench.networks.sites import Role, Site, find_sites, site_counts
+from actbench.networks.flow import Role
+from actbench.networks.sites import Identity, Site, find_sites, identified, site_counts
 from actbench.networks.swap import SwapPlan, swap_plan
-from actbench.networks.tracing import Key, SwapError, Trace, record_forward
+from actbench.networks.tracing import SwapError, Trace, record_forward
 from actbench.seeding import global_stream
 
 MODES = ("train", "eval")
-WORDS = {"hidden": "hidden", "glu": "glu", "gate": "gates", "softmax": "softmax", "head": "head", "recurrent": "fused"}
 SHOWN = 5  # nearest paths in a message
 
 
@@ -67,11 +66,7 @@ class SwapCertificate(NamedTuple):
     def counts(self) -> str:
         """How many sites are swapped and kept, by role."""
         swapped, kept = (
-            ", ".join(
-                f"{number} {'gate' if (role, number) == ('gate', 1) else WORDS[role]}"
-                for role, number in site_counts(site.role for site in self.sites if site.swapped is state).items()
-            )
-            for state in (True, False)
+            in_words(site_counts(site.role for site in self.sites if site.swapped is state)) for state in (True, False)
         )
         number = sum(site.swapped for site in self.sites)
         return f"{number} of {len(self.sites)} sites swapped: {swapped or 'none'}{kept and f'; kept {kept}'}"
@@ -112,46 +107,52 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         SwapError: The sites cannot be known, or a pattern meets none.
     """
     check_kind(network)
-    traces, found = [], list[dict[Key, Site]]()
+    traces, found = [], list[dict[Identity, Site]]()
     for mode in MODES:
         network.train(mode == "train")
         recorded = [recorded_forward(network, batch, mode) for batch in inputs]
-        by_input = [{site.key: site for site in find_sites(trace)} for trace in recorded]
+        by_input = [identified(find_sites(trace)) for trace in recorded]
         for other in by_input[1:]:
-            if differing := sorted(by_input[0].keys() ^ other.keys()):
+            if differing := [identity[0] for identity in by_input[0].keys() ^ other.keys()]:
                 raise SwapError(
-                    f"{title(network)}: {differing[0].path or 'the network'} calls {differing[0].name} for some inputs "
-                    f"only, in {mode}: calls that depend on values cannot be swapped"
+                    f"{title(network)}: {min(differing) or 'the network'} calls activations for some inputs only, in "
+                    f"{mode}: calls that depend on values cannot be swapped"
                 )
         traces.append(recorded[0])
         found.append(by_input[0])
     network.train()
-    both = {key: in_any_mode([sites[key] for sites in found if key in sites]) for key in found[0] | found[1]}
-    names = site_names(list(both))
-    asked = set[str]() if patterns in ("hidden", "all") else chosen_names([*names.values()], patterns, title(network))
-    lines, chosen, problem = [], list[Key](), ""
-    for key, site in both.items():
-        modes = tuple(mode for mode, sites in zip(MODES, found, strict=True) if key in sites)
-        swapped, reason = decide(site, names[key], patterns, asked, modes)
-        why_not = refusal(site, modes, [sites.get(key) for sites in found]) if swapped else ""
-        if why_not:
+    both = {identity: [sites.get(identity) for sites in found] for identity in found[0] | found[1]}
+    names = site_names([identity[0] for identity in both])
+    asked = set[str]() if patterns in ("hidden", "all") else chosen_names(names, patterns, title(network))
+    lines, chosen, problem = [], list[Identity](), ""
+    for name, (identity, in_modes) in zip(names, both.items(), strict=True):
+        site, *_ = known = [each for each in in_modes if each]
+        modes = tuple(mode for mode, each in zip(MODES, in_modes, strict=True) if each)
+        swapped, reason = decide(known, name, patterns, asked, modes)
+        if swapped and (why_not := refusal(known, modes)):
             swapped, reason = False, why_not
             problem = problem or (
-                f"{title(network)}: {names[key]} ({site.text}) cannot be swapped: {why_not}; leave it out with "
-                "patterns of --model.sites"
+                f"{title(network)}: {name} ({site.text}) cannot be swapped: {why_not}; leave it out with patterns of "
+                "--model.sites"
             )
         if swapped:
-            chosen.append(key)
-        lines.append(SiteLine(names[key], site.text, site.in_place, site.role, modes, swapped, reason))
+            chosen.append(identity)
+        lines.append(SiteLine(name, site.text, site.in_place, site.role, modes, swapped, reason))
     if not chosen and not problem:
-        counts = site_counts(site.role for site in both.values())
-        has = ", ".join(f"{number} {WORDS[role]}" for role, number in counts.items())
-        problem = f"{title(network)} has no hidden site to swap; it has {has or 'no activation at all'}"
+        has = in_words(site_counts(line.role for line in lines)) or "no activation at all"
+        problem = f"{title(network)} has no {'chosen' if asked else 'hidden'} site to swap; it has {has}"
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    sites = [both[key] for key in chosen]
     numbered = [{index: each[key] for index, key in enumerate(chosen) if key in each} for each in found]
+    modes_of_swap = tuple(zip(traces, numbered, strict=True))
     certificate = SwapCertificate(tuple(lines), parameters, ())
-    return Swap(swap_plan(sites, traces), len(sites), certificate, tuple(zip(traces, numbered, strict=True)), problem)
+    return Swap(swap_plan(modes_of_swap), len(chosen), certificate, modes_of_swap, problem)
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Numbers of sites by role: ``49 hidden, 16 gates``."""
+    return ", ".join(
+        f"{number} {role}{'s' if role == 'gate' and number > 1 else ''}" for role, number in counts.items()
+    )
 
 
 def title(network: nn.Module) -> str:
@@ -185,14 +186,12 @@ def recorded_forward(network: nn.Module, batch: Tensor, mode: str) -> Trace:
     return trace
 
 
-def site_names(keys: Sequence[Key]) -> dict[Key, str]:
-    """The name of each site: its module's path, with a number where the module has several; "." is the network."""
-    paths = Counter(key.path for key in keys)
-    seen, names = Counter[str](), {}
-    for key in keys:
-        number = f"#{seen[key.path]}" if paths[key.path] > 1 else ""
-        seen[key.path] += 1
-        names[key] = f"{key.path or '.'}{number}"
+def site_names(paths: Sequence[str]) -> list[str]:
+    """Names of sites: the module's path, with a number where the module has several; "." is the network itself."""
+    seen, names = Counter[str](), []
+    for path in paths:
+        names.append(f"{path or '.'}#{seen[path]}" if paths.count(path) > 1 else path or ".")
+        seen[path] += 1
     return names
 
 
@@ -209,10 +208,11 @@ def chosen_names(names: Sequence[str], patterns: str | Sequence[str], network: s
 
 
 def decide(
-    site: Site, name: str, patterns: str | Sequence[str], asked: set[str], modes: Sequence[str]
+    sites: Sequence[Site], name: str, patterns: str | Sequence[str], asked: set[str], modes: Sequence[str]
 ) -> tuple[bool, str]:
     """Whether a site is swapped, and why."""
-    if not site.reaches and len(modes) == 1:
+    site = sites[0]
+    if len(modes) == 1 and not site.reaches:
         return False, f"only in {modes[0]}, and the output does not depend on it"
     if patterns == "hidden":
         if site.role in ("hidden", "glu", "recurrent"):
@@ -223,25 +223,10 @@ def decide(
     return (True, "met by a pattern") if name in asked else (False, "met by no pattern")
 
 
-def in_any_mode(sites: Sequence[Site]) -> Site:
-    """A site as it is in several modes, with all that has to be kept in any of them."""
-    return replace(
-        sites[0],
-        reaches=any(site.reaches for site in sites),
-        written=any(site.written for site in sites),
-        input_changes=any(site.input_changes for site in sites),
-        output_changes=any(site.output_changes for site in sites),
-    )
-
-
-def refusal(site: Site, modes: Sequence[str], both: Sequence[Site | None]) -> str:
+def refusal(sites: Sequence[Site], modes: Sequence[str]) -> str:
     """Why a site that is chosen cannot be swapped; "" if it can."""
-    if site.fixed:
-        return f"it is {site.fixed}"
-    if any(call.checkpointed for call in site.calls):
+    if sites[0].fixed:
+        return f"it is {sites[0].fixed}"
+    if any(call.checkpointed for site in sites for call in site.calls):
         return "it is checkpointed, and would be computed again without the swap"
-    if len(modes) == 1:
-        return f"it is called in {modes[0]} only"
-    if len({tuple(call.key for call in each.calls) for each in both if each}) > 1:
-        return "it is another function in eval than in train"
-    return ""
+    return f"it is called in {modes[0]} only" if len(modes) == 1 else ""

@@ -1,55 +1,28 @@
 """The sites of a network: where it calls activations, and what for."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from actbench.networks.flow import ACTIVATIONS, ELEMENTWISE, PARTS, ROLES, SOFTMAX, Flow, Role, activates
 from actbench.networks.tracing import (
     ATTENTION,
     MODULE,
     RECURRENT,
-    WEIGHTED,
     Call,
     Key,
     Trace,
     Value,
-    bare_names,
-    base_name,
     storage,
 )
 
-Role = Literal["hidden", "glu", "gate", "softmax", "head", "recurrent"]
-"""What a site is for.
-
-hidden: it flows into a layer with weights. glu: it multiplies a second branch.
-gate: it is bounded and multiplies another tensor, or shifts the input of a
-softmax. softmax: it makes weights of a sum. head: no layer with weights follows.
-recurrent: it is inside of a fused recurrent layer.
-"""
-ROLES: tuple[Role, ...] = get_args(Role)
-
-SOFTMAX = bare_names("softmax log_softmax softmin gumbel_softmax")
-CLAMPS = bare_names("clamp clip clamp_min")  # activations if they cut off what is below 0
-ACTIVATIONS = (
-    SOFTMAX
-    | CLAMPS
-    | bare_names(
-        "relu relu6 hardtanh leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid sigmoid expit "
-        "tanh softplus softsign tanhshrink softshrink hardshrink threshold logsigmoid log_sigmoid glu"
-    )
-)
-PARTS = bare_names("erf exp abs where maximum minimum")  # of activations that are composed by hand
-ELEMENTWISE = (ACTIVATIONS - SOFTMAX - {"glu"}) | bare_names(
-    "add sub rsub rdiv mul multiply div divide true_divide pow square exp expm1 log log1p sqrt rsqrt reciprocal "
-    "erf erfc neg abs sign maximum minimum where sin cos atan arctan gt lt ge le logaddexp clamp_max"
-)
-PRODUCTS = frozenset({"mul", "multiply"})
+Identity = tuple[Any, ...]
 FAR = 100.0  # an input at which an activation has reached its asymptote
 
 
@@ -65,6 +38,7 @@ class Site:
         written: Whether the input's memory, which it changes, is read afterwards.
         input_changes: Whether the input is changed in place later on, so that an activation must not keep it.
         output_changes: The same of the output.
+        sources: The nearest calls with weights before it, by which it is known in another mode.
     """
 
     root: Value
@@ -74,6 +48,7 @@ class Site:
     written: bool
     input_changes: bool
     output_changes: bool
+    sources: frozenset[Key]
 
     @property
     def key(self) -> Key:
@@ -105,107 +80,6 @@ class Site:
         if isinstance(self.calls[-1].func, nn.Module):
             return type(self.calls[-1].func).__name__
         return ", ".join(call.base for call in self.calls)
-
-
-class Flow:
-    """Which calls of a trace read which values."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.readers = defaultdict[Value, list[Call]](list)
-        self.maker: dict[Value, Call] = {}
-        for call in trace.calls:
-            for value in call.inputs:
-                self.readers[value].append(call)
-            for value in call.outputs:
-                self.maker[value] = call
-        self.chains: dict[Value, tuple[Value, ...]] = {}
-        for call in trace.calls:
-            self._add_chain(call)
-
-    def data(self, call: Call) -> list[Value]:
-        """The inputs of a call that are neither constants nor parameters."""
-        return [value for value in call.inputs if self.trace.kinds[value] not in ("constant", "parameter")]
-
-    def chain(self, value: Value) -> tuple[Value, ...]:
-        """A value, and the values, nearest first, of which alone and element by element it was made."""
-        return (value, *self.chains.get(value, ()))
-
-    def _add_chain(self, call: Call) -> None:
-        inputs = self.data(call)
-        if call.base not in ELEMENTWISE or not inputs or len(call.outputs) != 1:
-            return
-        first, *others = map(self.chain, inputs)
-        self.chains[call.outputs[0]] = tuple(value for value in first if all(value in other for other in others))
-
-    def between(self, root: Value, end: Call) -> list[Call]:
-        """The calls that make the end's output from a root, in order."""
-        chosen, waiting = [end], [value for value in self.data(end) if value != root]
-        while waiting:
-            call = self.maker[waiting.pop()]
-            if all(call is not other for other in chosen):
-                chosen.append(call)
-                waiting += [value for value in self.data(call) if value != root]
-        order = {id(call): index for index, call in enumerate(self.trace.calls)}
-        return sorted(chosen, key=lambda call: order[id(call)])
-
-    def reaches_output(self, start: Value) -> bool:
-        """Whether the network's output depends on a value."""
-        return any(value in self.trace.results for value in self.after(start))
-
-    def after(self, start: Value) -> Iterator[Value]:
-        """A value and all values that depend on it."""
-        seen, waiting = {start}, [start]
-        while waiting:
-            value = waiting.pop()
-            yield value
-            for call in self.readers[value]:
-                new = set(call.outputs) - seen
-                seen |= new
-                waiting += new
-
-    def role(self, output: Value, *, bounded: bool) -> Role:
-        """What a value is for that an activation made; see `Role`."""
-        found = set[Role]()
-        seen, waiting = {output}, [output]
-        while waiting:
-            value = waiting.pop()
-            for call in self.readers[value]:
-                if is_weighted(call, self.trace):
-                    return "hidden"
-                others = [other for other in self.data(call) if other != value]
-                if call.base in PRODUCTS and others:
-                    found.add("gate" if bounded else "glu")
-                elif call.base in SOFTMAX and bounded:
-                    found.add("gate")
-                else:
-                    new = set(call.outputs) - seen
-                    seen |= new
-                    waiting += new
-        return "gate" if "gate" in found else "glu" if "glu" in found else "head"
-
-
-def is_weighted(call: Call, trace: Trace) -> bool:
-    """Whether a call computes with weights: it is a known layer, or reads parameters otherwise than by elements."""
-    if call.base in WEIGHTED:
-        return True
-    return call.base not in ELEMENTWISE and any(
-        trace.kinds[value] == "parameter" and trace.tensors[value].numel() > 1 for value in call.inputs
-    )
-
-
-def is_activation(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call of a function is one of an activation that torch has."""
-    base = base_name(name)
-    if base in CLAMPS:
-        given = [*args[1:2], *(value for keyword, value in kwargs.items() if keyword == "min")]
-        return bool(given) and isinstance(given[0], int | float) and given[0] == 0
-    return base in ACTIVATIONS
-
-
-def activates(call: Call) -> bool:
-    """Whether a call is one of an activation that torch has; see `is_activation`."""
-    return is_activation(call.key.name, call.args, call.kwargs)
 
 
 def find_sites(trace: Trace) -> list[Site]:
@@ -252,6 +126,7 @@ def find_sites(trace: Trace) -> list[Site]:
                 written=calls[-1].in_place and end in trace.stale,
                 input_changes=bool(source & later),
                 output_changes=storage(trace.tensors[output]) in later,
+                sources=flow.sources(root),
             )
         )
     return sites
@@ -371,6 +246,16 @@ def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace) -> Any
         output = call.func(*args, **kwargs)
         known |= dict.fromkeys(call.outputs, output)
     return output
+
+
+def identified(sites: Iterable[Site]) -> dict[Identity, Site]:
+    """Sites by what is the same in training and in evaluation: module, functions, sources, and order among equals."""
+    found, seen = dict[Identity, Site](), Counter[Identity]()
+    for site in sites:
+        identity = (site.key.path, site.text, site.sources)
+        found[*identity, seen[identity]] = site
+        seen[identity] += 1
+    return found
 
 
 def site_counts(roles: Iterable[str]) -> Mapping[str, int]:

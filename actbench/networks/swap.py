@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from actbench.networks.sites import ACTIVATIONS, Site, is_activation
+from actbench.networks.flow import ACTIVATIONS, is_activation
+from actbench.networks.sites import Site
 from actbench.networks.tracing import (
     MODULE,
     Key,
@@ -42,32 +43,38 @@ class Action(NamedTuple):
     written: bool
 
 
-class SwapPlan(NamedTuple):
-    """What happens at which calls of a network, and how often each module path calls each function."""
+class ModePlan(NamedTuple):
+    """What happens at which calls in training or in evaluation, and how often each module calls each function there."""
 
     actions: Mapping[Key, Action]
     turns: Mapping[tuple[str, str], int]
+
+
+class SwapPlan(NamedTuple):
+    """What happens in training and in evaluation, and the names of the functions that are intercepted."""
+
+    train: ModePlan
+    eval: ModePlan
     names: frozenset[str]
 
 
-def swap_plan(sites: Sequence[Site], traces: Iterable[Trace]) -> SwapPlan:
-    """The plan that swaps the activations of some sites, numbered in their order."""
-    actions = dict[Key, Action]()
-    for index, site in enumerate(sites):
-        first = next(call for call in site.calls if site.root in call.inputs)
-        last = site.calls[-1]
-        kept = site.written or site.input_changes or any(call.in_place for call in site.calls[:-1])
-        place: int | str | None = argument_of(site.root, first.args, first.kwargs)
-        if first is not last:
-            actions[first.key] = Action(index, place, ends=False, kept=kept, copied=False, written=False)
-            place = None
-        actions[last.key] = Action(index, place, True, kept, copied=site.output_changes, written=site.written)
-    turns = Counter[tuple[str, str]]()
-    for trace in traces:
-        turns |= trace.turns
-    names = frozenset(key.name for key in actions)
-    known = {where: number for where, number in turns.items() if is_counted(where[1], names)}
-    return SwapPlan(actions, known, names)
+def swap_plan(modes: Sequence[tuple[Trace, Mapping[int, Site]]]) -> SwapPlan:
+    """The plan that swaps the activations of numbered sites, from those of a trace in training and in evaluation."""
+    names = frozenset(call.key.name for _, sites in modes for site in sites.values() for call in site.calls)
+    plans = []
+    for trace, sites in modes:
+        actions = dict[Key, Action]()
+        for index, site in sites.items():
+            first = next(call for call in site.calls if site.root in call.inputs)
+            last = site.calls[-1]
+            kept = site.written or site.input_changes or any(call.in_place for call in site.calls[:-1])
+            place: int | str | None = argument_of(site.root, first.args, first.kwargs)
+            if first is not last:
+                actions[first.key] = Action(index, place, ends=False, kept=kept, copied=False, written=False)
+                place = None
+            actions[last.key] = Action(index, place, True, kept, copied=site.output_changes, written=site.written)
+        plans.append(ModePlan(actions, {key: n for key, n in trace.turns.items() if is_counted(key[1], names)}))
+    return SwapPlan(train=plans[0], eval=plans[1], names=names)
 
 
 def argument_of(value: Value, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | str:
@@ -113,7 +120,8 @@ class Interception(TorchFunctionMode):
 
     def __init__(self, swapped: SwappedNetwork) -> None:
         super().__init__()
-        self.plan = swapped.plan
+        self.names = swapped.plan.names
+        self.plan = swapped.plan.train if swapped.network.training else swapped.plan.eval
         self.activations = swapped.activations
         self.title = type(swapped.network).__name__
         self.stack: list[str] = []
@@ -128,7 +136,7 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = function_name(func)
-        if self.paused or not is_counted(name, self.plan.names):
+        if self.paused or not is_counted(name, self.names):
             return func(*args, **kwargs)
         key = self.key(name)
         action = self.plan.actions.get(key)

@@ -38,7 +38,7 @@ class Value(NamedTuple):
     id: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """One call; its arguments have a `Value` in place of each tensor."""
 
@@ -90,6 +90,7 @@ WEIGHTED = (
     )
 )
 """Functions that compute with weights, or multiply matrices."""
+CONSTANTS = bare_names("zeros_like ones_like full_like new_zeros new_ones new_full")  # whatever the values they read
 
 
 @lru_cache(maxsize=4096)
@@ -266,7 +267,7 @@ class Recorder(TorchFunctionMode):
     def kind_of(self, base: str, inputs: Iterable[Value]) -> str:
         """Kind of the values that a call makes."""
         kinds = {self.trace.kinds[value] for value in inputs}
-        if kinds <= {"constant"}:
+        if kinds <= {"constant"} or base in CONSTANTS:
             return "constant"
         return "parameter" if kinds <= {"constant", "parameter"} and base not in WEIGHTED else "computed"
 

@@ -250,7 +250,8 @@ class NetworkSpec(Spec):
 
     @classmethod
     def _check_kind(cls, target: Any) -> None:
-        if not callable(target) or (isinstance(target, type) and not issubclass(target, cls.base)):
+        named = callable(target) and hasattr(target, "__qualname__")
+        if not named or (isinstance(target, type) and not issubclass(target, cls.base)):
             raise ValueError(f"network {target!r} is neither a subclass of torch.nn.Module nor a function")
 
     @classmethod

@@ -476,6 +476,50 @@ def test_a_pattern_that_meets_no_site_names_the_nearest():
         swapped(Reused, sites=["blok.1"])
 
 
+class Colourless(Base):
+    def __init__(self, width=1000):
+        super().__init__(width)
+
+
+class FiveChannels(Base):
+    def forward(self, x):
+        return super().forward(x[:, :5] @ torch.ones(9, 9))
+
+
+class Fixed(Base):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes)
+        assert (num_classes, in_channels) == (5, 3)
+
+    def middle(self, x):
+        return F.relu(x)
+
+
+def no_network(num_classes):
+    return Base
+
+
+NETWORK = Functional(5)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Colourless, r"to \(2, 1000\), which should be \(2, 5\).*it takes no num_classes.*--model.network.ARGUMENT"),
+        (FiveChannels, "it takes no in_chans or in_channels, so give it such inputs as it takes"),
+        (no_network, "no_network fails .* it returns a type, which should be a torch.nn.Module"),
+        ("test_swap.NETWORK", "is neither a subclass of torch.nn.Module nor a function"),
+    ],
+)
+def test_networks_that_do_not_fit_are_told_what_to_set(network, message):
+    with pytest.raises(ValueError, match=message):
+        swapped(network)
+
+
+def test_channels_and_classes_follow_from_the_data():
+    assert swapped(Fixed)(torch.zeros(2, *SHAPE)).shape == (2, 5)
+
+
 def test_sites_are_for_networks_that_do_not_take_the_activation():
     with pytest.raises(ValueError, match="MLP takes the activation itself"):
         swapped("MLP", sites="all")

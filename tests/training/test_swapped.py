@@ -39,6 +39,18 @@ class Small(nn.Module):
         return self.head(self.drop(x.mean((2, 3))))
 
 
+class Viewed(Small):
+    """Code that takes tensors for contiguous, as they are where nobody changes their layout."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(4, num_classes)
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, num_classes)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        return self.head(x.view(len(x), -1))
+
+
 def make_network(width: int = 4, **others) -> nn.Module:
     """A function that says what it returns, and passes on what it does not name."""
     return Small(width, **others)
@@ -79,6 +91,12 @@ def test_replicates_in_a_stack_are_those_trained_alone():
     ]
 
     torch.testing.assert_close(*losses)
+
+
+def test_the_layout_of_images_is_that_of_plain_torch():
+    engine = classifier(network="test_swapped.Viewed", input_shape=(3, 8, 8), engine="sequence").engine
+
+    engine.losses(torch.rand(1, 4, 3, 8, 8), torch.zeros(1, 4, dtype=torch.long)).sum().backward()
 
 
 def test_steps_of_a_swapped_stack_are_replayed_bit_for_bit():
