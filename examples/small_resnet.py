@@ -1,11 +1,13 @@
-"""torchvision's ResNet-18 for small pictures, with any activation swapped in.
+"""Activations in torchvision's ResNet-18, changed for small pictures: ``python examples/small_resnet.py``.
 
-In the project's folder: ``python main.py sites --model.network examples.small_resnet.resnet18``, and the study
+The same from the command line, on CIFAR-10 as a folder of pictures and in the project's folder:
 ``python main.py compare --config configs/studies/cifar10_resnet18.yaml``.
 """
 
 from torch import nn
 from torchvision import models
+
+from actbench.studies import compare
 
 
 def resnet18(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
@@ -19,3 +21,14 @@ def resnet18(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
+
+
+STUDY = {
+    "model": {"network": "small_resnet.resnet18"},
+    "data": {"class_path": "FakeImages", "init_args": {"rows": 300, "channels": 3, "height": 16, "width": 16}},
+    "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+    "study": {"name": "small_resnet", "activations": ["relu", "gelu"], "replicates": 6},
+}
+
+if __name__ == "__main__":
+    print(compare(STUDY))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from actbench.seeding import SOURCES
-from actbench.specs import UsageError, class_paths, merge_config, read_file, setting, without
+from actbench.specs import NetworkSpec, UsageError, class_paths, merge_config, read_file, setting, without
 from actbench.specs.compose import SPEC_NAMES, SPECS, nest
 from actbench.training import checkpoints
 from actbench.training.transfer import digest_beside
@@ -56,6 +56,8 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
         values[option] = tuple(
             value and SPECS[option](value) for value in (saved["model"][name], config["model"][name])
         )
+    networks = (NetworkSpec(model["network"]) for model in (saved["model"], config["model"]))
+    values["model.network"] = tuple(NetworkSpec(network.trained_form()) for network in networks)
     values["model.freeze"] = tuple(", ".join(model.get("freeze", [])) for model in (saved["model"], config["model"]))
     start = saved["model"].get("weights")
     values["model.weights"] = start, digest_beside(config["model"].get("weights"), start)

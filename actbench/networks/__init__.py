@@ -14,6 +14,7 @@ from actbench.networks.build import build_network as build_network
 from actbench.networks.build import calls_activation as calls_activation
 from actbench.networks.build import compared_modules as compared_modules
 from actbench.networks.build import list_sites as list_sites
+from actbench.networks.build import with_new_head as with_new_head
 from actbench.networks.catalogue import MLP as MLP
 from actbench.networks.catalogue import NETWORKS as NETWORKS
 from actbench.networks.catalogue import ConvNet as ConvNet

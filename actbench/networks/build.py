@@ -94,6 +94,26 @@ def build_network(
     return built.train()
 
 
+def with_new_head(network: nn.Module, num_classes: int) -> nn.Module:
+    """The network, whose last layer, linear or a convolution, is replaced by a fresh one with so many outputs.
+
+    It stays if it has as many outputs already. Raises a ValueError if the network has no such layer.
+    """
+    layers = [(path, layer) for path, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise ValueError(f"{type(network).__name__} has no last layer that could be replaced")
+    path, last = layers[-1]
+    bias = last.bias is not None
+    if isinstance(last, nn.Conv2d):
+        fresh: nn.Module = nn.Conv2d(last.in_channels, num_classes, 1, bias=bias)
+        outputs = last.out_channels
+    else:
+        fresh, outputs = nn.Linear(last.in_features, num_classes, bias=bias), last.out_features
+    if outputs != num_classes:
+        network.set_submodule(path, fresh)
+    return network
+
+
 def check_logits(logits: object, name: str, shape: tuple[int, ...], num_classes: int, *, told: bool) -> None:
     """Raise a ValueError unless a network maps two inputs to a logit per class, of which it may not be ``told``."""
     if not isinstance(logits, Tensor):

@@ -20,7 +20,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from actbench.activations import CATALOGUE
-from actbench.networks import NETWORKS
+from actbench.networks import NETWORKS, with_new_head
 from actbench.specs.values import (
     correct_arguments,
     import_object,
@@ -40,6 +40,7 @@ LISTS = {  # functions that make a network by its name: the argument, and a func
     "timm.create_model": ("model_name", "timm.list_models"),
     "torchvision.models.get_model": ("name", "torchvision.models.list_models"),
 }
+TRANSFORMING = ("googlenet", "inception_v3")  # networks of torchvision that have other settings with trained weights
 PROVED: set[tuple[type, type, str]] = set()  # specs that were built once; building may take as long as a training step
 
 
@@ -241,12 +242,29 @@ class NetworkSpec(Spec):
         super().__init__(value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Build a fresh network; a foreign one gets what it takes and what its arguments do not give."""
+        """Build a fresh network; a foreign one gets what it takes and what its arguments do not give.
+
+        A network of torchvision with its trained ``weights`` has as many classes as these. It gets a new last layer.
+        """
+        classes = kwargs.get("num_classes")
         if self.foreign:
             channels = kwargs.pop("input_shape")[0]
             kwargs |= dict.fromkeys(CHANNELS, channels)
             kwargs = {name: value for name, value in kwargs.items() if name in self.given}
-        return super().__call__(*args, **kwargs)
+        if not self.pretrained:
+            return super().__call__(*args, **kwargs)
+        kwargs.pop("num_classes", None)
+        return with_new_head(super().__call__(*args, **kwargs), int(str(classes)))
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether torchvision downloads trained weights for the network."""
+        return self.class_path.startswith("torchvision.models.") and self.init_args.get("weights") is not None
+
+    def trained_form(self) -> dict[str, Any]:
+        """The form in a checkpoint, which holds the weights itself."""
+        form = self.to_dict()
+        return {**form, "init_args": {**form["init_args"], "weights": None}} if self.pretrained else form
 
     @classmethod
     def _check_kind(cls, target: Any) -> None:
@@ -266,6 +284,11 @@ class NetworkSpec(Spec):
         return super()._bind(arguments)
 
     def _prove(self) -> None:
+        if self.pretrained and self.class_path.rpartition(".")[2] in TRANSFORMING:
+            raise ValueError(
+                "its trained weights also change how it scales images: save their state dict, and give it by "
+                "--model.weights with --model.network.transform_input true"
+            )
         listed = LISTS.get(self.class_path)
         if listed:
             argument, path = listed

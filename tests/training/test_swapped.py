@@ -1,5 +1,6 @@
 """Training, checkpoints, export and studies of networks that activations are swapped into."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from pytorch_lightning import Trainer
 from small_studies import Lines, study
 from torch import nn
 from torch.nn import functional as F
+from torchvision import models
 
 from actbench.cli import main
 from actbench.data import FakeImages
 from actbench.report import page
+from actbench.specs import NetworkSpec
 from actbench.studies import compare
 from actbench.training.checkpoints import CheckpointError, read_checkpoint
 from actbench.training.classifier import Classifier
@@ -222,3 +225,60 @@ def test_a_study_says_and_records_what_was_swapped(tmp_path):
     assert line in text
     assert "block.2#1: relu, hidden, swapped" in text
     assert "kept: role gate" in text
+
+
+# --- trained weights of torchvision ---
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Weights of a ResNet-18 for 1,000 classes, in place of those that torchvision downloads."""
+    torch.manual_seed(7)
+    state = models.resnet18().state_dict()
+    asked = []
+
+    def load(url, **options):
+        asked.append(url)
+        return copy.deepcopy(state)
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", load)
+    return state, asked
+
+
+@pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1"])
+def test_torchvisions_weights_are_shared_and_the_head_is_each_seeds_own(trained, weights):
+    state, asked = trained
+    network = {"class_path": "torchvision.models.resnet18", "init_args": {"weights": weights}}
+
+    model = Classifier("swish", network, replicates=2, input_shape=(3, 32, 32), num_classes=10)
+
+    assert len(asked) == 2
+    first, second = (model.engine.replicate(index).network.state_dict() for index in range(2))
+    for name, value in state.items():
+        if not name.startswith("fc."):
+            assert torch.equal(first[name], value)
+            assert torch.equal(second[name], value)
+    assert first["fc.weight"].shape == (10, 512)
+    assert not torch.equal(first["fc.weight"], second["fc.weight"])
+
+
+def test_a_checkpoint_of_trained_weights_needs_no_download(trained, tmp_path):
+    _, asked = trained
+    network = {"class_path": "torchvision.models.resnet18", "init_args": {"weights": "DEFAULT"}}
+    model = Classifier("swish", network, input_shape=(3, 32, 32), num_classes=10)
+    trainer = Trainer(max_steps=1, logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer.fit(model, FakeImages(100, 3, 32, 32, batch_size=8))
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    asked.clear()
+
+    loaded = Classifier.load_from_checkpoint(tmp_path / "run.ckpt")
+
+    assert not asked
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_that_come_with_other_settings_are_refused():
+    network = {"class_path": "torchvision.models.googlenet", "init_args": {"weights": "DEFAULT", "aux_logits": False}}
+
+    with pytest.raises(ValueError, match="save their state dict"):
+        NetworkSpec(network)

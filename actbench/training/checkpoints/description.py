@@ -35,7 +35,7 @@ def describe_model(classifier: Any) -> dict[str, Any]:
     options |= {"weights": classifier.start.digest, "freeze": classifier.frozen}
     return {
         "activation": classifier.activation.to_dict(),
-        "network": classifier.network_spec.to_dict(),
+        "network": classifier.network_spec.trained_form(),
         "optimizer": classifier.optimizer.to_dict(),
         "lr_scheduler": classifier.lr_scheduler and classifier.lr_scheduler.to_dict(),
         "replicates": len(classifier.seeds),
