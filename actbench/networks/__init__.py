@@ -31,4 +31,5 @@ from actbench.networks.freezing import HELD as HELD
 from actbench.networks.freezing import freeze_parameters as freeze_parameters
 from actbench.networks.freezing import hold_statistics as hold_statistics
 from actbench.networks.swap import SwappedNetwork as SwappedNetwork
+from actbench.networks.swap import network_name as network_name
 from actbench.networks.tracing import SwapError as SwapError

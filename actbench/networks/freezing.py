@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from actbench.networks.swap import SwappedNetwork
+from actbench.networks.swap import SwappedNetwork, network_name
 
 HELD = "_is_held"  # attribute of normalisation layers that keep and use their running statistics in training
 
@@ -43,7 +43,7 @@ def freeze_one(network: nn.Module, patterns: Sequence[str]) -> None:
         for path, module in network.named_modules()
         if isinstance(module, _NormBase) and module.running_mean is not None
     }
-    title = type(network.network if isinstance(network, SwappedNetwork) else network).__name__
+    title = network_name(network)
     for pattern in patterns:
         matching = [name for name in (*parameters, *layers) if fnmatchcase(name, pattern)]
         if not matching:

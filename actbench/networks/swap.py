@@ -115,6 +115,11 @@ class SwappedNetwork(nn.Module):
         return output
 
 
+def network_name(network: nn.Module) -> str:
+    """The class of a network, or of that which activations are swapped into, as messages name it."""
+    return type(network.network if isinstance(network, SwappedNetwork) else network).__name__
+
+
 class Interception(TorchFunctionMode):
     """Runs activations in place of a network's own, for one forward pass."""
 

@@ -16,6 +16,7 @@ from actbench.specs import (
     without,
 )
 from actbench.specs.compose import find_class, merged_class, same_class
+from actbench.specs.spec import LISTS
 from actbench.specs.values import parameters_of
 from actbench.studies.cells import Cell, cell_config, data_digest, factors
 from actbench.studies.definition import Study, StudyError, check_name
@@ -46,9 +47,10 @@ class PlannedCell(NamedTuple):
 
 
 def short_name(value: Any) -> str:
-    """The name of a class in tables: the given name, or the last part of its path."""
-    path = value.get("class_path", "?") if isinstance(value, Mapping) else str(value)
-    return str(path).rpartition(".")[2]
+    """The name of a class in tables: the given name, the last part of its path, or the model that a function makes."""
+    path = str(value.get("class_path", "?") if isinstance(value, Mapping) else value)
+    model = arguments_of(value).get(LISTS[path][0]) if path in LISTS else None
+    return str(model or path.rpartition(".")[2])
 
 
 def arguments_of(spec: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from actbench.data import read_batch
-from actbench.networks import calls_activation
+from actbench.networks import calls_activation, network_name
 from actbench.specs import one_line, without
 from actbench.studies.cells import Cell, ChosenEngine, kind_of, run_cell
 from actbench.studies.definition import StudyError
@@ -139,7 +139,7 @@ class Rehearsal(Callback):
         zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
         if not calls_activation(network, zeros):
             raise ValueError(
-                f"{type(network).__name__} never calls its activation, so it is the same network for all arms"
+                f"{network_name(network)} never calls its activation, so it is the same network for all arms"
             )
         max_epochs = self.settings.get("max_epochs")
         preflight.check_plateau(trainer, max_epochs, self.settings.get("check_val_every_n_epoch", 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from actbench.networks import network_name
 from actbench.records import replacing
 from actbench.specs import one_line
 from actbench.training.classifier import Classifier
@@ -59,7 +60,7 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
     except (ExportError, OSError):
         raise
     except Exception as error:  # the exporters raise errors of many kinds
-        raise ExportError(f"{type(network).__name__} cannot be exported: {one_line(error)[:300]}") from error
+        raise ExportError(f"{network_name(network)} cannot be exported: {one_line(error)[:300]}") from error
 
 
 def write_pt2(network: nn.Module, images: Tensor, path: Path) -> Run:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from actbench.data import ImageData, RowBatches
-from actbench.networks import hold_statistics
+from actbench.networks import hold_statistics, network_name
 from actbench.specs import one_line
 from actbench.training.checkpoints import CheckpointError
 from actbench.training.transfer import Start
@@ -107,7 +107,7 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
         is_image_data = isinstance(getattr(trainer, "datamodule", None), ImageData)
         drop = "set data.drop_last to true" if is_image_data else "give its DataLoader drop_last=True"
         raise MisconfigurationException(
-            f"the last of {len(loader):,} batches has {last} of {batch_size} rows, with which {type(network).__name__} "
+            f"the last of {len(loader):,} batches has {last} of {batch_size} rows, with which {network_name(network)} "
             f"fails: {one_line(error)}; {drop}, or choose another batch size"
         ) from error
 

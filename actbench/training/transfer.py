@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from actbench.networks import compared_modules
+from actbench.networks import compared_modules, network_name
 from actbench.seeding import source_seed
 from actbench.specs import one_line
 from actbench.training import checkpoints
@@ -216,13 +216,13 @@ def load_state(
         else:
             misfits.append(f"{name} has the shape {tuple(value.shape)} there and {tuple(shape)} in the network")
     if misfits:
-        raise ValueError(f"{path} holds weights of another network than {type(network).__name__}: {misfits[0]}")
+        raise ValueError(f"{path} holds weights of another network than {network_name(network)}: {misfits[0]}")
     check_found(network, path, [*loaded, *head], given, activation)
     check_values(loaded, wanted, path)
     try:
         network.load_state_dict(loaded, strict=False)
     except Exception as error:  # users' modules may load their values themselves
-        raise ValueError(f"{path} cannot be loaded into {type(network).__name__}: {one_line(error)}") from error
+        raise ValueError(f"{path} cannot be loaded into {network_name(network)}: {one_line(error)}") from error
     missing = [name for name in wanted if name not in given and name not in activation]
     drawn += [name for name in activation if name not in given]
     unused = [name for name in state if part + renamed.get(name, name) not in wanted or name not in renamed]
@@ -246,7 +246,7 @@ def check_found(
     if len(there) < LEAST * len(parameters):
         lacking = [name for name in parameters if name not in found]
         raise ValueError(
-            f"{path} holds weights of another network than {type(network).__name__}: {len(there)} of "
+            f"{path} holds weights of another network than {network_name(network)}: {len(there)} of "
             f"{len(parameters)} parameters fit; {first_names(lacking)} do not, and the file has {first_names([*given])}"
         )
 

@@ -17,6 +17,7 @@ from actbench.data import FakeImages
 from actbench.report import page
 from actbench.specs import NetworkSpec
 from actbench.studies import compare
+from actbench.studies.grid import short_name
 from actbench.training.checkpoints import CheckpointError, read_checkpoint
 from actbench.training.classifier import Classifier
 from actbench.training.export import export_replicate
@@ -282,3 +283,10 @@ def test_weights_that_come_with_other_settings_are_refused():
 
     with pytest.raises(ValueError, match="save their state dict"):
         NetworkSpec(network)
+
+
+def test_a_network_that_is_made_by_name_has_that_name_in_tables():
+    spec = {"class_path": "timm.create_model", "init_args": {"model_name": "rexnet_100"}}
+
+    assert short_name(spec) == "rexnet_100"
+    assert short_name({"class_path": "torchvision.models.resnet18"}) == "resnet18"

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from actbench.networks import SwappedNetwork, copy_network
+from actbench.networks import SwappedNetwork, copy_network, network_name
 from actbench.seeding import global_stream
 from actbench.specs import OptimizerSpec
 from actbench.training.engines.base import Engine, EngineError, KnownGradient, optimizer_of
@@ -36,7 +36,7 @@ class SequenceEngine(Engine):
         super().__init__(networks[0], seeds, input_shape=input_shape)
         shapes = {tuple((name, v.shape) for name, v in own_values(network)) for network in networks}
         if len(shapes) > 1:
-            raise EngineError(f"the shape of {type(networks[0]).__name__} depends on the seed: set replicates to 1")
+            raise EngineError(f"the shape of {network_name(networks[0])} depends on the seed: set replicates to 1")
         self.networks = nn.ModuleList(networks)
         own = type(networks[0]).__module__.startswith("actbench.") and not isinstance(networks[0], SwappedNetwork)
         self.channels_last = own and self.ndim == 4

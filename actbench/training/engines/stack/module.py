@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from actbench.networks import MODULE_ATTRIBUTES, copy_network, kept_tensors
+from actbench.networks import MODULE_ATTRIBUTES, copy_network, kept_tensors, network_name
 from actbench.seeding import global_stream
 from actbench.specs import OptimizerSpec, one_line
 from actbench.training.engines.base import Engine, EngineError, KnownGradient, optimizer_of
@@ -69,7 +69,7 @@ class Stack(Engine):
             reason = one_line(error)
             if "randomness" in reason:
                 reason = "it draws random numbers by a function that cannot follow each replicate's seed"
-            raise EngineError(f"{type(networks[0]).__name__} cannot be stacked: {reason[:300]}") from error
+            raise EngineError(f"{network_name(networks[0])} cannot be stacked: {reason[:300]}") from error
 
     @override
     @torch.no_grad()
@@ -209,7 +209,7 @@ class Stack(Engine):
                 run(chunk)
             except RuntimeError as error:
                 if "vmap" in str(error):  # code that runs later than the probe did
-                    title = type(self.network).__name__
+                    title = network_name(self.network)
                     raise EngineError(
                         f"{title} cannot be stacked: {one_line(error)[:300]}; set model.engine to sequence"
                     ) from error
@@ -244,7 +244,7 @@ def stacked_network(networks: Sequence[nn.Module]) -> nn.Module:
     """A copy of the first network with the values of all; EngineError if they differ in more than their values."""
     columns = [[value for *_, value in named_values(network)] for network in networks]
     if len({tuple((value.shape, value.dtype) for value in column) for column in columns}) > 1:
-        raise EngineError(f"{type(networks[0]).__name__} cannot be stacked: its shape depends on the seed")
+        raise EngineError(f"{network_name(networks[0])} cannot be stacked: its shape depends on the seed")
     rows = zip(*columns, strict=True)
     network = copy_network(networks[0])
     own = (value for *_, value in named_values(network))
