@@ -36,7 +36,7 @@ class ImageFolder(ImageData):
         channels: 3 for colour, 1 for grey.
         normalize: none leaves pixels in [0, 1]. imagenet subtracts the channel means of ImageNet and divides by its
             standard deviations. train does so with those of the replicate's own training part, before augmentation;
-            nothing of val or test enters.
+            nothing of val or test enters. A checkpoint keeps them, and other pictures are normalised by them.
         augment: Change training images at random in each epoch: pad them with 4 black pixels on each side, crop them
             to their size, and mirror half of them left to right.
         skip_damaged: Leave out files that are damaged, empty or no picture, and say how many. By default, the first

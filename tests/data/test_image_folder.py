@@ -7,14 +7,18 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Trainer
 from torchvision import datasets, transforms
 
 from actbench import data
+from actbench.cli import main
 from actbench.data import decoding, folders
 from actbench.seeding import stream
+from actbench.training.classifier import Classifier
 
 CPU = torch.device("cpu")
 
@@ -692,3 +696,116 @@ def test_a_checkpoint_is_not_scored_on_other_classes(tmp_path, rng, actbench):
 
     assert tested.returncode != 0
     assert "has the classes cat, cow; the checkpoint was trained on cat, dog" in tested.stderr
+
+
+# --- normalisation, in checkpoints ---
+
+
+@pytest.fixture
+def trained_on_dark(tmp_path, rng, actbench):
+    """A folder whose pictures are bright, and a checkpoint of two replicates that were trained on dark ones."""
+    for name, least in (("dark", 0), ("bright", 156)):
+        for cls in ("cat", "dog"):
+            for number in range(12):
+                pixels = rng.integers(least, least + 100, (8, 8, 3), dtype=np.uint8)
+                write_picture(tmp_path / name / cls / f"{number:02d}.png", pixels)
+    fit = ["fit", "--data", "ImageFolder", "--data.root", tmp_path / "dark", "--trainer.max_epochs", 1]
+    fitted = actbench(*fit, "--data.normalize", "train", "--model.replicates", 2, "--model.network", "MLP")
+    assert fitted.returncode == 0, fitted.stderr
+    return tmp_path / "bright", tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def dark_scales(dark):
+    """By NumPy, for each of two replicates."""
+    datamodule = read(dark, replicates=2)
+    train = [datamodule.tables[0].images[rows].numpy() / 255 for rows in datamodule.parts["train"].rows]
+    return [np.stack([value(pixels, axis=(0, 2, 3)) for pixels in train]) for value in (np.mean, np.std)]
+
+
+def bright_probabilities(folder, checkpoint):
+    """Of the test part of bright pictures, normalised by hand as the dark ones were in training."""
+    classifier = Classifier.load_from_checkpoint(str(checkpoint)).eval()
+    datamodule = read(folder, replicates=2)
+    mean, deviation = (torch.tensor(values, dtype=torch.float32) for values in dark_scales(folder.parent / "dark"))
+    rows = datamodule.parts["test"].rows
+    images = datamodule.tables[0].images[rows] / 255
+    inputs = (images - mean[:, None, :, None, None]) / deviation[:, None, :, None, None]
+    with torch.no_grad():
+        return rows, classifier(inputs).softmax(2), datamodule.tables[0].labels[rows]
+
+
+def test_a_checkpoint_is_scored_with_the_means_of_its_training(tmp_path, actbench, trained_on_dark):
+    folder, checkpoint = trained_on_dark
+    rows, expected, labels = bright_probabilities(folder, checkpoint)
+
+    options = ["--ckpt_path", checkpoint, "--data.root", folder]
+    predicted, tested = actbench("predict", *options), actbench("test", *options)
+    export = actbench("export", "--ckpt_path", checkpoint, "--replicate", 1, "--output", tmp_path / "net.pt2")
+
+    assert (predicted.returncode, tested.returncode, export.returncode) == (0, 0, 0), predicted.stderr + export.stderr
+    table = pl.read_csv(checkpoint.with_name("predictions.csv"))
+    for replicate in range(2):
+        ours = table.filter(pl.col("seed") == replicate).sort("index")["probability_1"].to_numpy()
+        order = rows[replicate].argsort()
+        np.testing.assert_allclose(ours, expected[replicate, order, 1], atol=1e-5)
+        loss = torch.nn.functional.nll_loss(expected[replicate].log(), labels[replicate]).item()
+        row = next(line.split() for line in tested.stdout.splitlines() if line.split()[:1] == [str(replicate)])
+        assert float(row[1]) == pytest.approx(loss, abs=1e-5)
+    mean, deviation = dark_scales(tmp_path / "dark")
+    said = re.search(r"by channel minus \[(.*)\], over \[(.*)\]", export.stdout)
+    for text, values in zip(said.groups(), (mean[1], deviation[1]), strict=True):
+        np.testing.assert_allclose(np.float64(text.split(", ")), values, rtol=1e-4)
+
+
+def test_in_python_a_loaded_classifier_is_scored_with_the_means_of_its_training(trained_on_dark):
+    folder, checkpoint = trained_on_dark
+    _, expected, labels = bright_probabilities(folder, checkpoint)
+    classifier = Classifier.load_from_checkpoint(str(checkpoint))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        datamodule = data.ImageFolder(str(folder), normalize="train", replicates=2)
+        trainer.test(classifier, datamodule, verbose=False)
+
+    mean, deviation = dark_scales(folder.parent / "dark")
+    np.testing.assert_allclose(classifier.normalization["mean"], mean, rtol=1e-4)
+    np.testing.assert_allclose(classifier.normalization["deviation"], deviation, rtol=1e-4)
+    losses = [torch.nn.functional.nll_loss(p.log(), y).item() for p, y in zip(expected, labels, strict=True)]
+    np.testing.assert_allclose(classifier.evaluated["test/loss"], losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "none"}, "data.normalize is train, and was none when the network was trained"),
+        (None, "the checkpoint has no means of a training part"),
+        ({"mean": torch.zeros(2, 4)}, "is not what actbench .* writes"),
+        ({"mean": torch.full((2, 3), torch.nan)}, "is not what actbench .* writes"),
+        ({"deviation": torch.zeros(2, 3)}, "is not what actbench .* writes"),
+        ({"deviation": "a"}, "is not what actbench .* writes"),
+        ({"kind": "other"}, "is not what actbench .* writes"),
+    ],
+)
+def test_another_normalisation_in_a_checkpoint_is_refused(trained_on_dark, capsys, change, message):
+    folder, checkpoint = trained_on_dark
+    content = torch.load(checkpoint, weights_only=True)
+    saved = content["actbench"]["normalization"]
+    content["actbench"]["normalization"] = None if change is None else saved | change
+    torch.save(content, checkpoint)
+
+    status = main(["test", "--ckpt_path", str(checkpoint), "--data.root", str(folder)])
+
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2
+    assert re.search(message, error)
+    assert "damaged: DataError" not in error
+
+
+def test_another_option_than_in_training_is_refused(trained_on_dark, capsys):
+    folder, checkpoint = trained_on_dark
+
+    status = main(["test", "--ckpt_path", str(checkpoint), "--data.root", str(folder), "--data.normalize", "none"])
+
+    assert status == 2
+    assert "data.normalize is none, and was train when the network was trained" in capsys.readouterr().err
