@@ -25,9 +25,9 @@ def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def write_idx(path, array):
+def write_idx(path, array, *, code=8, dtype="u1"):
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes())
+    path.write_bytes(bytes([0, 0, code, array.ndim]) + sizes + array.astype(dtype).tobytes())
 
 
 def write_mnist(root, folder="MNIST", rows=200, test_rows=50):
@@ -37,6 +37,16 @@ def write_mnist(root, folder="MNIST", rows=200, test_rows=50):
         images, labels = made_up(count, 10, (28, 28), seed)
         write_idx(raw / f"{part}-images-idx3-ubyte", images)
         write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
+
+
+def write_qmnist(root, rows=200, test_rows=50):
+    raw = Path(root, "QMNIST", "raw")
+    raw.mkdir(parents=True)
+    for seed, (part, count) in enumerate([("train", rows), ("test", test_rows)]):
+        images, labels = made_up(count, 10, (28, 28), seed)
+        writers = np.random.default_rng(seed).integers(0, 2**31, (count, 7))  # and more of each image
+        write_idx(raw / f"qmnist-{part}-images-idx3-ubyte", images)
+        write_idx(raw / f"qmnist-{part}-labels-idx2-int", np.c_[labels, writers], code=12, dtype=">i4")
 
 
 def write_cifar10(root, monkeypatch, rows=200, test_rows=50):
@@ -86,6 +96,8 @@ def write_dataset(name, root, monkeypatch):
     writers = {"CIFAR10": write_cifar10, "CIFAR100": write_cifar100, "SVHN": write_svhn}
     if name in writers:
         writers[name](root, monkeypatch)
+    elif name == "QMNIST":
+        write_qmnist(root)
     else:
         write_mnist(root, name)
 
@@ -103,6 +115,15 @@ def publish(name, root, site, url, monkeypatch):
         monkeypatch.setattr(source, "url", url + source.filename)
         monkeypatch.setattr(source, "tgz_md5", md5(site / source.filename))
         return [source.filename]
+    if name == "QMNIST":
+        known = {}
+        for part in ("train", "test"):
+            for path in sorted((root / name / "raw").glob(f"qmnist-{part}-*")):  # images, then labels
+                archive = site / f"{path.name}.gz"
+                archive.write_bytes(gzip.compress(path.read_bytes()))
+                known.setdefault(part, []).append((url + archive.name, md5(archive)))
+        monkeypatch.setattr(source, "resources", known)
+        return [Path(address).name for pairs in known.values() for address, _ in pairs]
     names = [archive for archive, _ in source.resources]
     for archive in names:
         content = (root / name / "raw" / archive.removesuffix(".gz")).read_bytes()

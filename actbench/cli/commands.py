@@ -49,6 +49,10 @@ def run_export(options: Sequence[str]) -> int:
         return fail(error)
     seed = classifier.seeds[chosen.replicate]
     print(f"exported replicate {chosen.replicate}, seed {seed}: {shown_path(chosen.output)}")
+    normalization = classifier.normalization or {"kind": "none"}
+    if normalization["kind"] != "none":
+        mean, deviation = (normalization[name][chosen.replicate].tolist() for name in ("mean", "deviation"))
+        print(f"it takes images in [0, 1], by channel minus {mean}, over {deviation}")
     return 0
 
 

@@ -181,6 +181,8 @@ class CommandCLI(BenchCLI):
             path = self.config.ckpt_path
             try:
                 result = run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
+            except data.DataError:  # such as a checkpoint's other classes, which Lightning restores, too
+                raise
             except Exception as error:  # of many kinds
                 if path and is_restore_error(error):
                     kind = type(error).__name__

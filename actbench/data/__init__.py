@@ -8,6 +8,7 @@ from actbench.data.datasets import DATASETS as DATASETS
 from actbench.data.datasets import EMNIST as EMNIST
 from actbench.data.datasets import KMNIST as KMNIST
 from actbench.data.datasets import MNIST as MNIST
+from actbench.data.datasets import QMNIST as QMNIST
 from actbench.data.datasets import SVHN as SVHN
 from actbench.data.datasets import USPS as USPS
 from actbench.data.datasets import Digits as Digits

@@ -6,8 +6,9 @@ import zlib
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 from typing_extensions import override
 
@@ -113,22 +114,29 @@ class IdxData(FileData):
         return LabelledImages(images[:, None], labels.long())
 
 
-def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
-    """Array of a file in MNIST's format, or of the archive beside it; DataError if the file is not complete."""
+def read_idx(path: Path, dimensions: int, dtype: Literal["uint8", "int32"] = "uint8") -> Shaped[Tensor, "*sizes"]:
+    """Array of a file in MNIST's format, or of the archive beside it; DataError if the file is not complete.
+
+    Args:
+        path: The file, without the archive's suffix.
+        dimensions: Number of axes that the file must have.
+        dtype: uint8 or int32, of which the file must be.
+    """
     archive = Path(f"{path}{IdxData.packed}")
     try:
         content = path.read_bytes() if path.is_file() else gzip.decompress(archive.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
-    magic, offset = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
+    kind = np.dtype(dtype).newbyteorder(">")
+    magic, offset = bytes([0, 0, {"uint8": 8, "int32": 12}[dtype], dimensions]), 4 + 4 * dimensions
     if not content.startswith(magic):
         raise DataError(f"{path} is damaged: it begins with {content[:4].hex() or 'nothing'}, not {magic.hex()}")
     sizes = [int.from_bytes(content[start : start + 4]) for start in range(4, offset, 4)]
     if not all(sizes):
         raise DataError(f"{path} is damaged: its header says that it is empty")
-    if len(content) != (expected := offset + math.prod(sizes)):
+    if len(content) != (expected := offset + kind.itemsize * math.prod(sizes)):
         raise DataError(f"{path} is damaged: it has {len(content)} bytes, and its header asks for {expected}")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=offset).view(sizes)
+    return torch.from_numpy(np.frombuffer(content, kind, offset=offset).astype(dtype).reshape(sizes))
 
 
 class MNIST(IdxData):
@@ -209,6 +217,33 @@ class EMNIST(IdxData):
         images = read_idx(root / f"{stem}-images-idx3-ubyte", 3)
         labels = read_idx(root / f"{stem}-labels-idx1-ubyte", 1).long()
         return LabelledImages(images[:, None], labels - 1 if self.split == "letters" else labels)
+
+
+class QMNIST(IdxData):
+    """MNIST restored: 60,000 grey images of 28x28 pixels for training and 60,000 for testing, 10 classes.
+
+    The training images and the first 10,000 test images reproduce those of MNIST, in the same order and almost exactly.
+    The other 50,000 test images are those that MNIST left out.
+
+    Source:
+        Yadav and Bottou (2019), Cold case: the lost MNIST digits, NeurIPS 32.
+    """
+
+    @override
+    def files(self) -> dict[str, str | None]:
+        names = [Path(url).stem for part in PARTS for url, _ in self.torchvision_class().resources[part]]
+        return {f"QMNIST/raw/{name}": None for name in names}
+
+    @override
+    def fetch(self, folder: str) -> None:
+        for part in PARTS:
+            self.torchvision_class()(folder, what=part, download=True)
+
+    @override
+    def read_part(self, root: Path, part: str) -> LabelledImages:
+        stem = root / "QMNIST" / "raw" / f"qmnist-{part}"
+        described = read_idx(Path(f"{stem}-labels-idx2-int"), 2, "int32")  # the class, the writer, and so on
+        return LabelledImages(read_idx(Path(f"{stem}-images-idx3-ubyte"), 3)[:, None], described[:, 0].long())
 
 
 class USPS(FileData):
@@ -337,6 +372,7 @@ DATASETS = (
     FashionMNIST,
     KMNIST,
     EMNIST,
+    QMNIST,
     USPS,
     CIFAR10,
     CIFAR100,

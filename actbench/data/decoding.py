@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 from jaxtyping import UInt8
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -76,8 +76,8 @@ def decoded_pictures(
                 check_room(folder, len(pictures) * prod(shape))
                 others = [file.stat().st_size for file in folder.glob("*.npy")]
                 if others:
-                    rank_zero_warn(
-                        f"ImageFolder: {folder} also has {sum(others):,} bytes for earlier pictures or other options; "
+                    rank_zero_info(
+                        f"{folder} also has {sum(others):,} bytes for earlier pictures or other options; "
                         "what you no longer use may be deleted"
                     )
                 found = decode(root, pictures, images, shape=shape, resize=resize, skip_damaged=skip_damaged)
@@ -166,7 +166,7 @@ def check_room(folder: Path, needed: int) -> None:
         )
     available = available_memory()
     if available is not None and needed > available:
-        rank_zero_warn(
+        rank_zero_info(
             f"ImageFolder: decoded pictures take {needed:,} bytes, and {available:,} bytes of memory are available: "
             "batches will be read from the disk, slowly; --data.image_size makes the pictures smaller"
         )

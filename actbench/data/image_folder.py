@@ -1,10 +1,11 @@
 """Pictures in a folder for each class."""
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from typing_extensions import override
 
 from actbench.data.decoding import Decoded, decoded_pictures
@@ -12,6 +13,8 @@ from actbench.data.folders import scan_pictures
 from actbench.data.images import DataError, ImageData, LabelledImages, Part, check_at_least
 from actbench.data.pictures import PictureError, picture_size
 from actbench.data.scaling import Normalization
+
+NAMED = 6  # classes that a line names
 
 
 class ImageFolder(ImageData):
@@ -36,7 +39,7 @@ class ImageFolder(ImageData):
         channels: 3 for colour, 1 for grey.
         normalize: none leaves pixels in [0, 1]. imagenet subtracts the channel means of ImageNet and divides by its
             standard deviations. train does so with those of the replicate's own training part, before augmentation;
-            nothing of val or test enters.
+            nothing of val or test enters. A checkpoint keeps them, and other pictures are normalised by them.
         augment: Change training images at random in each epoch: pad them with 4 black pixels on each side, crop them
             to their size, and mirror half of them left to right.
         skip_damaged: Leave out files that are damaged, empty or no picture, and say how many. By default, the first
@@ -88,6 +91,7 @@ class ImageFolder(ImageData):
         self.cache = Path(cache).expanduser() if cache else None
         self.normalize = normalize
         self.augment = augment
+        self.findings: list[str] = []  # what is said after the data were read
         self.pictures = [picture for pictures, _ in self.found.parts.values() for picture in pictures]
         height, width = sizes or self._first_size()
         self.input_shape = (channels, height, width)
@@ -113,7 +117,7 @@ class ImageFolder(ImageData):
             skip_damaged=self.skip_damaged,
             cache=self.cache,
         )
-        self._tell(decoded)
+        self.findings = self._findings(decoded)
         images = torch.from_numpy(decoded.images)
         whole = torch.ones(len(self.pictures), dtype=torch.bool)
         whole[decoded.damaged] = False
@@ -124,32 +128,38 @@ class ImageFolder(ImageData):
             first_row, first_file = first_row + len(kept), first_file + len(pictures)
         return tables
 
-    def _tell(self, decoded: Decoded) -> None:
-        """Say what is not as a user may think it is."""
+    def _findings(self, decoded: Decoded) -> list[str]:
+        """What may be another than a user thinks, in lines."""
+        lines = []
         if self.found.left_out:
-            rank_zero_warn(f"ImageFolder: what is no picture was left out of {self.folder}: {self.found.left_out}")
+            lines.append(f"what is no picture was left out: {self.found.left_out}")
         if decoded.damaged:
-            first = str(self.folder / self.pictures[decoded.damaged[0]].path)
-            rank_zero_warn(
-                f"ImageFolder: {len(decoded.damaged):,} damaged of {len(self.pictures):,} pictures were left out, "
-                f"the first {first!r}"
+            first = self.pictures[decoded.damaged[0]].path
+            lines.append(
+                f"damaged pictures left out: {len(decoded.damaged):,} of {len(self.pictures):,}, the first {first!r}"
             )
         if self.official_val and not self.official_test:
-            rank_zero_warn(
-                f"ImageFolder: {self.folder} has no folder test, so test_fraction {self.fractions['test_fraction']} of "
-                "train is held out for testing; call the folder val test to have it scored instead"
+            lines.append(
+                f"there is no folder test, so test_fraction {self.fractions['test_fraction']} of train is held out for "
+                "testing; call the folder val test to have it scored instead"
             )
         part_of = [part for part, (pictures, _) in self.found.parts.items() for _ in pictures]
         across = [pair for pair in decoded.equal if len(self.found.parts) == 1 or part_of[pair[0]] != part_of[pair[1]]]
         if across:
             first, other = (self.pictures[number].path for number in across[0])
-            rank_zero_warn(
-                f"ImageFolder: {len(across):,} pictures equal another in every pixel, and may be in two parts: "
-                f"{first!r} and {other!r}"
-                if len(self.found.parts) == 1
-                else f"ImageFolder: {len(across):,} pictures are in two parts, equal in every pixel: "
-                f"{first!r} and {other!r}"
-            )
+            where = "perhaps in two parts" if len(self.found.parts) == 1 else "in two parts"
+            lines.append(f"pictures {where} that are equal in every pixel: {len(across):,}, as {first!r} and {other!r}")
+        return lines
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        names = [name if name.isprintable() else repr(name) for name in self.classes]
+        shown = names if len(names) <= NAMED else [*names[: NAMED - 1], "...", names[-1]]
+        counts = [f"{self.parts[part].rows.shape[1]:,} in {part}" for part in ("train", "val", "test")]
+        say_once(f"{self.folder}: {len(names):,} classes ({', '.join(shown)}), pictures: {', '.join(counts)}")
+        for line in self.findings:
+            say_once(f"{self.folder}: {line}")
 
     @override
     def state_dict(self) -> dict[str, list[str]]:
@@ -157,10 +167,13 @@ class ImageFolder(ImageData):
 
     @override
     def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
-        if state_dict["classes"] != self.classes:
+        trained = state_dict.get("classes") if isinstance(state_dict, dict) else None
+        if not isinstance(trained, list) or not all(isinstance(name, str) for name in trained):
+            raise DataError("ImageFolder: the checkpoint is damaged: it has no names of classes")
+        if trained != self.classes:
             raise DataError(
                 f"ImageFolder: {self.folder} has the classes {', '.join(self.classes)}; the checkpoint was trained on "
-                f"{', '.join(state_dict['classes'])}"
+                f"{', '.join(trained)}"
             )
 
     @override
@@ -170,9 +183,15 @@ class ImageFolder(ImageData):
             counts = labels[part.rows[0]].bincount(minlength=self.num_classes)
             if counts.all():
                 continue
-            message = f"ImageFolder: the {name} part has no picture of class {self.classes[int(counts.argmin())]!r}"
+            message = f"the {name} part has no picture of class {self.classes[int(counts.argmin())]!r}"
             if part.table:
-                rank_zero_warn(message)
+                self.findings.append(message)
                 continue
             split = ", ".join(f"{option} {value}" for option, value in self.fractions.items())
-            raise DataError(message + (f": its pictures are too few for {split}" if split else ""))
+            raise DataError(f"ImageFolder: {message}" + (f": its pictures are too few for {split}" if split else ""))
+
+
+@cache
+def say_once(line: str) -> None:
+    """Show a line, once in a process."""
+    rank_zero_info(line)

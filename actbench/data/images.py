@@ -1,6 +1,7 @@
 """Images that fit in memory, kept as tensors on the device that trains."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from hashlib import sha256
 from itertools import chain
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing_extensions import override
 
 from actbench.data.augmentation import crop, draw_crops
 from actbench.data.rows import Batch, RowBatches, Rows, stratified_split
-from actbench.data.scaling import Normalization, scales
+from actbench.data.scaling import Normalization, Scales, scales
 from actbench.seeding import stream
 
 MAX_REPLICATES = 100_000  # of a run
@@ -113,7 +114,8 @@ class ImageData(LightningDataModule, ABC):
         self.tables: list[LabelledImages] = []
         self.parts: dict[str, Part] = {}
         self.crops: tuple[int, Tensor] | None = None  # an epoch, and the crops of all rows of each replicate in it
-        self.scales: tuple[Tensor, Tensor] | None = None  # mean and standard deviation, for each replicate
+        self.scales: Scales | None = None  # of `normalization`
+        self.pixel_scales: Scales | None = None  # the same on the device that trains
 
     @abstractmethod
     def read(self) -> list[LabelledImages]:
@@ -138,12 +140,55 @@ class ImageData(LightningDataModule, ABC):
         self, images: Float32[Tensor, "replicates batch channels height width"]
     ) -> Float32[Tensor, "replicates batch channels height width"]:
         """A batch of images in [0, 1], by channel: minus the mean, over the standard deviation."""
+        if self.pixel_scales is None or self.pixel_scales.mean.device != images.device:
+            self.pixel_scales = self._known_scales().per_pixel(images.device)
+        return (images - self.pixel_scales.mean) / self.pixel_scales.deviation
+
+    def _known_scales(self) -> Scales:
         if self.scales is None:
-            table, rows = self.tables[0].images, self.parts["train"].rows
-            mean, deviation = scales(self.normalize, table, rows, white=self.white)
-            self.scales = mean[:, None, :, None, None], deviation[:, None, :, None, None]
-        mean, deviation = self.scales = self.scales[0].to(images.device), self.scales[1].to(images.device)
-        return (images - mean) / deviation
+            self.setup()
+            self.scales = scales(self.normalize, self.tables[0].images, self.parts["train"].rows, white=self.white)
+        return self.scales
+
+    def normalization(self) -> dict[str, Any]:
+        """How images are normalised, in the form that a checkpoint holds.
+
+        ``kind`` is the option ``normalize``. Unless that is none, ``mean`` and ``deviation`` have the shape
+        (replicates, channels).
+        """
+        if self.normalize == "none":
+            return {"kind": "none"}
+        return {"kind": self.normalize} | {
+            name: values.cpu() for name, values in self._known_scales()._asdict().items()
+        }
+
+    def restore_normalization(self, saved: Mapping[str, Any] | None) -> None:
+        """Normalise images as those that replicates were trained on, whatever the training part is now.
+
+        Args:
+            saved: The `normalization` in training; None if the network was not trained on such data.
+
+        Raises:
+            DataError: ``normalize`` differs from that in training, or the number of replicates or channels does.
+        """
+        name = type(self).__name__
+        if saved is None:
+            if self.normalize == "train":
+                raise DataError(f"{name}: data.normalize is train, and the checkpoint has no means of a training part")
+            return
+        if saved["kind"] != self.normalize:
+            raise DataError(
+                f"{name}: data.normalize is {self.normalize}, and was {saved['kind']} when the network was trained"
+            )
+        if saved["kind"] == "none":
+            return
+        shape = len(self.seeds), self.input_shape[0]
+        if saved["mean"].shape != shape:
+            raise DataError(
+                f"{name}: the network was trained with {' x '.join(map(str, saved['mean'].shape))} means (replicates x "
+                f"channels), and the data have {' x '.join(map(str, shape))}"
+            )
+        self.scales, self.pixel_scales = Scales(saved["mean"], saved["deviation"]), None
 
     @property
     def epoch(self) -> int:

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from typing_extensions import override
 
-from actbench import __version__
 from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
 from actbench.networks import SwapCertificate, build_network, freeze_parameters
-from actbench.seeding import varying_sources
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, device, preflight, transfer
 from actbench.training.callbacks import for_replicates
@@ -135,6 +133,7 @@ class Classifier(LightningModule):
         self.compiles = compile
         # Replicates not stopped early; not a buffer, because callbacks that average weights also average buffers.
         self.active = torch.ones(replicates, dtype=torch.bool)
+        self.normalization: dict[str, Any] | None = None  # in training, if that is known; see `ImageData`
         self.train_loss = MeanLoss(replicates)
         self.scores = nn.ModuleDict({part: Scores(replicates) for part in ("val", "test")})
         self.evaluated: dict[str, Tensor] = {}  # latest scores of every replicate, by name
@@ -189,6 +188,8 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
         callbacks[:] = map(for_replicates, callbacks)
+        if self.normalization and stage != "fit":
+            preflight.restore_normalization(self.trainer, self)
         self.ensemble = Ensemble(self.global_rank)
 
     @override
@@ -204,6 +205,7 @@ class Classifier(LightningModule):
 
     @override
     def on_train_start(self) -> None:
+        preflight.keep_normalization(self.trainer, self)
         preflight.check_fused_state(self.trainer)
         preflight.check_schedule(self.trainer)
         preflight.check_last_batch(self.trainer, self)
@@ -336,17 +338,8 @@ class Classifier(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[checkpoints.KEY] = self._state() | {
-            "schema": checkpoints.SCHEMA,
-            "version": __version__,
-            "seed": self.seeds[0],
-            "model": self.describe(),
-            "vary": varying_sources(),
-            "data": checkpoints.describe_data(getattr(self.trainer, "datamodule", None)),
-            "trainer": checkpoints.describe_trainer(self.trainer),
-            "scores": {name: value.cpu() for name, value in self.evaluated.items()},
-            "unfolded": device.plain_convolutions(self.engine),
-        }
+        described = checkpoints.describe_run(self) | {"unfolded": device.plain_convolutions(self.engine)}
+        checkpoint[checkpoints.KEY] = described | self._state()
         # Lightning's own hyperparameters repeat the description and hold local paths.
         for name in ("hyper_parameters", "hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
             checkpoint.pop(name, None)
@@ -365,6 +358,8 @@ class Classifier(LightningModule):
             self.double()  # before the weights are restored, which would be rounded
         self.evaluated = dict(saved["scores"])
         checkpoints.move_paths(checkpoint, self.trainer.checkpoint_callbacks, to_relative=False)
+        self.normalization = saved.get("normalization")
+        preflight.restore_normalization(self.trainer, self)
 
     def _state(self) -> dict[str, Any]:
         """State of training besides the weights: active replicates, and the epoch's sums so far."""
@@ -380,6 +375,10 @@ class Classifier(LightningModule):
         Class paths in the file may name classes of actbench, of torch, and of the
         packages or modules in ``trust``.
 
+        Its ``normalization`` says how images in [0, 1] were normalised in training,
+        with ``mean`` and ``deviation`` of each replicate and channel; see
+        `ImageData.normalization`. ``trainer.test`` normalises our datasets by it.
+
         Raises:
             CheckpointError: The file is damaged, not a checkpoint of actbench, or names code that is not trusted.
         """
@@ -388,6 +387,7 @@ class Classifier(LightningModule):
             classifier = cls(**description["model"], seed=description["seed"])
             classifier.load_state_dict(content["state_dict"])
             classifier.start = classifier.start._replace(loaded=True)
+            classifier.normalization = description.get("normalization")
         except Exception as error:  # users' classes raise errors of any kind
             raise checkpoints.CheckpointError(
                 f"{checkpoint_path} describes what cannot be built: {one_line(error)}"

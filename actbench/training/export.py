@@ -24,8 +24,8 @@ def export_replicate(classifier: Classifier, replicate: int, path: Path) -> None
     """Write a replicate's network, and compare the file's outputs with the stack's.
 
     The exported network maps images ``(batch, channels, height, width)``, scaled
-    to [0, 1], to logits ``(batch, classes)`` in evaluation mode, for any batch
-    size.
+    to [0, 1] and then normalised as in training (``classifier.normalization``),
+    to logits ``(batch, classes)`` in evaluation mode, for any batch size.
 
     Args:
         classifier: Classifier with the replicate.

@@ -31,6 +31,20 @@ def scales_loss(trainer: Trainer) -> bool:
     return trainer.accumulate_grad_batches > 1 or trainer.world_size > 1 or scaler is not None
 
 
+def keep_normalization(trainer: Trainer, classifier: Any) -> None:
+    """Note how the images of a training are normalised, if that is not in the user's own DataModule."""
+    datamodule = getattr(trainer, "datamodule", None)
+    if isinstance(datamodule, ImageData):
+        classifier.normalization = datamodule.normalization()
+
+
+def restore_normalization(trainer: Trainer, classifier: Any) -> None:
+    """Have images normalised as in the training of the classifier."""
+    datamodule = getattr(trainer, "datamodule", None)
+    if isinstance(datamodule, ImageData):
+        datamodule.restore_normalization(classifier.normalization)
+
+
 def check_start(start: Start) -> None:
     """Refuse the digest of a file of weights in place of the file, unless a checkpoint has brought the weights."""
     if not start.loaded:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from actbench import data
 from actbench.seeding import stream
 
-FROM_FILES = ["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100", "SVHN"]
+FROM_FILES = ["MNIST", "FashionMNIST", "KMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN"]
 ALL = ["Digits", "FakeImages", *FROM_FILES]
 CPU = torch.device("cpu")
 FITS = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning 2.6 under newer torch

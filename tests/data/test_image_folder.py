@@ -7,14 +7,18 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Trainer
 from torchvision import datasets, transforms
 
 from actbench import data
-from actbench.data import decoding, folders
+from actbench.cli import main
+from actbench.data import decoding, folders, image_folder
 from actbench.seeding import stream
+from actbench.training.classifier import Classifier
 
 CPU = torch.device("cpu")
 
@@ -24,6 +28,15 @@ def caches(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("caches")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Lines that are shown."""
+    lines = []
+    for module in (image_folder, decoding):
+        monkeypatch.setattr(module, "rank_zero_info", lines.append)
+    return lines
 
 
 @pytest.fixture
@@ -138,7 +151,6 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path, rng, name):
     np.testing.assert_array_equal(image[0], np.round(pixels / 65535 * 255))
 
 
-@pytest.mark.filterwarnings("ignore:.*equal another in every pixel")  # grey with and without transparency
 def test_palettes_transparency_and_black_and_white_are_read_as_pillow_reads_them(tmp_path, rng):
     pixels = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     kinds = {f"{mode}.tif": pixels.convert(mode) for mode in ("P", "1", "L", "LA", "RGBA", "CMYK")}
@@ -221,9 +233,9 @@ def test_a_missing_test_is_split_off_train_and_said(tmp_path, rng):
     write_pictures(tmp_path / "train", rng, count=20)
     write_pictures(tmp_path / "val", rng, count=4)
 
-    with pytest.warns(UserWarning, match="no folder test, so test_fraction 0.25"):
-        datamodule = read(tmp_path, test_fraction=0.25)
+    datamodule = read(tmp_path, test_fraction=0.25)
 
+    assert "no folder test, so test_fraction 0.25" in datamodule.findings[0]
     assert [datamodule.parts[part].rows.shape[1] for part in ("train", "val", "test")] == [30, 8, 10]
     assert [datamodule.parts[part].table for part in ("train", "val", "test")] == [0, 1, 0]
 
@@ -293,8 +305,7 @@ def test_a_class_that_is_not_tested_is_said(tmp_path, rng):
     write_pictures(tmp_path / "train", rng)
     write_pictures(tmp_path / "test", rng, classes=["dog"])
 
-    with pytest.warns(UserWarning, match="the test part has no picture of class 'cat'"):
-        read(tmp_path)
+    assert read(tmp_path).findings == ["the test part has no picture of class 'cat'"]
 
 
 def test_too_few_pictures_of_a_class_are_named(tmp_path, rng):
@@ -313,8 +324,10 @@ def test_equal_pictures_in_two_parts_are_counted_and_a_pair_is_named(tmp_path, r
     Image.open(tmp_path / "train/cat/04.png").save(tmp_path / "test/cat/x.bmp")
 
     for _ in range(2):  # also when the decoded pictures are read again
-        with pytest.warns(UserWarning, match="2 pictures are in two parts, .*'train/cat/04.png' and 'test/cat/x.bmp'"):
-            read(tmp_path)
+        (line,) = read(tmp_path).findings
+        assert line == (
+            "pictures in two parts that are equal in every pixel: 2, as 'train/cat/04.png' and 'test/cat/x.bmp'"
+        )
 
 
 # --- files ---
@@ -325,11 +338,12 @@ def test_other_files_are_left_out_and_counted(tmp_path, rng):
     for name in ("cat/a.txt", "cat/b.TXT", "dog/Thumbs.db", "dog/.DS_Store", "cat/._00.png", "README"):
         (tmp_path / name).write_text("no picture")
 
-    with pytest.warns(UserWarning, match="what is no picture was left out") as warned:
-        datamodule = read(tmp_path)
+    datamodule = read(tmp_path)
 
     assert len(datamodule.pictures) == 24
-    counts = str(warned[0].message).rpartition(": ")[2].split(", ")
+    message, _, counts = datamodule.findings[0].rpartition(": ")
+    assert message == "what is no picture was left out"
+    counts = counts.split(", ")
     assert sorted(counts) == ["1 .db", "1 without extension", "2 .txt", "2 hidden"]
 
 
@@ -354,7 +368,6 @@ def bomb(path):
     Image.new("1", (20000, 20000)).save(path)
 
 
-@pytest.mark.filterwarnings("ignore:.*also has .* bytes for earlier")
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -374,8 +387,8 @@ def test_a_damaged_file_is_named_or_left_out(tmp_path, rng, damage, message):
     with pytest.raises(data.DataError, match=rf"dog/03\.png' .*{message}.*--data.skip_damaged true"):
         read(tmp_path)
     for _ in range(2):  # decoded, and read back
-        with pytest.warns(UserWarning, match=r"1 damaged of 24 pictures were left out, the first '.*dog/03\.png'"):
-            datamodule = read(tmp_path, skip_damaged=True)
+        datamodule = read(tmp_path, skip_damaged=True)
+        assert datamodule.findings == ["damaged pictures left out: 1 of 24, the first 'dog/03.png'"]
 
     assert datamodule.tables[0].images.equal(torch.cat([before[:15], before[16:]]))
     assert datamodule.tables[0].labels.tolist() == [0] * 12 + [1] * 11
@@ -460,16 +473,15 @@ def rename(path):
     path.rename(path.with_name("zz.bmp"))
 
 
-@pytest.mark.filterwarnings("ignore:.*equal another in every pixel")
 @pytest.mark.parametrize("change", [touch, repaint, add, remove, rename])
-def test_a_change_is_noticed(tmp_path, rng, change):
+def test_a_change_is_noticed(tmp_path, rng, said, change):
     write_pictures(tmp_path, rng, suffix="bmp")
     read(tmp_path)
     change(tmp_path / "cat" / "05.bmp")
 
-    with pytest.warns(UserWarning, match="also has 4,736 bytes for earlier pictures .*may be deleted"):
-        (table,) = data.ImageFolder(str(tmp_path)).read()
+    (table,) = data.ImageFolder(str(tmp_path)).read()
 
+    assert re.search("also has 4,736 bytes for earlier pictures .*may be deleted", said[-1])
     expected = datasets.ImageFolder(str(tmp_path), transforms.PILToTensor())
     assert table.labels.tolist() == expected.targets
     for ours, (theirs, _) in zip(table.images, expected, strict=True):
@@ -480,10 +492,8 @@ def test_other_options_do_not_share_a_file(tmp_path, rng, caches):
     write_pictures(tmp_path, rng)
     options = [{}, {"channels": 1}, {"image_size": 8}, {"image_size": [8, 6]}, {"skip_damaged": True}]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for option in options:
-            read(tmp_path, **option)
+    for option in options:
+        read(tmp_path, **option)
 
     assert len(list(caches.rglob("*.npy"))) == len(options)
 
@@ -535,7 +545,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, rng):
         read(tmp_path, cache=str(tmp_path / "file"))
 
 
-def test_too_large_for_memory_or_disk_is_said_beforehand_with_both_numbers(tmp_path, rng, monkeypatch):
+def test_too_large_for_memory_or_disk_is_said_beforehand_with_both_numbers(tmp_path, rng, monkeypatch, said):
     write_pictures(tmp_path, rng)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(5000, 1000, 4000))
@@ -543,8 +553,54 @@ def test_too_large_for_memory_or_disk_is_said_beforehand_with_both_numbers(tmp_p
             read(tmp_path)
     monkeypatch.setattr(decoding, "available_memory", lambda: 4607)
 
-    with pytest.warns(UserWarning, match="take 4,608 bytes, and 4,607 bytes of memory are available"):
+    read(tmp_path)
+
+    assert "take 4,608 bytes, and 4,607 bytes of memory are available" in said[0]
+
+
+# --- what is said ---
+
+
+def test_what_was_found_is_said_once(tmp_path, rng, said):
+    for part, count in {"train": 1200, "val": 2, "test": 3}.items():
+        for number in range(count):
+            write_picture(tmp_path / part / "cat" / f"{number}.png", rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        write_pictures(tmp_path / part, rng, count=2, classes=["dog"])
+    (tmp_path / "train" / "README").touch()
+
+    for _ in range(2):
         read(tmp_path)
+
+    assert said == [
+        f"{tmp_path}: 2 classes (cat, dog), pictures: 1,202 in train, 4 in val, 5 in test",
+        f"{tmp_path}: what is no picture was left out: 1 without extension",
+    ]
+
+
+def test_of_many_classes_a_few_are_named(tmp_path, rng, said):
+    write_pictures(tmp_path, rng, classes=[f"fold{number}" for number in range(1, 9)] + ["a\nb"])
+
+    read(tmp_path)
+
+    counts = "pictures: 72 in train, 18 in val, 18 in test"
+    assert said == [f"{tmp_path}: 9 classes ('a\\nb', fold1, fold2, fold3, fold4, ..., fold8), {counts}"]
+
+
+@pytest.mark.slow
+def test_fit_and_a_study_say_once_what_was_found(tmp_path, rng, actbench):
+    write_pictures(tmp_path / "pictures", rng)
+    shutil.copy(tmp_path / "pictures/cat/00.png", tmp_path / "pictures/dog/x.png")
+    (tmp_path / "pictures/cat/notes.txt").touch()
+    options = ["--data", "ImageFolder", "--data.root", tmp_path / "pictures", "--trainer.max_epochs", 1]
+    study = ["--study.name", "s", "--study.activations", "[relu, swish]", "--study.replicates", 4]
+
+    for command in (["fit", *options], ["compare", *study, *options], ["compare", *study, *options]):
+        run = actbench(*command)
+
+        assert run.returncode == 0, run.stderr
+        for line in ("2 classes (cat, dog), pictures: 17 in train", "1 .txt", "equal in every pixel: 1,"):
+            assert (run.stdout + run.stderr).count(line) == 1
+        assert "Warning" not in run.stdout + run.stderr
 
 
 # --- normalisation and augmentation ---
@@ -692,3 +748,116 @@ def test_a_checkpoint_is_not_scored_on_other_classes(tmp_path, rng, actbench):
 
     assert tested.returncode != 0
     assert "has the classes cat, cow; the checkpoint was trained on cat, dog" in tested.stderr
+
+
+# --- normalisation, in checkpoints ---
+
+
+@pytest.fixture
+def trained_on_dark(tmp_path, rng, actbench):
+    """A folder whose pictures are bright, and a checkpoint of two replicates that were trained on dark ones."""
+    for name, least in (("dark", 0), ("bright", 156)):
+        for cls in ("cat", "dog"):
+            for number in range(12):
+                pixels = rng.integers(least, least + 100, (8, 8, 3), dtype=np.uint8)
+                write_picture(tmp_path / name / cls / f"{number:02d}.png", pixels)
+    fit = ["fit", "--data", "ImageFolder", "--data.root", tmp_path / "dark", "--trainer.max_epochs", 1]
+    fitted = actbench(*fit, "--data.normalize", "train", "--model.replicates", 2, "--model.network", "MLP")
+    assert fitted.returncode == 0, fitted.stderr
+    return tmp_path / "bright", tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def dark_scales(dark):
+    """By NumPy, for each of two replicates."""
+    datamodule = read(dark, replicates=2)
+    train = [datamodule.tables[0].images[rows].numpy() / 255 for rows in datamodule.parts["train"].rows]
+    return [np.stack([value(pixels, axis=(0, 2, 3)) for pixels in train]) for value in (np.mean, np.std)]
+
+
+def bright_probabilities(folder, checkpoint):
+    """Of the test part of bright pictures, normalised by hand as the dark ones were in training."""
+    classifier = Classifier.load_from_checkpoint(str(checkpoint)).eval()
+    datamodule = read(folder, replicates=2)
+    mean, deviation = (torch.tensor(values, dtype=torch.float32) for values in dark_scales(folder.parent / "dark"))
+    rows = datamodule.parts["test"].rows
+    images = datamodule.tables[0].images[rows] / 255
+    inputs = (images - mean[:, None, :, None, None]) / deviation[:, None, :, None, None]
+    with torch.no_grad():
+        return rows, classifier(inputs).softmax(2), datamodule.tables[0].labels[rows]
+
+
+def test_a_checkpoint_is_scored_with_the_means_of_its_training(tmp_path, actbench, trained_on_dark):
+    folder, checkpoint = trained_on_dark
+    rows, expected, labels = bright_probabilities(folder, checkpoint)
+
+    options = ["--ckpt_path", checkpoint, "--data.root", folder]
+    predicted, tested = actbench("predict", *options), actbench("test", *options)
+    export = actbench("export", "--ckpt_path", checkpoint, "--replicate", 1, "--output", tmp_path / "net.pt2")
+
+    assert (predicted.returncode, tested.returncode, export.returncode) == (0, 0, 0), predicted.stderr + export.stderr
+    table = pl.read_csv(checkpoint.with_name("predictions.csv"))
+    for replicate in range(2):
+        ours = table.filter(pl.col("seed") == replicate).sort("index")["probability_1"].to_numpy()
+        order = rows[replicate].argsort()
+        np.testing.assert_allclose(ours, expected[replicate, order, 1], atol=1e-5)
+        loss = torch.nn.functional.nll_loss(expected[replicate].log(), labels[replicate]).item()
+        row = next(line.split() for line in tested.stdout.splitlines() if line.split()[:1] == [str(replicate)])
+        assert float(row[1]) == pytest.approx(loss, abs=1e-5)
+    mean, deviation = dark_scales(tmp_path / "dark")
+    said = re.search(r"by channel minus \[(.*)\], over \[(.*)\]", export.stdout)
+    for text, values in zip(said.groups(), (mean[1], deviation[1]), strict=True):
+        np.testing.assert_allclose(np.float64(text.split(", ")), values, rtol=1e-4)
+
+
+def test_in_python_a_loaded_classifier_is_scored_with_the_means_of_its_training(trained_on_dark):
+    folder, checkpoint = trained_on_dark
+    _, expected, labels = bright_probabilities(folder, checkpoint)
+    classifier = Classifier.load_from_checkpoint(str(checkpoint))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        datamodule = data.ImageFolder(str(folder), normalize="train", replicates=2)
+        trainer.test(classifier, datamodule, verbose=False)
+
+    mean, deviation = dark_scales(folder.parent / "dark")
+    np.testing.assert_allclose(classifier.normalization["mean"], mean, rtol=1e-4)
+    np.testing.assert_allclose(classifier.normalization["deviation"], deviation, rtol=1e-4)
+    losses = [torch.nn.functional.nll_loss(p.log(), y).item() for p, y in zip(expected, labels, strict=True)]
+    np.testing.assert_allclose(classifier.evaluated["test/loss"], losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "none"}, "data.normalize is train, and was none when the network was trained"),
+        (None, "the checkpoint has no means of a training part"),
+        ({"mean": torch.zeros(2, 4)}, "is not what actbench .* writes"),
+        ({"mean": torch.full((2, 3), torch.nan)}, "is not what actbench .* writes"),
+        ({"deviation": torch.zeros(2, 3)}, "is not what actbench .* writes"),
+        ({"deviation": "a"}, "is not what actbench .* writes"),
+        ({"kind": "other"}, "is not what actbench .* writes"),
+    ],
+)
+def test_another_normalisation_in_a_checkpoint_is_refused(trained_on_dark, capsys, change, message):
+    folder, checkpoint = trained_on_dark
+    content = torch.load(checkpoint, weights_only=True)
+    saved = content["actbench"]["normalization"]
+    content["actbench"]["normalization"] = None if change is None else saved | change
+    torch.save(content, checkpoint)
+
+    status = main(["test", "--ckpt_path", str(checkpoint), "--data.root", str(folder)])
+
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2
+    assert re.search(message, error)
+    assert "damaged: DataError" not in error
+
+
+def test_another_option_than_in_training_is_refused(trained_on_dark, capsys):
+    folder, checkpoint = trained_on_dark
+
+    status = main(["test", "--ckpt_path", str(checkpoint), "--data.root", str(folder), "--data.normalize", "none"])
+
+    assert status == 2
+    assert "data.normalize is none, and was train when the network was trained" in capsys.readouterr().err

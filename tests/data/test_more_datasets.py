@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
-from datasets import made_up, write_idx
+from datasets import made_up, write_idx, write_qmnist
 from jsonargparse import ArgumentParser
 from mnist1d.data import get_dataset_args, make_dataset
 
@@ -120,6 +120,33 @@ def test_a_missing_file_of_emnist_is_named_with_its_split(tmp_path):
         data.EMNIST(root=str(tmp_path), split="letters").prepare_data()
 
 
+# --- QMNIST ---
+
+
+@pytest.mark.parametrize("columns", [2, 8])
+def test_labels_of_qmnist_are_the_first_of_several_columns(tmp_path, columns):
+    write_qmnist(tmp_path)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "QMNIST" / "raw" / "qmnist-test-labels-idx2-int"
+    labels = rng.integers(0, 10, 50)
+    write_idx(path, np.c_[labels, rng.integers(-9, 2**31, (50, columns - 1))], code=12, dtype=">i4")
+
+    test = read(data.QMNIST(root=str(tmp_path))).tables[1]
+
+    source = torchvision.datasets.QMNIST(tmp_path, what="test")
+    assert test.images[:, 0].equal(source.data)
+    assert test.labels.tolist() == labels.tolist() == [label for _, label in source]
+
+
+def test_labels_of_qmnist_that_are_none_are_refused(tmp_path):
+    write_qmnist(tmp_path)
+    labels = np.full((200, 8), 10)
+    write_idx(tmp_path / "QMNIST" / "raw" / "qmnist-train-labels-idx2-int", labels, code=12, dtype=">i4")
+
+    with pytest.raises(data.DataError, match="labels from 10 to 10, not 0 to 9"):
+        data.QMNIST(root=str(tmp_path)).prepare_data()
+
+
 # --- USPS ---
 
 
@@ -156,7 +183,7 @@ def test_a_damaged_file_of_usps_is_named(usps, name):
         data.USPS(root=str(usps)).prepare_data()
 
 
-@pytest.mark.parametrize("name", ["ImageFolder", "MNIST1D", "EMNIST", "USPS"])
+@pytest.mark.parametrize("name", ["ImageFolder", "MNIST1D", "EMNIST", "QMNIST", "USPS"])
 def test_every_option_is_explained_in_the_help(name, capsys):
     parser = ArgumentParser()
     parser.add_class_arguments(getattr(data, name), "data")

@@ -2,13 +2,14 @@
 
 A checkpoint's key ``actbench`` says how it was made::
 
-    schema: 3
+    schema: 4
     version: 0.1.0
     seed: 0
     vary: [init, split, order, augmentation, dropout]
     model: {activation: ..., network: ..., optimizer: ..., lr_scheduler: ...,
             replicates: ..., input_shape: ..., num_classes: ..., weights: sha256:..., freeze: [...]}
     data: {class_path: ..., init_args: {...}}
+    normalization: {kind: train, mean: ..., deviation: ...}
     trainer: {max_epochs: ..., precision: ..., ...}
 
 It holds no absolute path, and nothing is imported before every class path in it has proved to be trusted.
@@ -16,6 +17,7 @@ It holds no absolute path, and nothing is imported before every class path in it
 
 from actbench.training.checkpoints.description import describe_data as describe_data
 from actbench.training.checkpoints.description import describe_model as describe_model
+from actbench.training.checkpoints.description import describe_run as describe_run
 from actbench.training.checkpoints.description import describe_trainer as describe_trainer
 from actbench.training.checkpoints.description import is_default as is_default
 from actbench.training.checkpoints.description import portable as portable
@@ -25,7 +27,6 @@ from actbench.training.checkpoints.form import check_state as check_state
 from actbench.training.checkpoints.form import is_description as is_description
 from actbench.training.checkpoints.paths import move_paths as move_paths
 from actbench.training.checkpoints.reading import KEY as KEY
-from actbench.training.checkpoints.reading import SCHEMA as SCHEMA
 from actbench.training.checkpoints.reading import WEIGHTS as WEIGHTS
 from actbench.training.checkpoints.reading import load_checkpoint as load_checkpoint
 from actbench.training.checkpoints.reading import read_checkpoint as read_checkpoint

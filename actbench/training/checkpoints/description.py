@@ -7,7 +7,11 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule, Trainer
 
+from actbench import __version__
+from actbench.seeding import varying_sources
 from actbench.specs import is_plain, public_path, to_plain
+
+SCHEMA = 4  # of a checkpoint's description
 
 # Settings of the Trainer that change what is trained or scored, with defaults. Devices, loggers and folders do not.
 TRAINER_SETTINGS = {
@@ -26,6 +30,21 @@ TRAINER_SETTINGS = {
     "limit_test_batches": 1.0,
     "limit_predict_batches": 1.0,
 }
+
+
+def describe_run(classifier: Any) -> dict[str, Any]:
+    """What a checkpoint says of a run, besides the state of its training."""
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "seed": classifier.seeds[0],
+        "model": classifier.describe(),
+        "vary": varying_sources(),
+        "data": describe_data(getattr(classifier.trainer, "datamodule", None)),
+        "normalization": classifier.normalization,
+        "trainer": describe_trainer(classifier.trainer),
+        "scores": {name: value.cpu() for name, value in classifier.evaluated.items()},
+    }
 
 
 def describe_model(classifier: Any) -> dict[str, Any]:

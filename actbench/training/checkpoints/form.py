@@ -58,7 +58,21 @@ def is_description(value: Mapping[str, Any]) -> bool:
                 and all(isinstance(size, int) for size in sizes)
                 and all(map(torch.is_tensor, scores.values()))
                 and all(map(is_layer, value["unfolded"] or ()))
+                and is_normalization(value.get("normalization"), (value["model"]["replicates"], *sizes[:1]))
             )
+    return False
+
+
+def is_normalization(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a value says how images are normalised, as `ImageData` does, or is None if that is not known."""
+    match value:
+        case None | {"kind": "none"}:
+            return True
+        case {"kind": "imagenet" | "train", "mean": Tensor() as mean, "deviation": Tensor() as deviation}:
+            return all(
+                values.shape == shape and values.dtype == torch.float32 and bool(values.isfinite().all())
+                for values in (mean, deviation)
+            ) and bool((deviation > 0).all())
     return False
 
 

@@ -14,12 +14,11 @@ from torch.nn.parameter import is_lazy
 
 from actbench import __version__
 from actbench.specs import ActivationSpec, NetworkSpec, one_line
-from actbench.training.checkpoints.description import passed_on
+from actbench.training.checkpoints.description import SCHEMA, passed_on
 from actbench.training.checkpoints.form import CheckpointError, has_lightning_form, is_description
 from actbench.training.checkpoints.trust import TRUSTED, check_trust
 
 KEY = "actbench"
-SCHEMA = 4
 WEIGHTS = "engine.network."  # prefix of the names of weights
 MAX_VALUES, MAX_DEPTH = 1_000_000, 100  # of a checkpoint's content, which grows with each epoch
 MAX_DESCRIPTION = 10_000  # values
