@@ -11,7 +11,7 @@ from actbench.studies import compare
 
 
 def resnet18(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """ResNet-18 whose first convolution is 3x3, where torchvision's is 7x7: a quarter of a picture of 32 pixels.
+    """ResNet-18 with a first convolution of 3x3 pixels, where torchvision's has 7x7.
 
     Args:
         num_classes: Number of classes.
