@@ -926,6 +926,8 @@ def test_a_checkpoint_is_scored_with_the_means_of_its_training(tmp_path, actbenc
         ours = table.filter(pl.col("seed") == replicate).sort("index")["probability_1"].to_numpy()
         order = rows[replicate].argsort()
         np.testing.assert_allclose(ours, expected[replicate, order, 1], atol=1e-5)
+        named = table.filter(pl.col("seed") == replicate).sort("index")["predicted_class"]
+        assert named.to_list() == [("cat", "dog")[label] for label in expected[replicate, order].argmax(1)]
         loss = torch.nn.functional.nll_loss(expected[replicate].log(), labels[replicate]).item()
         row = next(line.split() for line in tested.stdout.splitlines() if line.split()[:1] == [str(replicate)])
         assert float(row[1]) == pytest.approx(loss, abs=1e-5)
