@@ -256,10 +256,6 @@ def pictures_alone(root, rng):
     write_picture(root / "a.png", np.zeros((8, 8, 3), dtype=np.uint8))
 
 
-def no_train(root, rng):
-    write_pictures(root / "test", rng)
-
-
 def two_vals(root, rng):
     for part in ("train", "val", "valid"):
         write_pictures(root / part, rng)
@@ -287,7 +283,6 @@ def part_without_pictures(root, rng):
         (no_folder, "the folder .*pictures was not found"),
         (one_class, "must have folders for two or more classes, and has only cat"),
         (pictures_alone, "must have folders for two or more classes, and has none"),
-        (no_train, "has a folder test, but no folder train"),
         (two_vals, "val and .*valid are both the val part"),
         (class_in_test_alone, "class 'cow' is in .*test, but not in .*train"),
         (class_without_pictures, "cow has no picture; pictures end in .jpg"),
@@ -542,11 +537,11 @@ def test_the_folder_of_pictures_is_left_as_it_is(tmp_path, rng):
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, rng):
-    write_pictures(tmp_path, rng)
+    write_pictures(tmp_path / "pictures", rng)
     (tmp_path / "file").touch()
 
     with pytest.raises(data.DataError, match=r"cannot be kept in .*file.*give --data\.cache"):
-        read(tmp_path, cache=str(tmp_path / "file"))
+        read(tmp_path / "pictures", cache=str(tmp_path / "file"))
 
 
 def test_too_large_for_memory_or_disk_is_said_beforehand_with_both_numbers(tmp_path, rng, monkeypatch, said):
@@ -989,3 +984,88 @@ def test_another_option_than_in_training_is_refused(trained_on_dark, capsys):
 
     assert status == 2
     assert "data.normalize is none, and was train when the network was trained" in capsys.readouterr().err
+
+
+def test_a_folder_of_test_pictures_alone_is_scored_but_not_trained_on(tmp_path, actbench, trained_on_dark):
+    folder, checkpoint = trained_on_dark
+    (tmp_path / "new").mkdir()
+    folder.rename(tmp_path / "new" / "test")
+    (tmp_path / "new" / "test" / "dog" / "00.png").unlink()
+    options = ["--data.root", tmp_path / "new"]
+
+    predicted = actbench("predict", "--ckpt_path", checkpoint, *options)
+    validated = actbench("validate", "--ckpt_path", checkpoint, *options)
+    fitted = actbench("fit", "--data", "ImageFolder", *options)
+
+    assert predicted.returncode == 0, predicted.stderr
+    assert f"{tmp_path / 'new'}: 2 classes (cat, dog), pictures: 23 in test\n" in predicted.stderr
+    table = pl.read_csv(checkpoint.with_name("predictions.csv"))
+    assert table["index"].to_list() == [*range(23), *range(23)]
+    mean, deviation = (torch.tensor(values, dtype=torch.float32) for values in dark_scales(tmp_path / "dark"))
+    images = read_without_training(tmp_path / "new") / 255
+    inputs = (images - mean[:, None, :, None, None]) / deviation[:, None, :, None, None]
+    with torch.no_grad():
+        expected = Classifier.load_from_checkpoint(str(checkpoint)).eval()(inputs).softmax(2)[..., 1]
+    np.testing.assert_allclose(table["probability_1"].to_numpy(), expected.flatten(), atol=1e-5)
+    for run, part in ((validated, "val"), (fitted, "train")):
+        assert run.returncode == 2
+        assert run.stderr.splitlines()[-1].endswith(f"new has a folder test, but none {part}")
+
+
+def read_without_training(folder):
+    datamodule = data.ImageFolder(str(folder))
+    datamodule.setup("test")
+    return datamodule.tables[1].images
+
+
+def test_without_a_training_part_there_are_no_means(tmp_path, rng):
+    write_pictures(tmp_path / "test", rng)
+    datamodule = data.ImageFolder(str(tmp_path), normalize="train")
+    datamodule.setup("test")
+
+    with pytest.raises(data.DataError, match="has a folder test, but none train"):
+        datamodule.transfer_batch_to_device(next(iter(datamodule.test_dataloader())), CPU, 0)
+
+
+def test_a_split_of_other_pictures_than_in_training_is_said(tmp_path, rng, actbench):
+    write_pictures(tmp_path / "pictures", rng)
+    fit = ["fit", "--data", "ImageFolder", "--data.root", "pictures", "--trainer.max_epochs", 1]
+    assert actbench(*fit, "--model.network", "MLP").returncode == 0
+    test = ["test", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt"]
+    line = "the pictures are not those that the checkpoint was trained on, and are split anew"
+
+    same = actbench(*test)
+    write_picture(tmp_path / "pictures" / "cat" / "z.png", np.zeros((8, 8, 3), dtype=np.uint8))
+    more = actbench(*test)
+    write_pictures(tmp_path / "new" / "test", rng)
+    new = actbench(*test, "--data.root", "new")
+
+    assert [run.returncode for run in (same, more, new)] == [0, 0, 0]
+    assert [run.stderr.count(line) for run in (same, more, new)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "state", [{}, [], {"classes": "cat", "listing": ""}, {"classes": [1], "listing": ""}, {"classes": ["cat", "dog"]}]
+)
+def test_a_damaged_state_is_refused(tmp_path, rng, state):
+    write_pictures(tmp_path, rng)
+
+    with pytest.raises(data.DataError, match="the checkpoint is damaged"):
+        data.ImageFolder(str(tmp_path)).load_state_dict(state)
+
+
+def test_a_cache_within_the_pictures_is_refused(tmp_path, rng):
+    write_pictures(tmp_path, rng)
+
+    with pytest.raises(ValueError, match="cache must lie outside of root"):
+        data.ImageFolder(str(tmp_path), cache=str(tmp_path / "cat" / "cache"))
+
+
+def test_classes_may_have_any_name_and_a_root_one_that_can_be_logged(tmp_path, rng):
+    names = [os.fsdecode(name) for name in (b"caf\xe9", b"a\nb", "\N{GRINNING FACE}".encode(), b"{x: 1}")]
+    write_pictures(tmp_path / "pictures", rng, classes=names)
+
+    assert read(tmp_path / "pictures").classes == sorted(names)
+    write_pictures(tmp_path / names[0], rng)
+    with pytest.raises(ValueError, match="root must be a path in UTF-8"):
+        data.ImageFolder(str(tmp_path / names[0]))
