@@ -2,7 +2,7 @@
 
 import json
 import os
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -182,8 +182,9 @@ class ImageFolder(ImageData):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"classes": self.classes, "listing": self._listing()}
+        return {"classes": self.classes, "listing": self._listing}
 
+    @cached_property
     def _listing(self) -> str:
         """Hash of the paths and sizes of the pictures that are split."""
         pictures, _ = self.found.parts.get("all") or self.found.parts.get("train") or ([], [])
@@ -204,7 +205,7 @@ class ImageFolder(ImageData):
             )
         validates = self.trainer is not None and self.trainer.state.fn in ("fit", "validate")
         official = self.official_val if validates else self.official_test
-        if not official and listing != self._listing():
+        if not official and listing != self._listing:
             say_once(
                 f"{self.folder}: the pictures are not those that the checkpoint was trained on, and are split anew: if "
                 "some are the same, a picture that was trained on may be scored"
