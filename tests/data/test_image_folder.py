@@ -1018,6 +1018,17 @@ def read_without_training(folder):
     return datamodule.tables[1].images
 
 
+def test_of_test_pictures_alone_a_class_may_have_none(tmp_path, rng):
+    write_pictures(tmp_path / "test", rng, classes=["cat", "fox"])
+    (tmp_path / "test" / "dog").mkdir()
+    datamodule = data.ImageFolder(str(tmp_path))
+
+    datamodule.setup("test")
+
+    assert datamodule.tables[1].labels.tolist() == [0] * 12 + [2] * 12
+    assert datamodule.findings == ["the test part has no picture of class 'dog'"]
+
+
 def test_without_a_training_part_there_are_no_means(tmp_path, rng):
     write_pictures(tmp_path / "test", rng)
     datamodule = data.ImageFolder(str(tmp_path), normalize="train")
