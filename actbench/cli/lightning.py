@@ -55,7 +55,7 @@ from actbench.training.callbacks import (
 from actbench.training.config import BenchCLI, library_versions
 from actbench.training.engines import EngineError
 from actbench.training.metrics import gather, summary_statistics
-from actbench.training.predictions import FORMATS, prediction_scores, write_predictions
+from actbench.training.predictions import FORMATS, class_names, prediction_scores, write_predictions
 from actbench.training.threads import choose_threads, keep_memory
 
 
@@ -223,7 +223,8 @@ class CommandCLI(BenchCLI):
         if scores:
             report_scores(scores, self.model.seeds, ensemble)
         if self.trainer.is_global_zero:
-            write_predictions(predictions, self.model.seeds, output)
+            names = class_names(self.datamodule, self.model.num_classes)
+            write_predictions(predictions, self.model.seeds, output, classes=names)
             print(f"predictions: {shown_path(output)}")
 
 

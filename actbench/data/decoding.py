@@ -172,15 +172,35 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
-def available_memory() -> int | None:
-    """Bytes of memory that this process may still use; None where the system does not say."""
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that this process may still use; None where the system does not say.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
     known = []
     with suppress(OSError):
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
         known.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):  # control groups, both versions
-        group = Path("/sys/fs/cgroup") if used == "current" else Path("/sys/fs/cgroup/memory")
-        with suppress(OSError, ValueError):  # the limit may be the word max
-            bounds = [int((group / f"memory.{name}").read_text()) for name in (limit, used)]
-            known.append(bounds[0] - bounds[1])
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):  # control groups of version 2, or 1
+                top = root / "sys/fs/cgroup" / controllers
+                group = top / path.lstrip("/")
+                known += [
+                    room for each in (group, *group.parents) if each.is_relative_to(top) for room in left_in(each)
+                ]
     return min(known, default=None)
+
+
+def left_in(group: Path) -> Iterator[int]:
+    """Bytes that a control group's limit leaves, where cached files count as free; nothing without a limit."""
+    for limit, used, cached in (
+        ("max", "current", "inactive_file"),
+        ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError, KeyError):  # the limit may be the word max
+            bounds = [int((group / f"memory.{name}").read_text()) for name in (limit, used)]
+            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            yield bounds[0] - bounds[1] + int(counts[cached])

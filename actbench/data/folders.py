@@ -30,7 +30,7 @@ class PictureFolder(NamedTuple):
     """What a folder of pictures holds.
 
     ``parts`` has the pictures of each part and their classes, in the order of class and path: one part ``all``, or
-    ``train`` and what else there is of ``val`` and ``test``.
+    what there is of ``train``, ``val`` and ``test``.
     """
 
     classes: tuple[str, ...]
@@ -44,8 +44,8 @@ def scan_pictures(root: Path) -> PictureFolder:
     Folders within a class belong to the class, and links are followed. Hidden files and folders are left out.
 
     Raises:
-        DataError: The folder does not exist, has fewer than two classes, no training part, two folders for one part,
-            or a class without pictures in its training part, or a folder may not be read.
+        DataError: The folder does not exist, has fewer than two classes, two folders for one part, a class without
+            pictures in its training part, or a class outside of that alone, or a folder may not be read.
     """
     if not root.is_dir():
         raise DataError(f"ImageFolder: the folder {root} was not found")
@@ -53,8 +53,9 @@ def scan_pictures(root: Path) -> PictureFolder:
     try:
         folders = part_folders(root, left_out)
         by_part = {part: class_folders(folder, left_out) for part, folder in folders.items()}
-        first = next(iter(by_part))  # all, or train
-        classes = tuple(by_part[first])
+        first = next(iter(by_part))
+        trains = first in ("all", "train")
+        classes = tuple(sorted(by_part[first] if trains else {name for each in by_part.values() for name in each}))
         if len(classes) < 2:
             found = f"only {classes[0]}" if classes else "none"
             raise DataError(f"ImageFolder: {folders[first]} must have folders for two or more classes, and has {found}")
@@ -67,7 +68,7 @@ def scan_pictures(root: Path) -> PictureFolder:
             labels: list[int] = []
             for label, name in enumerate(classes):
                 of_class = pictures_in(found_classes[name], root, left_out) if name in found_classes else []
-                if not of_class and part == first:
+                if not of_class and part == first and trains:
                     raise DataError(
                         f"ImageFolder: {found_classes[name]} has no picture; pictures end in {', '.join(EXTENSIONS)}"
                     )
@@ -84,7 +85,7 @@ def scan_pictures(root: Path) -> PictureFolder:
 
 
 def part_folders(root: Path, left_out: Counter[str]) -> dict[str, Path]:
-    """The folder of each part, train first; or the root itself, called ``all``."""
+    """The folder of each part, train first; or the root itself or train alone, called ``all``."""
     visible = visible_folders(root)
     parts = {
         part: [folder for folder in visible if folder.name.lower() in names] for part, names in PART_FOLDERS.items()
@@ -95,9 +96,7 @@ def part_folders(root: Path, left_out: Counter[str]) -> dict[str, Path]:
     found = {part: folders[0] for part, folders in parts.items() if folders}
     if not found:
         return {"all": root}
-    if "train" not in found:
-        raise DataError(f"ImageFolder: {root} has a folder {next(iter(found.values())).name}, but no folder train")
-    if len(found) == 1:
+    if [*found] == ["train"]:
         return {"all": found["train"]}
     for entry in root.iterdir():
         if entry not in found.values() and not entry.name.startswith("."):

@@ -1,8 +1,11 @@
 """Pictures in a folder for each class."""
 
-from functools import cache
+import json
+import os
+from functools import cache, cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
@@ -30,7 +33,8 @@ class ImageFolder(ImageData):
     Parts that have a folder (``valid``, ``validation``, ``training`` and ``testing`` count, too) are taken as they are;
     the others are split off the training folder, or off the whole if there are no such folders, with all classes in
     proportion. With ``train`` and ``val`` alone, the test part is thus split off ``train``: what chooses is not what
-    is scored in the end. Call the folder ``test`` to have it scored.
+    is scored in the end. Call the folder ``test`` to have it scored. A folder without ``train`` can be scored with a
+    checkpoint, but not trained on.
 
     Args:
         root: Folder that contains a folder for each class, or folders train, val and test that do.
@@ -50,9 +54,9 @@ class ImageFolder(ImageData):
 
     Raises:
         ValueError: An argument is out of range.
-        DataError: The folder does not exist, or has fewer than two classes, no training part, a class without
-            pictures for training, or a class outside of train alone. In ``prepare_data`` or ``setup``: a picture is
-            damaged or has another size, or there is no room for the decoded pictures.
+        DataError: The folder does not exist, or has fewer than two classes, a class without pictures for training, or a
+            class outside of train alone. In ``prepare_data`` or ``setup``: a picture is damaged or has another size,
+            there is no room for the decoded pictures, or the part that is asked for has no folder.
     """
 
     def __init__(
@@ -76,8 +80,12 @@ class ImageFolder(ImageData):
             raise ValueError(f"image_size must be one number, or height and width, got {image_size}")
         if sizes:
             check_at_least(1, image_size=min(sizes))
+        for option, path in {"root": str(root), "cache": str(cache or "")}.items():
+            if path.encode("utf-8", "replace") != os.fsencode(path):
+                raise ValueError(f"{option} must be a path in UTF-8, which configs and logs can hold, got {path!r}")
         self.folder = Path(root).expanduser()
         self.found = scan_pictures(self.folder)
+        self.trains = not self.found.parts.keys().isdisjoint({"all", "train"})
         self.official_val, self.official_test = ("val" in self.found.parts), ("test" in self.found.parts)
         super().__init__(batch_size, val_fraction, test_fraction, seed, replicates, drop_last)
         options = {"root": root, "image_size": image_size, "channels": channels, "normalize": normalize}
@@ -89,6 +97,8 @@ class ImageFolder(ImageData):
         self.resize = sizes is not None
         self.skip_damaged = skip_damaged
         self.cache = Path(cache).expanduser() if cache else None
+        if self.cache and self.cache.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"cache must lie outside of root, where it would be read as a class, got {cache}")
         self.normalize = normalize
         self.augment = augment
         self.findings: list[str] = []  # what is said after the data were read
@@ -122,6 +132,8 @@ class ImageFolder(ImageData):
         whole = torch.ones(len(self.pictures), dtype=torch.bool)
         whole[decoded.damaged] = False
         tables, first_row, first_file = [], 0, 0
+        if not self.trains:
+            tables.append(LabelledImages(images[:0], torch.empty(0, dtype=torch.int64)))
         for pictures, labels in self.found.parts.values():
             kept = torch.tensor(labels)[whole[first_file : first_file + len(labels)]]
             tables.append(LabelledImages(images[first_row : first_row + len(kept)], kept))
@@ -138,42 +150,65 @@ class ImageFolder(ImageData):
             lines.append(
                 f"damaged pictures left out: {len(decoded.damaged):,} of {len(self.pictures):,}, the first {first!r}"
             )
-        if self.official_val and not self.official_test:
+        if self.trains and self.official_val and not self.official_test:
             lines.append(
                 f"there is no folder test, so test_fraction {self.fractions['test_fraction']} of train is held out for "
                 "testing; call the folder val test to have it scored instead"
             )
         part_of = [part for part, (pictures, _) in self.found.parts.items() for _ in pictures]
-        across = [pair for pair in decoded.equal if len(self.found.parts) == 1 or part_of[pair[0]] != part_of[pair[1]]]
+        split = "all" in self.found.parts
+        across = [pair for pair in decoded.equal if split or part_of[pair[0]] != part_of[pair[1]]]
         if across:
             first, other = (self.pictures[number].path for number in across[0])
-            where = "perhaps in two parts" if len(self.found.parts) == 1 else "in two parts"
+            where = "perhaps in two parts" if split else "in two parts"
             lines.append(f"pictures {where} that are equal in every pixel: {len(across):,}, as {first!r} and {other!r}")
         return lines
 
     @override
     def setup(self, stage: str | None = None) -> None:
+        needed = {"fit": "train", "validate": "val", "test": "test", "predict": "test"}.get(stage or "fit", "train")
+        if not self.trains and needed not in self.found.parts:
+            raise DataError(
+                f"ImageFolder: {self.folder} has a folder {next(iter(self.found.parts))}, but none {needed}"
+            )
         super().setup(stage)
         names = [name if name.isprintable() else repr(name) for name in self.classes]
         shown = names if len(names) <= NAMED else [*names[: NAMED - 1], "...", names[-1]]
-        counts = [f"{self.parts[part].rows.shape[1]:,} in {part}" for part in ("train", "val", "test")]
+        sizes = {part: self.parts[part].rows.shape[1] for part in ("train", "val", "test")}
+        counts = [f"{size:,} in {part}" for part, size in sizes.items() if size]
         say_once(f"{self.folder}: {len(names):,} classes ({', '.join(shown)}), pictures: {', '.join(counts)}")
         for line in self.findings:
             say_once(f"{self.folder}: {line}")
 
     @override
-    def state_dict(self) -> dict[str, list[str]]:
-        return {"classes": self.classes}
+    def state_dict(self) -> dict[str, Any]:
+        return {"classes": self.classes, "listing": self._listing}
+
+    @cached_property
+    def _listing(self) -> str:
+        """Hash of the paths and sizes of the pictures that are split."""
+        pictures, _ = self.found.parts.get("all") or self.found.parts.get("train") or ([], [])
+        listed = json.dumps([(picture.path, picture.size) for picture in pictures])
+        return sha256(listed.encode()).hexdigest()
 
     @override
-    def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
-        trained = state_dict.get("classes") if isinstance(state_dict, dict) else None
-        if not isinstance(trained, list) or not all(isinstance(name, str) for name in trained):
-            raise DataError("ImageFolder: the checkpoint is damaged: it has no names of classes")
+    def load_state_dict(self, state_dict: Any) -> None:
+        match state_dict:
+            case {"classes": [*trained], "listing": str(listing)} if all(isinstance(name, str) for name in trained):
+                pass
+            case _:
+                raise DataError("ImageFolder: the checkpoint is damaged: its classes and pictures are not described")
         if trained != self.classes:
             raise DataError(
                 f"ImageFolder: {self.folder} has the classes {', '.join(self.classes)}; the checkpoint was trained on "
                 f"{', '.join(trained)}"
+            )
+        validates = self.trainer is not None and self.trainer.state.fn in ("fit", "validate")
+        official = self.official_val if validates else self.official_test
+        if not official and listing != self._listing:
+            say_once(
+                f"{self.folder}: the pictures are not those that the checkpoint was trained on, and are split anew: if "
+                "some are the same, a picture that was trained on may be scored"
             )
 
     @override
@@ -181,7 +216,7 @@ class ImageFolder(ImageData):
         for name, part in parts.items():
             labels = self.tables[part.table].labels
             counts = labels[part.rows[0]].bincount(minlength=self.num_classes)
-            if counts.all():
+            if counts.all() or not (self.trains or part.table):
                 continue
             message = f"the {name} part has no picture of class {self.classes[int(counts.argmin())]!r}"
             if part.table:

@@ -218,7 +218,7 @@ class ImageData(LightningDataModule, ABC):
             parts[name] = Part(index, every_row.expand(len(self.seeds), -1))
         self.check_classes(parts)
         train = parts["train"].rows
-        if self.drop_last and train.shape[1] < self.batch_size:
+        if self.drop_last and 0 < train.shape[1] < self.batch_size:
             raise DataError(
                 f"drop_last leaves no batch: {train.shape[1]} training images, batch_size {self.batch_size}"
             )

@@ -1,8 +1,9 @@
 """Tables of predictions, with one row per image and replicate."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import torch
@@ -26,12 +27,15 @@ class Prediction(NamedTuple):
     probabilities: Float[Tensor, "replicates batch classes"]
 
 
-def prediction_table(predictions: Sequence[Prediction], seeds: Sequence[int]) -> pl.DataFrame:
+def prediction_table(
+    predictions: Sequence[Prediction], seeds: Sequence[int], classes: Sequence[str] | None = None
+) -> pl.DataFrame:
     """One row per image and replicate, sorted by ``seed`` and ``index``.
 
     Columns: ``seed`` of the replicate; ``index`` of the image in its dataset;
     ``label``, the true class, if it is known; ``predicted``, the most probable
-    class; ``probability_0``, ``probability_1``, ...
+    class; ``predicted_class``, its name among ``classes``, if these are given;
+    ``probability_0``, ``probability_1``, ...
     """
     probability = torch.cat([batch.probabilities for batch in predictions], dim=1)
     shape = probability.shape[:2]
@@ -44,8 +48,20 @@ def prediction_table(predictions: Sequence[Prediction], seeds: Sequence[int]) ->
         "predicted": probability.argmax(2),
     }
     columns |= {f"probability_{label}": column for label, column in enumerate(probability.unbind(2))}
-    table = {name: c.expand(shape).flatten().numpy() for name, c in columns.items() if c is not None}
-    return pl.DataFrame(table).sort("seed", "index")
+    table = pl.DataFrame({name: c.expand(shape).flatten().numpy() for name, c in columns.items() if c is not None})
+    if classes is not None:
+        names = [os.fsencode(name).decode(errors="replace") for name in classes]  # a folder's may be no text
+        named = pl.Series("predicted_class", names).gather(table["predicted"])
+        table.insert_column(table.columns.index("predicted") + 1, named)
+    return table.sort("seed", "index")
+
+
+def class_names(datamodule: Any, count: int) -> list[str] | None:
+    """The ``classes`` of a DataModule, if these are a name for each class."""
+    classes: Any = getattr(datamodule, "classes", None)
+    if not isinstance(classes, list | tuple) or len(classes) != count:
+        return None
+    return [*classes] if all(isinstance(name, str) for name in classes) else None
 
 
 def prediction_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -68,7 +84,9 @@ def concatenated(batches: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     return torch.cat(known, dim=-1) if len(known) == len(batches) else None
 
 
-def write_predictions(predictions: Sequence[Prediction], seeds: Sequence[int], path: Path) -> None:
+def write_predictions(
+    predictions: Sequence[Prediction], seeds: Sequence[int], path: Path, *, classes: Sequence[str] | None = None
+) -> None:
     """Write the table completely or not at all, in the format of the file's suffix; see `FORMATS`."""
     with replacing(path) as unfinished:
-        FORMATS[path.suffix](prediction_table(predictions, seeds), unfinished)
+        FORMATS[path.suffix](prediction_table(predictions, seeds, classes), unfinished)

@@ -1,8 +1,12 @@
 import io
 import os
+import pty
 import re
+import select
 import shutil
+import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -252,10 +256,6 @@ def pictures_alone(root, rng):
     write_picture(root / "a.png", np.zeros((8, 8, 3), dtype=np.uint8))
 
 
-def no_train(root, rng):
-    write_pictures(root / "test", rng)
-
-
 def two_vals(root, rng):
     for part in ("train", "val", "valid"):
         write_pictures(root / part, rng)
@@ -283,7 +283,6 @@ def part_without_pictures(root, rng):
         (no_folder, "the folder .*pictures was not found"),
         (one_class, "must have folders for two or more classes, and has only cat"),
         (pictures_alone, "must have folders for two or more classes, and has none"),
-        (no_train, "has a folder test, but no folder train"),
         (two_vals, "val and .*valid are both the val part"),
         (class_in_test_alone, "class 'cow' is in .*test, but not in .*train"),
         (class_without_pictures, "cow has no picture; pictures end in .jpg"),
@@ -538,11 +537,11 @@ def test_the_folder_of_pictures_is_left_as_it_is(tmp_path, rng):
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, rng):
-    write_pictures(tmp_path, rng)
+    write_pictures(tmp_path / "pictures", rng)
     (tmp_path / "file").touch()
 
     with pytest.raises(data.DataError, match=r"cannot be kept in .*file.*give --data\.cache"):
-        read(tmp_path, cache=str(tmp_path / "file"))
+        read(tmp_path / "pictures", cache=str(tmp_path / "file"))
 
 
 def test_too_large_for_memory_or_disk_is_said_beforehand_with_both_numbers(tmp_path, rng, monkeypatch, said):
@@ -556,6 +555,128 @@ def test_too_large_for_memory_or_disk_is_said_beforehand_with_both_numbers(tmp_p
     read(tmp_path)
 
     assert "take 4,608 bytes, and 4,607 bytes of memory are available" in said[0]
+
+
+V1, V2 = (
+    ("memory/", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+    ("", "max", "current", "inactive_file"),
+)
+
+
+def write_group(root, version, path, *, limit, used, cached=0):
+    controller, limit_name, used_name, cached_name = version
+    group = root / "sys/fs/cgroup" / controller / path
+    group.mkdir(parents=True, exist_ok=True)
+    (group / f"memory.{limit_name}").write_text(f"{limit}\n")
+    (group / f"memory.{used_name}").write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon 1\n{cached_name} {cached}\nfile 3\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "line", "unlimited"),
+    [(V2, "0::/a/job", "max"), (V1, "4:memory:/a/job", 2**63 - 4096)],
+    ids=["v2", "v1"],
+)
+def test_the_limit_of_memory_is_that_of_the_processs_groups(tmp_path, version, line, unlimited):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    assert decoding.available_memory(tmp_path) is None
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  900 kB\nMemFree:  7 kB\nMemAvailable:  800 kB\n")
+    assert decoding.available_memory(tmp_path) == 800 * 1024
+    (tmp_path / "proc/self/cgroup").write_text(f"9:cpu,cpuacct:/other\n{line}\n1:name=systemd:/other\n")
+    write_group(tmp_path, version, "other", limit=1, used=0)
+
+    write_group(tmp_path, version, "a/job", limit=unlimited, used=10)
+    assert decoding.available_memory(tmp_path) == 800 * 1024
+    write_group(tmp_path, version, "a/job", limit=5000, used=3000, cached=700)
+    assert decoding.available_memory(tmp_path) == 2700
+    write_group(tmp_path, version, "a", limit=4000, used=3500)  # a group is also bound by those around it
+    assert decoding.available_memory(tmp_path) == 500
+
+
+def test_within_a_container_the_limit_is_at_the_top(tmp_path):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/docker/0123\n")  # the path outside of the container
+    write_group(tmp_path, V1, "", limit=5000, used=1000)
+
+    assert decoding.available_memory(tmp_path) == 4000
+
+
+# --- processes and the terminal ---
+
+
+def decode_slowly(root, cache, taken):
+    """In a process of its own: read pictures, each of which takes a while, and say whether they were decoded here."""
+    read_one = decoding.read_picture
+
+    def read_slowly(*args):
+        time.sleep(0.02)
+        return read_one(*args)
+
+    decoding.read_picture = read_slowly
+    decode, calls = decoding.decode, []
+    decoding.decode = lambda *args, **options: calls.append(1) or decode(*args, **options)
+    datamodule = data.ImageFolder(root, cache=cache)
+    datamodule.prepare_data()
+    taken.put((len(calls), datamodule.digest()))
+
+
+def test_of_two_processes_that_start_at_once_one_decodes(tmp_path, rng, forked, caches):
+    write_pictures(tmp_path, rng, count=60)
+    taken = forked.Queue()
+    processes = [forked.Process(target=decode_slowly, args=(str(tmp_path), str(caches), taken)) for _ in range(2)]
+
+    for process in processes:
+        process.start()
+    results = [taken.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+
+    assert sorted(calls for calls, _ in results) == [0, 1]
+    assert len({digest for _, digest in results}) == 1
+    assert results[0][1] == read(tmp_path).digest()
+
+
+def test_after_a_process_that_was_killed_the_next_decodes(tmp_path, rng, forked, caches):
+    write_pictures(tmp_path, rng, count=500)
+    taken = forked.Queue()
+    killed = forked.Process(target=decode_slowly, args=(str(tmp_path), str(caches), taken))
+    killed.start()
+    deadline = time.monotonic() + 60
+    while not list(caches.rglob(".unfinished.*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    killed.join()
+    assert list(caches.rglob(".unfinished.*"))
+
+    (table,) = data.ImageFolder(str(tmp_path), cache=str(caches)).read()
+
+    assert len(table.images) == 1000
+    assert not list(caches.rglob(".unfinished.*"))
+
+
+def test_on_a_terminal_decoding_has_a_bar_with_the_time_left(tmp_path, rng, forked, caches):
+    write_pictures(tmp_path, rng, count=100)
+    ours, theirs = pty.openpty()
+    process = forked.Process(target=decode_on, args=(os.ttyname(theirs), str(tmp_path), str(caches)))
+    process.start()
+    shown = b""
+    while b"200/200" not in shown and select.select([ours], [], [], 60)[0]:
+        shown += os.read(ours, 4096)
+    process.join(60)
+    os.close(ours)
+    os.close(theirs)
+
+    assert process.exitcode == 0
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"Decoding pictures\s+\S+.*?200/200\s+\d+:\d\d:\d\d", text)
+    assert "Decoding 200 pictures in" not in text  # the line for files and pipes
+
+
+def decode_on(terminal, root, cache):
+    """In a process of its own: read pictures, with the errors' stream on a terminal."""
+    sys.stderr = Path(terminal).open("w")  # noqa: SIM115
+    os.environ |= {"TERM": "xterm", "COLUMNS": "100"}
+    data.ImageFolder(root, cache=cache).prepare_data()
 
 
 # --- what is said ---
@@ -800,6 +921,8 @@ def test_a_checkpoint_is_scored_with_the_means_of_its_training(tmp_path, actbenc
         ours = table.filter(pl.col("seed") == replicate).sort("index")["probability_1"].to_numpy()
         order = rows[replicate].argsort()
         np.testing.assert_allclose(ours, expected[replicate, order, 1], atol=1e-5)
+        named = table.filter(pl.col("seed") == replicate).sort("index")["predicted_class"]
+        assert named.to_list() == [("cat", "dog")[label] for label in expected[replicate, order].argmax(1)]
         loss = torch.nn.functional.nll_loss(expected[replicate].log(), labels[replicate]).item()
         row = next(line.split() for line in tested.stdout.splitlines() if line.split()[:1] == [str(replicate)])
         assert float(row[1]) == pytest.approx(loss, abs=1e-5)
@@ -861,3 +984,99 @@ def test_another_option_than_in_training_is_refused(trained_on_dark, capsys):
 
     assert status == 2
     assert "data.normalize is none, and was train when the network was trained" in capsys.readouterr().err
+
+
+def test_a_folder_of_test_pictures_alone_is_scored_but_not_trained_on(tmp_path, actbench, trained_on_dark):
+    folder, checkpoint = trained_on_dark
+    (tmp_path / "new").mkdir()
+    folder.rename(tmp_path / "new" / "test")
+    (tmp_path / "new" / "test" / "dog" / "00.png").unlink()
+    options = ["--data.root", tmp_path / "new"]
+
+    predicted = actbench("predict", "--ckpt_path", checkpoint, *options)
+    validated = actbench("validate", "--ckpt_path", checkpoint, *options)
+    fitted = actbench("fit", "--data", "ImageFolder", *options)
+
+    assert predicted.returncode == 0, predicted.stderr
+    assert f"{tmp_path / 'new'}: 2 classes (cat, dog), pictures: 23 in test\n" in predicted.stderr
+    table = pl.read_csv(checkpoint.with_name("predictions.csv"))
+    assert table["index"].to_list() == [*range(23), *range(23)]
+    mean, deviation = (torch.tensor(values, dtype=torch.float32) for values in dark_scales(tmp_path / "dark"))
+    images = read_without_training(tmp_path / "new") / 255
+    inputs = (images - mean[:, None, :, None, None]) / deviation[:, None, :, None, None]
+    with torch.no_grad():
+        expected = Classifier.load_from_checkpoint(str(checkpoint)).eval()(inputs).softmax(2)[..., 1]
+    np.testing.assert_allclose(table["probability_1"].to_numpy(), expected.flatten(), atol=1e-5)
+    for run, part in ((validated, "val"), (fitted, "train")):
+        assert run.returncode == 2
+        assert run.stderr.splitlines()[-1].endswith(f"new has a folder test, but none {part}")
+
+
+def read_without_training(folder):
+    datamodule = data.ImageFolder(str(folder))
+    datamodule.setup("test")
+    return datamodule.tables[1].images
+
+
+def test_of_test_pictures_alone_a_class_may_have_none(tmp_path, rng):
+    write_pictures(tmp_path / "test", rng, classes=["cat", "fox"])
+    (tmp_path / "test" / "dog").mkdir()
+    datamodule = data.ImageFolder(str(tmp_path))
+
+    datamodule.setup("test")
+
+    assert datamodule.tables[1].labels.tolist() == [0] * 12 + [2] * 12
+    assert datamodule.findings == ["the test part has no picture of class 'dog'"]
+
+
+def test_without_a_training_part_there_are_no_means(tmp_path, rng):
+    write_pictures(tmp_path / "test", rng)
+    datamodule = data.ImageFolder(str(tmp_path), normalize="train")
+    datamodule.setup("test")
+
+    with pytest.raises(data.DataError, match="has a folder test, but none train"):
+        datamodule.transfer_batch_to_device(next(iter(datamodule.test_dataloader())), CPU, 0)
+
+
+def test_a_split_of_other_pictures_than_in_training_is_said(tmp_path, rng, actbench):
+    write_pictures(tmp_path / "pictures", rng)
+    fit = ["fit", "--data", "ImageFolder", "--data.root", "pictures", "--trainer.max_epochs", 1]
+    assert actbench(*fit, "--model.network", "MLP").returncode == 0
+    test = ["test", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt"]
+    line = "the pictures are not those that the checkpoint was trained on, and are split anew"
+
+    same = actbench(*test)
+    write_picture(tmp_path / "pictures" / "cat" / "z.png", np.zeros((8, 8, 3), dtype=np.uint8))
+    more = actbench(*test)
+    write_pictures(tmp_path / "new" / "test", rng)
+    new = actbench(*test, "--data.root", "new")
+
+    assert [run.returncode for run in (same, more, new)] == [0, 0, 0]
+    assert [run.stderr.count(line) for run in (same, more, new)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "state", [{}, [], {"classes": "cat", "listing": ""}, {"classes": [1], "listing": ""}, {"classes": ["cat", "dog"]}]
+)
+def test_a_damaged_state_is_refused(tmp_path, rng, state):
+    write_pictures(tmp_path, rng)
+
+    with pytest.raises(data.DataError, match="the checkpoint is damaged"):
+        data.ImageFolder(str(tmp_path)).load_state_dict(state)
+
+
+def test_a_cache_within_the_pictures_is_refused(tmp_path, rng):
+    write_pictures(tmp_path, rng)
+
+    with pytest.raises(ValueError, match="cache must lie outside of root"):
+        data.ImageFolder(str(tmp_path), cache=str(tmp_path / "cat" / "cache"))
+
+
+def test_classes_may_have_any_name_and_a_root_one_that_can_be_logged(tmp_path, rng):
+    names = [os.fsdecode(name) for name in (b"caf\xe9", b"a\nb", "\N{GRINNING FACE}".encode(), b"{x: 1}")]
+    write_pictures(tmp_path / "pictures", rng, classes=names)
+
+    assert read(tmp_path / "pictures").classes == sorted(names)
+    write_pictures(tmp_path / names[0], rng)
+    with pytest.raises(ValueError, match="root must be a path in UTF-8"):
+        data.ImageFolder(str(tmp_path / names[0]))

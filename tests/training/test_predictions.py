@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 import torch
 
-from actbench.training.predictions import Prediction, prediction_table, write_predictions
+from actbench.training.predictions import Prediction, class_names, prediction_table, write_predictions
 
 PROBABILITIES = torch.tensor([[0.2, 0.8], [0.9, 0.1], [0.4, 0.6]])
 
@@ -26,6 +28,22 @@ def test_rows_are_in_the_datasets_order():
     assert table["label"].to_list() == [1, 0, 1]
     assert table["predicted"].to_list() == [0, 1, 1]
     assert table["probability_1"].to_list() == pytest.approx([0.1, 0.6, 0.8])
+
+
+def test_the_predicted_class_is_named():
+    table = prediction_table(batches(torch.tensor([7, 2, 5]), torch.tensor([1, 1, 0])), [7], ["cat", "caf\udcff"])
+
+    assert table.columns[2:5] == ["label", "predicted", "predicted_class"]
+    assert table["predicted_class"].to_list() == ["cat", "caf\ufffd", "caf\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [(["cat", "dog"], ["cat", "dog"]), (("a", "b"), ["a", "b"]), (["cat"], None), ([0, 1], None), ("ab", None)],
+)
+def test_names_are_those_of_the_datamodule_if_each_class_has_one(classes, names):
+    assert class_names(SimpleNamespace(classes=classes), 2) == names
+    assert class_names(SimpleNamespace(), 2) is None
 
 
 def test_without_labels_there_is_no_label():
