@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import os
 import platform
 from pathlib import Path
@@ -81,8 +82,10 @@ def choose_threads(trainer: Trainer, model: Classifier, datamodule: LightningDat
     threads = fitting_threads(model.engine, batch_size, trainer.num_devices)
     torch.set_num_threads(threads)
     width = model.engine.chunk_width(batch_size, torch.device("cpu"))
+    work = work_at_once(model.engine, batch_size)
+    known = f"{work / 1e6:.1f} million" if work < math.inf else "an unknown number of"
     rank_zero_info(
-        f"threads: {threads}, for {work_at_once(model.engine, batch_size) / 1e6:.1f} million multiply-adds forward "
+        f"threads: {threads}, for {known} multiply-adds forward "
         f"in a batch of {batch_size}{f' in each of {width} replicates' if width > 1 else ''}; "
         "OMP_NUM_THREADS overrides"
     )

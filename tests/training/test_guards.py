@@ -813,3 +813,13 @@ def test_code_that_cannot_be_stacked_and_runs_later_is_one_line(monkeypatch):
 def test_a_reason_says_what_is_read():
     with pytest.raises(Unguarded, match="it calls random, which"):
         python_state(networks(PythonRandom, 1)[0])
+
+
+def test_a_warning_of_torch_changes_nothing_that_is_guarded(monkeypatch):
+    network = build_network(MLP, nn.SiLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+    monkeypatch.delitem(vars(torch.nn.functional), "__warningregistry__", raising=False)
+    before = python_state(network).values
+
+    monkeypatch.setitem(vars(torch.nn.functional), "__warningregistry__", {})
+
+    assert python_state(network).values == before

@@ -542,3 +542,25 @@ def test_a_checkpoint_resumes_in_the_other_engine(tmp_path, engines):
 def test_a_width_is_of_a_stack():
     with pytest.raises(ValueError, match="stack_width is of the stack"):
         Classifier(engine="sequence", stack_width=2, replicates=2, input_shape=SHAPE, num_classes=10)
+
+
+class GradientInside(Flat):
+    """It takes a gradient in its forward pass, as a network of energies does."""
+
+    def forward(self, images):
+        with torch.enable_grad():
+            hidden = self.activation(self.first(images.flatten(1)))
+            (slope,) = torch.autograd.grad(hidden.square().sum(), hidden, create_graph=True)
+        return self.last(hidden + slope)
+
+
+def test_a_network_that_takes_a_gradient_inside_is_trained(tmp_path):
+    model = Classifier("swish", GradientInside, replicates=2, input_shape=SHAPE, num_classes=10)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+
+    trainer.fit(model, FakeImages(200, replicates=2))
+
+    assert model.engine.name == "sequence"
+    assert model.replicate_scores()["val/loss"].isfinite().all()

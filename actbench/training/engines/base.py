@@ -141,10 +141,10 @@ def multiply_adds(network: nn.Module, input_shape: Sequence[int]) -> float:
     counter = FlopCounterMode(display=False)
     try:
         probe = copy_network(network).eval()
-    except Exception:  # of any kind: not every object can be copied
+        with counter, torch.no_grad(), global_stream(0, "dropout"):
+            probe(torch.zeros(2, *input_shape))
+    except Exception:  # of any kind: not every object can be copied, and the counter takes no gradient inside a network
         return math.inf
-    with counter, torch.no_grad(), global_stream(0, "dropout"):
-        probe(torch.zeros(2, *input_shape))
     return float(counter.get_total_flops()) / 2 / 2  # two images, and two operations for each
 
 

@@ -1,5 +1,6 @@
 """The choice of an engine: the stack where it is proved and faster, and the sequence everywhere else."""
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
@@ -65,7 +66,8 @@ def choose(
     if len(sequence) == 1:
         return Choice(sequence, ALONE)
     if device.type == "cpu" and work >= STACKED_WORK:
-        return Choice(sequence, f"{work / 1e6:,.0f} million multiply-adds in a batch keep a CPU busy")
+        known = f"{work / 1e6:,.0f} million" if work < math.inf else "an unknown number of"
+        return Choice(sequence, f"{known} multiply-adds in a batch keep a CPU busy")
     try:
         check_elementwise(optimizer)
         stack = Stack([*sequence.networks], sequence.seeds, input_shape=sequence.input_shape, width=width)

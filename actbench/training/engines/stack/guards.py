@@ -110,7 +110,9 @@ def python_state(network: nn.Module) -> PythonState:
     """
     state = State({id(module) for module in network.modules()})
     for owner in (Tensor, F):  # whose functions may be replaced
-        state.values.append(hash(tuple(map(id, vars(owner).values()))))
+        # Python itself adds a list of the warnings that were given.
+        functions = (id(value) for name, value in vars(owner).items() if name != "__warningregistry__")
+        state.values.append(hash(tuple(functions)))
     for name in GLOBAL_HOOKS:
         if vars(torch_module)[name]:
             state.add(vars(torch_module)[name])
