@@ -252,6 +252,16 @@ def test_slopes_that_still_run_are_loaded_into_the_network(tmp_path):
     assert model.engine.replicate(0).network.act.weight.item() == pytest.approx(0.7)
 
 
+def test_names_that_look_like_those_of_swapped_activations_are_told_as_they_are(tmp_path):
+    strange = {"activations.9.weight": torch.zeros(1), "activations.bias": torch.zeros(1)}
+
+    model = classifier(saved(tmp_path, trained() | strange), Slopes)
+
+    assert said(model)[-1] == "unused in the file: 2 (activations.9.weight, activations.bias)"
+    with pytest.raises(ValueError, match=r"fit; inner.weight, .* and the file has activations.9.weight, activations"):
+        classifier(saved(tmp_path, strange), Net)
+
+
 @pytest.mark.parametrize("engine", ["stack", "sequence"])
 @pytest.mark.parametrize(
     ("freeze", "free"),

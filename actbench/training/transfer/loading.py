@@ -72,7 +72,7 @@ def load_state(
         raise ValueError(f"{path} holds weights of another network than {title}: {fitting.misfits[0]}")
     activation = {name for name, value in wanted.items() if id(value) in fitting.compared}
     loaded = [name for name in wanted if name not in missing]
-    check_found(network, path, [*loaded, *fitting.head], values, activation)
+    check_found(network, path, [*loaded, *fitting.head], state, activation)
     if fitting.faults:
         raise ValueError(f"{path}: {fitting.faults[0]}")
     lacking = [name for name in wanted if name in missing and name not in (*fitting.head, *fitting.drawn)]
@@ -89,12 +89,10 @@ def load_state(
         "not used, because another activation runs there": [
             name for name in loaded if name in idle and plain_name(network, name) not in used
         ],
-        "unused in the file": [
-            *(name for name in state if name not in names.values()),
-            *(names.get(name, name) for name in unexpected),
-        ],
     }
     shown = {kind: [*dict.fromkeys(plain_name(network, name) for name in each)] for kind, each in kinds.items()}
+    strangers = [name for name in state if name not in names.values()]
+    shown["unused in the file"] = strangers + [names.get(name, name) for name in unexpected]
     return [f"{path}: {kind}: {len(each)} ({first_names(each)})" for kind, each in shown.items() if each]
 
 
@@ -143,10 +141,10 @@ def check_found(
     parameters = [name for name, _ in network.named_parameters() if name not in activation]
     lacking = [name for name in parameters if name not in found]
     if len(lacking) > (1 - LEAST) * len(parameters):
-        others, there = ([plain_name(network, name) for name in names] for names in (lacking, given))
+        others = first_names([plain_name(network, name) for name in lacking])
         raise ValueError(
             f"{path} holds weights of another network than {network_name(network)}: {len(parameters) - len(lacking)} "
-            f"of {len(parameters)} parameters fit; {first_names(others)} do not, and the file has {first_names(there)}"
+            f"of {len(parameters)} parameters fit; {others} do not, and the file has {first_names([*given])}"
         )
 
 
