@@ -30,6 +30,9 @@ from actbench.networks.copies import no_kept_tensors as no_kept_tensors
 from actbench.networks.freezing import HELD as HELD
 from actbench.networks.freezing import freeze_parameters as freeze_parameters
 from actbench.networks.freezing import hold_statistics as hold_statistics
+from actbench.networks.freezing import idle_parameters as idle_parameters
+from actbench.networks.freezing import plain_name as plain_name
+from actbench.networks.freezing import site_paths as site_paths
 from actbench.networks.swap import SwappedNetwork as SwappedNetwork
 from actbench.networks.swap import network_name as network_name
 from actbench.networks.tracing import SwapError as SwapError

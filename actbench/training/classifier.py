@@ -121,10 +121,15 @@ class Classifier(LightningModule):
         networks = [build(input_shape=self.input_shape, seed=seed) for seed in self.seeds]
         self.swap: SwapCertificate | None = getattr(networks[0], "certificate", None)
         self.start = transfer.load_weights(
-            networks, self.seeds, weights, activation=self.activation.class_path, num_classes=self.num_classes
+            networks,
+            self.seeds,
+            weights,
+            activation=self.activation.class_path,
+            input_shape=self.input_shape,
+            num_classes=self.num_classes,
         )
         self.frozen = [freeze] if isinstance(freeze, str) else list(freeze or ())
-        freeze_parameters(networks, self.frozen)
+        freeze_parameters(networks, self.frozen, input_shape=self.input_shape)
         self.stack_width = stack_width
         self.engine = make_engine(
             engine, networks, self.seeds, input_shape=self.input_shape, width=stack_width, optimizer=self.optimizer

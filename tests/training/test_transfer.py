@@ -113,6 +113,10 @@ def files():
         "compiled in a part": {name.replace("body.", "body._orig_mod."): value for name, value in state.items()},
         "of a LightningModule": {"state_dict": Wrapped(network).state_dict()},
         "of several wrappers": {"model": {f"module.model.{name}": value for name, value in state.items()}},
+        "under another key": {"net": state, "epoch": 3, "rng": torch.zeros(8), "optimizer": {"state": {0: state}}},
+        "under a number": {7: state},
+        "in double precision": {name: value.double() for name, value in state.items()},
+        "counted in 32 bits": state | {"body.1.num_batches_tracked": torch.tensor(0, dtype=torch.int32)},
         "in half precision": {
             name: value.half() if value.is_floating_point() else value for name, value in state.items()
         },
@@ -249,11 +253,26 @@ REFUSED = {
     ),
     "other inputs of the head": (changed(fc__weight=torch.zeros(7, 100)), r"fc.weight has the shape \(7, 100\)"),
     "NaN": (changed(fc__bias=torch.full((10,), torch.nan)), "fc.bias holds NaN"),
+    "inf": (changed(fc__bias=torch.full((10,), -torch.inf)), "fc.bias holds inf"),
+    "more than single precision holds": (
+        changed(fc__bias=torch.full((10,), 1e300, dtype=torch.float64)),
+        "fc.bias holds inf",
+    ),
+    "NaN in statistics": (changed(body__1__running_mean=torch.full((4,), torch.nan)), "running_mean holds NaN"),
+    "a negative variance": (
+        changed(body__1__running_var=torch.tensor([1, 2, -0.5, 1])),
+        r"body.1.running_var holds -0.5, and a variance is not negative$",
+    ),
+    "half a batch": (changed(body__1__num_batches_tracked=torch.tensor(0.5)), "is of type torch.float32"),
     "whole numbers": (changed(fc__bias=torch.zeros(10, dtype=torch.int64)), "fc.bias is of type torch.int64"),
     "no tensors": ({"state_dict": {"a": 1}}, "holds no state dict, alone or under state_dict, model_state_dict, model"),
     "a list": ([torch.zeros(2)], "holds no state dict"),
     "a tensor": (torch.zeros(2), "holds no state dict"),
     "two networks": (doubled(), TWO),
+    "two state dicts": (
+        {"net": small().state_dict(), "ema": small().state_dict()},
+        "holds several state dicts, under net, ema: save one alone",
+    ),
     "a whole network": (small(), CODE),
 }
 
@@ -286,6 +305,28 @@ def test_a_wrappers_copy_of_the_network_is_no_second_network(tmp_path):
     both = {f"{part}.{name}": value for part in ("model", "ema") for name, value in small().state_dict().items()}
 
     assert_same(plain(classifier(saved(tmp_path, both))), small().state_dict())
+
+
+class Masked(Small):
+    """A buffer that holds -inf by design, as masks of attention do."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__(activation, input_shape, num_classes)
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+
+def test_what_is_infinite_by_design_is_loaded(tmp_path):
+    state = build_network(Masked, nn.ReLU, input_shape=SHAPE, num_classes=10, seed=50).state_dict()
+
+    assert_same(plain(classifier(saved(tmp_path, state), Masked)), state)
+
+
+def test_versions_that_are_no_versions_are_not_read(tmp_path):
+    state = small().state_dict()
+    state._metadata[""] = "two"
+    state._metadata["body.1"] = {"version": 2}
+
+    assert_same(plain(classifier(saved(tmp_path, state))), small().state_dict())
 
 
 def test_safetensors_are_refused_with_advice(tmp_path):
