@@ -17,6 +17,7 @@ from actbench.networks.tracing import SwapError, Trace, record_forward
 from actbench.seeding import global_stream
 
 MODES = ("train", "eval")
+DRAWS = (1, 2)  # seeds of dropout under which training is examined, beside 0
 SHOWN = 5  # nearest paths in a message
 
 
@@ -112,6 +113,13 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         network.train(mode == "train")
         recorded = [recorded_forward(network, batch, mode) for batch in inputs]
         by_input = [identified(find_sites(trace)) for trace in recorded]
+        for draw in DRAWS if mode == "train" else ():
+            other = identified(find_sites(recorded_forward(network, inputs[0], mode, draw=draw)))
+            if differing := [identity[0] for identity in by_input[0].keys() ^ other.keys()]:
+                raise SwapError(
+                    f"{title(network)}: calls of activations in {min(differing) or 'the network'} are skipped at "
+                    "random in training, so that they cannot be swapped"
+                )
         for other in by_input[1:]:
             if differing := [identity[0] for identity in by_input[0].keys() ^ other.keys()]:
                 raise SwapError(
@@ -173,9 +181,9 @@ def check_kind(network: nn.Module) -> None:
             raise SwapError(f"{title(network)}: {where} {problem}, so that its calls cannot be seen: give a plain one")
 
 
-def recorded_forward(network: nn.Module, batch: Tensor, mode: str) -> Trace:
-    """A recorded forward pass that returns one tensor."""
-    with global_stream(0, "dropout"), no_kept_tensors(network):
+def recorded_forward(network: nn.Module, batch: Tensor, mode: str, *, draw: int = 0) -> Trace:
+    """A recorded forward pass that returns one tensor; draws differ in what is random in it."""
+    with global_stream(draw, "dropout"), no_kept_tensors(network):
         trace, output = record_forward(network, batch, gradients=mode == "train")
     if not isinstance(output, Tensor):
         fields = getattr(output, "_fields", ())
