@@ -1,7 +1,7 @@
 """The calls of torch's functions in one forward pass of a network: where, and from which tensors to which."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -72,6 +72,23 @@ class Trace:
     """How often each module path called each function, also inside of a user's autograd function."""
     stale: set[int] = field(default_factory=set)
     """Indices of calls in place, after which the tensor was read by another reference than the result."""
+
+    @property
+    def wiring(self) -> Hashable:
+        """What the calls compute from which values, with plain arguments; equal for networks wired alike."""
+        return tuple(
+            (
+                call.key,
+                call.inputs,
+                call.outputs,
+                tuple(
+                    repr(leaf)
+                    for leaf in tree_flatten((call.args, call.kwargs))[0]
+                    if leaf is None or isinstance(leaf, bool | int | float | str)
+                ),
+            )
+            for call in self.calls
+        ), self.results
 
 
 def bare_names(text: str) -> frozenset[str]:

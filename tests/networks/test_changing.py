@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from actbench.networks import SwapError, build_network
 from actbench.specs import NetworkSpec
+from actbench.training import Classifier
 
 SHAPE = (1, 8, 8)
 
@@ -101,3 +102,47 @@ def test_a_module_may_be_skipped_as_a_whole():
 def test_layer_drop_is_refused_for_what_it_is():
     with pytest.raises(SwapError, match=r"OftenSkipped: calls .* are skipped at random in training"):
         swapped(OftenSkipped)
+
+
+# --- wired by the seed ---
+
+
+class WiredBySeed(Base):
+    """Which of two calls of ReLU is hidden, and which is the head, depends on the seed."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.first = bool(torch.rand(()) < 0.5)
+
+    def forward(self, x):
+        x = self.a(x.flatten(1))
+        if self.first:
+            return self.head(F.relu(x)) + F.relu(x).mean(-1, keepdim=True)
+        return F.relu(x).mean(-1, keepdim=True) + self.head(F.relu(x))
+
+
+def wirings():
+    """The first two seeds whose networks are wired in different ways."""
+    first = [swapped(WiredBySeed, seed=seed).network.first for seed in range(20)]
+    return first.index(True), first.index(False)
+
+
+def test_a_network_that_its_seed_wires_has_a_plan_of_its_own():
+    for seed in (*wirings(), *reversed(wirings())):
+        network = swapped(WiredBySeed, seed=seed).eval()
+        own, x = network.network, torch.randn(4, *SHAPE)
+        h = own.a(x.flatten(1))
+
+        expected = own.head(F.mish(h)) + F.relu(h).mean(-1, keepdim=True)
+
+        torch.testing.assert_close(network(x), expected)
+
+
+def test_replicates_with_other_sites_are_refused_by_their_seed():
+    low = min(wirings())
+    high = max(wirings())
+
+    with pytest.raises(SwapError, match=f"WiredBySeed has other sites with seed {high} than with seed {low}"):
+        Classifier(
+            "mish", NetworkSpec(WiredBySeed), input_shape=SHAPE, num_classes=5, seed=low, replicates=high - low + 1
+        )
