@@ -3,14 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from actbench.networks.flow import ACTIVATIONS, ELEMENTWISE, PARTS, ROLES, SOFTMAX, Flow, Role, activates
+from actbench.networks.flow import ACTIVATIONS, CLAMPS, ELEMENTWISE, PARTS, ROLES, SOFTMAX, Flow, Role, activates
 from actbench.networks.tracing import (
     ATTENTION,
     MODULE,
@@ -83,7 +83,10 @@ class Site:
 
 
 def find_sites(trace: Trace) -> list[Site]:
-    """The sites in a forward pass, in the order of their outputs."""
+    """The sites in a forward pass, in the order of their outputs.
+
+    A function that one module calls several times is a gate at all of its turns if it is a gate at any.
+    """
     flow = Flow(trace)
     taken = set[int]()  # ids of calls that belong to a site
     found = list[tuple[Value, tuple[Call, ...]]]()
@@ -111,7 +114,7 @@ def find_sites(trace: Trace) -> list[Site]:
         elif base == "glu":
             role = "gate"
         else:
-            role = flow.role(output, bounded=is_bounded(root, calls, flow))
+            role = flow.role(output, bounded=is_bounded(root, calls, flow), clamp=len(calls) == 1 and base in CLAMPS)
         start, end = order[id(calls[0])], order[id(calls[-1])]
         later = {
             memory for index, memory in changes if index > end or (index > start and trace.calls[index] not in calls)
@@ -129,7 +132,11 @@ def find_sites(trace: Trace) -> list[Site]:
                 sources=flow.sources(root),
             )
         )
-    return sites
+    gates = {(site.key.path, site.text) for site in sites if site.role == "gate"}
+    return [
+        replace(site, role="gate") if site.role == "hidden" and (site.key.path, site.text) in gates else site
+        for site in sites
+    ]
 
 
 def changed_memory(call: Call, trace: Trace) -> int:
@@ -187,12 +194,12 @@ def slope(root: Value, calls: Sequence[Call], trace: Trace) -> float | None:
 
 
 def is_bounded(root: Value, calls: Sequence[Call], flow: Flow) -> bool:
-    """Whether an activation's output stays within 2 for large inputs, also times a number: ``relu6(x + 3) / 6``."""
+    """Whether an activation's output stays within 6 for large inputs, as that of ReLU6, also times a number."""
     readers = flow.readers[calls[-1].outputs[0]]
     scaled = [(*calls, call) for call in readers if call.base in ("mul", "div") and len(flow.data(call)) == 1]
     for each in (calls, *scaled):
         output = values_at(torch.tensor([-FAR, FAR], dtype=torch.float64), root, each, flow.trace)
-        if output is not None and (output.abs() <= 2).all():
+        if output is not None and (output.abs() <= 6).all():
             return True
     return False
 

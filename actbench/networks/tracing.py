@@ -65,7 +65,7 @@ class Trace:
 
     calls: list[Call] = field(default_factory=list)
     kinds: dict[Value, str] = field(default_factory=dict)
-    """input, parameter (or made from parameters by no layer with weights), constant, or computed."""
+    """input, parameter (or made from parameters by no layer with weights), constant, noise, or computed."""
     tensors: dict[Value, Tensor] = field(default_factory=dict)
     results: tuple[Value, ...] = ()
     turns: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -107,7 +107,10 @@ WEIGHTED = (
     )
 )
 """Functions that compute with weights, or multiply matrices."""
-CONSTANTS = bare_names("zeros_like ones_like full_like new_zeros new_ones new_full")  # whatever the values they read
+CONSTANTS = bare_names("zeros_like ones_like full_like new_zeros new_ones new_full new_empty empty_like")
+"""Functions that make constants, whatever the values they read."""
+NOISE = bare_names("rand randn rand_like randn_like randint randint_like bernoulli normal uniform exponential random")
+"""Functions that draw, from no value that is computed."""
 
 
 @lru_cache(maxsize=4096)
@@ -284,9 +287,13 @@ class Recorder(TorchFunctionMode):
     def kind_of(self, base: str, inputs: Iterable[Value]) -> str:
         """Kind of the values that a call makes."""
         kinds = {self.trace.kinds[value] for value in inputs}
+        if base.endswith("_like") and base in NOISE:
+            return "noise"
+        if kinds <= {"constant", "noise"} and (base in NOISE or "noise" in kinds):
+            return "noise"
         if kinds <= {"constant"} or base in CONSTANTS:
             return "constant"
-        return "parameter" if kinds <= {"constant", "parameter"} and base not in WEIGHTED else "computed"
+        return "parameter" if kinds <= {"constant", "noise", "parameter"} and base not in WEIGHTED else "computed"
 
     def applied(self, function: type, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         """Run and record a user's autograd function, whose inside no activation can be put into."""
