@@ -16,6 +16,7 @@ from actbench.networks.build import common_certificate as common_certificate
 from actbench.networks.build import compared_modules as compared_modules
 from actbench.networks.build import list_sites as list_sites
 from actbench.networks.build import with_new_head as with_new_head
+from actbench.networks.calls import SwapError as SwapError
 from actbench.networks.catalogue import MLP as MLP
 from actbench.networks.catalogue import NETWORKS as NETWORKS
 from actbench.networks.catalogue import ConvNet as ConvNet
@@ -33,4 +34,3 @@ from actbench.networks.freezing import freeze_parameters as freeze_parameters
 from actbench.networks.freezing import hold_statistics as hold_statistics
 from actbench.networks.swap import SwappedNetwork as SwappedNetwork
 from actbench.networks.swap import network_name as network_name
-from actbench.networks.tracing import SwapError as SwapError

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from actbench.networks.calls import SwapError, Trace
 from actbench.networks.copies import no_kept_tensors
 from actbench.networks.flow import Role
 from actbench.networks.sites import Identity, Site, find_sites, identified, site_counts
 from actbench.networks.swap import SwapPlan, swap_plan
-from actbench.networks.tracing import SwapError, Trace, record_forward
+from actbench.networks.tracing import record_forward
 from actbench.seeding import global_stream
 
 MODES = ("train", "eval")

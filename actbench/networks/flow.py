@@ -6,15 +6,7 @@ from typing import Any, Literal, get_args
 
 from torch.utils._pytree import tree_flatten
 
-from actbench.networks.tracing import (
-    WEIGHTED,
-    Call,
-    Key,
-    Trace,
-    Value,
-    bare_names,
-    base_name,
-)
+from actbench.networks.calls import WEIGHTED, Call, Key, Trace, Value, bare_names, base_name
 
 Role = Literal["hidden", "glu", "gate", "scale", "softmax", "head", "recurrent"]
 """What a site is for.

@@ -10,17 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from actbench.networks.calls import ATTENTION, MODULE, RECURRENT, Call, Key, Trace, Value
 from actbench.networks.flow import ACTIVATIONS, CLAMPS, ELEMENTWISE, PARTS, ROLES, SOFTMAX, Flow, Role, activates
-from actbench.networks.tracing import (
-    ATTENTION,
-    MODULE,
-    RECURRENT,
-    Call,
-    Key,
-    Trace,
-    Value,
-    storage,
-)
+from actbench.networks.tracing import storage
 
 Identity = tuple[Any, ...]
 FAR = 100.0  # an input at which an activation has reached its asymptote

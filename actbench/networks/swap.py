@@ -8,19 +8,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from actbench.networks.calls import MODULE, Key, SwapError, Trace, Value, base_name, function_name
 from actbench.networks.flow import ACTIVATIONS, is_activation
 from actbench.networks.sites import Site
-from actbench.networks.tracing import (
-    MODULE,
-    Key,
-    SwapError,
-    Trace,
-    Value,
-    base_name,
-    followed_modules,
-    function_name,
-    module_names,
-)
+from actbench.networks.tracing import followed_modules, module_names
 
 
 class Action(NamedTuple):
