@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.overrides import resolve_name
 from torch.utils._pytree import tree_flatten
 
@@ -66,6 +67,9 @@ class Trace:
     stale: set[int] = field(default_factory=set)
     """Indices of calls in place, after which the tensor was read by another reference than the result."""
 
+    uncaught: list[tuple[str, str, Call | None]] = field(default_factory=list)
+    """Module path and operator of activations that ran outside of recorded calls, and the module that is one call."""
+
     @property
     def wiring(self) -> Hashable:
         """What the calls compute from which values, with plain arguments; equal for networks wired alike."""
@@ -109,6 +113,8 @@ NOISE = bare_names("rand randn rand_like randn_like randint randint_like bernoul
 @lru_cache(maxsize=4096)
 def function_name(func: Any) -> str:
     """The public name of one of torch's functions, such as ``torch.nn.functional.relu`` or ``torch.Tensor.mul``."""
+    if isinstance(func, OpOverload):
+        return f"torch.ops.{func.overloadpacket}"
     return str(resolve_name(func) or f"{getattr(func, '__module__', '')}.{getattr(func, '__name__', func)}")
 
 

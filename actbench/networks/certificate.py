@@ -2,7 +2,7 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -127,6 +127,7 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
                     f"{title(network)}: {min(differing) or 'the network'} calls activations for some inputs only, in "
                     f"{mode}: calls that depend on values cannot be swapped"
                 )
+        refuse_uncaught(title(network), recorded[0], by_input[0].values())
         traces.append(recorded[0])
         found.append(by_input[0])
     network.train()
@@ -155,6 +156,17 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
     modes_of_swap = tuple(zip(traces, numbered, strict=True))
     certificate = SwapCertificate(tuple(lines), parameters, ())
     return Swap(swap_plan(modes_of_swap), len(chosen), certificate, modes_of_swap, problem)
+
+
+def refuse_uncaught(network: str, trace: Trace, sites: Iterable[Site]) -> None:
+    """Raise SwapError for an activation that ran where it cannot be intercepted, other than in a site's module."""
+    caught = {id(call) for site in sites for call in site.calls}
+    for path, operator, call in trace.uncaught:
+        if call is None or id(call) not in caught:
+            raise SwapError(
+                f"{network}: {path or 'its forward'} runs {operator} where it cannot be intercepted, as scripted "
+                "functions do"
+            )
 
 
 def in_words(counts: Mapping[str, int]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.utils._pytree import tree_map
 
 from actbench.networks.calls import ATTENTION, MODULE, RECURRENT, Call, Key, Trace, Value
@@ -57,7 +58,7 @@ class Site:
             return f"inside of torch's fused {call.base}"
         if call.base == "glu":
             return "it halves the channels"
-        if call.inside:
+        if isinstance(call.func, type):
             return "inside of an autograd function"
         return ""
 
@@ -90,7 +91,7 @@ def find_sites(trace: Trace) -> list[Site]:
     for call in trace.calls:
         if id(call) in taken or not flow.data(call):
             continue
-        if activates(call) or call.base in ATTENTION | RECURRENT or is_opaque_activation(call):
+        if activates(call) or call.base in ATTENTION | RECURRENT or is_opaque_activation(call, trace):
             found.append((flow.data(call)[0], (call,)))
     order = {id(call): index for index, call in enumerate(trace.calls)}
     found.sort(key=lambda site: order[id(site[1][-1])])
@@ -203,19 +204,26 @@ def is_nonlinear(root: Value, calls: Sequence[Call], trace: Trace) -> bool:
     return y is None or not torch.allclose(y.diff(), y.diff()[0].expand(8), atol=1e-9)
 
 
-def is_opaque_activation(call: Call) -> bool:
-    """Whether what torch does not show is an activation: a module that maps each element, and not along a line."""
-    if call.inside & ACTIVATIONS:  # an autograd function of the user's
+def is_opaque_activation(call: Call, trace: Trace) -> bool:
+    """Whether what torch does not show is an activation: a map of each element, and not along a line.
+
+    It is a module without parameters, or an autograd function of the user's.
+    """
+    if call.inside & ACTIVATIONS:
         return True
-    if call.key.name != MODULE or any(True for _ in call.func.parameters()):
+    function = isinstance(call.func, type)
+    if not function and (call.key.name != MODULE or any(True for _ in call.func.parameters())):
         return False
+    root = next(value for value in call.inputs if trace.kinds[value] not in ("constant", "parameter", "noise"))
     x = torch.linspace(-4, 4, 48)
     try:
         with torch.no_grad():
-            y, turned, shaped = call.func(x.clone()), call.func(x.flip(0)), call.func(x.reshape(2, 4, 2, 3).clone())
-    except Exception:  # of any kind: it takes no such inputs
+            y, turned, shaped = (
+                replayed(each.clone(), root, [call], trace) for each in (x, x.flip(0), x.reshape(2, 4, 2, 3))
+            )
+            same = y.shape == x.shape and torch.allclose(turned.flip(0), y) and torch.allclose(shaped.flatten(), y)
+    except Exception:  # of any kind: it takes no such inputs, or returns no tensor
         return False
-    same = y.shape == x.shape and torch.allclose(turned.flip(0), y) and torch.allclose(shaped.flatten(), y)
     return same and not torch.allclose(y.diff(), y.diff()[0].expand(47), atol=1e-4)
 
 
@@ -226,7 +234,7 @@ def values_at(x: Tensor, root: Value, calls: Sequence[Call], trace: Trace) -> Te
             output: Tensor = replayed(x, root, calls, trace)
     except Exception:  # of any kind: a parameter for each channel, a tensor on the meta device
         return None
-    return output if output.shape == x.shape else None
+    return output if isinstance(output, Tensor) and output.shape == x.shape else None
 
 
 def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace) -> Any:
@@ -242,7 +250,10 @@ def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace) -> Any
         if call.in_place:  # on a copy
             args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
             kwargs = {name: arg.clone() if isinstance(arg, Tensor) else arg for name, arg in kwargs.items()}
-        output = call.func(*args, **kwargs)
+        function: Any = call.func
+        if isinstance(function, type) and issubclass(function, Function):
+            function = function.apply
+        output = function(*args, **kwargs)
         known |= dict.fromkeys(call.outputs, output)
     return output
 

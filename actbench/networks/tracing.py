@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from typing_extensions import override
 
@@ -22,10 +23,17 @@ from actbench.networks.calls import (
     Key,
     Trace,
     Value,
+    bare_names,
     base_name,
     function_name,
 )
 
+OPERATORS = bare_names(
+    "relu relu6 hardtanh leaky_relu prelu prelu_kernel rrelu rrelu_with_noise elu selu celu gelu silu mish hardswish "
+    "hardsigmoid sigmoid tanh softplus softshrink hardshrink threshold log_sigmoid log_sigmoid_forward glu "
+    "softmax log_softmax safe_softmax"
+)
+"""Torch's operators that are activations."""
 LeaveHook = Callable[[nn.Module, str, Any, Any], Any]
 
 
@@ -63,6 +71,23 @@ def followed_modules(
             handle.remove()
 
 
+class Operators(TorchDispatchMode):
+    """Finds activations that run outside of recorded calls, as those of scripted functions do."""
+
+    def __init__(self, recorder: "Recorder") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        recorder = self.recorder
+        name = func.overloadpacket.__name__
+        if not recorder.running and name.strip("_") in OPERATORS:
+            recorder.trace.uncaught.append((recorder.stack[-1] if recorder.stack else "", f"aten.{name}", None))
+        with torch._C.DisableTorchFunction():  # an operator is also a function, which the recorder would see
+            return func(*args, **kwargs or {})
+
+
 class Recorder(TorchFunctionMode):
     """Records a forward pass of a network; see `record_forward`."""
 
@@ -72,7 +97,8 @@ class Recorder(TorchFunctionMode):
         self.stack: list[str] = []
         self.hidden = 0  # more than 0 inside of a function that is recorded as a whole
         self.inside = set[str]()  # bare names of the functions called there
-        self.marks: list[int] = []  # number of calls at the start of each module that runs
+        self.running = 0  # more than 0 inside of a function that a mode for functions sees
+        self.marks: list[tuple[int, int]] = []  # numbers of calls, and of uncaught ones, where each module began
         self.values: dict[int, Value] = {}  # by the tensor's id
         self.by_storage: dict[int, list[Tensor]] = {}
         self.stale: dict[int, int] = {}  # by the tensor's id: the call in place that made it so
@@ -114,7 +140,7 @@ class Recorder(TorchFunctionMode):
         if self.hidden:
             self.turn(name)  # as it will count when the network runs
             self.inside.add(base_name(name))
-            return func(*args, **kwargs)
+            return self.run(lambda: func(*args, **kwargs))
         return self.record(func, name, args, kwargs, lambda: func(*args, **kwargs))
 
     def record(
@@ -131,7 +157,7 @@ class Recorder(TorchFunctionMode):
             lambda leaf: self.values[id(leaf)] if isinstance(leaf, Tensor) else leaf, (tuple(args), dict(kwargs))
         )
         self.inside.clear()
-        result = run()
+        result = self.run(run)
         inside = frozenset(self.inside) if whole else frozenset[str]()
         made = list(tensors_in(result))
         changed = [tensor for tensor, old in zip(read, before, strict=True) if version(tensor) != old]
@@ -175,6 +201,14 @@ class Recorder(TorchFunctionMode):
         )
         return result
 
+    def run(self, function: Callable[[], Any]) -> Any:
+        """The result of a function; the operators inside belong to its call."""
+        self.running += 1
+        try:
+            return function()
+        finally:
+            self.running -= 1
+
     def turn(self, name: str) -> Key:
         """The key of a call that is made now."""
         path = self.stack[-1] if self.stack else ""
@@ -213,24 +247,27 @@ class Recorder(TorchFunctionMode):
 
     def entered(self) -> None:
         """Note where the calls of a module begin."""
-        self.marks.append(len(self.trace.calls))
+        self.marks.append((len(self.trace.calls), len(self.trace.uncaught)))
 
     def left(self, module: nn.Module, path: str, args: Any, output: Any) -> None:
         """Record a module without children whose inside torch does not show, as one call."""
-        start = self.marks.pop()
+        start, uncaught = self.marks.pop()
         if not self.hidden:
             with self.unseen():
-                self.see_module(start, module, path, args, output)
+                call = self.see_module(start, module, path, args, output)
+            found = self.trace.uncaught[uncaught:]
+            if call is not None:
+                self.trace.uncaught[uncaught:] = [(where, name, call) for where, name, _ in found]
 
-    def see_module(self, start: int, module: nn.Module, path: str, args: Any, output: Any) -> None:
-        """Record a module as one call if the calls since ``start`` do not show what it computes."""
+    def see_module(self, start: int, module: nn.Module, path: str, args: Any, output: Any) -> Call | None:
+        """Record a module as one call, and return it, if the calls since ``start`` do not show what it computes."""
         if not isinstance(output, Tensor) or len(args) != 1 or not isinstance(args[0], Tensor):
-            return
+            return None
         inside = self.trace.calls[start:]
         opaque = all(isinstance(call.func, type) for call in inside)
         unknown = id(output) not in self.values and storage(output) not in self.by_storage
         if any(True for _ in module.children()) or not opaque or not (unknown or inside):
-            return
+            return None
         del self.trace.calls[start:]
         value = inside[0].inputs[0] if inside else self.value_of(args[0])
         made = self.know(output, self.kind_of(MODULE, [value]))
@@ -238,7 +275,9 @@ class Recorder(TorchFunctionMode):
         key = self.turn(MODULE)
         self.stack.pop()
         changed = any(call.in_place for call in inside)
-        self.trace.calls.append(Call(key, module, (value,), {}, (value,), (made,), changed, is_checkpointed()))
+        call = Call(key, module, (value,), {}, (value,), (made,), changed, is_checkpointed())
+        self.trace.calls.append(call)
+        return call
 
 
 def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True) -> tuple[Trace, Any]:
@@ -258,6 +297,7 @@ def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True
             torch.set_grad_enabled(gradients),
             followed_modules(names, recorder.stack, recorder.left, recorder.entered),
             recorder,
+            Operators(recorder),
         ):
             output = network(inputs)
     finally:
