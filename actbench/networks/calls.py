@@ -46,6 +46,7 @@ class Call:
     checkpointed: bool
     inside: frozenset[str] = frozenset()
     """Bare names of the functions that a user's autograd function calls."""
+    vmapped: bool = False
 
     @property
     def base(self) -> str:

@@ -58,6 +58,8 @@ class Site:
             return f"inside of torch's fused {call.base}"
         if call.base == "glu":
             return "it halves the channels"
+        if call.vmapped:
+            return "inside of vmap"
         if isinstance(call.func, type):
             return "inside of an autograd function"
         return ""
@@ -98,16 +100,8 @@ def find_sites(trace: Trace) -> list[Site]:
     sites = []
     changes = [(order[id(call)], changed_memory(call, trace)) for call in trace.calls if call.in_place]
     for root, calls in found:
-        output, base = calls[-1].outputs[0], calls[-1].base
-        role: Role
-        if base in ATTENTION | SOFTMAX:
-            role = "softmax"
-        elif base in RECURRENT:
-            role = "recurrent"
-        elif base == "glu":
-            role = "gate"
-        else:
-            role = flow.role(output, bounded=is_bounded(root, calls, flow), clamp=len(calls) == 1 and base in CLAMPS)
+        output = calls[-1].outputs[0]
+        role = site_role(root, calls, flow)
         start, end = order[id(calls[0])], order[id(calls[-1])]
         later = {
             memory for index, memory in changes if index > end or (index > start and trace.calls[index] not in calls)
@@ -130,6 +124,21 @@ def find_sites(trace: Trace) -> list[Site]:
         replace(site, role="gate") if site.role == "hidden" and (site.key.path, site.text) in gates else site
         for site in sites
     ]
+
+
+def site_role(root: Value, calls: Sequence[Call], flow: Flow) -> Role:
+    """What a site with such a root and calls is for."""
+    last = calls[-1]
+    if last.base in ATTENTION | SOFTMAX:
+        return "softmax"
+    if last.base in RECURRENT:
+        return "recurrent"
+    if last.base == "glu":
+        return "gate"
+    if last.vmapped:
+        return "hidden"  # as far as is known: what follows cannot be seen
+    clamp = len(calls) == 1 and last.base in CLAMPS
+    return flow.role(last.outputs[0], bounded=is_bounded(root, calls, flow), clamp=clamp)
 
 
 def changed_memory(call: Call, trace: Trace) -> int:

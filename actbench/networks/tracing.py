@@ -197,6 +197,7 @@ class Recorder(TorchFunctionMode):
                 in_place,
                 is_checkpointed(),
                 inside,
+                is_vmapped(),
             )
         )
         return result
@@ -331,3 +332,9 @@ def is_checkpointed() -> bool:
     """Whether `torch.utils.checkpoint` will compute what runs now a second time, in the backward pass."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
+
+
+def is_vmapped() -> bool:
+    """Whether `torch.func.vmap` runs now, under which values cannot be followed outside of it."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from actbench.cli import main
 from actbench.networks import SwapError, build_network
 from actbench.specs import NetworkSpec
 from actbench.training import Classifier
@@ -146,3 +147,69 @@ def test_replicates_with_other_sites_are_refused_by_their_seed():
         Classifier(
             "mish", NetworkSpec(WiredBySeed), input_shape=SHAPE, num_classes=5, seed=low, replicates=high - low + 1
         )
+
+
+# --- the size of the batch ---
+
+
+class EachImage(Base):
+    def middle(self, x):
+        return torch.stack([F.relu(self.b(row)) for row in x])
+
+
+class OtherForMany(Base):
+    def middle(self, x):
+        return F.relu(self.b(x)) if len(x) < 4 else F.gelu(self.b(x))
+
+
+class Pairs(Base):
+    """It takes even numbers of images only."""
+
+    def middle(self, x):
+        return F.relu(self.b(x.view(-1, 2, 32))).flatten(0, 1)
+
+
+class InEights(Base):
+    """The number of calls grows with batches that are larger than those examined."""
+
+    def middle(self, x):
+        return torch.cat([F.relu(self.b(part)) for part in x.split(8)])
+
+
+@pytest.mark.parametrize("cls", [EachImage, OtherForMany])
+def test_calls_that_depend_on_the_size_of_the_batch_are_refused(cls):
+    with pytest.raises(SwapError, match=f"{cls.__name__}: .* depends on the size of the batch in train"):
+        swapped(cls)
+
+
+def test_a_network_that_takes_few_sizes_of_batch_is_swapped():
+    assert swapped(Pairs)(torch.randn(6, *SHAPE)).shape == (6, 5)
+
+
+def test_a_fit_whose_calls_change_ends_in_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "fit --model.network test_changing.InEights --model.activation mish --data FakeImages --data.rows 300"
+
+    assert main([*words.split(), "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]) == 2
+
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: InEights calls torch.nn.functional.relu in its forward more often than")
+
+
+# --- vmap ---
+
+
+class Vmapped(Base):
+    def middle(self, x):
+        return torch.func.vmap(lambda row: F.relu(self.b(row)))(x)
+
+
+class VmappedGradient(Base):
+    def middle(self, x):
+        return torch.func.vmap(torch.func.grad(lambda row: F.softplus(self.b(row)).sum()))(x)
+
+
+@pytest.mark.parametrize("cls", [Vmapped, VmappedGradient])
+def test_an_activation_under_vmap_is_refused_for_what_it_is(cls):
+    with pytest.raises(SwapError, match=r"\(\w+\) cannot be swapped: it is inside of vmap"):
+        swapped(cls)
