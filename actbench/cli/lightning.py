@@ -30,6 +30,7 @@ from typing_extensions import override
 from actbench import data
 from actbench.cli.main import fail, shown_path, shown_program
 from actbench.cli.saved import as_config, data_setting, read_saved, refuse_contradictions
+from actbench.networks import SwapError
 from actbench.records import check_links
 from actbench.seeding import SOURCES, fixed_sources
 from actbench.specs import (
@@ -257,7 +258,7 @@ def run_lightning(command: str, options: Sequence[str]) -> int:
         return fail(readable_error(str(error)))
     try:
         return cli.execute()
-    except (MisconfigurationException, data.DataError, checkpoints.CheckpointError, EngineError) as error:
+    except (MisconfigurationException, data.DataError, checkpoints.CheckpointError, EngineError, SwapError) as error:
         return fail(error)
     except SystemExit as exit:
         if isinstance(exit.__context__, KeyboardInterrupt):  # before training began; Lightning would exit with 1

@@ -12,9 +12,11 @@ activations are intercepted while it runs (`SwappedNetwork`).
 from actbench.networks.build import Activation as Activation
 from actbench.networks.build import build_network as build_network
 from actbench.networks.build import calls_activation as calls_activation
+from actbench.networks.build import common_certificate as common_certificate
 from actbench.networks.build import compared_modules as compared_modules
 from actbench.networks.build import list_sites as list_sites
 from actbench.networks.build import with_new_head as with_new_head
+from actbench.networks.calls import SwapError as SwapError
 from actbench.networks.catalogue import MLP as MLP
 from actbench.networks.catalogue import NETWORKS as NETWORKS
 from actbench.networks.catalogue import ConvNet as ConvNet
@@ -35,4 +37,3 @@ from actbench.networks.freezing import plain_name as plain_name
 from actbench.networks.freezing import site_paths as site_paths
 from actbench.networks.swap import SwappedNetwork as SwappedNetwork
 from actbench.networks.swap import network_name as network_name
-from actbench.networks.tracing import SwapError as SwapError

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
-from actbench.networks.certificate import Swap, SwapCertificate, check_kind, examine
+from actbench.networks.calls import SwapError
+from actbench.networks.certificate import Swap, SwapCertificate, check_kind, examine, recorded_forward
 from actbench.networks.copies import copy_network
 from actbench.networks.proof import prove
-from actbench.networks.swap import SwappedNetwork, SwapPlan
-from actbench.networks.tracing import SwapError
+from actbench.networks.swap import SwappedNetwork, SwapPlan, network_name
 from actbench.seeding import global_stream
 
 Activation = Callable[[], nn.Module]
@@ -128,30 +128,45 @@ def check_logits(logits: object, name: str, shape: tuple[int, ...], num_classes:
 def proved_swap(
     network: Callable[..., nn.Module], built: nn.Module, input_shape: tuple[int, ...], sites: str | Sequence[str]
 ) -> tuple[SwapPlan, SwapCertificate]:
-    """How activations are put into a network that was built; found and proved once for networks that are made alike."""
+    """How activations are put into a network that was built.
+
+    It is found and proved once for networks that are made alike and make the same calls in evaluation.
+    """
     chosen = sites if isinstance(sites, str) else tuple(sites)
     layout = tuple((path, type(module)) for path, module in built.named_modules())
-    key = (str(network), layout, input_shape, chosen)
-    if key not in SWAPS:
-        if len(SWAPS) >= KEPT:
-            del SWAPS[next(iter(SWAPS))]
-        probe = copy_network(built)
-        generator = torch.Generator().manual_seed(0)
-        inputs = [
-            torch.rand(2, *input_shape, generator=generator),
-            3 * torch.randn(2, *input_shape, generator=generator),
-        ]
-        try:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.rand(2, *input_shape, generator=generator), 3 * torch.randn(2, *input_shape, generator=generator)]
+    try:
+        wiring = recorded_forward(copy_network(built).eval(), inputs[0], "eval").wiring
+        key = (str(network), layout, input_shape, chosen, wiring)
+        if key not in SWAPS:
+            if len(SWAPS) >= KEPT:
+                del SWAPS[next(iter(SWAPS))]
+            probe = copy_network(built)
             swap = examine(probe, inputs, chosen)
             SWAPS[key] = swap.plan, prove(probe, inputs[0], swap)
-        except SwapError:
-            raise
-        except Exception as error:  # of any kind, in the user's code
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{type(built).__name__} cannot be trained on inputs of {input_shape}: {reason}"
-            ) from error
+    except SwapError:
+        raise
+    except Exception as error:  # of any kind, in the user's code
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{type(built).__name__} cannot be trained on inputs of {input_shape}: {reason}") from error
     return SWAPS[key]
+
+
+def common_certificate(networks: Sequence[nn.Module], seeds: Sequence[int]) -> SwapCertificate | None:
+    """What was swapped in the networks of all seeds; None if nothing was.
+
+    Raises:
+        SwapError: Activations are swapped at other sites in one seed's network than in another's.
+    """
+    first, *others = (getattr(network, "certificate", None) for network in networks)
+    for seed, other in zip(seeds[1:], others, strict=True):
+        if other != first:
+            raise SwapError(
+                f"{network_name(networks[0])} has other sites with seed {seed} than with seed {seeds[0]}: seeds whose "
+                "wiring differs cannot be compared as replicates of one network"
+            )
+    return first
 
 
 def list_sites(

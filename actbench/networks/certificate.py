@@ -2,21 +2,24 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from actbench.networks.calls import SwapError, Trace
 from actbench.networks.copies import no_kept_tensors
 from actbench.networks.flow import Role
 from actbench.networks.sites import Identity, Site, find_sites, identified, site_counts
 from actbench.networks.swap import SwapPlan, swap_plan
-from actbench.networks.tracing import SwapError, Trace, record_forward
+from actbench.networks.tracing import record_forward
 from actbench.seeding import global_stream
 
 MODES = ("train", "eval")
+DRAWS = (1, 2)  # seeds of dropout under which training is examined, beside 0
+LARGER = 5  # images in a second size of batch
 SHOWN = 5  # nearest paths in a message
 
 
@@ -107,19 +110,8 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         SwapError: The sites cannot be known, or a pattern meets none.
     """
     check_kind(network)
-    traces, found = [], list[dict[Identity, Site]]()
-    for mode in MODES:
-        network.train(mode == "train")
-        recorded = [recorded_forward(network, batch, mode) for batch in inputs]
-        by_input = [identified(find_sites(trace)) for trace in recorded]
-        for other in by_input[1:]:
-            if differing := [identity[0] for identity in by_input[0].keys() ^ other.keys()]:
-                raise SwapError(
-                    f"{title(network)}: {min(differing) or 'the network'} calls activations for some inputs only, in "
-                    f"{mode}: calls that depend on values cannot be swapped"
-                )
-        traces.append(recorded[0])
-        found.append(by_input[0])
+    examined = [examined_mode(network, inputs, mode) for mode in MODES]
+    traces, found = zip(*examined, strict=True)
     network.train()
     both = {identity: [sites.get(identity) for sites in found] for identity in found[0] | found[1]}
     names = site_names([identity[0] for identity in both])
@@ -148,6 +140,54 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
     return Swap(swap_plan(modes_of_swap), len(chosen), certificate, modes_of_swap, problem)
 
 
+def examined_mode(network: nn.Module, inputs: Sequence[Tensor], mode: str) -> tuple[Trace, dict[Identity, Site]]:
+    """A recorded pass in a mode, and its sites; SwapError if they change with values, draws or the size of a batch."""
+    network.train(mode == "train")
+    recorded = [recorded_forward(network, batch, mode) for batch in inputs]
+    by_input = [identified(find_sites(trace)) for trace in recorded]
+    for other in by_input[1:]:
+        if differing := [identity[0] for identity in by_input[0].keys() ^ other.keys()]:
+            raise SwapError(
+                f"{title(network)}: {min(differing) or 'the network'} calls activations for some inputs only, in "
+                f"{mode}: calls that depend on values cannot be swapped"
+            )
+    for draw in DRAWS if mode == "train" else ():
+        other = identified(find_sites(recorded_forward(network, inputs[0], mode, draw=draw)))
+        if differing := [identity[0] for identity in by_input[0].keys() ^ other.keys()]:
+            raise SwapError(
+                f"{title(network)}: calls of activations in {min(differing) or 'the network'} are skipped at "
+                "random in training, so that they cannot be swapped"
+            )
+    by_size = sites_of_larger(network, inputs[0], mode)
+    if by_size is not None and (differing := [identity[0] for identity in by_input[0].keys() ^ by_size.keys()]):
+        raise SwapError(
+            f"{title(network)}: the number of activations that {min(differing) or 'the network'} calls depends on "
+            f"the size of the batch in {mode}, so that they cannot be swapped"
+        )
+    refuse_uncaught(title(network), recorded[0], by_input[0].values())
+    return recorded[0], by_input[0]
+
+
+def sites_of_larger(network: nn.Module, batch: Tensor, mode: str) -> dict[Identity, Site] | None:
+    """The sites in a pass of another size of batch; None if the network takes no batch of that size."""
+    larger = batch.repeat(LARGER, *[1] * (batch.dim() - 1))[:LARGER]
+    try:
+        return identified(find_sites(recorded_forward(network, larger, mode)))
+    except Exception:  # of any kind, in the user's code: it may ask for an even number, say
+        return None
+
+
+def refuse_uncaught(network: str, trace: Trace, sites: Iterable[Site]) -> None:
+    """Raise SwapError for an activation that ran where it cannot be intercepted, other than in a site's module."""
+    caught = {id(call) for site in sites for call in site.calls}
+    for path, operator, call in trace.uncaught:
+        if call is None or id(call) not in caught:
+            raise SwapError(
+                f"{network}: {path or 'its forward'} runs {operator} where it cannot be intercepted, as scripted "
+                "functions do"
+            )
+
+
 def in_words(counts: Mapping[str, int]) -> str:
     """Numbers of sites by role: ``49 hidden, 16 gates``."""
     return ", ".join(
@@ -173,9 +213,9 @@ def check_kind(network: nn.Module) -> None:
             raise SwapError(f"{title(network)}: {where} {problem}, so that its calls cannot be seen: give a plain one")
 
 
-def recorded_forward(network: nn.Module, batch: Tensor, mode: str) -> Trace:
-    """A recorded forward pass that returns one tensor."""
-    with global_stream(0, "dropout"), no_kept_tensors(network):
+def recorded_forward(network: nn.Module, batch: Tensor, mode: str, *, draw: int = 0) -> Trace:
+    """A recorded forward pass that returns one tensor; draws differ in what is random in it."""
+    with global_stream(draw, "dropout"), no_kept_tensors(network):
         trace, output = record_forward(network, batch, gradients=mode == "train")
     if not isinstance(output, Tensor):
         fields = getattr(output, "_fields", ())

@@ -4,22 +4,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from actbench.networks.tracing import (
-    WEIGHTED,
-    Call,
-    Key,
-    Trace,
-    Value,
-    bare_names,
-    base_name,
-)
+from torch.utils._pytree import tree_flatten
 
-Role = Literal["hidden", "glu", "gate", "softmax", "head", "recurrent"]
+from actbench.networks.calls import WEIGHTED, Call, Key, Trace, Value, bare_names, base_name
+
+Role = Literal["hidden", "glu", "gate", "scale", "softmax", "head", "recurrent"]
 """What a site is for.
 
 hidden: it flows into a layer with weights. glu: it multiplies a second branch.
 gate: it is bounded and multiplies another tensor, or shifts the input of a
-softmax. softmax: it makes weights of a sum. head: no layer with weights follows.
+softmax. scale: it becomes a denominator, a root, or the argument of a logarithm.
+softmax: it makes weights of a sum. head: no layer with weights follows.
 recurrent: it is inside of a fused recurrent layer.
 """
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -39,7 +34,15 @@ ELEMENTWISE = (ACTIVATIONS - SOFTMAX - {"glu"}) | bare_names(
     "add sub rsub rdiv mul multiply div divide true_divide pow square exp expm1 log log1p sqrt rsqrt reciprocal "
     "erf erfc neg abs sign maximum minimum where sin cos atan arctan gt lt ge le logaddexp clamp_max"
 )
-PRODUCTS = frozenset({"mul", "multiply"})
+PRODUCTS = bare_names("mul multiply addcmul addcdiv lerp")
+MULTIPLIED = bare_names("matmul mm bmm mv addmm addbmm baddbmm einsum tensordot")  # also of computed values
+ROOTS = bare_names("sqrt rsqrt reciprocal log log1p log2 log10")
+DIVISIONS = bare_names("div divide true_divide")
+KEEPS_SIGN = DIVISIONS | bare_names(
+    "add sub mul multiply view reshape flatten unflatten squeeze unsqueeze expand expand_as transpose permute "
+    "contiguous to float double getitem chunk split unbind index_select repeat clone"
+)
+"""Functions through which a value that must be positive is followed; sums over elements make another value."""
 
 
 class Flow:
@@ -59,8 +62,8 @@ class Flow:
             self._add_chain(call)
 
     def data(self, call: Call) -> list[Value]:
-        """The inputs of a call that are neither constants nor parameters."""
-        return [value for value in call.inputs if self.trace.kinds[value] not in ("constant", "parameter")]
+        """The inputs of a call that are neither constants nor parameters nor noise."""
+        return [value for value in call.inputs if self.trace.kinds[value] not in ("constant", "parameter", "noise")]
 
     def chain(self, value: Value) -> tuple[Value, ...]:
         """A value, and the values, nearest first, of which alone and element by element it was made."""
@@ -112,25 +115,86 @@ class Flow:
                 seen |= new
                 waiting += new
 
-    def role(self, output: Value, *, bounded: bool) -> Role:
-        """What a value is for that an activation made; see `Role`."""
+    def role(self, output: Value, *, bounded: bool, clamp: bool) -> Role:
+        """What a value is for that an activation, or a clamp at 0, made; see `Role`."""
+        if self.is_scale(output, clamp=clamp):
+            return "scale"
+        after = set(self.after(output)) if bounded else set[Value]()
         found = set[Role]()
         seen, waiting = {output}, [output]
         while waiting:
             value = waiting.pop()
             for call in self.readers[value]:
+                others = self.factors(call, value)
+                if bounded and (others - after or call.base in SOFTMAX):
+                    return "gate"
                 if is_weighted(call, self.trace):
-                    return "hidden"
-                others = [other for other in self.data(call) if other != value]
-                if call.base in PRODUCTS and others:
-                    found.add("gate" if bounded else "glu")
-                elif call.base in SOFTMAX and bounded:
-                    found.add("gate")
+                    found.add("hidden")
+                elif others and not bounded and call.base in PRODUCTS:
+                    found.add("glu")
                 else:
                     new = set(call.outputs) - seen
                     seen |= new
                     waiting += new
-        return "gate" if "gate" in found else "glu" if "glu" in found else "head"
+        return "hidden" if "hidden" in found else "glu" if "glu" in found else "head"
+
+    def factors(self, call: Call, value: Value) -> set[Value]:
+        """What a call multiplies a value with: data, or constants of several elements, as a recurrence begins with."""
+        arguments = [list(tensors) for tensors in map(values_in, (*call.args, *call.kwargs.values()))]
+        if call.base in ("addcmul", "addcdiv", "baddbmm", "addmm", "addbmm"):  # the first one is added
+            arguments = arguments[1:]
+        is_end = call.base == "lerp" and [value] not in arguments[2:3]
+        if is_end or call.base not in PRODUCTS | MULTIPLIED:
+            return set()
+        given = [each for argument in arguments for each in argument]
+        if value not in given:
+            return set()
+        kinds, tensors = self.trace.kinds, self.trace.tensors
+        return {
+            each
+            for each in given
+            if each != value
+            and (
+                kinds[each] not in ("constant", "parameter", "noise")
+                or (kinds[each] == "constant" and tensors[each].numel() > 1)
+            )
+        }
+
+    def is_scale(self, output: Value, *, clamp: bool) -> bool:
+        """Whether a value becomes, by elements, a denominator, a root, a logarithm's argument or a standard deviation.
+
+        A clamp at 0 is no activation either where it becomes a power or a factor.
+        """
+        seen, waiting = {output}, [output]
+        while waiting:
+            value = waiting.pop()
+            for call in self.readers[value]:
+                arguments = [*call.args, *call.kwargs.values()]
+                exponent = arguments[1] if call.base == "pow" and len(arguments) > 1 else None
+                if call.base in ROOTS or (call.base in DIVISIONS and value in arguments[1:2]):
+                    return True
+                if call.base == "rdiv" or (isinstance(exponent, int | float) and (clamp or exponent < 1)):
+                    return True
+                if call.base in PRODUCTS and any(self.is_normal(other) for other in call.inputs):
+                    return True
+                if clamp and self.factors(call, value) and not is_weighted(call, self.trace):
+                    return True
+                if call.base in KEEPS_SIGN:
+                    new = set(call.outputs) - seen
+                    seen |= new
+                    waiting += new
+        return False
+
+    def is_normal(self, value: Value) -> bool:
+        """Whether a value was just drawn from a normal distribution, as what a standard deviation multiplies."""
+        maker = self.maker.get(value)
+        return maker is not None and maker.base in ("randn", "randn_like", "normal")
+
+
+def values_in(argument: Any) -> Iterator[Value]:
+    """The values in an argument, at any depth."""
+    leaves = tree_flatten(argument, is_leaf=lambda leaf: isinstance(leaf, Value))[0]
+    return (leaf for leaf in leaves if isinstance(leaf, Value))
 
 
 def is_weighted(call: Call, trace: Trace) -> bool:

@@ -11,11 +11,11 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from actbench.networks.calls import MODULE, SwapError, Trace, function_name
 from actbench.networks.certificate import MODES, Swap, SwapCertificate, title
 from actbench.networks.copies import no_kept_tensors
 from actbench.networks.sites import Site, replayed
 from actbench.networks.swap import SwappedNetwork
-from actbench.networks.tracing import MODULE, SwapError, Trace, function_name
 from actbench.seeding import global_stream
 
 

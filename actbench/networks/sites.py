@@ -3,24 +3,17 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.utils._pytree import tree_map
 
-from actbench.networks.flow import ACTIVATIONS, ELEMENTWISE, PARTS, ROLES, SOFTMAX, Flow, Role, activates
-from actbench.networks.tracing import (
-    ATTENTION,
-    MODULE,
-    RECURRENT,
-    Call,
-    Key,
-    Trace,
-    Value,
-    storage,
-)
+from actbench.networks.calls import ATTENTION, MODULE, RECURRENT, Call, Key, Trace, Value
+from actbench.networks.flow import ACTIVATIONS, CLAMPS, ELEMENTWISE, PARTS, ROLES, SOFTMAX, Flow, Role, activates
+from actbench.networks.tracing import storage
 
 Identity = tuple[Any, ...]
 FAR = 100.0  # an input at which an activation has reached its asymptote
@@ -65,7 +58,9 @@ class Site:
             return f"inside of torch's fused {call.base}"
         if call.base == "glu":
             return "it halves the channels"
-        if call.inside:
+        if call.vmapped:
+            return "inside of vmap"
+        if isinstance(call.func, type):
             return "inside of an autograd function"
         return ""
 
@@ -83,7 +78,10 @@ class Site:
 
 
 def find_sites(trace: Trace) -> list[Site]:
-    """The sites in a forward pass, in the order of their outputs."""
+    """The sites in a forward pass, in the order of their outputs.
+
+    A function that one module calls several times is a gate at all of its turns if it is a gate at any.
+    """
     flow = Flow(trace)
     taken = set[int]()  # ids of calls that belong to a site
     found = list[tuple[Value, tuple[Call, ...]]]()
@@ -95,23 +93,15 @@ def find_sites(trace: Trace) -> list[Site]:
     for call in trace.calls:
         if id(call) in taken or not flow.data(call):
             continue
-        if activates(call) or call.base in ATTENTION | RECURRENT or is_opaque_activation(call):
+        if activates(call) or call.base in ATTENTION | RECURRENT or is_opaque_activation(call, trace):
             found.append((flow.data(call)[0], (call,)))
     order = {id(call): index for index, call in enumerate(trace.calls)}
     found.sort(key=lambda site: order[id(site[1][-1])])
     sites = []
     changes = [(order[id(call)], changed_memory(call, trace)) for call in trace.calls if call.in_place]
     for root, calls in found:
-        output, base = calls[-1].outputs[0], calls[-1].base
-        role: Role
-        if base in ATTENTION | SOFTMAX:
-            role = "softmax"
-        elif base in RECURRENT:
-            role = "recurrent"
-        elif base == "glu":
-            role = "gate"
-        else:
-            role = flow.role(output, bounded=is_bounded(root, calls, flow))
+        output = calls[-1].outputs[0]
+        role = site_role(root, calls, flow)
         start, end = order[id(calls[0])], order[id(calls[-1])]
         later = {
             memory for index, memory in changes if index > end or (index > start and trace.calls[index] not in calls)
@@ -129,7 +119,26 @@ def find_sites(trace: Trace) -> list[Site]:
                 sources=flow.sources(root),
             )
         )
-    return sites
+    gates = {(site.key.path, site.text) for site in sites if site.role == "gate"}
+    return [
+        replace(site, role="gate") if site.role == "hidden" and (site.key.path, site.text) in gates else site
+        for site in sites
+    ]
+
+
+def site_role(root: Value, calls: Sequence[Call], flow: Flow) -> Role:
+    """What a site with such a root and calls is for."""
+    last = calls[-1]
+    if last.base in ATTENTION | SOFTMAX:
+        return "softmax"
+    if last.base in RECURRENT:
+        return "recurrent"
+    if last.base == "glu":
+        return "gate"
+    if last.vmapped:
+        return "hidden"  # as far as is known: what follows cannot be seen
+    clamp = len(calls) == 1 and last.base in CLAMPS
+    return flow.role(last.outputs[0], bounded=is_bounded(root, calls, flow), clamp=clamp)
 
 
 def changed_memory(call: Call, trace: Trace) -> int:
@@ -187,12 +196,12 @@ def slope(root: Value, calls: Sequence[Call], trace: Trace) -> float | None:
 
 
 def is_bounded(root: Value, calls: Sequence[Call], flow: Flow) -> bool:
-    """Whether an activation's output stays within 2 for large inputs, also times a number: ``relu6(x + 3) / 6``."""
+    """Whether an activation's output stays within 6 for large inputs, as that of ReLU6, also times a number."""
     readers = flow.readers[calls[-1].outputs[0]]
     scaled = [(*calls, call) for call in readers if call.base in ("mul", "div") and len(flow.data(call)) == 1]
     for each in (calls, *scaled):
         output = values_at(torch.tensor([-FAR, FAR], dtype=torch.float64), root, each, flow.trace)
-        if output is not None and (output.abs() <= 2).all():
+        if output is not None and (output.abs() <= 6).all():
             return True
     return False
 
@@ -204,19 +213,26 @@ def is_nonlinear(root: Value, calls: Sequence[Call], trace: Trace) -> bool:
     return y is None or not torch.allclose(y.diff(), y.diff()[0].expand(8), atol=1e-9)
 
 
-def is_opaque_activation(call: Call) -> bool:
-    """Whether what torch does not show is an activation: a module that maps each element, and not along a line."""
-    if call.inside & ACTIVATIONS:  # an autograd function of the user's
+def is_opaque_activation(call: Call, trace: Trace) -> bool:
+    """Whether what torch does not show is an activation: a map of each element, and not along a line.
+
+    It is a module without parameters, or an autograd function of the user's.
+    """
+    if call.inside & ACTIVATIONS:
         return True
-    if call.key.name != MODULE or any(True for _ in call.func.parameters()):
+    function = isinstance(call.func, type)
+    if not function and (call.key.name != MODULE or any(True for _ in call.func.parameters())):
         return False
+    root = next(value for value in call.inputs if trace.kinds[value] not in ("constant", "parameter", "noise"))
     x = torch.linspace(-4, 4, 48)
     try:
         with torch.no_grad():
-            y, turned, shaped = call.func(x.clone()), call.func(x.flip(0)), call.func(x.reshape(2, 4, 2, 3).clone())
-    except Exception:  # of any kind: it takes no such inputs
+            y, turned, shaped = (
+                replayed(each.clone(), root, [call], trace) for each in (x, x.flip(0), x.reshape(2, 4, 2, 3))
+            )
+            same = y.shape == x.shape and torch.allclose(turned.flip(0), y) and torch.allclose(shaped.flatten(), y)
+    except Exception:  # of any kind: it takes no such inputs, or returns no tensor
         return False
-    same = y.shape == x.shape and torch.allclose(turned.flip(0), y) and torch.allclose(shaped.flatten(), y)
     return same and not torch.allclose(y.diff(), y.diff()[0].expand(47), atol=1e-4)
 
 
@@ -227,7 +243,7 @@ def values_at(x: Tensor, root: Value, calls: Sequence[Call], trace: Trace) -> Te
             output: Tensor = replayed(x, root, calls, trace)
     except Exception:  # of any kind: a parameter for each channel, a tensor on the meta device
         return None
-    return output if output.shape == x.shape else None
+    return output if isinstance(output, Tensor) and output.shape == x.shape else None
 
 
 def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace) -> Any:
@@ -243,7 +259,10 @@ def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace) -> Any
         if call.in_place:  # on a copy
             args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
             kwargs = {name: arg.clone() if isinstance(arg, Tensor) else arg for name, arg in kwargs.items()}
-        output = call.func(*args, **kwargs)
+        function: Any = call.func
+        if isinstance(function, type) and issubclass(function, Function):
+            function = function.apply
+        output = function(*args, **kwargs)
         known |= dict.fromkeys(call.outputs, output)
     return output
 

@@ -8,19 +8,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from actbench.networks.calls import MODULE, Key, SwapError, Trace, Value, base_name, function_name
 from actbench.networks.flow import ACTIVATIONS, is_activation
 from actbench.networks.sites import Site
-from actbench.networks.tracing import (
-    MODULE,
-    Key,
-    SwapError,
-    Trace,
-    Value,
-    base_name,
-    followed_modules,
-    function_name,
-    module_names,
-)
+from actbench.networks.tracing import followed_modules, module_names
 
 
 class Action(NamedTuple):
@@ -112,6 +103,7 @@ class SwappedNetwork(nn.Module):
             output: Tensor = self.network(inputs)
         if self.activations and not interception.reached:
             raise SwapError(f"{type(self.network).__name__} reached none of its swapped activations: it ran elsewhere")
+        interception.check_turns()
         return output
 
 
@@ -149,7 +141,7 @@ class Interception(TorchFunctionMode):
             if is_activation(name, args, kwargs) and key.turn >= self.plan.turns.get((key.path, name), 0):
                 raise SwapError(
                     f"{self.title} calls {name} in {key.path or 'its forward'} more often than when it was examined: "
-                    "calls that depend on values cannot be swapped"
+                    "calls that change from pass to pass, with values or the size of the batch, cannot be swapped"
                 )
             return func(*args, **kwargs)
         if action.argument is not None:
@@ -169,12 +161,28 @@ class Interception(TorchFunctionMode):
     def activate(self, action: Action) -> Tensor:
         """The output of a site's activation."""
         self.reached += 1
+        if action.site not in self.inputs:
+            raise SwapError(
+                f"{self.title} did not begin an activation that it ends: its calls change from pass to pass"
+            )
         output: Tensor = self.activations[action.site](self.inputs.pop(action.site))
         return output.clone() if action.copied else output
 
+    def check_turns(self) -> None:
+        """Raise SwapError if a module left out some of the calls by whose turns its sites are known."""
+        for path, name in {(key.path, key.name) for key in self.plan.actions}:
+            ran, examined = self.turns[path, name], self.plan.turns[path, name]
+            if ran not in (0, examined):  # a module that is skipped as a whole shifts no turn
+                raise SwapError(
+                    f"{self.title} calls {name} in {path or 'its forward'} {ran} times, and {examined} times when it "
+                    "was examined: calls that change from pass to pass cannot be swapped"
+                )
+        if self.inputs:
+            raise SwapError(f"{self.title} left an activation unfinished: its calls change from pass to pass")
+
     def left(self, module: nn.Module, path: str, args: Any, output: Any) -> Any:
         """The output of a module that is swapped as a whole; None leaves the module's own."""
-        if output is None or (path, MODULE) not in self.plan.turns:
+        if self.paused or output is None or (path, MODULE) not in self.plan.turns:
             return None
         self.stack.append(path)
         key = self.key(MODULE)

@@ -1,114 +1,40 @@
 """The calls of torch's functions in one forward pass of a network: where, and from which tensors to which."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
 from inspect import getattr_static
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from typing_extensions import override
 
-MODULE = "module"  # name of a call of a whole module, whose inside torch does not show
-LeaveHook = Callable[[nn.Module, str, Any, Any], Any]
-
-
-class SwapError(ValueError):
-    """An activation cannot be put into a network; the message names the place and says why."""
-
-
-class Key(NamedTuple):
-    """A call in a forward pass: module path, function, and how often that path called that function before."""
-
-    path: str
-    name: str
-    turn: int
-
-
-class Value(NamedTuple):
-    """Reference to a tensor's content at one time."""
-
-    id: int
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call; its arguments have a `Value` in place of each tensor."""
-
-    key: Key
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    in_place: bool
-    checkpointed: bool
-    inside: frozenset[str] = frozenset()
-    """Bare names of the functions that a user's autograd function calls."""
-
-    @property
-    def base(self) -> str:
-        """The function's name without the module, and without the underscores of a variant in place or reflected."""
-        return base_name(self.key.name)
-
-
-@dataclass
-class Trace:
-    """One forward pass: its calls in order, and what its values are."""
-
-    calls: list[Call] = field(default_factory=list)
-    kinds: dict[Value, str] = field(default_factory=dict)
-    """input, parameter (or made from parameters by no layer with weights), constant, or computed."""
-    tensors: dict[Value, Tensor] = field(default_factory=dict)
-    results: tuple[Value, ...] = ()
-    turns: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How often each module path called each function, also inside of a user's autograd function."""
-    stale: set[int] = field(default_factory=set)
-    """Indices of calls in place, after which the tensor was read by another reference than the result."""
-
-
-def bare_names(text: str) -> frozenset[str]:
-    """The bare names of functions in a text."""
-    return frozenset(text.split())
-
-
-ATTENTION = bare_names("scaled_dot_product_attention multi_head_attention_forward")
-RECURRENT = bare_names("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
-WEIGHTED = (
-    ATTENTION
-    | RECURRENT
-    | bare_names(
-        "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding "
-        "matmul mm bmm mv addmm addbmm baddbmm einsum tensordot"
-    )
+from actbench.networks.calls import (
+    CONSTANTS,
+    MODULE,
+    NOISE,
+    WEIGHTED,
+    Call,
+    Key,
+    Trace,
+    Value,
+    bare_names,
+    base_name,
+    function_name,
 )
-"""Functions that compute with weights, or multiply matrices."""
-CONSTANTS = bare_names("zeros_like ones_like full_like new_zeros new_ones new_full")  # whatever the values they read
 
-
-@lru_cache(maxsize=4096)
-def function_name(func: Any) -> str:
-    """The public name of one of torch's functions, such as ``torch.nn.functional.relu`` or ``torch.Tensor.mul``."""
-    return str(resolve_name(func) or f"{getattr(func, '__module__', '')}.{getattr(func, '__name__', func)}")
-
-
-@lru_cache(maxsize=4096)
-def base_name(name: str) -> str:
-    """A function's bare name: ``relu`` for ``torch.Tensor.relu_``, ``sub`` for ``torch.Tensor.__rsub__``."""
-    base = name.rpartition(".")[2]
-    if base.startswith("__"):
-        base = base.strip("_")
-        base = base[1:] if base in ("radd", "rsub", "rmul", "rdiv", "rtruediv", "rpow", "rmatmul") else base
-        base = {"truediv": "div", "iadd": "add", "imul": "mul", "isub": "sub"}.get(base, base)
-        return "rsub" if name.endswith("__rsub__") else "rdiv" if name.endswith("__rtruediv__") else base
-    return base.rstrip("_")
+OPERATORS = bare_names(
+    "relu relu6 hardtanh leaky_relu prelu prelu_kernel rrelu rrelu_with_noise elu selu celu gelu silu mish hardswish "
+    "hardsigmoid sigmoid tanh softplus softshrink hardshrink threshold log_sigmoid log_sigmoid_forward glu "
+    "softmax log_softmax safe_softmax"
+)
+"""Torch's operators that are activations."""
+LeaveHook = Callable[[nn.Module, str, Any, Any], Any]
 
 
 def module_names(network: nn.Module) -> dict[int, str]:
@@ -145,6 +71,23 @@ def followed_modules(
             handle.remove()
 
 
+class Operators(TorchDispatchMode):
+    """Finds activations that run outside of recorded calls, as those of scripted functions do."""
+
+    def __init__(self, recorder: "Recorder") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        recorder = self.recorder
+        name = func.overloadpacket.__name__
+        if not recorder.running and name.strip("_") in OPERATORS:
+            recorder.trace.uncaught.append((recorder.stack[-1] if recorder.stack else "", f"aten.{name}", None))
+        with torch._C.DisableTorchFunction():  # an operator is also a function, which the recorder would see
+            return func(*args, **kwargs or {})
+
+
 class Recorder(TorchFunctionMode):
     """Records a forward pass of a network; see `record_forward`."""
 
@@ -154,7 +97,8 @@ class Recorder(TorchFunctionMode):
         self.stack: list[str] = []
         self.hidden = 0  # more than 0 inside of a function that is recorded as a whole
         self.inside = set[str]()  # bare names of the functions called there
-        self.marks: list[int] = []  # number of calls at the start of each module that runs
+        self.running = 0  # more than 0 inside of a function that a mode for functions sees
+        self.marks: list[tuple[int, int]] = []  # numbers of calls, and of uncaught ones, where each module began
         self.values: dict[int, Value] = {}  # by the tensor's id
         self.by_storage: dict[int, list[Tensor]] = {}
         self.stale: dict[int, int] = {}  # by the tensor's id: the call in place that made it so
@@ -196,7 +140,7 @@ class Recorder(TorchFunctionMode):
         if self.hidden:
             self.turn(name)  # as it will count when the network runs
             self.inside.add(base_name(name))
-            return func(*args, **kwargs)
+            return self.run(lambda: func(*args, **kwargs))
         return self.record(func, name, args, kwargs, lambda: func(*args, **kwargs))
 
     def record(
@@ -213,7 +157,7 @@ class Recorder(TorchFunctionMode):
             lambda leaf: self.values[id(leaf)] if isinstance(leaf, Tensor) else leaf, (tuple(args), dict(kwargs))
         )
         self.inside.clear()
-        result = run()
+        result = self.run(run)
         inside = frozenset(self.inside) if whole else frozenset[str]()
         made = list(tensors_in(result))
         changed = [tensor for tensor, old in zip(read, before, strict=True) if version(tensor) != old]
@@ -253,9 +197,18 @@ class Recorder(TorchFunctionMode):
                 in_place,
                 is_checkpointed(),
                 inside,
+                is_vmapped(),
             )
         )
         return result
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """The result of a function; the operators inside belong to its call."""
+        self.running += 1
+        try:
+            return function()
+        finally:
+            self.running -= 1
 
     def turn(self, name: str) -> Key:
         """The key of a call that is made now."""
@@ -267,9 +220,13 @@ class Recorder(TorchFunctionMode):
     def kind_of(self, base: str, inputs: Iterable[Value]) -> str:
         """Kind of the values that a call makes."""
         kinds = {self.trace.kinds[value] for value in inputs}
+        if base.endswith("_like") and base in NOISE:
+            return "noise"
+        if kinds <= {"constant", "noise"} and (base in NOISE or "noise" in kinds):
+            return "noise"
         if kinds <= {"constant"} or base in CONSTANTS:
             return "constant"
-        return "parameter" if kinds <= {"constant", "parameter"} and base not in WEIGHTED else "computed"
+        return "parameter" if kinds <= {"constant", "noise", "parameter"} and base not in WEIGHTED else "computed"
 
     def applied(self, function: type, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         """Run and record a user's autograd function, whose inside no activation can be put into."""
@@ -291,24 +248,27 @@ class Recorder(TorchFunctionMode):
 
     def entered(self) -> None:
         """Note where the calls of a module begin."""
-        self.marks.append(len(self.trace.calls))
+        self.marks.append((len(self.trace.calls), len(self.trace.uncaught)))
 
     def left(self, module: nn.Module, path: str, args: Any, output: Any) -> None:
         """Record a module without children whose inside torch does not show, as one call."""
-        start = self.marks.pop()
+        start, uncaught = self.marks.pop()
         if not self.hidden:
             with self.unseen():
-                self.see_module(start, module, path, args, output)
+                call = self.see_module(start, module, path, args, output)
+            found = self.trace.uncaught[uncaught:]
+            if call is not None:
+                self.trace.uncaught[uncaught:] = [(where, name, call) for where, name, _ in found]
 
-    def see_module(self, start: int, module: nn.Module, path: str, args: Any, output: Any) -> None:
-        """Record a module as one call if the calls since ``start`` do not show what it computes."""
+    def see_module(self, start: int, module: nn.Module, path: str, args: Any, output: Any) -> Call | None:
+        """Record a module as one call, and return it, if the calls since ``start`` do not show what it computes."""
         if not isinstance(output, Tensor) or len(args) != 1 or not isinstance(args[0], Tensor):
-            return
+            return None
         inside = self.trace.calls[start:]
         opaque = all(isinstance(call.func, type) for call in inside)
         unknown = id(output) not in self.values and storage(output) not in self.by_storage
         if any(True for _ in module.children()) or not opaque or not (unknown or inside):
-            return
+            return None
         del self.trace.calls[start:]
         value = inside[0].inputs[0] if inside else self.value_of(args[0])
         made = self.know(output, self.kind_of(MODULE, [value]))
@@ -316,7 +276,9 @@ class Recorder(TorchFunctionMode):
         key = self.turn(MODULE)
         self.stack.pop()
         changed = any(call.in_place for call in inside)
-        self.trace.calls.append(Call(key, module, (value,), {}, (value,), (made,), changed, is_checkpointed()))
+        call = Call(key, module, (value,), {}, (value,), (made,), changed, is_checkpointed())
+        self.trace.calls.append(call)
+        return call
 
 
 def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True) -> tuple[Trace, Any]:
@@ -336,6 +298,7 @@ def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True
             torch.set_grad_enabled(gradients),
             followed_modules(names, recorder.stack, recorder.left, recorder.entered),
             recorder,
+            Operators(recorder),
         ):
             output = network(inputs)
     finally:
@@ -369,3 +332,9 @@ def is_checkpointed() -> bool:
     """Whether `torch.utils.checkpoint` will compute what runs now a second time, in the backward pass."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
+
+
+def is_vmapped() -> bool:
+    """Whether `torch.func.vmap` runs now, under which values cannot be followed outside of it."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)

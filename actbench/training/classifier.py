@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
-from actbench.networks import SwapCertificate, build_network, freeze_parameters
+from actbench.networks import SwapCertificate, build_network, common_certificate, freeze_parameters
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, device, preflight, transfer
 from actbench.training.callbacks import for_replicates
@@ -119,7 +119,7 @@ class Classifier(LightningModule):
 
         build = partial(build_network, self.network_spec, self.activation, num_classes=num_classes, sites=sites)
         networks = [build(input_shape=self.input_shape, seed=seed) for seed in self.seeds]
-        self.swap: SwapCertificate | None = getattr(networks[0], "certificate", None)
+        self.swap: SwapCertificate | None = common_certificate(networks, self.seeds)
         self.start = transfer.load_weights(
             networks,
             self.seeds,

@@ -1,0 +1,133 @@
+"""What an activation is for, by what is computed from its output."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from actbench.networks import build_network
+from actbench.specs import NetworkSpec
+
+SHAPE = (1, 8, 8)
+
+
+def roles(network):
+    """The functions that are swapped, and the roles of all."""
+    swapped = build_network(NetworkSpec(network), nn.Mish, input_shape=SHAPE, num_classes=5, seed=0)
+    sites = swapped.certificate.sites
+    return [site.call for site in sites if site.swapped], [site.role for site in sites]
+
+
+class Base(nn.Module):
+    """One hidden ReLU, and then `middle`."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.a = nn.Linear(64, 32)
+        self.b, self.c, self.d = (nn.Linear(32, 32) for _ in range(3))
+        self.head = nn.Linear(32, num_classes)
+
+    def middle(self, x):
+        return x
+
+    def forward(self, x):
+        return self.head(self.middle(F.relu(self.a(x.flatten(1)))))
+
+
+class Made(Base):
+    """The function in the middle is that of a test."""
+
+    @staticmethod
+    def function(net, x):
+        return x
+
+    def middle(self, x):
+        return self.function(self, x)
+
+
+def network(middle):
+    """A class of networks with a function in the middle."""
+    Made.function = staticmethod(middle)
+    return Made
+
+
+def heads(x):
+    return x.view(-1, 4, 8)
+
+
+GATES = {
+    "mul": lambda net, x: x * torch.sigmoid(net.b(x)),
+    "lerp": lambda net, x: torch.lerp(x, net.c(x), torch.sigmoid(net.b(x))),
+    "lerp by name": lambda net, x: torch.lerp(x, net.c(x), weight=torch.sigmoid(net.b(x))),
+    "addcmul": lambda net, x: torch.addcmul(x, net.c(x), torch.sigmoid(net.b(x))),
+    "addcdiv": lambda net, x: torch.addcdiv(x, torch.sigmoid(net.b(x)), 1 + net.c(x).square()),
+    "einsum": lambda net, x: torch.einsum("bd,bd->bd", x, torch.sigmoid(net.b(x))),
+    "attention": lambda net, x: (torch.sigmoid(heads(net.b(x)) @ heads(net.c(x)).mT) @ heads(net.d(x))).flatten(1),
+    "bmm": lambda net, x: torch.bmm(torch.sigmoid(heads(net.b(x)) @ heads(x).mT), heads(net.d(x))).flatten(1),
+    "baddbmm": lambda net, x: torch.baddbmm(
+        heads(x), torch.sigmoid(heads(net.b(x)) @ heads(x).mT), heads(net.d(x))
+    ).flatten(1),
+    "relu6 before the division": lambda net, x: x * F.relu6(net.b(x) + 3) / 6,
+    "relu6 after the division": lambda net, x: x * (F.relu6(net.b(x) + 3) / 6),
+    "the first step of a recurrence": lambda net, x: torch.sigmoid(net.b(x)) * x.new_zeros(len(x), 32) + x,
+}
+
+
+@pytest.mark.parametrize("middle", GATES.values(), ids=GATES)
+def test_a_bounded_function_that_multiplies_is_a_gate(middle):
+    assert roles(network(middle)) == (["relu"], ["hidden", "gate"])
+
+
+def test_a_function_that_is_a_gate_at_one_turn_is_one_at_all():
+    def middle(net, x):
+        return x * torch.sigmoid(net.b(x)) + net.c(torch.sigmoid(net.d(x)))
+
+    assert roles(network(middle)) == (["relu"], ["hidden", "gate", "gate"])
+
+
+HIDDEN = {
+    "squeeze and excite reads it": lambda net, x: (h := torch.tanh(net.b(x))) * torch.sigmoid(net.c(h)),
+    "a mask is drawn": lambda net, x: torch.tanh(net.b(x)) * x.new_empty(len(x), 1).bernoulli_(0.9),
+    "a parameter scales it": lambda net, x: torch.tanh(net.b(x)) * net.c.bias,
+    "a matrix of weights multiplies it": lambda net, x: torch.tanh(net.b(x)) @ net.c.weight,
+}
+
+
+@pytest.mark.parametrize("middle", HIDDEN.values(), ids=HIDDEN)
+def test_a_bounded_function_that_flows_on_is_hidden(middle):
+    assert roles(network(middle))[0] == ["relu", "tanh"]
+
+
+def variance(x):
+    return (x * x).mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2
+
+
+SCALES = {
+    "rsqrt": lambda net, x: net.b(x) * torch.rsqrt(variance(x).clamp(min=0) + 1e-5),
+    "sqrt": lambda net, x: net.b(x) / (variance(x).clamp_min(0) + 1e-5).sqrt(),
+    "power": lambda net, x: net.b(x) * (variance(x).clamp(min=0) + 1e-5) ** -0.5,
+    "power of an activation": lambda net, x: net.b((F.relu(net.c(x)) + 1e-5) ** 0.5),
+    "product of a clamp": lambda net, x: net.b(x) * net.c(x).clamp(min=0),
+    "denominator": lambda net, x: net.b(x) / (F.softplus(net.c(x)) + 1e-3),
+    "reciprocal": lambda net, x: net.b(x) * (1 / (F.softplus(net.c(x)) + 1e-3)),
+    "logarithm": lambda net, x: net.b(torch.log(F.softplus(net.c(x)) + 1e-3)),
+    "elu + 1": lambda net, x: net.b(x) / (F.elu(net.c(x)) + 1.1),
+    "standard deviation of noise": lambda net, x: net.b(x) + (s := F.softplus(net.c(x))) * torch.randn_like(s),
+}
+
+
+@pytest.mark.parametrize("middle", SCALES.values(), ids=SCALES)
+def test_what_has_to_be_positive_is_kept(middle):
+    assert roles(network(middle)) == (["relu"], ["hidden", "scale"])
+
+
+def test_a_clamp_that_flows_into_weights_is_an_activation():
+    assert roles(network(lambda net, x: net.c(net.b(x).clamp(min=0)))) == (["relu", "clamp"], ["hidden", "hidden"])
+
+
+def test_an_activation_that_is_normalized_afterwards_is_hidden():
+    def middle(net, x):
+        x = F.softplus(net.b(x))
+        return (x - x.mean(-1, keepdim=True)) / (variance(x) + 1e-5).sqrt()
+
+    assert roles(network(middle)) == (["relu", "softplus"], ["hidden", "hidden"])
