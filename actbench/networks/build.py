@@ -78,6 +78,8 @@ def build_network(
                 logits = (built if lazy else copy_network(built)).eval()(torch.zeros(2, *shape))
     except SwapError:
         raise
+    except OSError as error:
+        raise ValueError(f"{name} could not be built: {error}; a download may have failed") from error
     except Exception as error:  # users' classes raise errors of any kind
         untold = foreign and not {"in_chans", "in_channels"} & set(getattr(network, "given", ()))
         hint = "; it takes no in_chans or in_channels, so give it such inputs as it takes" if untold else ""
