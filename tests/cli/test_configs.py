@@ -6,7 +6,9 @@ from statistics import median
 
 import pytest
 import yaml
+from conftest import ROOT
 from datasets import write_dataset
+from PIL import Image
 
 from actbench.cli.main import main
 from actbench.studies import Study, make_plan
@@ -53,15 +55,32 @@ def test_a_config_is_fitted_and_tested(path, tmp_path, monkeypatch):
 def with_small_files(dataset, root, monkeypatch):
     """A config's dataset, with small files in its own format to be read."""
     dataset = {"class_path": dataset} if isinstance(dataset, str) else dataset or {"class_path": "Digits"}
-    if dataset["class_path"] == "Digits":
+    name = dataset["class_path"]
+    if name in ("Digits", "MNIST1D"):
         return dataset
-    write_dataset(dataset["class_path"], root, monkeypatch)
+    if name == "ImageFolder":
+        root = write_pictures(root / "pictures")
+    else:
+        write_dataset(name, root, monkeypatch)
     return {**dataset, "init_args": {**dataset.get("init_args", {}), "root": str(root)}}
+
+
+def write_pictures(folder):
+    """Twenty pictures of 32x32 pixels for training and two for testing, in each of two classes."""
+    for part, count in {"train": 20, "test": 2}.items():
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for index in range(count):
+                colour = (index, count, 255 if name == "cat" else 0)
+                Image.new("RGB", (32, 32), colour).save(folder / part / name / f"{index}.png")
+    return folder
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_is_short_and_makes_sense(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(ROOT)  # as main.py does, for what lies in examples/
     lines = path.read_text().splitlines()
     content = yaml.safe_load(path.read_text())
     content["data"] = with_small_files(content.get("data"), tmp_path, monkeypatch)
