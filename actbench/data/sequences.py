@@ -46,7 +46,9 @@ class MNIST1D(ImageData):
         try:
             from mnist1d.data import get_dataset_args, make_dataset  # an extra, which imports matplotlib
         except ImportError as error:
-            raise DataError(f"MNIST1D: {error}: pip install 'lightning-actbench[mnist1d]'") from error
+            raise DataError(
+                f"MNIST1D: {error}: pip install 'lightning-actbench[mnist1d]', or '.[mnist1d]' in a checkout"
+            ) from error
         with unchanged_generators():  # it seeds the global ones
             made = make_dataset(get_dataset_args())
         pairs = [(torch.from_numpy(made[f"x{part}"]), torch.from_numpy(made[f"y{part}"])) for part in ("", "_test")]

@@ -20,8 +20,8 @@ from actbench.seeding import global_stream
 
 Activation = Callable[[], nn.Module]
 SWAPS: dict[Any, tuple[SwapPlan, SwapCertificate]] = {}  # that were proved in this process
+KEPT = 32  # swaps that are kept so
 UNTOLD = "; it takes no num_classes that is left to the data: set what it takes by --model.network.ARGUMENT"
-KEPT = 32  # of them
 MARK = "_is_compared"  # attribute of modules made by the activation's factory
 
 
