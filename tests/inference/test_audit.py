@@ -6,11 +6,10 @@ import sys
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.power import TTestIndPower
+from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from actbench.cli import main
-from actbench.cli.audit import read_table
-from actbench.inference.audit import Row, TableError, audit, imply, read_number, unpaired_power
+from actbench.inference.audit import Row, TableError, audit, imply, read_number, read_table, unpaired_power
 
 # Misra's published table of 23 runs of SqueezeNet on CIFAR-10, 50 epochs each (repository digantamisra98/Mish).
 MISH = """\
@@ -50,6 +49,14 @@ def flags_of(rows, **options):
 def scores(mean, sd, n, rng):
     """Random scores with exactly this mean and standard deviation."""
     return stats.zscore(rng.normal(size=n), ddof=1) * sd + mean
+
+
+def printed_as(kind, seen, level=0.95):
+    """A spread of these scores."""
+    if kind == "sd":
+        return seen.std(ddof=1)
+    half = stats.t.interval(level, len(seen) - 1, scale=stats.sem(seen))[1]
+    return stats.sem(seen) if kind == "se" else half
 
 
 @pytest.fixture
@@ -150,7 +157,7 @@ def test_no_number_of_runs_sees_no_difference():
 
 
 def test_only_the_two_rows_of_the_mish_table_that_contradict_themselves_are_flagged(mish):
-    rows, _ = read_table(mish)
+    rows = read_table(mish).rows
 
     found = {one.row.name: [flag.why for flag in one.flags] for one in audit(rows) if one.flags}
 
@@ -185,8 +192,13 @@ def test_what_is_computed_from_unrounded_scores_is_never_flagged(rows):
             "p": f"{stats.ttest_ind(own, base, alternative=tail, **options).pvalue:.{decimals[2]}f}",
             "effect": f"{rng.choice([d, d * hedges]):.{decimals[3]}f}",
         }
-        printed = [(f"{x.mean():.{decimals[4]}f}", f"{x.std(ddof=ddof):.{decimals[4]}f}", len(x)) for x in (base, own)]
-        table = [row("base", *printed[0]), row("own", *printed[1], **published(**texts))]
+        kind = rng.choice(["sd", "se", "ci"])
+        widths = [printed_as(kind, x) * x.std(ddof=ddof) / x.std(ddof=1) for x in (base, own)]
+        printed = [
+            (f"{x.mean():.{decimals[4]}f}", f"{width:.{decimals[4]}f}", len(x))
+            for x, width in zip((base, own), widths, strict=True)
+        ]
+        table = [row("base", *printed[0], kind=kind), row("own", *printed[1], kind=kind, **published(**texts))]
         flagged += [table for flags in flags_of(table).values() if flags]
 
     assert flagged == []
@@ -330,12 +342,14 @@ def test_the_help_explains_every_column(capsys):
 HEADER = "name,mean,sd,n\n"
 WRONG = [
     ("", "must name a column 'name', once"),
-    ("name,mean,n\na,1,5\nb,1,5\n", "must name a column 'sd', once"),
+    ("name,sd,n\na,1,5\nb,1,5\n", "must name a column 'mean', once"),
+    ("name,mean,n\na,1,5\nb,1,5\n", "no row has a spread"),
     ("name,mean,sd,n,n\na,1,1,5,5\nb,1,1,5,5\n", "must name a column 'n', once"),
     (HEADER, "got 0 rows"),
     (HEADER + "a,1,1,5\n\n,,,\n", "got 1 rows"),
     (HEADER + "a,1,1,5\nb,one,1,5\n", "line 3, column mean: 'one' is not a number"),
-    (HEADER + "a,1,1,5\nb,1,,5\n", "line 3, column sd: '' is not a number"),
+    (HEADER + "a,1,1,5\nb,1,x,5\n", "line 3, column sd: 'x' is not a number"),
+    (HEADER + "a,1,1,5\nb,1,1,\n", "b: column n: a spread needs the number of runs"),
     (HEADER + "a,1,1,5\nb,1,<1,5\n", "line 3, column sd: '<1' is not a number"),
     (HEADER + "a,1,1,5\na,2,1,5\n", "line 3: 'a' comes twice"),
     (HEADER + "a,1,1,5\n,2,1,5\n", "line 3 has no name"),
@@ -417,6 +431,154 @@ def test_a_table_without_an_end_is_refused_at_once(actbench, tmp_path, what):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("literature", ["base", "own"])
+@pytest.mark.parametrize("n", [2, 3, 23])
+def test_a_row_without_a_spread_is_a_fixed_number(literature, n):
+    seen = scores(87.3, 0.4, n, np.random.default_rng(0))
+    sampled, fixed = row("sampled", 87.3, 0.4, n), Row("fixed", read_number("87.5"))
+    sign = 1 if literature == "base" else -1
+
+    implied = imply(*((sampled, fixed) if sign == 1 else (fixed, sampled)), level=0.9)
+
+    test = stats.ttest_1samp(seen, 87.5)
+    interval = np.sort(sign * (np.array(test.confidence_interval(0.9)) - 87.5))
+    assert implied.p == pytest.approx(test.pvalue)
+    assert implied[:4] == pytest.approx((sign * -0.2, *interval, sign * -0.5))
+    assert implied.power == pytest.approx(TTestPower().power(0.5, n, 0.05), abs=1e-9)
+    assert TTestPower().power(0.5, implied.needed, 0.05) >= 0.8 > TTestPower().power(0.5, implied.needed - 1, 0.05)
+
+
+@pytest.mark.parametrize("n", [2, 9])
+def test_published_tests_of_one_sample_are_checked(n):
+    test = stats.ttest_1samp(scores(87.3, 0.4, n, np.random.default_rng(0)), 87.5)
+    bounds = [f"{bound - 87.5:.4f}" for bound in test.confidence_interval()]
+
+    right = published(p=f"{test.pvalue:.4f}", ci_low=bounds[0], ci_high=bounds[1], effect="-0.500")
+    wrong = published(p=f"{test.pvalue / 20:.4f}", effect="-0.9")
+
+    rows = [Row("fixed", read_number("87.500")), row("sampled", "87.300", "0.400", n)]
+    assert flags_of([rows[0], rows[1]._replace(**right)])["sampled"] == set()
+    assert flags_of([rows[0], rows[1]._replace(**wrong)])["sampled"] == {"p", "effect"}
+
+
+def test_two_rows_without_a_spread_are_not_tested():
+    rows = [row("own", 87, 0.4, 5), *(Row(name, read_number(mean)) for name, mean in (("a", "86"), ("b", "88")))]
+
+    (own, a, b) = audit(rows, "a")
+
+    assert (own.implied.difference, b.implied.difference) == (1, 2)
+    assert own.adjusted == own.implied.p
+    assert math.isnan(b.implied.p)
+    assert a.implied is None
+
+
+@pytest.mark.parametrize("kind", ["sd", "se", "ci"])
+def test_standard_errors_and_half_widths_imply_what_the_scores_do(kind):
+    rng = np.random.default_rng(0)
+    own, base = scores(87.3, 0.4, 7, rng), scores(86.9, 0.6, 5, rng)
+
+    rows = [row(name, x.mean(), printed_as(kind, x, 0.9), len(x), kind=kind) for name, x in (("a", own), ("b", base))]
+
+    implied = imply(*rows, level=0.9)
+    test = stats.ttest_ind(own, base, equal_var=False)
+    assert implied.p == pytest.approx(test.pvalue)
+    assert implied[1:3] == pytest.approx(tuple(test.confidence_interval(0.9)))
+
+
+@pytest.mark.parametrize(
+    ("said", "true", "words"),
+    [
+        ("sd", "se", "a standard error"),
+        ("sd", "ci", "the half-width of an interval"),
+        ("se", "sd", "a standard deviation"),
+        ("ci", "sd", "a standard deviation"),
+    ],
+)
+def test_a_row_that_fits_another_kind_of_spread_is_told_so(said, true, words):
+    rng = np.random.default_rng(0)
+    own, base = scores(87.6, 0.4, 16, rng), scores(87.3, 0.5, 16, rng)
+    test = stats.ttest_ind(own, base)
+    low, high = (f"{bound:.3f}" for bound in test.confidence_interval())
+    values = published(ci_low=low, ci_high=high, p=f"{test.pvalue:.4f}")
+    spreads = [f"{printed_as(true, x):.4f}" for x in (base, own)]
+
+    rows = [row("base", "87.300", spreads[0], 16, kind=said), row("own", "87.600", spreads[1], 16, kind=said, **values)]
+
+    _, audited = audit(rows)
+    assert {flag.what for flag in audited.flags} == {"interval", "p"}
+    assert {flag.fits[0] for flag in audited.flags} == {f"{spreads[1]} is {words}"}
+
+
+def test_a_spread_in_per_cent_beside_a_mean_in_fractions_is_told_so():
+    rng = np.random.default_rng(0)
+    own, base = scores(0.876, 0.004, 16, rng), scores(0.873, 0.005, 16, rng)
+    p = read_number(f"{stats.ttest_ind(own, base).pvalue:.4f}")
+
+    base, audited = audit([row("base", "0.87300", "0.500", 16), row("own", "0.87600", "0.400", 16, p=p)])
+
+    assert [(flag.what, flag.fits) for flag in base.flags] == [("sd", ("0.500 is in per cent",))]
+    assert ("p", ("0.400 is in per cent",)) in [(flag.what, flag.fits) for flag in audited.flags]
+
+
+def test_a_p_value_of_pairs_is_told_so():
+    rng = np.random.default_rng(0)
+    base = scores(87.3, 0.5, 12, rng)
+    own = scores(0.3, 0.2, 12, rng) + base
+    p = f"{stats.ttest_rel(own, base).pvalue:.6f}"
+    printed = [row("base", "87.300", f"{base.std(ddof=1):.4f}", 12), row("own", "87.600", f"{own.std(ddof=1):.4f}", 12)]
+
+    _, paired = audit([printed[0], printed[1]._replace(**published(p=p))])
+    _, none = audit([printed[0], printed[1]._replace(**published(p="0.5"))])
+
+    assert [(flag.what, flag.fits) for flag in paired.flags] == [("p", ("the runs are paired",))]
+    assert [(flag.what, flag.fits) for flag in none.flags] == [("p", ())]
+
+
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        ({"equal_var": False}, "Welch's test"),
+        ({}, "Student's test"),
+        ({"equal_var": False, "alternative": "less"}, "Welch's test, one-sided"),
+        ({"alternative": "greater"}, "Student's test, one-sided"),
+    ],
+)
+def test_the_way_in_which_p_was_computed_is_named(options, way):
+    rng = np.random.default_rng(0)
+    own, base = scores(87.6, 0.4, 5, rng), scores(87.3, 0.9, 9, rng)
+    p = f"{stats.ttest_ind(own, base, **options).pvalue:.6f}"
+
+    rows = [row("base", "87.3000000", "0.9000000", 9), row("own", "87.6000000", "0.4000000", 5, p=read_number(p))]
+
+    assert audit(rows)[1].ways == {"p": way}
+
+
+def test_p_values_are_adjusted_over_all_datasets_and_each_has_its_baseline():
+    rows = [
+        row(name, mean, 1, 5, dataset=dataset)
+        for dataset, means in {"x": (50, 52), "y": (70, 73)}.items()
+        for name, mean in zip("ab", means, strict=True)
+    ]
+
+    _, x, _, y = audit(rows)
+
+    assert (x.implied.difference, y.implied.difference) == (2, 3)
+    assert [y.adjusted, x.adjusted] == pytest.approx([2 * y.implied.p, max(2 * y.implied.p, x.implied.p)])
+    with pytest.raises(TableError, match="y: no row is named 'c': the rows are a, b"):
+        audit([*rows, row("c", 50, 1, 5, dataset="x")], "c")
+    with pytest.raises(TableError, match="z: needs a row beside the baseline 'a'"):
+        audit([*rows, row("a", 50, 1, 5, dataset="z")])
+
+
+def test_a_dataset_of_small_errors_in_per_cent_is_no_dataset_of_fractions():
+    errors = [row("a", "0.31", "0.60", 5, dataset="mnist"), row("b", "0.28", "0.02", 5, dataset="mnist")]
+    others = [row(name, "25.3", "0.3", 5, dataset="cifar") for name in "ab"]
+
+    assert flags_of(errors)["a"] == {"sd"}
+    assert [one.flags for one in audit(errors + others)] == [()] * 4
+    assert [one.flags for one in audit([one._replace(percent=True) for one in errors])] == [()] * 2
+
+
 def test_a_highest_score_is_above_0():
     with pytest.raises(TableError, match="highest must be above 0, got 0"):
         audit([row("a", 1, 1, 5), row("b", 1, 1, 5)], highest=0)
@@ -426,7 +588,7 @@ def test_a_file_of_a_spreadsheet_is_read(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes("\ufeffName, Mean,SD,N\r\nrelu, 0.90,0.01,5\r\nmish ,0.91,0.01,5.0\r\n,,,\r\n".encode())
 
-    rows, unread = read_table(path)
+    rows, unread, _ = read_table(path)
 
     assert [(one.name, one.mean.text, one.n.value) for one in rows] == [("relu", "0.90", 5), ("mish", "0.91", 5)]
     assert unread == []
