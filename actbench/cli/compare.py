@@ -21,6 +21,7 @@ from actbench.studies import (
     StudyError,
     Wanted,
     compare,
+    large_margin,
     make_plan,
     make_question,
     pilot,
@@ -95,6 +96,8 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
         path, table = study.folder / RECORDS, pl.DataFrame()
         if path.exists():
             table = read_records(path).filter(pl.col("cell").is_in([entry.cell.hash for entry in compared]))
+    if question_on_margin := large_margin(study.margin):
+        print(question_on_margin)
     sequential = f" at most, from {question.design.looks[0]} on until it is clear" if question.design else ""
     print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
     for heading in ("datasets", "networks", "arms"):

@@ -3,6 +3,7 @@
 from actbench.studies.definition import FLAGS as FLAGS
 from actbench.studies.definition import Study as Study
 from actbench.studies.definition import StudyError as StudyError
+from actbench.studies.definition import large_margin as large_margin
 from actbench.studies.definition import study_parser as study_parser
 from actbench.studies.grid import arms as arms
 from actbench.studies.grid import planned_cells as planned_cells

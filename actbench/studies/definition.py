@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from jsonargparse import Namespace
-from jsonargparse.typing import OpenUnitInterval, PositiveInt
+from jsonargparse.typing import OpenUnitInterval, PositiveFloat, PositiveInt
 from pytorch_lightning.cli import LightningArgumentParser
 
 from actbench.inference.stats import Design
@@ -23,6 +23,7 @@ from actbench.training.callbacks import CheckpointCopy
 from actbench.training.config import BenchCLI
 
 FIRST_OTHER_SEED = 10**9  # tuning and pilots use the seeds from here on, a comparison the seeds below
+ASKED_MARGIN, LARGEST_MARGIN = 0.1, 0.5  # from which a margin is asked about, and refused: it may be in per cent
 FLAGS = {
     "dry_run": "Print what would run and what the study can detect, and train nothing.",
     "pilot": "With --dry_run: train 4 separate seeds of each arm, to plan with.",
@@ -95,6 +96,13 @@ def parse_looks(replicates: Any) -> Looks:
     return Looks(**{name: int(number) for name, number in numbers.items()})
 
 
+def large_margin(margin: float) -> str | None:
+    """A question about a margin that may be in per cent or points; None if the margin is usual."""
+    if margin < ASKED_MARGIN:
+        return None
+    return f"study.margin: {margin:g} is a difference of {100 * margin:g} points; was {margin / 100:g} meant?"
+
+
 def check_name(name: str) -> None:
     """Raise a StudyError for a name that tables and pages cannot show."""
     if not is_printable(name):
@@ -133,7 +141,8 @@ class Study:
         records: Folders with a folder ``cells``, such as another study's root, whose records are used too.
         comparisons: ``baseline``, each arm with the baseline; or ``all`` pairs of arms.
         alpha: Chance of any false verdict of a difference, over all comparisons and looks of the study.
-        margin: The largest difference of test accuracy that does not matter, a fraction.
+        margin: The largest difference of test accuracy that does not matter, a fraction below 0.5: 0.005 is half a
+            point.
         tune: A setting and its grid, such as ``{model.optimizer.lr: [1e-4, 3e-4, 1e-3], replicates: 3}``: every arm is
             compared at its best value on val, found on separate seeds that are the same for every arm.
 
@@ -158,7 +167,7 @@ class Study:
     records: list[str] = field(default_factory=list)
     comparisons: Literal["baseline", "all"] = "baseline"
     alpha: OpenUnitInterval = 0.05
-    margin: OpenUnitInterval = 0.005
+    margin: PositiveFloat = 0.005
     tune: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -166,13 +175,7 @@ class Study:
             value = getattr(self, name)
             if value is not None and (not value or None in value):
                 raise StudyError(f"study.{name} is a list of at least one entry, none of them null, got {value!r}")
-        if isinstance(self.replicates, Looks):
-            try:
-                Design(self.replicates.min, self.replicates.max, self.replicates.batch)
-            except ValueError as error:
-                raise StudyError(f"study.{error}") from error
-        if self.seed + self.most > FIRST_OTHER_SEED:
-            raise StudyError(f"seeds lie below {FIRST_OTHER_SEED:,}, got {self.seed} and {self.most} replicates")
+        self._check_rule()
         if self.tune is not None:
             Grid.parse(self.tune)
         self._check_folders()
@@ -183,6 +186,17 @@ class Study:
                     make(value)
             except (ImportError, ValueError) as error:  # an unknown protocol, or a package that is not installed
                 raise StudyError(f"study.{setting}: {one_line(error)}") from error
+
+    def _check_rule(self) -> None:
+        if isinstance(self.replicates, Looks):
+            try:
+                Design(self.replicates.min, self.replicates.max, self.replicates.batch)
+            except ValueError as error:
+                raise StudyError(f"study.{error}") from error
+        if self.margin >= LARGEST_MARGIN:
+            raise StudyError(str(large_margin(self.margin)))
+        if self.seed + self.most > FIRST_OTHER_SEED:
+            raise StudyError(f"seeds lie below {FIRST_OTHER_SEED:,}, got {self.seed} and {self.most} replicates")
 
     def _check_folders(self) -> None:
         check_name(self.name)

@@ -26,7 +26,7 @@ from actbench.inference.verdict import (
 from actbench.records import RecordError, check_links, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
 from actbench.studies.cells import ChosenEngine, kind_of, with_engine
-from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
+from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError, large_margin
 from actbench.studies.executors import InProcess
 from actbench.studies.grid import PlannedCell, planned_cells
 from actbench.studies.plan import Wanted, make_plan, make_question, read_wanted, study_store
@@ -76,6 +76,8 @@ def compare(
     everything = [Wanted(entry, study.seeds) for entry in compared]
     first = wanted_at(study, study.grid.values, context) if study.grid else everything
     plan = make_plan(study, first)
+    if question_on_margin := large_margin(study.margin):
+        context.progress.say(question_on_margin)
     rehearse(plan, context.progress.say, context.engines)
     add_recorded_engines(study, compared, context)
     if self_test and question.most < LEAST:

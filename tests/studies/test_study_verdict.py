@@ -9,10 +9,11 @@ import yaml
 from small_studies import Lines, Ran, study
 
 from actbench import records
+from actbench.cli import main
 from actbench.inference.stats import detectable
 from actbench.inference.verdict import History, load_results, schema
 from actbench.records import read_records
-from actbench.studies import Study, StudyError, compare, planned_cells
+from actbench.studies import Study, StudyError, compare, large_margin, planned_cells
 
 LOOKS = {"min": 4, "max": 12, "batch": 4}
 
@@ -223,11 +224,28 @@ def test_an_arm_that_sets_what_is_tuned_is_refused(tmp_path):
         ({"comparisons": "some"}, "--study.comparisons: .*baseline.*all"),
         ({"alpha": 0}, "--study.alpha: .*0"),
         ({"margin": "0.5 points"}, "--study.margin: .*0.5 points"),
+        ({"margin": 0}, "--study.margin: .*0"),
+        ({"margin": 0.5}, r"^study.margin: 0.5 is a difference of 50 points; was 0.005 meant\?$"),
+        ({"margin": 1}, r"study.margin: 1 is a difference of 100 points; was 0.01 meant\?"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(section, message):
     with pytest.raises(StudyError, match=message):
         Study.of({"study": section})
+
+
+def test_a_large_margin_is_asked_about_and_may_be_meant(tmp_path, capsys):
+    lines = Lines()
+    written = tmp_path / "study.yaml"
+    written.write_text(yaml.safe_dump(study(tmp_path, margin=0.25, replicates=2)))
+
+    compare(study(tmp_path, margin=0.25, replicates=2), progress=lines)
+    assert main(["compare", "--config", str(written), "--dry_run"]) == 0
+
+    question = "study.margin: 0.25 is a difference of 25 points; was 0.0025 meant?"
+    assert question in lines.said
+    assert question in capsys.readouterr().out.splitlines()
+    assert large_margin(0.05) is None
 
 
 def test_the_tuned_setting_is_in_the_hash_of_a_cell(tmp_path):
