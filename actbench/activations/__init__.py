@@ -29,6 +29,8 @@ from actbench.activations.fixed import Smish as Smish
 from actbench.activations.fixed import SquaredReLU as SquaredReLU
 from actbench.activations.fixed import Squareplus as Squareplus
 from actbench.activations.fixed import TanhExp as TanhExp
+from actbench.activations.gain import GaussianMoments as GaussianMoments
+from actbench.activations.gain import gaussian_moments as gaussian_moments
 from actbench.activations.trainable import PELU as PELU
 from actbench.activations.trainable import XIELU as XIELU
 from actbench.activations.trainable import AconC as AconC

@@ -13,17 +13,21 @@ from actbench.records import RecordError, Store, merge
 
 
 def run_activations(options: Sequence[str]) -> int:
-    """Print name, formula, trainable parameters per site, and source of every activation."""
-    from actbench.activations import CATALOGUE
+    """Print name, formula, trainable parameters per site, gain, growth of gradients and source of every activation."""
+    from actbench.activations import CATALOGUE, gaussian_moments
     from actbench.activations.catalogue import trainable_parameters
 
     CommandParser("activations").parse_args(options)
     # Text that is piped on is not wrapped to the width of a terminal.
     console = Console(width=None if sys.stdout.isatty() else 300)
-    table = Table("name", "formula", "trainable", "source", box=box.SIMPLE_HEAD)
+    table = Table("name", "formula", "trainable", "gain", "growth", "source", box=box.SIMPLE_HEAD)
     for name, entry in sorted(CATALOGUE.items()):
-        table.add_row(name, entry.formula, str(trainable_parameters(entry)), entry.source)
+        moments = gaussian_moments(entry.cls(**entry.init_args))
+        scales = (f"{moments.gain:.3f}", f"{moments.gradient_growth:.3f}")
+        table.add_row(name, entry.formula, str(trainable_parameters(entry)), *scales, entry.source)
     console.print(table)
+    print("gain: the factor of weights of variance 1/fan_in at which standard normal signals keep their size")
+    print("growth: what the mean square of gradients is then multiplied by in each layer; both at initial parameters")
     return 0
 
 

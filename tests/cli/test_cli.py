@@ -141,6 +141,7 @@ def test_activations_are_listed_with_formula_parameters_and_source(capsys):
     (prelu,) = [line for line in lines if line.split()[:1] == ["prelu"]]
     assert len(lines) > 40
     assert " 1 " in prelu
+    assert " 1.372 " in prelu  # by hand: 1/√((1 + .25²)/2)
     assert "2015" in prelu
 
 
