@@ -43,7 +43,6 @@ class Call:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     in_place: bool
-    checkpointed: bool
     inside: frozenset[str] = frozenset()
     """Bare names of the functions that a user's autograd function calls."""
     vmapped: bool = False
@@ -68,6 +67,8 @@ class Trace:
     stale: set[int] = field(default_factory=set)
     """Indices of calls in place, after which the tensor was read by another reference than the result."""
 
+    checkpointed: bool = False
+    """Whether `torch.utils.checkpoint` computes a part of it a second time, in the backward pass."""
     uncaught: list[tuple[str, str, Call | None]] = field(default_factory=list)
     """Module path and operator of activations that ran outside of recorded calls, and the module that is one call."""
 

@@ -267,6 +267,4 @@ def refusal(sites: Sequence[Site], modes: Sequence[str]) -> str:
     """Why a site that is chosen cannot be swapped; "" if it can."""
     if sites[0].fixed:
         return f"it is {sites[0].fixed}"
-    if any(call.checkpointed for site in sites for call in site.calls):
-        return "it is checkpointed, and would be computed again without the swap"
     return f"it is called in {modes[0]} only" if len(modes) == 1 else ""

@@ -14,6 +14,7 @@ from typing_extensions import override
 from actbench.networks.calls import MODULE, SwapError, Trace, function_name
 from actbench.networks.certificate import MODES, Swap, SwapCertificate, title
 from actbench.networks.copies import no_kept_tensors
+from actbench.networks.recomputing import nothing_recomputed
 from actbench.networks.sites import Site, replayed
 from actbench.networks.swap import SwappedNetwork
 from actbench.seeding import global_stream
@@ -118,20 +119,33 @@ def prove_places(network: nn.Module, inputs: Tensor, swap: Swap, mode: str, *, g
     trace, sites = swap.modes[MODES.index(mode)]
     markers, watch = [Marker() for _ in range(swap.number)], Watch()
     swapped = SwappedNetwork(network, markers, swap.plan)
+    calls = list[int]()
 
     def run(batch: Tensor) -> Tensor:
         with watch:
-            return swapped(batch)  # type: ignore[no-any-return]
+            output: Tensor = swapped(batch)
+        calls[:] = [marker.calls for marker in markers]  # before the backward pass, which may run them again
+        return output
 
     try:
-        outputs_and_gradients(run, network, inputs, gradients=gradients)
+        state = copy.deepcopy(network.state_dict())
+        results = outputs_and_gradients(run, network, inputs, gradients=gradients)
+        if trace.checkpointed:
+            network.load_state_dict(state)
+            with nothing_recomputed():
+                once = outputs_and_gradients(swapped, network, inputs, gradients=gradients)
+            if not all(a is None or equal(a, b) for a, b in zip(results, once, strict=True)):
+                raise SwapError(
+                    f"{title(network)} gives other gradients in {mode} where torch.utils.checkpoint runs it again with "
+                    "activations swapped in, so that they cannot be"
+                )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise SwapError(f"{title(network)} with other activations cannot be trained in {mode}: {reason}") from error
     names = [site.name for site in swap.certificate.sites if site.swapped]
-    for name, marker in zip(names, markers, strict=True):
-        if marker.calls != 1:
-            raise SwapError(f"{title(network)}: an activation swapped into {name} ran {marker.calls} times in {mode}")
+    for name, number in zip(names, calls, strict=True):
+        if number != 1:
+            raise SwapError(f"{title(network)}: an activation swapped into {name} ran {number} times in {mode}")
     expected = Counter[str]()
     for (_, function), number in trace.turns.items():
         expected[function] += number

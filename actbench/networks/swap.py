@@ -1,7 +1,8 @@
 """A network in which other activations run in place of its own."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from typing_extensions import override
 
 from actbench.networks.calls import MODULE, Key, SwapError, Trace, Value, base_name, function_name
 from actbench.networks.flow import ACTIVATIONS, is_activation
+from actbench.networks.recomputing import recomputed_as
 from actbench.networks.sites import Site
 from actbench.networks.tracing import followed_modules, module_names
 
@@ -99,7 +101,7 @@ class SwappedNetwork(nn.Module):
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         interception = Interception(self)
-        with followed_modules(module_names(self.network), interception.stack, interception.left), interception:
+        with interception.running():
             output: Tensor = self.network(inputs)
         if self.activations and not interception.reached:
             raise SwapError(f"{type(self.network).__name__} reached none of its swapped activations: it ran elsewhere")
@@ -113,10 +115,11 @@ def network_name(network: nn.Module) -> str:
 
 
 class Interception(TorchFunctionMode):
-    """Runs activations in place of a network's own, for one forward pass."""
+    """Runs activations in place of a network's own, for one forward pass, or for a part that is run again."""
 
     def __init__(self, swapped: SwappedNetwork) -> None:
         super().__init__()
+        self.swapped = swapped
         self.names = swapped.plan.names
         self.plan = swapped.plan.train if swapped.network.training else swapped.plan.eval
         self.activations = swapped.activations
@@ -126,6 +129,26 @@ class Interception(TorchFunctionMode):
         self.inputs: dict[int, Tensor] = {}  # of sites that were begun
         self.paused = False
         self.reached = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Intercept calls meanwhile."""
+        names = module_names(self.swapped.network)
+        with followed_modules(names, self.stack, self.left), recomputed_as(self.again), self:
+            yield
+
+    def again(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function as it runs in the backward pass: with the same activations as if it ran now."""
+        plan, stack, turns, inputs = self.plan, [*self.stack], self.turns.copy(), dict(self.inputs)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            interception = Interception(self.swapped)
+            interception.plan, interception.stack = plan, [*stack]
+            interception.turns, interception.inputs = turns.copy(), dict(inputs)
+            with interception.running():
+                return function(*args, **kwargs)
+
+        return function if self.paused else run
 
     @override
     def __torch_function__(

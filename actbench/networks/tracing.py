@@ -27,6 +27,7 @@ from actbench.networks.calls import (
     base_name,
     function_name,
 )
+from actbench.networks.recomputing import nothing_recomputed
 
 OPERATORS = bare_names(
     "relu relu6 hardtanh leaky_relu prelu prelu_kernel rrelu rrelu_with_noise elu selu celu gelu silu mish hardswish "
@@ -195,7 +196,6 @@ class Recorder(TorchFunctionMode):
                 tuple(inputs),
                 tuple(outputs),
                 in_place,
-                is_checkpointed(),
                 inside,
                 is_vmapped(),
             )
@@ -276,7 +276,7 @@ class Recorder(TorchFunctionMode):
         key = self.turn(MODULE)
         self.stack.pop()
         changed = any(call.in_place for call in inside)
-        call = Call(key, module, (value,), {}, (value,), (made,), changed, is_checkpointed())
+        call = Call(key, module, (value,), {}, (value,), (made,), changed)
         self.trace.calls.append(call)
         return call
 
@@ -299,6 +299,7 @@ def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True
             followed_modules(names, recorder.stack, recorder.left, recorder.entered),
             recorder,
             Operators(recorder),
+            nothing_recomputed() as checkpoints,
         ):
             output = network(inputs)
     finally:
@@ -306,6 +307,7 @@ def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True
             Function.apply = original
         else:  # it is inherited
             del Function.apply
+    recorder.trace.checkpointed = bool(checkpoints)
     recorder.trace.results = tuple(recorder.value_of(tensor) for tensor in tensors_in(output))
     return recorder.trace, output
 
@@ -326,12 +328,6 @@ def storage(tensor: Tensor) -> int:
 def version(tensor: Tensor) -> int:
     """How often a tensor's memory was changed in place."""
     return -1 if tensor.is_inference() else tensor._version
-
-
-def is_checkpointed() -> bool:
-    """Whether `torch.utils.checkpoint` will compute what runs now a second time, in the backward pass."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
 
 
 def is_vmapped() -> bool:
