@@ -12,8 +12,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from actbench.networks.calls import SwapError
-from actbench.networks.certificate import Swap, SwapCertificate, check_kind, examine, recorded_forward
+from actbench.networks.certificate import Swap, SwapCertificate, examine
 from actbench.networks.copies import copy_network
+from actbench.networks.examining import check_kind, recorded_forward
 from actbench.networks.proof import prove
 from actbench.networks.swap import SwappedNetwork, SwapPlan, network_name
 from actbench.seeding import global_stream

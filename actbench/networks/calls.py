@@ -69,6 +69,8 @@ class Trace:
 
     checkpointed: bool = False
     """Whether `torch.utils.checkpoint` computes a part of it a second time, in the backward pass."""
+    draws: bool = False
+    """Whether it drew from a global generator."""
     uncaught: list[tuple[str, str, Call | None]] = field(default_factory=list)
     """Module path and operator of activations that ran outside of recorded calls, and the module that is one call."""
 

@@ -12,11 +12,12 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from actbench.networks.calls import MODULE, SwapError, Trace, function_name
-from actbench.networks.certificate import MODES, Swap, SwapCertificate, title
+from actbench.networks.certificate import Swap, SwapCertificate
 from actbench.networks.copies import no_kept_tensors
+from actbench.networks.examining import MODES, Pass
 from actbench.networks.recomputing import nothing_recomputed
 from actbench.networks.sites import Site, replayed
-from actbench.networks.swap import SwappedNetwork
+from actbench.networks.swap import SwappedNetwork, network_name
 from actbench.seeding import global_stream
 
 
@@ -85,21 +86,22 @@ def prove(network: nn.Module, inputs: Tensor, swap: Swap) -> SwapCertificate:
     if swap.problem:
         raise SwapError(swap.problem)
     state = copy.deepcopy(network.state_dict())
-    for mode, (trace, sites) in zip(MODES, swap.modes, strict=True):
-        network.train(mode == "train")
-        own = [OwnActivation(sites[index], trace) for index in range(swap.number)]
-        gradients = mode == "train" or can_be_differentiated(network, inputs)
+    for each in swap.passes:
+        network.train(each.mode == "train")
+        sites = each.numbered(swap.chosen)
+        own = [OwnActivation(sites[n], each.trace) if n in sites else Marker() for n in range(len(swap.chosen))]
+        gradients = each.mode == "train" or can_be_differentiated(network, inputs)
         results = []
         for run in (network, SwappedNetwork(network, own, swap.plan)):
             network.load_state_dict(state)
-            results.append(outputs_and_gradients(run, network, inputs, gradients=gradients))
+            results.append(outputs_and_gradients(run, network, inputs, draw=each.draw, gradients=gradients))
         if not all(map(equal, *results)):
             raise SwapError(
-                f"{title(network)} gives other outputs or gradients in {mode} when its own activations are swapped in, "
-                "so that others cannot be"
+                f"{network_name(network)} gives other outputs or gradients in {each.mode} when its own activations are "
+                "swapped in, so that others cannot be"
             )
         network.load_state_dict(state)
-        prove_places(network, inputs, swap, mode, gradients=gradients)
+        prove_places(network, inputs, swap, each, gradients=gradients)
     network.load_state_dict(state)
     network.train()
     return swap.certificate._replace(proved=MODES)
@@ -114,10 +116,12 @@ def can_be_differentiated(network: nn.Module, inputs: Tensor) -> bool:
     return True
 
 
-def prove_places(network: nn.Module, inputs: Tensor, swap: Swap, mode: str, *, gradients: bool) -> None:
+def prove_places(network: nn.Module, inputs: Tensor, swap: Swap, examined: Pass, *, gradients: bool) -> None:
     """Raise SwapError unless markers run once at each swapped site, and the network's own functions at none."""
-    trace, sites = swap.modes[MODES.index(mode)]
-    markers, watch = [Marker() for _ in range(swap.number)], Watch()
+    title = network_name(network)
+    mode, draw, trace, _ = examined
+    sites = examined.numbered(swap.chosen)
+    markers, watch = [Marker() for _ in swap.chosen], Watch()
     swapped = SwappedNetwork(network, markers, swap.plan)
     calls = list[int]()
 
@@ -129,43 +133,43 @@ def prove_places(network: nn.Module, inputs: Tensor, swap: Swap, mode: str, *, g
 
     try:
         state = copy.deepcopy(network.state_dict())
-        results = outputs_and_gradients(run, network, inputs, gradients=gradients)
+        results = outputs_and_gradients(run, network, inputs, draw=draw, gradients=gradients)
         if trace.checkpointed:
             network.load_state_dict(state)
             with nothing_recomputed():
-                once = outputs_and_gradients(swapped, network, inputs, gradients=gradients)
+                once = outputs_and_gradients(swapped, network, inputs, draw=draw, gradients=gradients)
             if not all(a is None or equal(a, b) for a, b in zip(results, once, strict=True)):
                 raise SwapError(
-                    f"{title(network)} gives other gradients in {mode} where torch.utils.checkpoint runs it again with "
+                    f"{title} gives other gradients in {mode} where torch.utils.checkpoint runs it again with "
                     "activations swapped in, so that they cannot be"
                 )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise SwapError(f"{title(network)} with other activations cannot be trained in {mode}: {reason}") from error
+        raise SwapError(f"{title} with other activations cannot be trained in {mode}: {reason}") from error
     names = [site.name for site in swap.certificate.sites if site.swapped]
-    for name, number in zip(names, calls, strict=True):
-        if number != 1:
-            raise SwapError(f"{title(network)}: an activation swapped into {name} ran {number} times in {mode}")
+    for index, (name, number) in enumerate(zip(names, calls, strict=True)):
+        if number != (index in sites):
+            raise SwapError(f"{title}: an activation swapped into {name} ran {number} times in {mode}")
     expected = Counter[str]()
     for (_, function), number in trace.turns.items():
         expected[function] += number
-    expected.subtract(sites[index].key.name for index in range(swap.number))
+    expected.subtract(site.key.name for site in sites.values())
     for function in swap.plan.names - {MODULE}:
         if watch.calls[function] != expected[function]:
             raise SwapError(
-                f"{title(network)} called {function} {watch.calls[function]} times in {mode} when activations were "
+                f"{title} called {function} {watch.calls[function]} times in {mode} when activations were "
                 f"swapped in, not {expected[function]} times"
             )
 
 
 def outputs_and_gradients(
-    run: Callable[[Tensor], Tensor], network: nn.Module, inputs: Tensor, *, gradients: bool = True
+    run: Callable[[Tensor], Tensor], network: nn.Module, inputs: Tensor, *, draw: int = 0, gradients: bool = True
 ) -> list[Tensor | None]:
-    """Output of a network that is run in some way, and the gradients of its parameters."""
+    """Output of a network that is run in some way, with one draw of what is random, and its parameters' gradients."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.grad = None
-    with torch.set_grad_enabled(gradients), global_stream(0, "dropout"), no_kept_tensors(network):
+    with torch.set_grad_enabled(gradients), global_stream(draw, "dropout"), no_kept_tensors(network):
         output = run(inputs.clone())
         weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
         if output.requires_grad:

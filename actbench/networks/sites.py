@@ -32,6 +32,7 @@ class Site:
         input_changes: Whether the input is changed in place later on, so that an activation must not keep it.
         output_changes: The same of the output.
         sources: The nearest calls with weights before it, by which it is known in another mode.
+        unclear: Whether its module makes some of such calls at random in training, so that their turns do not tell it.
     """
 
     root: Value
@@ -42,6 +43,7 @@ class Site:
     input_changes: bool
     output_changes: bool
     sources: frozenset[Key]
+    unclear: bool = False
 
     @property
     def key(self) -> Key:
@@ -62,6 +64,8 @@ class Site:
             return "inside of vmap"
         if isinstance(call.func, type):
             return "inside of an autograd function"
+        if self.unclear:
+            return f"one of several calls of {call.base} in that module, between which training chooses at random"
         return ""
 
     @property

@@ -35,12 +35,25 @@ class Action(NamedTuple):
     copied: bool
     written: bool
 
+    def joined(self, other: "Action") -> "Action":
+        """What is safe in two passes of which each asks for one of the actions, which differ in what they copy."""
+        return self._replace(
+            kept=self.kept or other.kept, copied=self.copied or other.copied, written=self.written or other.written
+        )
+
 
 class ModePlan(NamedTuple):
-    """What happens at which calls in training or in evaluation, and how often each module calls each function there."""
+    """What happens in training or in evaluation.
 
-    actions: Mapping[Key, Action]
-    turns: Mapping[tuple[str, str], int]
+    Args:
+        actions: What happens at which calls.
+        turns: How often each module calls each function, if it is not skipped.
+        skips: Whether all sites may be skipped in one pass.
+    """
+
+    actions: dict[Key, Action]
+    turns: dict[tuple[str, str], int]
+    skips: bool
 
 
 class SwapPlan(NamedTuple):
@@ -51,23 +64,35 @@ class SwapPlan(NamedTuple):
     names: frozenset[str]
 
 
-def swap_plan(modes: Sequence[tuple[Trace, Mapping[int, Site]]]) -> SwapPlan:
-    """The plan that swaps the activations of numbered sites, from those of a trace in training and in evaluation."""
-    names = frozenset(call.key.name for _, sites in modes for site in sites.values() for call in site.calls)
-    plans = []
-    for trace, sites in modes:
-        actions = dict[Key, Action]()
-        for index, site in sites.items():
-            first = next(call for call in site.calls if site.root in call.inputs)
-            last = site.calls[-1]
-            kept = site.written or site.input_changes or any(call.in_place for call in site.calls[:-1])
-            place: int | str | None = argument_of(site.root, first.args, first.kwargs)
-            if first is not last:
-                actions[first.key] = Action(index, place, ends=False, kept=kept, copied=False, written=False)
-                place = None
-            actions[last.key] = Action(index, place, True, kept, copied=site.output_changes, written=site.written)
-        plans.append(ModePlan(actions, {key: n for key, n in trace.turns.items() if is_counted(key[1], names)}))
-    return SwapPlan(train=plans[0], eval=plans[1], names=names)
+def swap_plan(passes: Sequence[tuple[str, Trace, Mapping[int, Site]]], *, skips: bool = False) -> SwapPlan:
+    """The plan that swaps the activations of numbered sites.
+
+    Args:
+        passes: Mode, trace and sites of recorded passes; several of training if some sites are skipped at random.
+        skips: Whether all sites may be skipped in one pass of training.
+    """
+    names = frozenset(call.key.name for *_, sites in passes for site in sites.values() for call in site.calls)
+    plans = {mode: ModePlan({}, {}, skips and mode == "train") for mode in ("train", "eval")}
+    for mode, trace, sites in passes:
+        plan = plans[mode]
+        actions = {key: action for index, site in sites.items() for key, action in site_actions(index, site)}
+        for key, action in actions.items():
+            plan.actions[key] = action.joined(plan.actions.get(key, action))
+        turns = {key: number for key, number in trace.turns.items() if is_counted(key[1], names)}
+        plan.turns.update({key: number for key, number in turns.items() if number > plan.turns.get(key, 0)})
+    return SwapPlan(**plans, names=names)
+
+
+def site_actions(index: int, site: Site) -> Iterator[tuple[Key, Action]]:
+    """What happens at the first and the last call of a site, which may be the same."""
+    first = next(call for call in site.calls if site.root in call.inputs)
+    last = site.calls[-1]
+    kept = site.written or site.input_changes or any(call.in_place for call in site.calls[:-1])
+    place: int | str | None = argument_of(site.root, first.args, first.kwargs)
+    if first is not last:
+        yield first.key, Action(index, place, ends=False, kept=kept, copied=False, written=False)
+        place = None
+    yield last.key, Action(index, place, True, kept, copied=site.output_changes, written=site.written)
 
 
 def argument_of(value: Value, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | str:
@@ -103,7 +128,7 @@ class SwappedNetwork(nn.Module):
         interception = Interception(self)
         with interception.running():
             output: Tensor = self.network(inputs)
-        if self.activations and not interception.reached:
+        if self.activations and not interception.reached and not interception.plan.skips:
             raise SwapError(f"{type(self.network).__name__} reached none of its swapped activations: it ran elsewhere")
         interception.check_turns()
         return output

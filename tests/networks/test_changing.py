@@ -1,5 +1,6 @@
 """Networks whose calls change from pass to pass, from seed to seed, or with the size of the batch."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,6 +8,7 @@ from torch.nn import functional as F
 
 from actbench.cli import main
 from actbench.networks import SwapError, build_network
+from actbench.seeding import global_stream
 from actbench.specs import NetworkSpec
 from actbench.training import Classifier
 
@@ -100,9 +102,132 @@ def test_a_module_may_be_skipped_as_a_whole():
     torch.testing.assert_close(network(x), expected)
 
 
-def test_layer_drop_is_refused_for_what_it_is():
-    with pytest.raises(SwapError, match=r"OftenSkipped: calls .* are skipped at random in training"):
-        swapped(OftenSkipped)
+class OtherBranch(Base):
+    """One of two calls in training, always the first in evaluation."""
+
+    def middle(self, x):
+        return F.relu(self.b(x)) if not self.training or torch.rand(()) < 0.5 else F.relu(self.c(x))
+
+
+@pytest.mark.parametrize(("cls", "site"), [(OftenSkipped, r"\.#0"), (OtherBranch, r"\.")])
+def test_calls_that_one_module_makes_at_random_are_refused_by_their_site(cls, site):
+    message = f"{cls.__name__}: {site} .relu. cannot be swapped: .* between which training chooses at random"
+
+    with pytest.raises(SwapError, match=message):
+        swapped(cls)
+
+
+class Dropped(nn.Module):
+    """A block that leaves itself out, by torch's or NumPy's generator, and calls two functions and a module."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw, self.act = draw, nn.ReLU()
+        self.a, self.b = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def kept(self):
+        return not self.training or self.draw() >= 0.6
+
+    def forward(self, x):
+        if not self.kept():
+            return x
+        return x + F.relu(self.b(self.act(x).add(1))) * torch.sigmoid(self.a(F.relu(self.a(x))))
+
+
+def draw_torch():
+    return torch.rand(())
+
+
+def draw_numpy():
+    return np.random.rand()  # noqa: NPY002  # as users do
+
+
+class LayerDrop(Base):
+    """Layer drop by torch's generator; all activations are inside of what is dropped."""
+
+    draw = staticmethod(draw_torch)
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.blocks = nn.Sequential(*(Dropped(self.draw) for _ in range(4)))
+
+    def middle(self, x):
+        return self.blocks(x)
+
+
+class DropByNumPy(LayerDrop):
+    """The same by NumPy's generator, because the checks of shapes in tests draw from Python's."""
+
+    draw = staticmethod(draw_numpy)
+
+
+class DropWithTail(LayerDrop):
+    """Whether blocks ran before decides which calls with weights come before an activation."""
+
+    def middle(self, x):
+        return self.b(F.relu(self.blocks(x)))
+
+
+class MixedDrop(LayerDrop):
+    """Its own calls are skipped one by one, those of its blocks together."""
+
+    def middle(self, x):
+        x = self.blocks(x)
+        for layer in (self.b, self.c):
+            if not self.training or torch.rand(()) < 0.5:
+                x = x + F.relu(layer(x))
+        return x
+
+
+def by_hand(own, x, act):
+    """What the network computes with the activation, written out."""
+    x = own.a(x.flatten(1))
+    for block in own.blocks:
+        if block.kept():
+            x = x + act(block.b(act(x).add(1))) * torch.sigmoid(block.a(act(block.a(x))))
+    x = own.b(act(x)) if isinstance(own, DropWithTail) else x
+    return own.head(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("cls", [LayerDrop, DropByNumPy, DropWithTail])
+def test_blocks_that_are_dropped_at_random_are_swapped(cls, training):
+    network, x = swapped(cls).train(training), torch.randn(4, *SHAPE)
+
+    for seed in range(40):  # of which about five drop all blocks
+        with global_stream(seed, "dropout"):
+            output = network(x)
+        with global_stream(seed, "dropout"):
+            torch.testing.assert_close(output, by_hand(network.network, x, F.mish))
+
+    assert network.certificate.proved == ("train", "eval")
+    assert all(site.swapped == (site.role != "gate") for site in network.certificate.sites)
+    assert len(network.activations) == 4 * 3 + (cls is DropWithTail)
+
+
+def test_calls_that_cannot_be_told_apart_may_be_left_out():
+    network, x = swapped(MixedDrop, sites=["blocks.*"]), torch.randn(4, *SHAPE)
+
+    for _ in range(10):
+        network(x)
+
+    assert [site.name for site in network.certificate.sites if not site.swapped] == [".#0", ".#1"]
+
+
+@pytest.mark.parametrize("network", ["LayerDrop", "DropByNumPy"])
+def test_replicates_with_layer_drop_are_trained_as_each_alone(network):
+    images, labels = torch.rand(2, 4, *SHAPE), torch.randint(5, (2, 4))
+    options = {"input_shape": SHAPE, "num_classes": 5, "engine": "sequence"}
+    both, *each = (
+        Classifier("prelu", f"test_changing.{network}", seed=seed, replicates=count, **options)
+        for seed, count in ((0, 2), (0, 1), (1, 1))
+    )
+
+    for step in range(5):
+        losses = both.engine.losses(images, labels, key=(0, step))
+        alone = [one.engine.losses(images[n], labels[n], key=(0, step)) for n, one in enumerate(each)]
+
+        assert torch.equal(losses.detach(), torch.cat(alone).detach())
 
 
 # --- wired by the seed ---
