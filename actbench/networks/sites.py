@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -82,10 +82,7 @@ class Site:
 
 
 def find_sites(trace: Trace) -> list[Site]:
-    """The sites in a forward pass, in the order of their outputs.
-
-    A function that one module calls several times is a gate at all of its turns if it is a gate at any.
-    """
+    """The sites in a forward pass, in the order of their outputs."""
     flow = Flow(trace)
     taken = set[int]()  # ids of calls that belong to a site
     found = list[tuple[Value, tuple[Call, ...]]]()
@@ -123,11 +120,7 @@ def find_sites(trace: Trace) -> list[Site]:
                 sources=flow.sources(root),
             )
         )
-    gates = {(site.key.path, site.text) for site in sites if site.role == "gate"}
-    return [
-        replace(site, role="gate") if site.role == "hidden" and (site.key.path, site.text) in gates else site
-        for site in sites
-    ]
+    return sites
 
 
 def site_role(root: Value, calls: Sequence[Call], flow: Flow) -> Role:

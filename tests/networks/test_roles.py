@@ -78,11 +78,11 @@ def test_a_bounded_function_that_multiplies_is_a_gate(middle):
     assert roles(network(middle)) == (["relu"], ["hidden", "gate"])
 
 
-def test_a_function_that_is_a_gate_at_one_turn_is_one_at_all():
+def test_each_call_of_a_function_has_its_own_role():
     def middle(net, x):
         return x * torch.sigmoid(net.b(x)) + net.c(torch.sigmoid(net.d(x)))
 
-    assert roles(network(middle)) == (["relu"], ["hidden", "gate", "gate"])
+    assert roles(network(middle)) == (["relu", "sigmoid"], ["hidden", "gate", "hidden"])
 
 
 HIDDEN = {
