@@ -11,8 +11,9 @@ from actbench.networks.calls import WEIGHTED, Call, Key, Trace, Value, bare_name
 Role = Literal["hidden", "glu", "gate", "scale", "softmax", "head", "recurrent"]
 """What a site is for.
 
-hidden: it flows into a layer with weights. glu: it multiplies a second branch.
-gate: it is bounded and multiplies another tensor, or shifts the input of a
+hidden: it flows into a layer with weights. glu: it multiplies a second branch;
+if it is bounded, one that is itself a gate, as the tanh of an LSTM or of WaveNet
+does. gate: it is bounded and multiplies another tensor, or shifts the input of a
 softmax. scale: it becomes a denominator, a root, or the argument of a logarithm.
 softmax: it makes weights of a sum. head: no layer with weights follows.
 recurrent: it is inside of a fused recurrent layer.
@@ -29,6 +30,7 @@ ACTIVATIONS = (
         "tanh softplus softsign tanhshrink softshrink hardshrink threshold logsigmoid log_sigmoid glu"
     )
 )
+SIGMOIDS = bare_names("sigmoid expit hardsigmoid")
 PARTS = bare_names("erf exp abs where maximum minimum gt lt ge le sign")  # of activations that are composed by hand
 ELEMENTWISE = (ACTIVATIONS - SOFTMAX - {"glu"}) | bare_names(
     "add sub rsub rdiv mul multiply div divide true_divide pow square exp expm1 log log1p sqrt rsqrt reciprocal "
@@ -115,8 +117,11 @@ class Flow:
                 seen |= new
                 waiting += new
 
-    def role(self, output: Value, *, bounded: bool, clamp: bool) -> Role:
-        """What a value is for that an activation, or a clamp at 0, made; see `Role`."""
+    def role(self, output: Value, *, bounded: bool, signed: bool, clamp: bool) -> Role:
+        """What a value is for that an activation, or a clamp at 0, made; see `Role`.
+
+        A bounded activation that has negative values, as tanh, is what is gated where it multiplies a gate without.
+        """
         if self.is_scale(output, clamp=clamp):
             return "scale"
         after = set(self.after(output)) if bounded else set[Value]()
@@ -126,7 +131,11 @@ class Flow:
             value = waiting.pop()
             for call in self.readers[value]:
                 others = self.factors(call, value)
-                if bounded and (others - after or call.base in SOFTMAX):
+                apart = others - after
+                if signed and apart and all(map(self.is_gate, apart)):
+                    found.add("glu")
+                    continue
+                if bounded and (apart or call.base in SOFTMAX):
                     return "gate"
                 if is_weighted(call, self.trace):
                     found.add("hidden")
@@ -137,6 +146,14 @@ class Flow:
                     seen |= new
                     waiting += new
         return "hidden" if "hidden" in found else "glu" if "glu" in found else "head"
+
+    def is_gate(self, value: Value) -> bool:
+        """Whether a value lies between 0 and 1 because it was made from a sigmoid's by elements, as 1 - z."""
+        call = self.maker.get(value)
+        while call is not None and call.base not in SIGMOIDS:
+            inputs = self.data(call)
+            call = self.maker.get(inputs[0]) if len(inputs) == 1 and call.base in KEEPS_SIGN | {"rsub"} else None
+        return call is not None and bool(self.data(call))
 
     def factors(self, call: Call, value: Value) -> set[Value]:
         """What a call multiplies a value with: data, or constants of several elements, as a recurrence begins with."""

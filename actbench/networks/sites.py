@@ -135,7 +135,10 @@ def site_role(root: Value, calls: Sequence[Call], flow: Flow) -> Role:
     if last.vmapped:
         return "hidden"  # as far as is known: what follows cannot be seen
     clamp = len(calls) == 1 and last.base in CLAMPS
-    return flow.role(last.outputs[0], bounded=is_bounded(root, calls, flow), clamp=clamp)
+    bounded = is_bounded(root, calls, flow)
+    low = values_at(torch.tensor([-FAR], dtype=torch.float64), root, calls, flow.trace) if bounded else None
+    signed = low is not None and bool(low[0] < 0)
+    return flow.role(last.outputs[0], bounded=bounded, signed=signed, clamp=clamp)
 
 
 def changed_memory(call: Call, trace: Trace) -> int:

@@ -1,5 +1,7 @@
 """What an activation is for, by what is computed from its output."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -83,6 +85,80 @@ def test_each_call_of_a_function_has_its_own_role():
         return x * torch.sigmoid(net.b(x)) + net.c(torch.sigmoid(net.d(x)))
 
     assert roles(network(middle)) == (["relu", "sigmoid"], ["hidden", "gate", "hidden"])
+
+
+class ByHand(nn.Module):
+    """A recurrent cell over the rows of an image, and a linear layer."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.x2h, self.h2h = nn.Linear(8, 64), nn.Linear(16, 64)
+        self.n = nn.Linear(16, 16)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        rows = x.squeeze(1)
+        h, c = rows.new_zeros(len(rows), 16), rows.new_zeros(len(rows), 16)
+        for row in rows[:, :3].unbind(1):
+            h, c = self.step(self.x2h(row), h, c)
+        return self.head(h)
+
+
+class LSTM(ByHand):
+    """As most people write it."""
+
+    def step(self, x, h, c):
+        i, f, g, o = (x + self.h2h(h)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class LSTMInOneSigmoid(ByHand):
+    """With one sigmoid for three gates."""
+
+    def step(self, x, h, c):
+        gates, g = (x + self.h2h(h)).split((48, 16), 1)
+        i, f, o = gates.sigmoid().chunk(3, 1)
+        c = f * c + i * g.tanh()
+        return o * c.tanh(), c
+
+
+class GRU(ByHand):
+    """Its tanh multiplies 1 - z."""
+
+    def step(self, x, h, c):
+        r, z, n, _ = x.chunk(4, 1)
+        r, z = torch.sigmoid(r + self.n(h)), torch.sigmoid(z + self.n(h))
+        n = torch.tanh(n + r * self.n(h))
+        return (1 - z) * n + z * h, c
+
+
+@pytest.mark.parametrize(("cls", "tanh", "sigmoid"), [(LSTM, 2, 3), (LSTMInOneSigmoid, 2, 1), (GRU, 1, 2)])
+def test_the_tanh_of_a_cell_by_hand_is_swapped_and_its_gates_are_kept(cls, tanh, sigmoid):
+    built = build_network(NetworkSpec(cls), nn.Softsign, input_shape=SHAPE, num_classes=5, seed=0)
+    sites, x = built.certificate.sites, torch.randn(4, *SHAPE)
+
+    with pytest.MonkeyPatch.context() as patch:  # the cell as if it were written with the other function
+        patch.setattr(torch, "tanh", F.softsign)
+        patch.setattr(torch.Tensor, "tanh", F.softsign)
+        expected = built.network(x)
+
+    assert Counter((site.call, site.swapped) for site in sites) == {
+        ("tanh", True): 3 * tanh,
+        ("sigmoid", False): 3 * sigmoid,
+    }
+    assert {site.role for site in sites if site.call == "sigmoid"} == {"gate"}
+    torch.testing.assert_close(built(x), expected)
+
+
+def test_gated_attention_and_wavenet_gate_with_their_sigmoid():
+    middle = network(lambda net, x: net.d(torch.tanh(net.b(x)) * torch.sigmoid(net.c(x))))
+
+    assert roles(middle) == (["relu", "tanh"], ["hidden", "glu", "gate"])
+
+
+def test_a_tanh_that_multiplies_no_gate_is_one():
+    assert roles(network(lambda net, x: x + net.c(x) * torch.tanh(net.b(x)))) == (["relu"], ["hidden", "gate"])
 
 
 HIDDEN = {
