@@ -12,11 +12,13 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from hostile import FIT
 
 from actbench.cli import main
+from actbench.data import decoding, image_folder
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
@@ -162,3 +164,25 @@ def run_folder(tmp_path_factory):
     with contextlib.chdir(folder):
         assert main(["fit", *FIT, *words.split()]) == 0
     return folder / "lightning_logs" / "version_0"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def caches(tmp_path_factory, monkeypatch):
+    """An empty folder for caches of pictures."""
+    folder = tmp_path_factory.mktemp("caches")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Lines that are shown of pictures in folders."""
+    lines = []
+    for module in (image_folder, decoding):
+        monkeypatch.setattr(module, "rank_zero_info", lines.append)
+    return lines
