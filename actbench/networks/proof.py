@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def prove(network: nn.Module, inputs: Tensor, swap: Swap) -> SwapCertificate:
                 "swapped in, so that others cannot be"
             )
         network.load_state_dict(state)
-        prove_places(network, inputs, swap, each, gradients=gradients)
+        prove_places(network, inputs, swap, each, state, gradients=gradients)
     network.load_state_dict(state)
     network.train()
     return swap.certificate._replace(proved=MODES)
@@ -116,8 +116,13 @@ def can_be_differentiated(network: nn.Module, inputs: Tensor) -> bool:
     return True
 
 
-def prove_places(network: nn.Module, inputs: Tensor, swap: Swap, examined: Pass, *, gradients: bool) -> None:
-    """Raise SwapError unless markers run once at each swapped site, and the network's own functions at none."""
+def prove_places(
+    network: nn.Module, inputs: Tensor, swap: Swap, examined: Pass, state: Mapping[str, Any], *, gradients: bool
+) -> None:
+    """Raise SwapError unless markers run once at each swapped site, and the network's own functions at none.
+
+    ``state`` is the network's, to run a checkpointed network twice from.
+    """
     title = network_name(network)
     mode, draw, trace, _ = examined
     sites = examined.numbered(swap.chosen)
@@ -132,7 +137,6 @@ def prove_places(network: nn.Module, inputs: Tensor, swap: Swap, examined: Pass,
         return output
 
     try:
-        state = copy.deepcopy(network.state_dict())
         results = outputs_and_gradients(run, network, inputs, draw=draw, gradients=gradients)
         if trace.checkpointed:
             network.load_state_dict(state)

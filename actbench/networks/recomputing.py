@@ -8,6 +8,7 @@ from unittest.mock import patch
 from torch.utils import checkpoint
 
 Run = Callable[..., Any]
+# Torch tells nobody that a checkpoint begins, so that its own classes are replaced meanwhile.
 Frame, Reentrant = checkpoint._CheckpointFrame, checkpoint.CheckpointFunction
 
 

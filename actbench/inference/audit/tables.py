@@ -125,7 +125,7 @@ def find_columns(header: Sequence[str], body: Sequence[TextLine]) -> Layout:
             raise ValueError(f"datasets are named in a column, and by the columns {', '.join(scores)}")
         unread += [name for name in ("ci_low", "ci_high", "p", "effect") if name in places]
     elif "mean" not in places:
-        scores = dict.fromkeys([""], next(iter(scores.values())))
+        scores = {"": next(iter(scores.values()))}
     kept = {name: place for name, place in places.items() if name not in unread}
     unread += [cell for cell, place in others.items() if place not in scores.values()]
     return Layout(kept, scores, transposed, unread)
