@@ -1,19 +1,25 @@
 """``sites``: list where a network calls activations, without training it."""
 
+import json
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from actbench.cli.main import CommandParser, fail
 from actbench.networks import Swap, list_sites
+from actbench.report.exports import to_csv
+from actbench.report.tables import ReportTable, TableColumn, markdown, text_cell
 from actbench.specs import NetworkSpec, UsageError, compose, one_line, without
 from actbench.specs.values import load_yaml
 
+FORMATS = ("text", "md", "csv", "json")
+COLUMNS = ("site", "call", "role", "mode", "swapped")
 EPILOG = """\
 columns:
   site      path of the module that makes the call; #0, #1, ... if it makes several; . is the network itself
@@ -41,18 +47,24 @@ def run_sites(options: Sequence[str]) -> int:
     parser.add_argument("--model.sites", help="hidden (default), all, or patterns of sites.")
     parser.add_argument("--input_shape", help="Shape of one input (default: 3,224,224).")
     parser.add_argument("--num_classes", help="Number of classes (default: 10).")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="text (default), md or csv: the table; json: all that is known."
+    )
     if {"-h", "--help"} & set(options):
         parser.parse_args(["--help"])
     try:
-        swap = swap_of(compose(options))
+        given = dict(compose(options))
+        format = given.pop("format", "text")
+        if format not in FORMATS:
+            raise UsageError(f"--format is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {format}")
+        swap = swap_of(given)
     except (UsageError, ValueError) as error:
         return fail(one_line(error))
-    # Text that is piped on is not wrapped to the width of a terminal, and paths are not markup.
-    console = Console(width=None if sys.stdout.isatty() else 300, markup=False, emoji=False)
-    console.print(sites_table(swap))
+    print_sites(swap, format)
     if swap.problem:
         return fail(swap.problem)
-    print(f"{swap.certificate.counts.replace('swapped', 'to swap')}; nothing was trained or proved")
+    if format == "text":
+        print(f"{counts_to_swap(swap)}; nothing was trained or proved")
     return 0
 
 
@@ -78,11 +90,35 @@ def swap_of(given: Mapping[str, Any]) -> Swap:
         raise UsageError(f"{network.class_path}: {one_line(error)}") from error
 
 
-def sites_table(swap: Swap) -> Table:
-    """All sites in the order of a forward pass."""
-    table = Table("site", "call", "role", "mode", "swapped", box=box.SIMPLE_HEAD)
-    for site in swap.certificate.sites:
-        call = f"{site.call}{' *' if site.in_place else ''}"
-        state = "yes" if site.swapped else f"no: {site.reason}"
-        table.add_row(site.name, call, site.role, " and ".join(site.modes), state)
-    return table
+def counts_to_swap(swap: Swap) -> str:
+    """How many sites would be swapped and kept."""
+    return swap.certificate.counts.replace("swapped", "to swap")
+
+
+def print_sites(swap: Swap, format: str) -> None:
+    """Print all sites, in the order of a forward pass."""
+    if format == "json":
+        print(json.dumps({"problem": swap.problem or None, **swap.certificate.to_dict()}, indent=2))
+        return
+    rows = [
+        (
+            site.name,
+            f"{site.call}{' *' if site.in_place else ''}",
+            site.role,
+            " and ".join(site.modes),
+            "yes" if site.swapped else f"no: {site.reason}",
+        )
+        for site in swap.certificate.sites
+    ]
+    if format == "csv":
+        print(to_csv(pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")).decode(), end="")
+    elif format == "md":
+        columns = [TableColumn(name, number=False) for name in COLUMNS]
+        title = counts_to_swap(swap)
+        print(markdown(ReportTable("sites", title, columns, [[*map(text_cell, row)] for row in rows])), end="")
+    else:
+        table = Table(*COLUMNS, box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(*row)
+        # Text that is piped on is not wrapped to the width of a terminal, and paths are not markup.
+        Console(width=None if sys.stdout.isatty() else 300, markup=False, emoji=False).print(table)

@@ -1,5 +1,7 @@
 """Sites of published networks, against counts that know nothing of actbench's: of the operators that torch runs."""
 
+import csv
+import json
 from collections import Counter
 from typing import NamedTuple
 
@@ -203,10 +205,44 @@ def test_the_command_lists_sites_without_training(capsys):
     assert lines[-1] == "33 of 42 sites to swap: 33 hidden; kept 9 gates; nothing was trained or proved"
 
 
+def test_the_command_prints_tables_for_other_programs(capsys):
+    def printed(format):
+        assert main(["sites", "--model.network", "torchvision.models.squeezenet1_1", "--format", format]) == 0
+        return capsys.readouterr().out
+
+    # SqueezeNet has a ReLU after its first layer, three in each of eight blocks, and one after its classifier.
+    known = json.loads(printed("json"))
+    assert [site["role"] for site in known["sites"]] == ["hidden"] * 25 + ["head"]
+    assert [site["swapped"] for site in known["sites"]] == [True] * 25 + [False]
+    assert known["problem"] is None
+    rows = list(csv.DictReader(printed("csv").splitlines()))
+    assert [row["site"] for row in rows] == [site["name"] for site in known["sites"]]
+    assert rows[-1] == {
+        "site": "classifier.2",
+        "call": "relu *",
+        "role": "head",
+        "mode": "train and eval",
+        "swapped": "no: role head",
+    }
+    title, _, head, rule, *lines = printed("md").splitlines()
+    assert title == "**25 of 26 sites to swap: 25 hidden; kept 1 head**"
+    assert (head, rule) == ("| site | call | role | mode | swapped |", "| --- | --- | --- | --- | --- |")
+    assert len(lines) == 26
+
+
+def test_a_network_without_sites_says_so_in_json_too(capsys):
+    assert main(["sites", "--model.network", "torch.nn.Flatten", "--format", "json"]) == 2
+
+    output, error = capsys.readouterr()
+    assert "no hidden site to swap" in json.loads(output)["problem"]
+    assert "no hidden site to swap" in error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("", "which network?"),
+        ("--model.network torchvision.models.alexnet --format xml", "--format is text, md, csv or json, not xml"),
         ("--model.network MLP", "MLP takes the activation itself"),
         ("--model.network torchvision.models.resnet81", "near it are torchvision.models.resnet18"),
         (
