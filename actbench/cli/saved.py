@@ -61,7 +61,8 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
     values["model.freeze"] = tuple(", ".join(model.get("freeze", [])) for model in (saved["model"], config["model"]))
     start = saved["model"].get("weights")
     values["model.weights"] = start, digest_beside(config["model"].get("weights"), start)
-    values["model.sites"] = tuple(str(model.get("sites", "hidden")) for model in (saved["model"], config["model"]))
+    for name, default in (("sites", "hidden"), ("init", "as_is")):
+        values[f"model.{name}"] = tuple(str(model.get(name, default)) for model in (saved["model"], config["model"]))
     values["model.replicates"] = saved["model"]["replicates"], config["model"]["replicates"]
     values["vary"] = ", ".join(saved["vary"]), ", ".join(config.get("vary", SOURCES))
     values["seed_everything"] = str(saved["seed"]), str(config["seed_everything"])

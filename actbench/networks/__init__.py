@@ -35,5 +35,8 @@ from actbench.networks.freezing import hold_statistics as hold_statistics
 from actbench.networks.freezing import idle_parameters as idle_parameters
 from actbench.networks.freezing import plain_name as plain_name
 from actbench.networks.freezing import site_paths as site_paths
+from actbench.networks.initialization import Init as Init
+from actbench.networks.initialization import scale_by_data as scale_by_data
+from actbench.networks.initialization import scale_by_gain as scale_by_gain
 from actbench.networks.swap import SwappedNetwork as SwappedNetwork
 from actbench.networks.swap import network_name as network_name

@@ -17,11 +17,11 @@ from typing_extensions import override
 
 from actbench.data import read_batch
 from actbench.data.images import check_at_least, check_replicates
-from actbench.networks import SwapCertificate, build_network, common_certificate, freeze_parameters
+from actbench.networks import Init, SwapCertificate, build_network, common_certificate, freeze_parameters
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, device, preflight, transfer
 from actbench.training.callbacks import for_replicates
-from actbench.training.engines import SequenceEngine, choose, make_engine
+from actbench.training.engines import make_engine
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
 from actbench.training.predictions import Prediction
 
@@ -75,6 +75,9 @@ class Classifier(LightningModule):
             a head for another number of classes, is drawn from the seed.
         freeze: Patterns of names of parameters that are not trained, such as "stages.0.*". A BatchNorm whose
             running_mean matches keeps its statistics and uses them in training.
+        init: How drawn weights are scaled before the first step: "as_is", not at all; "gain", in each layer to the
+            variance gain²/fan_in, with the gain of the activation that it reads; "data", layer after layer, so that
+            outputs on the first batch have variance 1. Seeds keep their draws.
         input_shape: Shape of one input, with any number of axes; for an image: channels, height, width.
         num_classes: Number of classes.
         seed: Seed of the first replicate. It keys the initial weights and the network's draws in training.
@@ -97,6 +100,7 @@ class Classifier(LightningModule):
         weights: str | Path | None = None,
         freeze: Sequence[str] | str | None = None,
         sites: str | Sequence[str] = "hidden",
+        init: Init = "as_is",
         *,
         input_shape: Sequence[int],
         num_classes: int,
@@ -120,6 +124,7 @@ class Classifier(LightningModule):
         build = partial(build_network, self.network_spec, self.activation, num_classes=num_classes, sites=sites)
         networks = [build(input_shape=self.input_shape, seed=seed) for seed in self.seeds]
         self.swap: SwapCertificate | None = common_certificate(networks, self.seeds)
+        self.scaling = transfer.Scaling.of(init, self.activation, weights)
         self.start = transfer.load_weights(
             networks,
             self.seeds,
@@ -172,21 +177,10 @@ class Classifier(LightningModule):
         logits: Tensor = self.engine(images.to(self.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def choose_engine(self, place: torch.device, batch: int) -> None:
-        """Choose the engine for a device and a size of batches, if it was left to choose and has not been chosen."""
-        if self.engine_reason is None:
-            sequence = cast(SequenceEngine, self.engine)
-            self.engine, self.engine_reason = choose(
-                sequence, batch=batch, device=place, optimizer=self.optimizer, width=self.stack_width
-            )
-            self.engine.train(self.training)
-            if len(self.seeds) > 1:
-                rank_zero_info(f"engine: {self.engine.name}; {self.engine_reason}")
-
     @override
     def configure_callbacks(self) -> Any:
         # The first hook that knows the Trainer, before callbacks look at the parameters.
-        self.choose_engine(self.trainer.strategy.root_device, preflight.batch_size(self.trainer))
+        device.choose_engine(self, self.trainer.strategy.root_device, preflight.batch_size(self.trainer))
         return super().configure_callbacks()
 
     @override
@@ -221,6 +215,8 @@ class Classifier(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             self.train_loss.reset()  # not at the epoch's end, whose checkpoint holds its sum
+            if self.scaling.init != "as_is" and self.trainer.global_step == 0:
+                transfer.scale_weights(self, batch)
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:

@@ -245,11 +245,11 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     composed config `with_defaults`, and ``parsed`` the parser's result.
     """
     model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}
-    names = ("replicates", "engine", "compile", "stack_width", "batch_keys", "sites", "weights", "freeze")
+    names = ("replicates", "engine", "compile", "stack_width", "batch_keys", "sites", "weights", "freeze", "init")
     options = {name: to_plain(parsed.model[name]) for name in names}
     if isinstance(options["freeze"], str):
         options["freeze"] = [options["freeze"]]
-    model |= {name: value for name, value in options.items() if value not in (None, "auto", "hidden")}
+    model |= {name: value for name, value in options.items() if value not in (None, "auto", "hidden", "as_is")}
     dataset = to_plain(parsed.data, given["data"])
     if is_actbench_dataset(dataset["class_path"]):
         dataset["init_args"] = without(dataset.get("init_args", {}), *LINKED)

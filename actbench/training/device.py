@@ -1,13 +1,29 @@
-"""What is fastest on a device: the form of each convolution, and whether steps are compiled."""
+"""What is fastest on a device: the engine, the form of each convolution, and whether steps are compiled."""
 
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_info
 
 from actbench.training import preflight
-from actbench.training.engines import Engine, Stack, compiling_pays
+from actbench.training.engines import Engine, Stack, choose, compiling_pays
 from actbench.training.engines.stack.convolution import Layer
+
+
+def choose_engine(classifier: Any, device: torch.device, batch: int) -> None:
+    """Choose the engine for a device and a size of batches, if it was left to choose and has not been chosen."""
+    if classifier.engine_reason is None:
+        classifier.engine, classifier.engine_reason = choose(
+            classifier.engine,
+            batch=batch,
+            device=device,
+            optimizer=classifier.optimizer,
+            width=classifier.stack_width,
+        )
+        classifier.engine.train(classifier.training)
+        if len(classifier.seeds) > 1:
+            rank_zero_info(f"engine: {classifier.engine.name}; {classifier.engine_reason}")
 
 
 def choose_convolutions(trainer: Trainer, classifier: Any) -> None:

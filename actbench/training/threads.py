@@ -12,6 +12,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
 from actbench.training.classifier import Classifier
+from actbench.training.device import choose_engine
 from actbench.training.engines import Engine
 
 THREADED_WORK = 2e7
@@ -76,7 +77,7 @@ def work_at_once(engine: Engine, batch_size: int) -> float:
 def choose_threads(trainer: Trainer, model: Classifier, datamodule: LightningDataModule) -> None:
     """On a CPU, set the number of threads that the network can keep busy, and report it. OMP_NUM_THREADS overrides."""
     batch_size = getattr(datamodule, "batch_size", 64)
-    model.choose_engine(trainer.strategy.root_device, batch_size)
+    choose_engine(model, trainer.strategy.root_device, batch_size)
     if trainer.strategy.root_device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return
     threads = fitting_threads(model.engine, batch_size, trainer.num_devices)

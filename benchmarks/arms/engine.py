@@ -7,6 +7,7 @@ import torch
 
 from actbench import data
 from actbench.training.classifier import Classifier
+from actbench.training.device import choose_engine
 from actbench.training.metrics import Scores
 from actbench.training.threads import fitting_threads, keep_memory
 from workload import Fit, Task, main
@@ -26,7 +27,7 @@ def fit(task: Task) -> Sequence[float]:
         input_shape=datamodule.input_shape,
         num_classes=datamodule.num_classes,
     )
-    model.choose_engine(task.device, task.batch_size)
+    choose_engine(model, task.device, task.batch_size)
     engine = model.engine.to(task.device)
     if task.device.type == "cpu":
         torch.set_num_threads(fitting_threads(engine, task.batch_size))

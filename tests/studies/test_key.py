@@ -26,6 +26,7 @@ OTHERS = {  # rows that are settings, with a value that is not the default
     "model.sites": "all",
     "model.batch_keys": ["a", "b"],
     "model.freeze": ["conv1.*"],
+    "model.init": "gain",
     "model.replicates": 7,
     "model.stack_width": 2,
     "model.engine": "sequence",

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from actbench.training.classifier import Classifier
+from actbench.training.device import choose_engine
 from actbench.training.engines import EngineError
 
 IMAGES, LABELS = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
@@ -82,5 +83,5 @@ def test_a_module_that_computes_with_what_it_has_kept_is_not_stacked():
         Classifier("test_kept.Remembers", "MLP", engine="stack", **options)
 
     model = Classifier("test_kept.Remembers", "MLP", **options)
-    model.choose_engine(torch.device("cpu"), batch=4)
+    choose_engine(model, torch.device("cpu"), batch=4)
     assert (model.engine.name, "changes last" in model.engine_reason) == ("sequence", True)

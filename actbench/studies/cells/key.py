@@ -50,6 +50,7 @@ KEY: Mapping[str, Counts] = {
     "model.sites": Counts(True, "which activations of someone's network are swapped"),
     "model.batch_keys": Counts(True, "which parts of a batch are trained on"),
     "model.weights": Counts(True, "the content of the file, wherever it is"),
+    "model.init": Counts(True, "the scale of the initial weights"),
     "model.freeze": Counts(True, "which parameters are trained"),
     **dict.fromkeys(
         ("model.replicates", "model.stack_width", "model.engine", "model.compile"),
@@ -137,7 +138,7 @@ def factors(
         **{name: model[name] for name in SPEC_NAMES},
         "callbacks": callbacks,
         **({"initial_weights": known[start]} if start else {}),
-        **{name: model[name] for name in ("batch_keys", "freeze", "sites") if name in model},
+        **{name: model[name] for name in ("batch_keys", "freeze", "init", "sites") if name in model},
         "trainer": settings,
         "digest": digest,
         "versions": {**versions, "actbench": __version__},

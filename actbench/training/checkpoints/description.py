@@ -51,6 +51,7 @@ def describe_model(classifier: Any) -> dict[str, Any]:
     """The arguments of a classifier in plain values, without seed and width."""
     sites = None if classifier.sites == "hidden" else classifier.sites
     options = {"batch_keys": classifier.batch_keys, "sites": sites}
+    options |= {"init": None if classifier.scaling.init == "as_is" else classifier.scaling.init}
     options |= {"weights": classifier.start.digest, "freeze": classifier.frozen}
     return {
         "activation": classifier.activation.to_dict(),
