@@ -19,6 +19,7 @@ from actbench.seeding import SOURCES, Source
 from actbench.specs import Spec, UsageError, merge_config, one_line, to_plain, without
 from actbench.specs.values import load_yaml
 from actbench.studies.executors import Executor, InProcess, LocalProcesses, Ray
+from actbench.studies.fairness import Condition, Fairness
 from actbench.training.callbacks import CheckpointCopy
 from actbench.training.config import BenchCLI
 
@@ -145,6 +146,7 @@ class Study:
             point.
         tune: A setting and its grid, such as ``{model.optimizer.lr: [1e-4, 3e-4, 1e-3], replicates: 3}``: every arm is
             compared at its best value on val, found on separate seeds that are the same for every arm.
+        fairness: Conditions under which all arms are compared again, such as ``{init: [as_is, gain, data]}``.
 
     Raises:
         StudyError: A setting makes no sense, or a folder of records was not found.
@@ -169,6 +171,7 @@ class Study:
     alpha: OpenUnitInterval = 0.05
     margin: PositiveFloat = 0.005
     tune: dict[str, Any] | None = None
+    fairness: Fairness = field(default_factory=Fairness)
 
     def __post_init__(self) -> None:
         for name in ("activations", "datasets", "networks", "vary"):
@@ -178,6 +181,7 @@ class Study:
         self._check_rule()
         if self.tune is not None:
             Grid.parse(self.tune)
+        self._check_fairness()
         self._check_folders()
         for setting, make in (("checkpoints", CheckpointCopy), ("executor", lambda executor: executor())):
             value = getattr(self, setting)
@@ -197,6 +201,17 @@ class Study:
             raise StudyError(str(large_margin(self.margin)))
         if self.seed + self.most > FIRST_OTHER_SEED:
             raise StudyError(f"seeds lie below {FIRST_OTHER_SEED:,}, got {self.seed} and {self.most} replicates")
+
+    def _check_fairness(self) -> None:
+        for name, entries in asdict(self.fairness).items():
+            if not entries or len(set(entries)) < len(entries):
+                raise StudyError(f"study.fairness.{name} is a list of entries that are all different, got {entries}")
+        if "shared" in self.fairness.tune and self.tune is None:
+            raise StudyError("study.fairness.tune compares with a tuned setting; give it in study.tune")
+        if self.fairness.init != ["as_is"] and (self.fit.get("model") or {}).get("init", "as_is") != "as_is":
+            raise StudyError(
+                "model.init and study.fairness.init both say how weights are scaled; leave out one of them"
+            )
 
     def _check_folders(self) -> None:
         check_name(self.name)
@@ -235,6 +250,7 @@ class Study:
         for name in {"activations", "datasets", "networks", "tune"} & set(section):
             values[name] = load_yaml(section[name]) if isinstance(section[name], str) else section[name]
         values["records"] = values["records"] or []
+        values["fairness"] = Fairness(**vars(values["fairness"]))
         if not isinstance(values["replicates"], int):
             values["replicates"] = parse_looks(values["replicates"])
         fit = without(config, "study", "seed_everything", "ckpt_path", "trust", "vary", *FLAGS)
@@ -260,6 +276,11 @@ class Study:
         """The tuned setting with its values; None without tuning."""
         return None if self.tune is None else Grid.parse(self.tune)
 
+    @property
+    def conditions(self) -> list[Condition]:
+        """The ways in which all arms are compared, the usual one first."""
+        return self.fairness.conditions(self.grid.setting if self.grid else None)
+
     def to_config(self) -> dict[str, Any]:
         """The content of the study's file."""
         values = without(vars(self), "fit", "seed")
@@ -267,6 +288,7 @@ class Study:
             values["executor"] = self.executor.to_dict()
         if isinstance(self.replicates, Looks):
             values["replicates"] = asdict(self.replicates)
+        values["fairness"] = None if self.fairness == Fairness() else asdict(self.fairness)
         section = {name: value for name, value in values.items() if value is not None}
         config: dict[str, Any] = to_plain({"seed_everything": self.seed, **self.fit, "study": section})
         return config

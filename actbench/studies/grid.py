@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
+from actbench.inference.verdict import condition_name
 from actbench.specs import (
     UsageError,
     merge_config,
@@ -203,7 +204,9 @@ def planned_cells(
     networks = choices(study, "model.network", study.networks, "TutorialCNN")
     for name, _ in (*datasets, *networks, *arms(study)):
         check_name(name)
-    by_hash = dict[str, PlannedCell]()
+    tuning = isinstance(value, float | int)  # which changes nothing where all arms share the config's value
+    conditions = [condition for condition in study.conditions if not (tuning and condition.shared)]
+    by_hash = dict[tuple[str, str], PlannedCell]()  # and condition
     digests = {} if digests is None else digests
     parsed = dict[str, dict[str, Any]]()  # by what was parsed, with one network in place of all
     canonical_networks = dict[str, Any]()
@@ -220,29 +223,50 @@ def planned_cells(
         config = parsed[rest]
         return {**config, "model": {**config["model"], "network": canonical_networks[own]}}
 
-    for (dataset, data), (network, network_spec), (arm, settings) in product(datasets, networks, arms(study)):
-        tuned = value((dataset, network, arm)) if callable(value) else value
-        shared = {**without(model, "activation", "replicates"), "network": network_spec}
+    places = product(datasets, networks, conditions, arms(study))
+    for (dataset, data), (network_name, network_spec), condition, (arm, settings) in places:
+        network = condition_name(network_name, condition.name)
+        tuned = None if condition.shared else value((dataset, network, arm)) if callable(value) else value
+        init = {"init": condition.init} if condition.init else {}
+        shared = {**without(model, "activation", "replicates"), "network": network_spec} | init
         config = merge_config({**study.fit, "model": shared, "data": data}, settings)
         if study.grid and tuned is not None:
             config = merge_config(config, nest(study.grid.setting, tuned))
         try:
             config = parse(config)
-            try:
-                digest = data_digest(config, digests)
-            except Exception as error:  # of any kind, in a DataModule that is not ours
-                raise ValueError(f"dataset {dataset}: {readable_error(str(error))}") from error
+            digest = named_digest(dataset, config, digests)
             cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
             vars(cell)["factors"] = factors(
                 config, digest, study.weights, fixed=cell.fixed, fixed_seed=cell.fixed_seed, known=files
             )
+            if condition.shared and study.grid and callable(value):
+                tuned = own_value(config, study.grid.setting)
             entry = PlannedCell(dataset, network, arm, cell, tuned)
-            twin = by_hash.setdefault(cell.hash, entry)
+            twin = by_hash.setdefault((condition.name, cell.hash), entry)
         except ValueError as error:
             raise StudyError(f"arm {arm}: {one_line(error)}") from error
         if twin is not entry:
             raise StudyError(f"{twin.label} and {entry.label} are the same")
     return list(by_hash.values())
+
+
+def named_digest(dataset: str, config: Mapping[str, Any], digests: dict[str, str]) -> str:
+    """Hash of the data of a config; see `data_digest`. A ValueError names the dataset."""
+    try:
+        return data_digest(config, digests)
+    except Exception as error:  # of any kind, in a DataModule that is not ours
+        raise ValueError(f"dataset {dataset}: {readable_error(str(error))}") from error
+
+
+def own_value(config: Mapping[str, Any], key: str) -> float:
+    """The value of a dotted setting in a canonical config; a ValueError if it is no number."""
+    value: Any = config
+    for part in key.split("."):
+        value = value if part in value else value.get("init_args", {})
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if not isinstance(value, int | float):
+        raise ValueError(f"study.fairness.tune: shared needs a number for {key} in the config, got {value}")
+    return float(value)
 
 
 def make_cells(entry: PlannedCell, blocks: Iterable[range]) -> list[Cell]:

@@ -45,7 +45,10 @@ def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
     store = study_store(study)
     files = store.files()
     cached, missing = 0, list[list[Cell]]()
+    first = {(entry.cell.hash, seeds): (entry, seeds) for entry, seeds in reversed(wanted)}  # others share its records
     for entry, seeds in wanted:
+        if first[entry.cell.hash, seeds][0] is not entry:
+            continue
         usable = usable_seeds(store, files_by_seed(files.get(entry.cell.hash, []), seeds))
         lacking = [seed for seed in seeds if seed not in usable]
         cached += len(seeds) - len(lacking)
@@ -89,6 +92,7 @@ def make_question(study: Study, compared: Sequence[PlannedCell]) -> Question:
         alpha=study.alpha,
         margin=study.margin,
         tune=study.tune,
+        conditions=[condition.name for condition in study.conditions[1:]],
     )
 
 
@@ -128,7 +132,7 @@ def read_wanted(
                 continue
             chosen = [seed for seed in seeds if by_seed.get(seed) == path]
             tables.append(table.filter(pl.col("seed").is_in(chosen)).select(*columns, pl.all()))
-    return pl.concat(tables) if tables else pl.DataFrame()
+    return pl.concat(tables, how="diagonal") if tables else pl.DataFrame()  # tuned arms have a column more
 
 
 def test_images(entry: PlannedCell) -> int | None:

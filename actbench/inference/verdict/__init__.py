@@ -17,6 +17,7 @@ from actbench.inference.verdict.planning import forecast_power as forecast_power
 from actbench.inference.verdict.question import Comparison as Comparison
 from actbench.inference.verdict.question import PlannedArm as PlannedArm
 from actbench.inference.verdict.question import Question as Question
+from actbench.inference.verdict.question import condition_name as condition_name
 from actbench.inference.verdict.results import RECORDS as RECORDS
 from actbench.inference.verdict.results import TUNING as TUNING
 from actbench.inference.verdict.results import VERDICT as VERDICT

@@ -34,6 +34,11 @@ class Comparison(NamedTuple):
     baseline: str
 
 
+def condition_name(network: str, condition: str) -> str:
+    """The name of a network under another condition than the study's usual one, which is ""."""
+    return f"{network}, {condition}" if condition else network
+
+
 class PlannedArm(NamedTuple):
     """An arm on a dataset and network, with the hash of the cell whose records are compared."""
 
@@ -56,6 +61,8 @@ class Question:
         alpha: Chance of any false verdict of a difference, over all comparisons and looks.
         margin: The largest difference of accuracies that does not matter, a fraction.
         tune: The setting in which each arm is tuned, with its grid; None without tuning.
+        conditions: Other conditions than the usual one, such as ``init gain``, under which all arms are compared too.
+            The networks' names end with them.
 
     Raises:
         ValueError: The baseline is not an arm, a combination of dataset, network and arm is missing or occurs twice,
@@ -70,6 +77,7 @@ class Question:
     alpha: float = 0.05
     margin: float = 0.005
     tune: Mapping[str, Any] | None = None
+    conditions: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.baseline not in self.arms:
@@ -92,7 +100,10 @@ class Question:
 
     def to_dict(self) -> dict[str, Any]:
         """The question in plain values, as JSON holds them."""
-        return {**asdict(self), "asked": [list(row) for row in self.asked]}
+        values = {**asdict(self), "asked": [list(row) for row in self.asked]}
+        if not self.conditions:  # so that older plans keep their hash
+            del values["conditions"]
+        return values
 
     @cached_property
     def hash(self) -> str:

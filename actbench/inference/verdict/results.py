@@ -11,6 +11,7 @@ import polars as pl
 
 from actbench import __version__
 from actbench.inference.verdict.certificate import Certificate
+from actbench.inference.verdict.conditions import by_condition, condition_sentences
 from actbench.inference.verdict.findings import OUTCOME, Conclusion, conclude
 from actbench.inference.verdict.history import FILE, History
 from actbench.inference.verdict.pairing import pairing_faults, planning_faults
@@ -76,6 +77,7 @@ def load_results(folder: Path) -> StudyResults:
     certificates = [Certificate.from_dict(values) for values in history.certificates.get(question.hash, [])]
     if looked is not history:
         looked.write(folder)
+    changed = [line for result in by_condition(conclusion) for line in condition_sentences(result)]
     results = StudyResults(
         table,
         question,
@@ -83,7 +85,7 @@ def load_results(folder: Path) -> StudyResults:
         tunings,
         certificates,
         faults=[*planning_faults(table, question), *pairing_faults(table, question.baseline)],
-        sentences=sentences(conclusion, tunings, certificates),
+        sentences=[*sentences(conclusion, tunings, certificates), *changed],
         command=history.command,
         troubles=history.troubles,
     )

@@ -1,0 +1,96 @@
+"""Studies that repeat their comparison under other conditions."""
+
+import json
+
+import pytest
+import yaml
+from small_studies import Lines, Ran, study
+
+from actbench.studies import Study, StudyError, compare, make_plan, planned_cells
+
+LR = "model.optimizer.lr"
+
+
+def planned(tmp_path, **section):
+    given = Study.of(study(tmp_path, **section))
+    return {(entry.network, entry.arm): entry.cell.config["model"] for entry in planned_cells(given)}
+
+
+def test_every_arm_is_planned_under_every_condition(tmp_path):
+    cells = planned(tmp_path, fairness={"init": ["as_is", "gain", "data"]})
+
+    assert {key: config.get("init") for key, config in cells.items()} == {
+        ("MLP", "relu"): None,
+        ("MLP", "swish"): None,
+        ("MLP, init gain", "relu"): "gain",
+        ("MLP, init gain", "swish"): "gain",
+        ("MLP, init data", "relu"): "data",
+        ("MLP, init data", "swish"): "data",
+    }
+
+
+def test_the_first_entry_is_the_usual_way(tmp_path):
+    cells = planned(tmp_path, fairness={"init": ["gain", "as_is"]})
+
+    assert cells["MLP", "relu"]["init"] == "gain"
+    assert "init" not in cells["MLP, init as_is", "relu"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"fairness": {"init": []}}, "study.fairness.init is a list of entries that are all different"),
+        ({"fairness": {"init": ["gain", "gain"]}}, "all different"),
+        ({"fairness": {"init": ["xavier"]}}, "xavier"),
+        ({"fairness": {"tune": ["tuned", "shared"]}}, "give it in study.tune"),
+        ({"fairness": {"inits": ["gain"]}}, "inits"),
+    ],
+)
+def test_a_condition_that_makes_no_sense_is_refused(tmp_path, section, message):
+    with pytest.raises(StudyError, match=message):
+        Study.of(study(tmp_path, **section))
+
+
+def test_init_is_given_once(tmp_path):
+    given = study(tmp_path, fairness={"init": ["gain", "as_is"]})
+    given["model"]["init"] = "data"
+
+    with pytest.raises(StudyError, match="leave out one"):
+        Study.of(given)
+
+
+def test_a_study_under_three_conditions_says_whether_the_winner_changes(tmp_path):
+    fairness = {"init": ["as_is", "gain"], "tune": ["tuned", "shared"]}
+    given = study(tmp_path, replicates=6, tune={LR: [0.001, 0.01], "replicates": 1}, fairness=fairness)
+
+    results = compare(given, work=Ran(), progress=Lines())
+
+    rates = {
+        (network, arm): table["value"].unique().to_list()
+        for (network, arm), table in results.table.group_by("network_name", "arm")
+    }
+    assert set(rates) == {
+        (network, arm) for network in ("MLP", "MLP, init gain", "MLP, shared lr") for arm in ("relu", "swish")
+    }
+    assert rates["MLP, shared lr", "relu"] == rates["MLP, shared lr", "swish"] == [0.001]
+    assert any("the winner" in line and "init gain" in line and "shared lr" in line for line in results.sentences)
+    verdict = json.loads((tmp_path / "s" / "verdict.json").read_text())
+    assert verdict["question"]["conditions"] == ["init gain", "shared lr"]
+    assert len(verdict["comparisons"]) == 3
+
+    # The file of the study is the study, and nothing is trained again.
+    again = Study.of(yaml.safe_load((tmp_path / "s" / "study.yaml").read_text()))
+    ran = Ran()
+    assert compare(again, work=ran, progress=Lines()).sentences == results.sentences
+    assert ran == []
+
+
+def test_cells_that_two_conditions_share_are_trained_once(tmp_path):
+    given = study(tmp_path, tune={LR: [0.001, 0.01], "replicates": 1}, fairness={"tune": ["tuned", "shared"]})
+    own = Study.of(given)
+
+    # Before tuning, both conditions have the config's own value.
+    plan = make_plan(own)
+
+    assert len(plan.wanted) == 4
+    assert plan.missing_replicates == 2 * 3
