@@ -26,6 +26,7 @@ OPTIMIZERS = {
     "Adam": lambda p: torch.optim.Adam(p, lr=1e-3),
 }
 
+ACTIVATIONS = (nn.SiLU, nn.Tanh, PadeUnit)
 FAST = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}
 
 
@@ -86,6 +87,11 @@ def train_alone(network, steps, make):
 # --- stack against solo ---
 
 
+def slow_if_deep(network, activation):
+    """Marks of a test: twenty layers take seconds with each activation, and the suite trains them with one."""
+    return [pytest.mark.slow] if network is ResNet20 and activation is not nn.SiLU else []
+
+
 @pytest.mark.parametrize("width", [1, 3], ids=["one by one", "together"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
@@ -96,8 +102,7 @@ def train_alone(network, steps, make):
             shape,
             activation,
             id=f"{network.__name__}-{activation.__name__}",
-            # Twenty layers take a minute with each activation.
-            marks=[pytest.mark.slow] if network is ResNet20 and activation is not nn.SiLU else [],
+            marks=slow_if_deep(network, activation),
         )
         for network, shape in {
             TutorialCNN: (1, 8, 8),
@@ -105,7 +110,7 @@ def train_alone(network, steps, make):
             ConvNet: (3, 8, 8),
             ResNet20: (1, 8, 8),
         }.items()
-        for activation in (nn.SiLU, nn.Tanh, PadeUnit)
+        for activation in ACTIVATIONS
     ],
 )
 def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimizer, width):
@@ -124,18 +129,22 @@ def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimi
 
 @pytest.mark.parametrize("width", [1, 2], ids=["one by one", "together"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("activation", [nn.SiLU, nn.Tanh, PadeUnit], ids=["silu", "tanh", "pade"])
 @pytest.mark.parametrize(
-    ("network", "shape", "count", "atol"),
+    ("network", "shape", "count", "atol", "activation"),
     # Through many layers of BatchNorm, rounding grows with every step, and max-pooling may choose another pixel, as it
     # does between two orders of torch's own operations. Only the first steps tell an error from rounding.
     [
-        (TutorialCNN, (1, 8, 8), 20, 1e-4),
-        (MLP, (1, 8, 8), 20, 1e-4),
-        (ConvNet, (3, 8, 8), 6, 1e-3),
-        (ResNet20, (1, 8, 8), 6, 1e-3),
+        pytest.param(
+            *case, activation, id=f"{case[0].__name__}-{activation.__name__}", marks=slow_if_deep(case[0], activation)
+        )
+        for case in [
+            (TutorialCNN, (1, 8, 8), 20, 1e-4),
+            (MLP, (1, 8, 8), 20, 1e-4),
+            (ConvNet, (3, 8, 8), 6, 1e-3),
+            (ResNet20, (1, 8, 8), 6, 1e-3),
+        ]
+        for activation in ACTIVATIONS
     ],
-    ids=["TutorialCNN", "MLP", "ConvNet", "ResNet20"],
 )
 def test_in_single_precision_a_stack_trains_as_each_network_alone(
     network, shape, count, atol, activation, optimizer, width, monkeypatch
