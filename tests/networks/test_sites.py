@@ -78,11 +78,11 @@ QUICK = {
     "mobilenet_v2": Published({"hidden": 35}),
     "mobilenet_v3_small": Published({"hidden": 33, "gate": 9}),
     "efficientnet_b0": Published({"hidden": 49, "gate": 16}),
+}
+SLOW = {  # the first three have the roles and calls of quicker networks
     "shufflenet_v2_x0_5": Published({"hidden": 37}),
     "mnasnet0_5": Published({"hidden": 35}),
     "googlenet": Published({"hidden": 57}, arguments={"aux_logits": False, "init_weights": False}),
-}
-SLOW = {
     "alexnet": Published({"hidden": 7}, 64),
     "vgg11": Published({"hidden": 10}),
     "inception_v3": Published({"hidden": 94}, 75, {"aux_logits": False, "init_weights": False}),
@@ -265,7 +265,7 @@ def test_the_command_refuses_in_one_line(words, message, capsys):
 
 # --- timm ---
 
-TIMM_QUICK = ("test_resnet", "test_vit", "test_efficientnet", "test_byobnet", "test_nfnet")
+TIMM_QUICK = ("test_vit", "test_efficientnet", "test_byobnet", "test_nfnet")
 TIMM_SLOW = {  # by the size of their inputs
     64: (
         "convmixer_768_32 cs3darknet_focus_s cspnext_tiny densenet121 dla46x_c dpn48b edgenext_xx_small "
@@ -276,6 +276,7 @@ TIMM_SLOW = {  # by the size of their inputs
         "tresnet_m legacy_xception"
     ),
     96: "inception_resnet_v2 inception_v4",
+    160: "test_resnet",
     224: "convit_tiny deit_tiny_patch16_224 eva02_tiny_patch14_224 levit_128s swin_tiny_patch4_window7_224",
 }
 
