@@ -233,6 +233,11 @@ def test_a_figure_is_drawn_in_png_and_svg(results, folder, monkeypatch):
     assert (picture.width / width, *picture.info["dpi"]) == pytest.approx((300, 300, 300), rel=0.01)
 
 
+def test_all_figures_are_what_vega_lite_allows(results):
+    for figure in all_figures(results):
+        figure.chart.to_dict(validate=True)  # raises for what is not in the schema
+
+
 def test_all_figures_are_there_and_none_is_blank(results):
     found = drawn(results)
 

@@ -15,6 +15,7 @@ from actbench.report.figures.figure import (
     arm_labels,
     names_by_label,
     tooltips,
+    unvalidated,
 )
 from actbench.report.figures.palette import PAPER, QUIET
 
@@ -25,6 +26,7 @@ COSTS = {  # columns of the arms' frame, with a factor, the name, the axis, and 
 }
 
 
+@unvalidated
 def cost_figures(results: StudyResults) -> list[Figure]:
     """A figure for each kind of cost, dataset and network."""
     figures, arms = [], arm_frame(results)

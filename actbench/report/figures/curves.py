@@ -24,6 +24,7 @@ from actbench.report.figures.figure import (
     panel_records,
     shorten,
     tooltips,
+    unvalidated,
 )
 from actbench.report.figures.palette import QUIET
 
@@ -41,6 +42,7 @@ MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
 WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
 
 
+@unvalidated
 def curve_figures(results: StudyResults) -> list[Figure]:
     """A figure for each score, dataset and network; their names end in the score's column."""
     figures, arms = [], arm_frame(results)
@@ -134,6 +136,7 @@ def loss_limits(rows: pl.DataFrame, results: StudyResults) -> dict[str, Any]:
     return {"domain": [0, most]} if (means < most).any() and (means > most).any() else {"zero": True}
 
 
+@unvalidated
 def tuning_figures(results: StudyResults) -> list[Figure]:
     """A figure for each dataset and network, the chosen values ringed; none without tuning."""
     figures = []
@@ -176,6 +179,7 @@ def tuning_chart(name: str, tuning: Tuning, results: StudyResults) -> Layers:
     )
 
 
+@unvalidated
 def shape_figures(results: StudyResults) -> list[Figure]:
     """The activations and their derivatives; none where the records do not hold them."""
     rows = shape_rows(results)

@@ -22,6 +22,7 @@ from actbench.report.figures.figure import (
     rows_axis,
     shorten,
     tooltips,
+    unvalidated,
 )
 from actbench.report.figures.palette import INK, PAPER, RULE, SYMBOLS, VERDICTS
 
@@ -29,6 +30,7 @@ MOST = 60  # rows of a panel; a panel of more shows only comparisons with the st
 ROW = 26  # pixels
 
 
+@unvalidated
 def forest_figures(results: StudyResults) -> list[Figure]:
     """A figure for the mean over datasets, and for each dataset and network; arms in the same order, best first."""
     panels: dict[tuple[str | None, str], list[Finding]] = {}

@@ -23,6 +23,7 @@ from actbench.report.figures.figure import (
     rows_axis,
     shorten,
     tooltips,
+    unvalidated,
 )
 from actbench.report.figures.forest import best_first
 from actbench.report.figures.palette import ARMS, CROSS, INK, PAPER, QUIET, VERDICTS
@@ -35,6 +36,7 @@ STATES = "trained", "diverged"
 MANY = 60  # seeds in a row from which on dots and lines are finer
 
 
+@unvalidated
 def pair_figures(results: StudyResults) -> list[Figure]:
     """A figure for each dataset and network, with the pairs of the study's baseline on which the verdicts rest."""
     figures = []
