@@ -28,6 +28,7 @@ BARE = {name: KNOWN.get(column.type) for name, column in COLUMNS.items()} | {
     "factors": "{}",
     "config": "{}",
     "swap": None,
+    "val_rows": None,
     "epoch_train_loss": [],
 }
 

@@ -170,6 +170,22 @@ def test_fingerprints_follow_from_values_alone():
     )
 
 
+def test_records_of_before_do_not_know_the_size_of_val():
+    old = records(range(2)).drop("val_rows", "val_guess")
+
+    read = from_bytes(to_bytes(old))
+
+    assert read.columns == list(COLUMNS)
+    assert read["val_rows"].null_count() == read["val_guess"].null_count() == 2
+    assert same_results(read, records(range(2)))  # the size is the data's, not a result
+
+
+@pytest.mark.parametrize("values", [{"val_rows": 0}, {"val_guess": 1.5}])
+def test_a_val_that_no_data_have_is_refused(values):
+    with pytest.raises(RecordError, match=f"{next(iter(values))} has a value outside"):
+        from_bytes(to_bytes(records(range(2), **values)))
+
+
 def test_results_are_the_same_whatever_they_cost(tmp_path):
     assert same_results(records([1]), records([1], epoch_time_s=99.0, device="another"))
     assert not same_results(records([1]), records([1], test_accuracy=0.3))

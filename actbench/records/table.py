@@ -42,6 +42,8 @@ COLUMNS = {
     "val_accuracy": Column(pl.Float64, "accuracy on val of the weights that were scored, a fraction"),
     "val_loss": Column(pl.Float64, "mean cross-entropy on val, in nats"),
     "val_ece": Column(pl.Float64, "expected calibration error on val over 15 bins, a fraction"),
+    "val_rows": Column(pl.Int64, "rows of val that were scored; null before 0.2 or without a val part", True),
+    "val_guess": Column(pl.Float64, "share of val's most frequent class, a fraction; null as val_rows", True),
     "test_accuracy": Column(pl.Float64, "accuracy on test, scored once, a fraction"),
     "test_loss": Column(pl.Float64, "mean cross-entropy on test, in nats"),
     "test_ece": Column(pl.Float64, "expected calibration error on test over 15 bins, a fraction"),
@@ -84,7 +86,7 @@ COLUMNS = {
 }
 # Columns that a study adds.
 NAMES = {"arm": pl.String, "dataset_name": pl.String, "network_name": pl.String, "value": pl.Float64}
-ADDED = ("engine", "engine_reason", "swap")  # columns that records of earlier versions lack
+ADDED = ("engine", "engine_reason", "swap", "val_rows", "val_guess")  # columns that records of earlier versions lack
 JSON = ("factors", "config", "swap")  # columns of JSON objects
 NULLABLE = {
     *(f"{part}val_{name}" for part in ("", "epoch_") for name in ("accuracy", "loss", "ece")),
@@ -92,12 +94,12 @@ NULLABLE = {
     *("peak_memory_mb", "load_before", "load_after", "busy", "commit", *ADDED),
 }
 BOUNDS = {  # least and largest value
-    **dict.fromkeys(("val_accuracy", "test_accuracy"), (0, 1)),
+    **dict.fromkeys(("val_accuracy", "val_guess", "test_accuracy"), (0, 1)),
     **dict.fromkeys(("seed", "parameters"), (0, 2**62)),
     **dict.fromkeys(("epochs", "diverged_epoch"), (0, 10_000_000)),
     **dict.fromkeys(("examples_per_s", "peak_memory_mb", "load_before", "load_after"), (0, 1e12)),
     "epoch_time_s": (1e-12, 1e12),
-    **dict.fromkeys(("classes", "replicates_together", "threads"), (1, 2**31)),
+    **dict.fromkeys(("val_rows", "classes", "replicates_together", "threads"), (1, 2**31)),
 }
 CELL = re.compile(r"[0-9a-f]{32}")
 RESULTS = [name for name, column in COLUMNS.items() if not column.provenance]
@@ -172,7 +174,7 @@ def from_bytes(content: bytes) -> pl.DataFrame:
         raise RecordError(f"it has {rows:,} rows, and no study has more than {ROWS:,}")
     missing = [name for name in ADDED if name not in table.columns]
     if missing and {*COLUMNS} <= {*table.columns, *missing}:
-        table = table.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+        table = table.with_columns(pl.lit(None, COLUMNS[name].type).alias(name) for name in missing)
         table = table.select(*(name for name in table.columns if name not in COLUMNS), *COLUMNS)
     check(table)
     return table

@@ -145,8 +145,9 @@ class Classifier(LightningModule):
         self.active = torch.ones(replicates, dtype=torch.bool)
         self.normalization: dict[str, Any] | None = None  # in training, if that is known; see `ImageData`
         self.train_loss = MeanLoss(replicates)
-        self.scores = nn.ModuleDict({part: Scores(replicates) for part in ("val", "test")})
+        self.scores = nn.ModuleDict({part: Scores(replicates, self.num_classes) for part in ("val", "test")})
         self.evaluated: dict[str, Tensor] = {}  # latest scores of every replicate, by name
+        self.labels: dict[str, Tensor] = {}  # rows of each class that they rest on, by replicate, of each part
 
     def describe(self) -> dict[str, Any]:
         """The arguments in plain values, without seed and width; see `actbench.training.checkpoints`."""
@@ -275,6 +276,7 @@ class Classifier(LightningModule):
         metric = cast(Scores, self.scores[part])
         # A view, because torchmetrics makes a single value a scalar.
         scores = {f"{part}/{name}": values.view(len(self.seeds)) for name, values in metric.compute().items()}
+        self.labels[part] = cast(Tensor, self.trainer.strategy.reduce(metric.labels, reduce_op="sum"))
         metric.reset()
         if self.trainer.sanity_checking:
             return
@@ -286,10 +288,7 @@ class Classifier(LightningModule):
             ensemble = self.ensemble.compute()
             self.log_dict({f"{part}/{name}_ensemble": value for name, value in ensemble.items()})
             return
-        # Lightning would step a plateau after the epoch's checkpoint, and a resumed run would miss that step.
-        for schedule in self.trainer.lr_scheduler_configs:
-            if isinstance(schedule.scheduler, ReduceLROnPlateau):
-                schedule.scheduler.step(scores["val/loss"].item())
+        preflight.step_plateaus(self.trainer, scores[f"{part}/loss"])
 
     def _log(self, name: str, values: Float[Tensor, " replicates"], *, prog_bar: bool = False) -> None:
         """Log the mean over replicates, and the spread of several."""

@@ -39,6 +39,8 @@ class MeanLoss(Metric):
 class Scores(Metric):
     """Mean loss in nats, accuracy, and expected calibration error over 15 bins of confidence, for each replicate.
 
+    ``labels`` counts the rows of each class.
+
     Source:
         Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, ICML, equation 3.
     """
@@ -48,13 +50,15 @@ class Scores(Metric):
     loss: Tensor
     confidence: Tensor
     correct: Tensor
+    labels: Tensor
 
-    def __init__(self, replicates: int) -> None:
+    def __init__(self, replicates: int, classes: int) -> None:
         super().__init__()
         self.add_state("rows", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("loss", torch.zeros(replicates), dist_reduce_fx="sum")
         self.add_state("confidence", torch.zeros(replicates, BINS), dist_reduce_fx="sum")
         self.add_state("correct", torch.zeros(replicates, BINS), dist_reduce_fx="sum")
+        self.add_state("labels", torch.zeros(replicates, classes), dist_reduce_fx="sum")
 
     @override
     def update(
@@ -71,6 +75,7 @@ class Scores(Metric):
         self.loss += loss.view(labels.shape).sum(1)
         self.confidence += torch.einsum("rbk,rb->rk", bins, confidence)
         self.correct += torch.einsum("rbk,rb->rk", bins, (predicted == labels).to(confidence.dtype))
+        self.labels += one_hot(labels, self.labels.shape[1]).sum(1)
 
     @override
     def compute(self) -> dict[str, Float[Tensor, " replicates"]]:
@@ -115,7 +120,7 @@ class Ensemble:
             return dict.fromkeys(("loss", "acc", "ece"), torch.nan) | {"members": 0.0}
         mean = probability.new_zeros(len(images), probability.shape[1]).index_add_(0, index, probability)
         truth = labels.new_zeros(len(images)).index_copy_(0, index, labels)
-        scores = Scores(1)
+        scores = Scores(1, mean.shape[1])
         scores.update((mean / members[:, None]).log()[None], truth)
         results = {name: value.item() for name, value in scores.compute().items()}
         return results | {"members": members.float().mean().item()}

@@ -66,7 +66,8 @@ def class_names(datamodule: Any, count: int) -> list[str] | None:
 
 def prediction_scores(predictions: Sequence[Prediction]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Scores of each replicate and of their ensemble; empty if a batch has no labels."""
-    scores, ensemble = Scores(len(predictions[0].probabilities)), Ensemble()
+    replicates, _, classes = predictions[0].probabilities.shape
+    scores, ensemble = Scores(replicates, classes), Ensemble()
     for batch in predictions:
         if batch.labels is None:
             return {}, {}

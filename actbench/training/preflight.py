@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging, Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
@@ -43,6 +44,16 @@ def restore_normalization(trainer: Trainer, classifier: Any) -> None:
     datamodule = getattr(trainer, "datamodule", None)
     if isinstance(datamodule, ImageData):
         datamodule.restore_normalization(classifier.normalization)
+
+
+def step_plateaus(trainer: Trainer, loss: Float[Tensor, " replicates"]) -> None:
+    """Step the schedules that wait for a plateau of this loss, that of one replicate.
+
+    Lightning would do so after the epoch's checkpoint, and a resumed run would miss that step.
+    """
+    for schedule in trainer.lr_scheduler_configs:
+        if isinstance(schedule.scheduler, ReduceLROnPlateau):
+            schedule.scheduler.step(loss.item())
 
 
 def check_start(start: Start) -> None:

@@ -35,7 +35,7 @@ def fit(task: Task) -> Sequence[float]:
 
     def accuracies(part: str) -> list[float]:
         engine.eval()
-        scores = Scores(task.replicates).to(task.device)
+        scores = Scores(task.replicates, datamodule.num_classes).to(task.device)
         for batch in getattr(datamodule, f"{part}_dataloader")():
             images, labels, _ = datamodule.transfer_batch_to_device(batch, task.device, 0)
             scores.update(engine(images), labels)

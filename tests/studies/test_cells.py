@@ -186,6 +186,16 @@ def test_a_record_holds_what_a_fit_and_a_test_give(finished):
     assert expected.to_list() == pytest.approx([batches * 64] * 3)
 
 
+def test_a_record_says_how_large_val_is_and_how_often_its_most_frequent_class_occurs(finished):
+    images = data_of(range(3))
+
+    val = images.parts["val"]
+    for replicate, rows in enumerate(val.rows):
+        counts = torch.bincount(images.tables[val.table].labels[rows], minlength=10)
+        assert finished["val_rows"][replicate] == len(rows)
+        assert finished["val_guess"][replicate] == counts.max().item() / len(rows)
+
+
 def data_of(seeds):
     images = data.FakeImages(seed=seeds[0], replicates=len(seeds))
     images.setup()
@@ -305,6 +315,7 @@ def test_without_validation_there_are_no_scores_on_val(tmp_path):
     for name in ("loss", "accuracy", "ece"):
         assert table[f"val_{name}"].to_list() == [None] * 3
         assert table[f"epoch_val_{name}"].to_list() == [[None] * 4] * 3
+    assert table["val_rows"].to_list() == table["val_guess"].to_list() == [None] * 3
     assert all(table["test_accuracy"] > 0)
     assert table["diverged"].to_list() == [False] * 3
 

@@ -16,7 +16,7 @@ def drawn(replicates=3, rows=500, classes=4):
 def test_scores_of_each_replicate_are_those_of_torchmetrics(shared):
     logits, labels = drawn()
     labels = labels[0] if shared else labels
-    scores = Scores(3)
+    scores = Scores(3, 4)
 
     for part in (slice(0, 200), slice(200, 500)):
         scores.update(logits[:, part], labels[..., part])
@@ -32,9 +32,19 @@ def test_scores_of_each_replicate_are_those_of_torchmetrics(shared):
         assert values["ece"][replicate] == pytest.approx(calibration.item(), abs=1e-6)
 
 
+def test_labels_are_counted_by_class():
+    logits, labels = drawn()
+    scores = Scores(3, 4)
+
+    for part in (slice(0, 200), slice(200, 500)):
+        scores.update(logits[:, part], labels[:, part])
+
+    assert scores.labels.tolist() == [torch.bincount(row, minlength=4).tolist() for row in labels]
+
+
 def test_a_diverged_replicate_scores_nan_and_at_chance_without_touching_others():
     logits, labels = drawn()
-    expected, scores = Scores(3), Scores(3)
+    expected, scores = Scores(3, 4), Scores(3, 4)
     expected.update(logits, labels)
 
     scores.update(logits.index_fill(0, torch.tensor([1]), torch.nan), labels)

@@ -76,11 +76,14 @@ def to_records(
         trained = [epoch["scores"] for epoch in epochs if epoch["trained"][replicate]]
         by_epoch = {name: [score(scores, metric) for scores in trained] for name, metric in EPOCH_SCORES.items()}
         final: dict[str, Any] = {name: score(classifier.evaluated, metric) for name, metric in FINAL_SCORES.items()}
+        labels = classifier.labels["val"][replicate].tolist() if "val" in classifier.labels else []
         diverged = [loss is not None and not np.isfinite(loss) for loss in by_epoch["epoch_val_loss"]]
         return {
             **shared,
             "seed": seed,
             **final,
+            "val_rows": int(sum(labels)) if any(labels) else None,
+            "val_guess": max(labels) / sum(labels) if any(labels) else None,
             **by_epoch,
             "epochs": len(trained),
             "diverged": any(diverged) or not np.isfinite(final["test_loss"]),
