@@ -1,11 +1,21 @@
 """Intervals, exact tests, corrections and verdicts: pure functions of arrays, which know nothing of networks."""
 
+from actbench.inference.stats.failures import SHARES as SHARES
+from actbench.inference.stats.failures import Failed as Failed
+from actbench.inference.stats.failures import Shares as Shares
+from actbench.inference.stats.failures import guessing_p as guessing_p
+from actbench.inference.stats.failures import level_shares as level_shares
+from actbench.inference.stats.failures import mcnemar as mcnemar
+from actbench.inference.stats.failures import rate_difference as rate_difference
+from actbench.inference.stats.judgement import DifferenceTest as DifferenceTest
+from actbench.inference.stats.judgement import FailureTest as FailureTest
 from actbench.inference.stats.judgement import Judgement as Judgement
 from actbench.inference.stats.judgement import Verdict as Verdict
 from actbench.inference.stats.judgement import judge as judge
 from actbench.inference.stats.judgement import stops as stops
 from actbench.inference.stats.paired import Interval as Interval
 from actbench.inference.stats.paired import bootstrap as bootstrap
+from actbench.inference.stats.paired import carrying_pairs as carrying_pairs
 from actbench.inference.stats.paired import effect_size as effect_size
 from actbench.inference.stats.paired import equivalence as equivalence
 from actbench.inference.stats.paired import holm as holm

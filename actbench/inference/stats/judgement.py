@@ -1,14 +1,16 @@
 """Verdicts on a family of comparisons: better, worse, equivalent, or undecided."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from actbench.inference.stats.failures import Failed, level_shares, mcnemar, rate_difference
 from actbench.inference.stats.paired import (
+    Alternative,
     Interval,
+    carrying_pairs,
     effect_size,
     equivalence,
     holm,
@@ -23,13 +25,48 @@ Verdict = Literal["better", "worse", "equivalent", "undecided"]
 Family = Sequence[Float[np.ndarray, " _"]]
 
 
+class FailureTest(NamedTuple):
+    """How often the arm and its baseline failed to train, over the pairs of a comparison; better fails less often.
+
+    ``arm_alone`` and ``baseline_alone`` count the pairs in which only one of the
+    two failed, on which McNemar's exact test rests. The difference is that of the
+    rates, arm minus baseline.
+    """
+
+    verdict: Verdict
+    arm: int
+    baseline: int
+    arm_alone: int
+    baseline_alone: int
+    difference: Interval
+    p: float
+    adjusted_p: float
+
+
+class DifferenceTest(NamedTuple):
+    """Verdict on a part of the pairs, with its evidence; see `Judgement`."""
+
+    verdict: Verdict
+    inside_margin: bool
+    pairs: int
+    difference: Interval | None
+    p: float
+    adjusted_p: float
+    equivalence_p: float
+    adjusted_equivalence_p: float
+
+
 class Judgement(NamedTuple):
-    """Verdict on one arm and its baseline, with its evidence.
+    """Verdict on one arm and its baseline over all seeds, with its evidence.
 
     P-values are those of the sign-flip test and of two one-sided tests against
     the margin, over all looks of a sequential design. Adjusted, they hold for
     the whole family. ``pairs_needed`` is the total for 80 % power at the difference
     seen; None if no number of pairs suffices, or the difference has no spread.
+
+    ``carried_by`` is that of `carrying_pairs`. Where no replicate failed,
+    ``failures`` and ``trained`` are None, and ``share``, that of the level which the
+    verdict has, is 1. A comparison is ``decided`` by its verdict or by its failures.
     """
 
     verdict: Verdict
@@ -43,54 +80,156 @@ class Judgement(NamedTuple):
     superiority: Interval | None
     effect: float
     pairs_needed: int | None
+    median: float | None
+    carried_by: int | None
+    share: float
+    failures: FailureTest | None
+    trained: DifferenceTest | None
+
+    @property
+    def decided(self) -> bool:
+        """Whether the comparison has an answer, which ends it in a sequential design."""
+        return self.verdict != "undecided" or (self.failures is not None and self.failures.verdict != "undecided")
 
 
 def judge(
-    family: Family, *, alpha: float = 0.05, margin: float = 0.005, design: Design | None = None
+    family: Family,
+    failures: Sequence[Failed] | None = None,
+    *,
+    alpha: float = 0.05,
+    margin: float = 0.005,
+    design: Design | None = None,
 ) -> list[Judgement]:
     """Verdicts on paired differences of higher-is-better scores, one vector in the order of seeds for each comparison.
 
-    Over the whole family, the chance of any false ``better`` or ``worse`` is
-    at most ``alpha``, and so is that of any false ``equivalent``. The sign-flip
-    tests and the pairs of one-sided tests are each corrected after Holm. With a
-    design, this holds over all its looks. Intervals are of each comparison alone.
-    Differences up to the margin do not matter.
+    A comparison in which a replicate failed to train has three parts: all seeds,
+    failures, and the pairs that trained; see `level_shares`. Over all parts of the
+    whole family, the chance of any false ``better`` or ``worse`` is at most
+    ``alpha``, and so is that of any false ``equivalent``. The tests of a difference
+    and the pairs of one-sided tests are each corrected after Holm, with the shares
+    as weights. With a design, this holds over all its looks. Intervals are of each
+    comparison alone. Differences up to the margin do not matter.
+
+    Args:
+        family: Differences of each comparison.
+        failures: Which replicates of each comparison failed, those of the arm and of its baseline; by default none.
+        alpha: Chance of any false verdict.
+        margin: The largest difference that does not matter.
+        design: Looks at the study, if it has several.
 
     Raises:
         ValueError: Alpha or margin is out of range.
     """
     if not 0 < alpha < 1 or margin <= 0:
         raise ValueError(f"alpha must lie between 0 and 1 and margin above 0, got {alpha} and {margin}")
-    test: Callable[..., float] = partial(sequential_p, design=design) if design else sign_flip
-    p = [test(values) if len(values) else 1.0 for values in family]
-    inside = [equivalence(values, margin=margin, test=test) if len(values) else 1.0 for values in family]
-    judgements = []
-    rows = zip(family, p, holm(p), inside, holm(inside), strict=True)
-    for values, p_value, adjusted_p, equivalence_p, adjusted_equivalence_p in rows:
-        pairs, effect = len(values), effect_size(values)
-        level = 1 - (nominal_level(design, pairs, alpha) if design else alpha)
-        verdict: Verdict = "equivalent" if adjusted_equivalence_p <= alpha else "undecided"
+    number = len(family)
+    failures = [np.zeros((len(values), 2), dtype=bool) for values in family] if failures is None else failures
+    shares = [level_shares(failed, alpha=alpha, design=design) for failed in failures]
+    # No margin belongs to failures: the pairs that trained have their share, too, where they are tested.
+    whole = np.array([share.seeds if share.trained else 1.0 for share in shares])
+    # All pairs of each comparison, then those that trained, where not all of them did.
+    kept = [
+        *(np.ones(len(values), dtype=bool) for values in family),
+        *(np.logical_and(~failed.any(axis=1), failed.any()) for failed in failures),
+    ]
+    tests = [part_test(part, design) if part.any() else None for part in kept]
+    twice = [*family, *family]
+    p = [test(values) if test else 1.0 for test, values in zip(tests, twice, strict=True)]
+    inside = [
+        equivalence(values, margin=margin, test=test) if test else 1.0
+        for test, values in zip(tests, twice, strict=True)
+    ]
+    failure_p = [failure_test(failed, design) for failed in failures]
+    adjusted = holm([*p, *failure_p], [share[part] for part in (0, 2, 1) for share in shares])
+    adjusted_inside = holm(inside, [*whole, *(1 - whole)])
+
+    def part_evidence(index: int, level: float) -> DifferenceTest:
+        values, counts = twice[index], int(kept[index].sum())
+        verdict: Verdict = "equivalent" if adjusted_inside[index] <= alpha else "undecided"
+        if adjusted[index] <= alpha:
+            verdict = "better" if favours_arm(np.where(kept[index], values, 0.0), design) else "worse"
+        return DifferenceTest(
+            verdict=verdict,
+            inside_margin=adjusted_inside[index] <= alpha,
+            pairs=counts,
+            difference=mean_interval(values[kept[index]], level=level) if counts > 1 else None,
+            p=p[index],
+            adjusted_p=adjusted[index],
+            equivalence_p=inside[index],
+            adjusted_equivalence_p=adjusted_inside[index],
+        )
+
+    def failure_evidence(index: int, level: float) -> FailureTest:
+        failed, adjusted_p = failures[index], adjusted[2 * number + index]
+        fewer = failure_difference(failed)
+        alone = int(np.sum(fewer < 0)), int(np.sum(fewer > 0))
+        verdict: Verdict = "undecided"
         if adjusted_p <= alpha:
-            verdict = "better" if favours_arm(values, design) else "worse"
+            verdict = "better" if favours_arm(fewer, design) else "worse"
+        return FailureTest(
+            verdict=verdict,
+            arm=int(failed[:, 0].sum()),
+            baseline=int(failed[:, 1].sum()),
+            arm_alone=alone[0],
+            baseline_alone=alone[1],
+            difference=rate_difference(*alone, len(failed), level=level),
+            p=failure_p[index],
+            adjusted_p=adjusted_p,
+        )
+
+    judgements = []
+    for index, (values, failed) in enumerate(zip(family, failures, strict=True)):
+        level = 1 - (nominal_level(design, len(values), alpha) if design else alpha)
+        effect, share = effect_size(values), shares[index].seeds
         judgements.append(
             Judgement(
-                verdict=verdict,
-                inside_margin=adjusted_equivalence_p <= alpha,
-                pairs=pairs,
-                difference=mean_interval(values, level=level) if pairs > 1 else None,
-                p=p_value,
-                adjusted_p=adjusted_p,
-                equivalence_p=equivalence_p,
-                adjusted_equivalence_p=adjusted_equivalence_p,
-                superiority=superiority(values) if pairs else None,
+                **part_evidence(index, level)._asdict(),
+                superiority=superiority(values) if len(values) else None,
                 effect=effect,
-                pairs_needed=pairs_needed(effect, alpha=alpha / len(family)),
+                pairs_needed=pairs_needed(effect, alpha=alpha * share / number),
+                median=float(np.median(values)) if len(values) else None,
+                carried_by=carrying_pairs(values),
+                share=share,
+                failures=failure_evidence(index, level) if failed.any() else None,
+                trained=part_evidence(number + index, level) if failed.any() else None,
             )
         )
     return judgements
 
 
-def stops(family: Family, design: Design, *, alpha: float = 0.05, margin: float = 0.005) -> tuple[list[int], list[int]]:
+def part_test(kept: Bool[np.ndarray, " pairs"], design: Design | None) -> Callable[..., float]:
+    """The sign-flip test of the pairs that are kept, over all looks of a design."""
+
+    def test(difference: Float[np.ndarray, " pairs"], alternative: Alternative = "two-sided") -> float:
+        if design:  # looks count all pairs; flipping the sign of 0 changes nothing
+            return sequential_p(np.where(kept, difference, 0.0), design, alternative=alternative)
+        return sign_flip(difference[kept], alternative=alternative)
+
+    return test
+
+
+def failure_difference(failed: Failed) -> Float[np.ndarray, " pairs"]:
+    """Failures of the baseline minus those of the arm, so that more is better."""
+    difference: Float[np.ndarray, " pairs"] = failed[:, 1].astype(float) - failed[:, 0]
+    return difference
+
+
+def failure_test(failed: Failed, design: Design | None) -> float:
+    """P-value for the rates of failure: McNemar's, which flips the signs of the pairs in which one arm failed."""
+    difference = failure_difference(failed)
+    if design:
+        return sequential_p(difference, design)
+    return mcnemar(int(np.sum(difference < 0)), int(np.sum(difference > 0)))
+
+
+def stops(
+    family: Family,
+    design: Design,
+    failures: Sequence[Failed] | None = None,
+    *,
+    alpha: float = 0.05,
+    margin: float = 0.005,
+) -> tuple[list[int], list[int]]:
     """Pairs of each comparison of a sequential design that count, and the comparisons that go on; see `judge`.
 
     The looks are repeated one by one on the pairs at hand, so that a recomputed
@@ -98,15 +237,18 @@ def stops(family: Family, design: Design, *, alpha: float = 0.05, margin: float 
     at the last look. A look takes place once all comparisons that go on have its
     pairs.
     """
+    failures = [np.zeros((len(values), 2), dtype=bool) for values in family] if failures is None else failures
     pairs, running = [0] * len(family), list(range(len(family)))
     for look in design.looks:
         if not running or any(len(family[index]) < look for index in running):
             break
         for index in running:
             pairs[index] = look
-        counted = [values[:count] for values, count in zip(family, pairs, strict=True)]
-        judgements = judge(counted, alpha=alpha, margin=margin, design=design)
-        running = [index for index in running if judgements[index].verdict == "undecided" and look < design.most]
+        counted, failed = (
+            [values[:count] for values, count in zip(of, pairs, strict=True)] for of in (family, failures)
+        )
+        judgements = judge(counted, failed, alpha=alpha, margin=margin, design=design)
+        running = [index for index in running if not judgements[index].decided and look < design.most]
     return pairs, running
 
 

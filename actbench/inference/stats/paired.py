@@ -16,6 +16,7 @@ from scipy import stats as distributions
 
 EXACT = 16  # most pairs of which every flip of signs is examined
 FLIPS = 100_000  # flips that are drawn for more pairs
+CARRIED = 0.9  # share of a difference that the pairs behind it make up
 TIE = 1e-9  # relative difference up to which sums are equal, for they differ by rounding
 
 Alternative = Literal["two-sided", "greater"]
@@ -141,15 +142,21 @@ def smallest_p(pairs: int) -> float:
     return 2 * 0.5**pairs
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def holm(p: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
     """P-values adjusted so that the chance of any false rejection is at most the level.
+
+    The level is shared in proportion to the weights, by default equally. A test of weight 0 has none of it, and an
+    adjusted p of 1.
 
     Source:
         Holm (1979), A simple sequentially rejective multiple test procedure,
-        Scand. J. Statist. 6(2), 65-70.
+        Scand. J. Statist. 6(2), 65-70, with weights in section 4.
     """
-    order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
-    steps = np.arange(len(p), 0, -1) * np.asarray(p)[order]
+    shares = np.ones(len(p)) if weights is None else np.asarray(weights, dtype=float)
+    ratios = np.divide(p, shares, out=np.full(len(p), np.inf), where=shares > 0)
+    order, adjusted = np.argsort(ratios, kind="stable"), np.empty(len(p))
+    remaining = np.cumsum(shares[order][::-1])[::-1]
+    steps = np.multiply(ratios[order], remaining, out=np.ones(len(p)), where=shares[order] > 0)
     adjusted[order] = np.maximum.accumulate(np.minimum(steps, 1))
     return [float(value) for value in adjusted]
 
@@ -200,6 +207,18 @@ def effect_size(difference: Float[np.ndarray, " pairs"]) -> float:
         return np.nan
     correction = 1 - 3 / (4 * (pairs - 1) - 1) if pairs > 2 else 1.0
     return float(np.mean(difference)) / spread * correction
+
+
+def carrying_pairs(difference: Float[np.ndarray, " pairs"]) -> int | None:
+    """Fewest pairs that make up nine tenths of the mean difference, if the median is below half of the mean.
+
+    None where the median is at least half of the mean: then most pairs differ in about the same way.
+    """
+    total = float(np.sum(difference))
+    if not len(difference) or total == 0 or np.median(difference) / np.mean(difference) >= 0.5:
+        return None
+    sums = np.cumsum(np.sort(np.sign(total) * difference)[::-1])
+    return 1 + int(np.argmax(sums >= CARRIED * abs(total) * (1 - TIE)))
 
 
 def bootstrap(
