@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from actbench.inference.stats import (
     Design,
@@ -35,12 +35,16 @@ from actbench.inference.stats import (
     crosses,
     detectable,
     histories,
+    judge,
+    level_shares,
     mean_interval,
     nominal_level,
     power,
+    sign_flip,
 )
 from actbench.inference.stats.paired import EXACT, FLIPS, TIE, Alternative, signs
 from actbench.inference.stats.sequential import HISTORIES
+from actbench.inference.verdict.part_words import failures_come_first
 
 RESULTS = Path(__file__).parent / "results" / "error_rates.json"
 PACKAGES = ("numpy", "scipy")
@@ -48,11 +52,27 @@ ALPHA = 0.05
 DESIGN = Design(least=6, most=60, batch=6)
 PAIRS = (6, 12, 30, 60)
 ARMS = (1, 3, 10)
+FEW_ARMS = (1, 3, 7)
+FAILED = 0.5  # accuracy below which a run has failed
+SCREEN = 2_000  # flips that tell which tests cannot be passed
 AGAIN = 10  # times as many studies, where a limit is missed
 CHUNK = 40  # comparisons at once, so that their flips fit into memory
 
+PART_MEASURES = (
+    *(f"false alarms, {part}" for part in ("any part", "all seeds", "failures", "where both train")),
+    "false equivalents, any part",
+)
+HEADLINES = (
+    "all seeds better or worse",
+    "all seeds lead, though a failure was seen",
+    "failures decide",
+    "where both train, better or worse",
+)
+
 Shape = tuple[int, ...]
 Scores = Float[np.ndarray, "studies arms pairs"]
+ScoresAndFailures = tuple[Scores, Bool[np.ndarray, "studies arms pairs 2"]]
+Errors = Bool[np.ndarray, " cases"]
 Law = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
 
 
@@ -100,6 +120,18 @@ def failing_arm(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..
     return scores
 
 
+def often_failing(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """Three runs in ten end at chance, as on the digits."""
+    return np.where(rng.random(shape) < 0.3, 0.1, normal(rng, shape))
+
+
+def only_failing_arm(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """One run of the arm in ten ends at chance; otherwise, arm and baseline are alike."""
+    scores = normal(rng, shape)
+    scores[:, 1:] = failing(rng, scores[:, 1:].shape)
+    return scores
+
+
 LAWS: dict[str, Law] = {
     "normal": normal,
     "skewed": skewed,
@@ -109,6 +141,12 @@ LAWS: dict[str, Law] = {
     "one run in ten fails": failing,
 }
 UNEVEN: dict[str, Law] = {"arm skewed, baseline not": skewed_arm, "arm fails, baseline does not": failing_arm}
+# Laws of which some runs fail: of both arms alike, so that the scores of a pair are exchangeable, or of one arm.
+FAILING: dict[str, Law] = {"one run in ten fails": failing, "three runs in ten fail": often_failing}
+ONE_FAILS: dict[str, Law] = {
+    "arm fails, baseline does not": failing_arm,
+    "arm fails, equal where both train": only_failing_arm,
+}
 MIXED = ("normal", "accuracy on 270 images", "one run in ten fails")  # where other families are tried
 PLAIN = ("normal", "accuracy on 270 images", "accuracy on 10,000 images")  # where the t interval has to hold
 
@@ -258,6 +296,125 @@ def error_rates(
     ]
 
 
+def with_failures(name: str, rng: np.random.Generator, *, studies: int, arms: int, pairs: int) -> ScoresAndFailures:
+    """Differences from the baseline, and which replicates of each pair failed."""
+    scores = (FAILING | ONE_FAILS)[name](rng, (studies, 1 + arms, pairs))
+    failed = scores < FAILED
+    baseline = np.broadcast_to(failed[:, :1], failed[:, 1:].shape)
+    return scores[:, 1:] - scores[:, :1], np.stack([failed[:, 1:], baseline], axis=3)
+
+
+def may_pass(
+    values: Float[np.ndarray, "cases pairs"], side: Side, looks: Sequence[int], spent: Sequence[float]
+) -> Bool[np.ndarray, " cases"]:
+    """Which comparisons could pass a test that may have spent this level by each look; all others are far from it."""
+    table = np.array([signs(place, SCREEN, exact=False) for place in range(values.shape[1])], dtype=float)
+    sums, possible = np.zeros((len(values), SCREEN)), np.zeros(len(values), dtype=bool)
+    for (before, look), level in zip(pairwise((0, *looks)), spent, strict=True):
+        part = values[:, before:look]
+        sums += np.abs(part) @ table[before:look]
+        above = np.count_nonzero(
+            side.of(sums) > side.of(side.sign * values[:, :look].sum(axis=1, keepdims=True)), axis=1
+        )
+        most = SCREEN * level
+        possible |= above <= most + 6 * np.sqrt(most) + 6
+    return possible
+
+
+def passes(values: Float[np.ndarray, " pairs"], side: Side, share: float, looks: int) -> bool:
+    """Whether a test with this share of the level is passed, at any look; flipping the sign of 0 changes nothing."""
+    if share == 0 or not values.any():
+        return False
+    if looks == 1:
+        return sign_flip(side.sign * values[values != 0], alternative=side.alternative) <= share * ALPHA
+    observed, sums = histories(side.sign * values, DESIGN, side.alternative)
+    return crosses(observed, boundaries(sums, DESIGN.spending(len(values)), level=share * ALPHA))
+
+
+def part_errors(name: str, *, pairs: int, looks: int = 1, arms: int, studies: int, trial: int = 0) -> list[Row]:
+    """False alarms of each part of a comparison and of any, and false equivalents of any, of a law of `FAILING`.
+
+    They are those of the first step of Holm's correction. At looks before the
+    first failure, all seeds have the whole level.
+    """
+    rng = generator("parts", name, pairs, looks, arms, trial)
+    null, failed = with_failures(name, rng, studies=studies, arms=arms, pairs=pairs)
+    null, failed = null.reshape(-1, pairs), failed.reshape(-1, pairs, 2)
+    design = DESIGN if looks > 1 else None
+    shares = np.array([level_shares(one, alpha=ALPHA, design=design) for one in failed])
+    both = ~failed.any(axis=2)
+    fewer = failed[..., 1].astype(float) - failed[..., 0]
+    whole = np.where(shares[:, 2] > 0, shares[:, 0], 1.0)
+    ends = design.looks if design else (pairs,)
+    spent = np.cumsum(design.spending(pairs)) * ALPHA if design else [ALPHA]
+
+    def errors(
+        values: Float[np.ndarray, "cases pairs"],
+        side: Side,
+        share: Float[np.ndarray, " cases"],
+        counted: Int[np.ndarray, " cases"] | None = None,
+    ) -> Errors:
+        found = np.zeros(len(values), dtype=bool)
+        for some in np.array_split(np.arange(len(values)), -(-len(values) // SCREEN)):
+            for case in some[may_pass(values[some], side, ends, spent)]:
+                count = pairs if counted is None else counted[case]
+                found[case] = passes(values[case, :count], side, share[case] / arms, looks)
+        return found
+
+    alarm, equivalent = SIDES[:2]
+    by_part = {
+        "all seeds": errors(null, alarm, shares[:, 0]),
+        "failures": errors(fewer, alarm, shares[:, 1]),
+        "where both train": errors(np.where(both, null, 0), alarm, shares[:, 2]),
+    }
+    if design:
+        whole_looks = np.array([max(end for end in (0, *ends) if not one[:end].any()) for one in failed])
+        by_part["all seeds"] |= errors(null, alarm, np.ones(len(null)), whole_looks)
+    inside = errors(null, equivalent, whole) | errors(np.where(both, null, 0), equivalent, 1 - whole)
+    found = {f"false alarms, {part}": one for part, one in by_part.items()}
+    found |= {"false alarms, any part": np.any([*by_part.values()], axis=0), "false equivalents, any part": inside}
+    return [
+        Row(
+            measure,
+            name,
+            pairs,
+            looks,
+            arms,
+            studies,
+            float(one.reshape(studies, arms).any(axis=1).mean()),
+            most=limit(studies),
+        )
+        for measure, one in found.items()
+    ]
+
+
+def headlines(name: str, *, pairs: int, studies: int, trial: int = 0) -> list[Row]:
+    """What is said of one arm that fails, of a law of `ONE_FAILS`.
+
+    A verdict on all seeds leads where failures do not come first; of interest is
+    that it does although a failure was seen.
+    """
+    drawn, failed = with_failures(name, generator("head", name, pairs, trial), studies=studies, arms=1, pairs=pairs)
+    found = [judge([values], [one])[0] for (values,), (one,) in zip(drawn, failed, strict=True)]
+    different = ("better", "worse")
+    shown = {
+        "all seeds better or worse": [one.verdict in different for one in found],
+        "all seeds lead, though a failure was seen": [
+            one.verdict in different and one.failures is not None and not failures_come_first(one) for one in found
+        ],
+        "failures decide": [one.failures is not None and one.failures.verdict in different for one in found],
+        "where both train, better or worse": [
+            one.trained is not None and one.trained.verdict in different for one in found
+        ],
+    }
+    equal = name == "arm fails, equal where both train"
+    limits = {"where both train, better or worse": limit(studies)} if equal else {}
+    return [
+        Row(measure, name, pairs, 1, 1, studies, float(np.mean(of)), most=limits.get(measure, 1.0))
+        for measure, of in shown.items()
+    ]
+
+
 def labelled(name: str, family: str) -> str:
     """How a law is called in tables."""
     return f"{name}, {family}" if family else name
@@ -326,6 +483,15 @@ def checked(simulate: Callable[..., list[Row]], *key: Any, studies: int, **optio
     return rows
 
 
+def everything_on_failures(studies: int) -> Iterator[Row]:
+    """All that is measured of runs that fail."""
+    for name, arms in product(FAILING, FEW_ARMS):
+        for pairs, number in (*((pairs, 1) for pairs in PAIRS), (DESIGN.most, len(DESIGN.looks))):
+            yield from checked(part_errors, name, pairs=pairs, looks=number, arms=arms, studies=studies)
+    for name, pairs in product(ONE_FAILS, PAIRS):
+        yield from checked(headlines, name, pairs=pairs, studies=studies)
+
+
 def everything(studies: int) -> Iterator[Row]:
     """All that is measured."""
     looks = len(DESIGN.looks)
@@ -341,6 +507,7 @@ def everything(studies: int) -> Iterator[Row]:
     for name, family in product(MIXED, filter(None, FAMILIES)):
         for pairs, number in ((12, 1), (30, 1), (DESIGN.most, looks)):
             yield from checked(error_rates, name, family=family, pairs=pairs, looks=number, arms=3, studies=studies)
+    yield from everything_on_failures(studies)
     for goal, pairs in product((0.5, 0.8, 0.95), (6, 10, 12, 30, 60)):
         yield from checked(power_seen, goal, pairs=pairs, studies=studies)
     for effect in (detectable(DESIGN.most), 1.0):
@@ -394,6 +561,8 @@ def markdown(rows: Sequence[Row]) -> Iterator[str]:
         ("Only the means agree: false alarms, 1 arm", SIDES[0].measure, UNEVEN),
         ("Only the means agree: false equivalents, arm better by the margin", SIDES[1].measure, UNEVEN),
         ("Only the means agree: false equivalents, arm worse by the margin", SIDES[2].measure, UNEVEN),
+        *((f"With failures, 1 / 3 / 7 arms: {measure}", measure, FAILING) for measure in PART_MEASURES),
+        *((f"One arm fails: {measure}", measure, ONE_FAILS) for measure in HEADLINES),
         ("Coverage of 95 % intervals", "coverage", LAWS | UNEVEN),
     ):
         yield from (f"**{title}, %**", "", *table(rows, measure, laws), "")

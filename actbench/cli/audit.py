@@ -11,7 +11,7 @@ from rich.table import Table
 
 from actbench.cli.main import CommandParser, fail, printable
 from actbench.inference.audit import COLUMNS, GOAL, KINDS, MOST, Audited, TableError, audit, read_table
-from actbench.inference.verdict.words import count
+from actbench.inference.verdict.phrases import count
 
 EPILOG = f"""\
 columns of the table, named in its first line; all but the name, a mean and a spread are optional and may be blank:

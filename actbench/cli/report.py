@@ -21,11 +21,26 @@ UNLIMITED = 10_000  # columns of output that is not a terminal
 SPARE = {  # columns of each table that are left out in a narrow terminal, the least important first
     "arms": (
         *("parameters", "memory", "val accuracy", "calibration error", "epochs", "an epoch", "test loss", "interval"),
-        *("diverged", "sd", "seeds"),
+        *("diverged", "sd", "failed", "seeds"),
     ),
     "comparisons": (
-        *("more pairs", "effect", "with time", "time", "p of equivalence", "p", "P(better)", "pairs", "adjusted p"),
+        *(
+            "more pairs",
+            "effect",
+            "median",
+            "with time",
+            "time",
+            "p of equivalence",
+            "p",
+            "P(better)",
+            "pairs",
+            "adjusted p",
+        ),
         *("interval", "verdict"),
+    ),
+    "failures": (
+        *("interval of rates", "adjusted p", "difference of rates", "interval", "adjusted p of rates", "pairs"),
+        *("all seeds", "both train", "where both train", "arm fails", "difference"),
     ),
     "secondary": ("effect", "pairs", "unit", "interval", "arm against baseline"),
     "standings": ("interval of rank", "interval", "interquartile mean"),

@@ -10,6 +10,7 @@ import polars as pl
 from actbench.inference.stats import Interval, mean_with_bounds
 from actbench.inference.verdict.evidence import scores
 from actbench.inference.verdict.findings import OUTCOME
+from actbench.inference.verdict.part_words import failures_come_first
 from actbench.inference.verdict.results import StudyResults
 
 CELL = ["dataset_name", "network_name", "arm"]
@@ -54,6 +55,7 @@ ARM_COLUMNS = {
     "test_ece": Quantity(pl.Float64, "fraction", "mean calibration error on test of the same replicates"),
     "val_accuracy": Quantity(pl.Float64, "fraction", "mean accuracy on val of the same replicates"),
     "val_loss": Quantity(pl.Float64, "nats", "mean loss on val of the same replicates"),
+    "failed": Quantity(pl.Int64, "", "replicates that failed to train, those that diverged included"),
     "diverged": Quantity(pl.Int64, "", "replicates that diverged"),
     "epochs": Quantity(pl.Float64, "", "median of the epochs trained, of the replicates that did not diverge if any"),
     "epoch_time_s": Quantity(pl.Float64, "s", "median time of an epoch; fits on a busy machine count if all were busy"),
@@ -77,6 +79,12 @@ COMPARISON_COLUMNS = {
     "adjusted_equivalence_p": Quantity(pl.Float64, "", "the same, corrected for all comparisons"),
     **_with_bounds("probability_better", "fraction", "chance that the arm wins on a new seed, ties counted half"),
     "effect": Quantity(pl.Float64, "standard deviations", "effect size of the difference"),
+    "median": Quantity(pl.Float64, "fraction", "median of the paired differences"),
+    "carried_by": Quantity(pl.Int64, "", "pairs that make up nine tenths of a mean that is over twice the median"),
+    "level_share": Quantity(pl.Float64, "fraction", "share of the comparison's level that the verdict has"),
+    "failures_first": Quantity(
+        pl.Boolean, "", "whether failures decide, or all seeds disagree with those that trained"
+    ),
     "arm_test_accuracy": Quantity(pl.Float64, "fraction", "mean test accuracy of the arm over the pairs"),
     "baseline_test_accuracy": Quantity(pl.Float64, "fraction", "mean test accuracy of the baseline over the pairs"),
     "arm_diverged": Quantity(pl.Int64, "", "replicates of the arm that diverged"),
@@ -92,6 +100,25 @@ COMPARISON_COLUMNS = {
     "more_pairs": Quantity(pl.Int64, "", "further pairs for 80 % power at the difference seen, if undecided"),
     "test_loss_pairs": Quantity(pl.Int64, "", "pairs of the difference in test loss"),
     "test_ece_pairs": Quantity(pl.Int64, "", "pairs of the difference in calibration error"),
+}
+FAILURE_COLUMNS = {
+    **{name: COMPARISON_COLUMNS[name] for name in ("dataset", "network", "arm", "baseline", "pairs")},
+    "arm_failed": Quantity(pl.Int64, "", "pairs of which the arm's replicate failed to train"),
+    "baseline_failed": Quantity(pl.Int64, "", "pairs of which the baseline's did"),
+    "arm_failed_alone": Quantity(pl.Int64, "", "pairs of which only the arm's did"),
+    "baseline_failed_alone": Quantity(pl.Int64, "", "pairs of which only the baseline's did"),
+    **_with_bounds("failure_rate_difference", "fraction", "difference of the rates of failure, arm minus baseline"),
+    "failure_p": Quantity(pl.Float64, "", "p of McNemar's exact test"),
+    "adjusted_failure_p": Quantity(pl.Float64, "", "the same, corrected for all parts of all comparisons"),
+    "failure_verdict": Quantity(pl.String, "", "better, if the arm fails less often; worse or undecided"),
+    "trained_pairs": Quantity(pl.Int64, "", "pairs of which both replicates trained"),
+    **_with_bounds("trained_difference", "fraction", "mean paired difference in test accuracy of these pairs"),
+    "trained_p": Quantity(pl.Float64, "", "p of the sign-flip test of these pairs"),
+    "adjusted_trained_p": Quantity(pl.Float64, "", "the same, corrected for all parts of all comparisons"),
+    "adjusted_trained_equivalence_p": Quantity(pl.Float64, "", "p of equivalence of these pairs, corrected"),
+    "trained_verdict": Quantity(pl.String, "", "verdict on these pairs, conditional on training"),
+    "verdict": Quantity(pl.String, "", "verdict on all seeds"),
+    "failures_first": COMPARISON_COLUMNS["failures_first"],
 }
 STANDING_COLUMNS = {
     "network": Quantity(pl.String, "", "name of the network"),
@@ -112,7 +139,7 @@ def arm_frame(results: StudyResults) -> pl.DataFrame:
     records = results.table.group_by(CELL).agg(
         pl.len().alias("seeds"),
         pl.col("test_loss", "test_ece", "val_accuracy", "val_loss").filter(whole).mean(),
-        pl.col("diverged").sum(),
+        pl.col("failed", "diverged").sum(),
         pl.coalesce(pl.col("epochs").filter(whole).median(), pl.col("epochs").median()).alias("epochs"),
         *(pl.coalesce(cost.filter(~busy).median(), cost.median()) for cost in costs),
         pl.when(timed.any()).then(busy.filter(timed).all()).alias("busy"),
@@ -148,6 +175,7 @@ def comparison_frame(results: StudyResults) -> pl.DataFrame:
         comparison, judgement, cost = finding.comparison, finding.judgement, finding.cost
         row: dict[str, Any] = {**judgement._asdict(), **comparison._asdict()}
         row |= _columns("difference", judgement.difference) | _columns("probability_better", judgement.superiority)
+        row |= {"level_share": judgement.share, "failures_first": failures_come_first(judgement)}
         row |= {name: getattr(finding, name) for name in ("unpaired", "without_diverged", "more_pairs")}
         for side, arm in (("arm", comparison.arm), ("baseline", comparison.baseline)):
             row |= {f"{side}_test_accuracy": finding.means[arm], f"{side}_diverged": finding.diverged[arm]}
@@ -162,6 +190,33 @@ def comparison_frame(results: StudyResults) -> pl.DataFrame:
             row |= {**_columns(name, interval), f"{name}_p": p, f"{name}_effect": effect}
         rows.append(row)
     return _frame(rows, COMPARISON_COLUMNS)
+
+
+def failure_frame(results: StudyResults) -> pl.DataFrame:
+    """A row for each comparison in which a replicate failed to train; see `FAILURE_COLUMNS`."""
+    rows = []
+    for finding in results.conclusion.findings:
+        judgement, failures, trained = finding.judgement, finding.judgement.failures, finding.judgement.trained
+        if failures and trained:
+            row: dict[str, Any] = {**judgement._asdict(), **finding.comparison._asdict()}
+            row |= {
+                "arm_failed": failures.arm,
+                "baseline_failed": failures.baseline,
+                "arm_failed_alone": failures.arm_alone,
+                "baseline_failed_alone": failures.baseline_alone,
+                "failure_p": failures.p,
+                "adjusted_failure_p": failures.adjusted_p,
+                "failure_verdict": failures.verdict,
+                "trained_pairs": trained.pairs,
+                "trained_p": trained.p,
+                "adjusted_trained_p": trained.adjusted_p,
+                "adjusted_trained_equivalence_p": trained.adjusted_equivalence_p,
+                "trained_verdict": trained.verdict,
+                "failures_first": failures_come_first(judgement),
+            }
+            row |= _columns("failure_rate_difference", failures.difference)
+            rows.append(row | _columns("trained_difference", trained.difference))
+    return _frame(rows, FAILURE_COLUMNS)
 
 
 def standing_frame(results: StudyResults) -> pl.DataFrame:

@@ -3,12 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 from actbench.inference.frames import arm_frame, comparison_frame
 from actbench.inference.verdict import StudyResults, points
-from actbench.inference.verdict.words import count, level, listed
+from actbench.inference.verdict.part_words import failure_sentence
+from actbench.inference.verdict.phrases import count, level, listed
 from actbench.report.figures.figure import SENTENCE, shorten
 from actbench.report.figures.palette import SIGNS
 
@@ -38,8 +40,14 @@ def question_heading(results: StudyResults) -> str:
 
 
 def deciding_rows(results: StudyResults) -> list[dict[str, Any]]:
-    """The comparisons that answer the question: those over all datasets, if there are several."""
-    rows = comparison_frame(results).to_dicts()
+    """The comparisons that answer the question: those over all datasets, if there are several.
+
+    ``failures`` is what is said of failures to train where they come first.
+    """
+    name, rows = partial(shorten, longest=SENTENCE), comparison_frame(results).to_dicts()
+    for row, finding in zip(rows, results.conclusion.findings, strict=True):
+        about = finding.comparison, finding.judgement, results.question
+        row["failures"] = f"{failure_sentence(*about, tests=False, name=name)}." if row["failures_first"] else None
     return [row for row in rows if row["dataset"] is None] or rows
 
 
@@ -60,7 +68,11 @@ def answer_sentence(results: StudyResults) -> str:
         return "Nothing can be said yet: a verdict needs two pairs at least."
     if len(rows) == 1:
         return single_answer(rows[0], margin=results.question.margin)
-    return answer_for_all_pairs(rows) if results.question.comparisons == "all" else answer_against_baseline(rows)
+    answer = answer_for_all_pairs(rows) if results.question.comparisons == "all" else answer_against_baseline(rows)
+    best, led = best_row(rows), sum(row["failures_first"] for row in rows)
+    if best and best["failures"]:
+        answer = best["failures"]
+    return f"{answer} Failures to train come first in {led} of {len(rows)} comparisons." if led else answer
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
@@ -76,7 +88,8 @@ def answer_against_baseline(rows: Sequence[Row]) -> str:
         most = "" if counts["better"] == 1 else f", the most of {counts['better']}"
         several = len({row["network"] for row in rows}) > 1
         arm, baseline, network = (shorten(best[name], SENTENCE) for name in ("arm", "baseline", "network"))
-        return f"Yes: {arm} beats {baseline}{f' with {network}' if several else ''} by {difference_size(best)}{most}."
+        where = f" with {network}" if several else ""
+        return f"Yes{advantage(best, arm, f'{baseline}{where}')} by {difference_size(best)}{most}."
     verdicts = listed([f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict]])
     start = "Not decided" if counts["undecided"] == len(rows) else "None was found better"
     return f"{start}: of {len(rows)} comparisons, {verdicts}."
@@ -95,13 +108,24 @@ def answer_for_all_pairs(rows: Sequence[Row]) -> str:
 
 def single_answer(row: Row, *, margin: float) -> str:
     """The answer where there is one comparison."""
+    if row["failures"]:
+        return str(row["failures"])
     arm, base = shorten(row["arm"], SENTENCE), shorten(row["baseline"], SENTENCE)
     return {
-        "better": f"Yes: {arm} beats {base} by {difference_size(row)}.",
-        "worse": f"No: {arm} falls short of {base} by {difference_size(row)}.",
+        "better": f"Yes{advantage(row, arm, base)} by {difference_size(row)}.",
+        "worse": f"No{advantage(row, arm, base)} by {difference_size(row)}.",
         "equivalent": f"No: the two are equivalent, within {points(margin, sign=False)} points.",
         "undecided": "Not decided: these replicates cannot tell.",
     }[row["verdict"]]
+
+
+def advantage(row: Row, arm: str, baseline: str) -> str:
+    """That an arm beats its baseline or falls short of it; only on average, unless it does with most new seeds."""
+    if row["verdict"] == "better":
+        most = row["probability_better_low"] > 0.5
+        return f": {arm} beats {baseline}" if most else f", on average: {arm} scores higher than {baseline}"
+    most = row["probability_better_high"] < 0.5
+    return f": {arm} falls short of {baseline}" if most else f", on average: {arm} scores lower than {baseline}"
 
 
 def difference_size(row: Row) -> str:
@@ -119,9 +143,10 @@ def certainty_and_cost(results: StudyResults) -> str | None:
     if best["difference_low"] is not None:  # as in a design of so many looks that none may spend anything yet
         ends = f"{points(best['difference_low'])} to {points(best['difference_high'])}"
         interval = f", {level(results.question)} interval {ends}"
+    start, median = ("Over all seeds, ", f", median {points(best['median'])}") if best["failures"] else ("", "")
     evidence = (
-        f"{shorten(best['arm'], SENTENCE)} minus {shorten(best['baseline'], SENTENCE)}: "
-        f"{points(best['difference'])} points of test accuracy{interval} over {count(best['pairs'], 'pair')}"
+        f"{start}{shorten(best['arm'], SENTENCE)} minus {shorten(best['baseline'], SENTENCE)}: "
+        f"{points(best['difference'])} points of test accuracy{median}{interval} over {count(best['pairs'], 'pair')}"
     )
     names = itemgetter("network", "arm", "baseline")
     timed = [

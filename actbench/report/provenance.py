@@ -9,7 +9,7 @@ import yaml
 
 from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.changes import arm_title
-from actbench.inference.verdict.words import count, duration, listed
+from actbench.inference.verdict.phrases import count, duration, listed
 
 FACTS = {  # columns of the records, with their names in words
     "device": "device",

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from actbench.inference.stats import Verdict
 from actbench.inference.verdict import StudyResults, points
 from actbench.inference.verdict.pairing import pairing_sentence
-from actbench.inference.verdict.words import OTHER_PLAN, certificate_sentence, count, level, level_sentence, listed
+from actbench.inference.verdict.part_words import failure_rule
+from actbench.inference.verdict.phrases import count, level, listed
+from actbench.inference.verdict.words import OTHER_PLAN, certificate_sentence, level_sentence
 from actbench.report import figures, provenance
 from actbench.report.figures import Figure
 from actbench.report.figures.figure import SENTENCE, shorten
@@ -59,12 +61,16 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     promise = f"{chance}; differences up to {points(question.margin, sign=False)} points do not matter"
     least = f"{question.design.least} to " if question.design else ""
     lost = int(results.table["diverged"].sum())
+    rule = failure_rule(results.table, question)
+    numbers = results.table.filter("failed")["arm"].value_counts().sort("arm").rows()
+    failed = f": {listed([f'{shorten(arm, SENTENCE)} {number}' for arm, number in numbers])}" if numbers else ""
     replicates = (
         f"{len(results.table):,} in all{f', of which {lost} diverged' if lost else ''}; "
         f"{least}{count(question.most, 'seed')} planned for each of {count(len(question.arms), 'arm')}"
     )
     return [
         ("Replicates", replicates),
+        ("Failures", f"{rule.failed} of {count(len(results.table), 'replicate')}{failed}. {rule.sentence}"),
         ("Hardware", provenance.hardware(results.table)),
         ("Time", provenance.time_taken(results.table)),
         ("Pairs", pairing_fact(results)),
@@ -105,7 +111,7 @@ def stories(results: StudyResults) -> list[Story]:
             "Every replicate",
             f"One line for each seed, from {baseline} (hollow, above) to the arm (filled, below): green and solid "
             "where the arm scores higher, red and dashed where it does not. A replicate that has diverged is a "
-            "cross, and counts as guessing.",
+            "cross, and counts as guessing. Any other that failed to train is a square, and counts as what it scored.",
             pairs,
             ("range",) if any(figure.params["close"] for figure in pairs) else (),
         ),

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from actbench.inference.frames import arm_frame, comparison_frame, standing_frame
+from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, standing_frame
 from actbench.inference.verdict import StudyResults, p_value, points
-from actbench.inference.verdict.words import OUTCOMES, count
+from actbench.inference.verdict.part_words import contradiction_sentences
+from actbench.inference.verdict.phrases import count
+from actbench.inference.verdict.question import Panel
+from actbench.inference.verdict.words import OUTCOMES
 from actbench.report.figures.palette import SIGNS
 
 NONE = "–"
@@ -42,12 +45,13 @@ class TableCell(NamedTuple):
 
 
 class ReportTable(NamedTuple):
-    """A title, columns, and rows with a cell for each."""
+    """A title, columns, and rows with a cell for each; ``notes`` stand below."""
 
     name: str
     title: str
     columns: Sequence[TableColumn]
     rows: Sequence[Sequence[TableCell]]
+    notes: Sequence[str] = ()
 
 
 Row = Mapping[str, Any]  # of a frame of numbers
@@ -94,9 +98,10 @@ def p_text(p: float) -> str:
 
 
 def verdict_cell(row: Row) -> TableCell:
-    """Formats a verdict with its sign, and says whether the difference is inside the margin."""
+    """Formats a verdict with its sign, after failures where they come first; it says if it is inside the margin."""
+    first = "failures first; " if row["failures_first"] else ""
     inside = ", inside margin" if row["inside_margin"] and row["verdict"] != "equivalent" else ""
-    return TableCell(f"{SIGNS[row['verdict']]} {row['verdict']}{inside}", row["verdict"])
+    return TableCell(f"{first}{SIGNS[row['verdict']]} {row['verdict']}{inside}", row["verdict"])
 
 
 WHOLE, THOUSANDS, TWO, SIGNED = "{:d}".format, "{:,d}".format, "{:z.2f}".format, "{:+z.2f}".format
@@ -110,9 +115,26 @@ COMPARISONS: Columns = (
     (TableColumn("p of equivalence"), number("adjusted_equivalence_p", p_text)),
     (TableColumn("P(better)"), number("probability_better", TWO)),
     (TableColumn("effect", "sd"), number("effect", SIGNED)),
+    (TableColumn("median", "points"), number("median", points)),
     (TableColumn("time", "ratio"), number("time_ratio", TWO, starred=True)),
     (TableColumn("with time", number=False), text("with_time")),
     (TableColumn("more pairs"), number("more_pairs", THOUSANDS)),
+)
+FEWER = {"better": "less often", "worse": "more often", "undecided": "undecided"}
+FAILURES: Columns = (
+    (TableColumn("arm failed"), number("arm_failed", WHOLE)),
+    (TableColumn("baseline failed"), number("baseline_failed", WHOLE)),
+    (TableColumn("pairs"), number("pairs", WHOLE)),
+    (TableColumn("difference of rates", "points"), number("failure_rate_difference", points)),
+    (TableColumn("interval of rates", "points"), interval("failure_rate_difference", SIGNED, 100)),
+    (TableColumn("adjusted p of rates"), number("adjusted_failure_p", p_text)),
+    (TableColumn("arm fails", number=False), lambda row: text_cell(FEWER[row["failure_verdict"]])),
+    (TableColumn("both train"), number("trained_pairs", WHOLE)),
+    (TableColumn("difference", "points"), number("trained_difference", points)),
+    (TableColumn("interval", "points"), interval("trained_difference", SIGNED, 100)),
+    (TableColumn("adjusted p"), number("adjusted_trained_p", p_text)),
+    (TableColumn("where both train", number=False), text("trained_verdict")),
+    (TableColumn("all seeds", number=False), text("verdict")),
 )
 SECONDARY = (
     TableColumn("measure", number=False),
@@ -137,6 +159,7 @@ ARMS: Columns = (
     (TableColumn("test loss", "nats"), number("test_loss", "{:z.4f}".format)),
     (TableColumn("calibration error", "%"), number("test_ece", TWO, 100)),
     (TableColumn("val accuracy", "%"), number("val_accuracy", TWO, 100)),
+    (TableColumn("failed"), number("failed", WHOLE)),
     (TableColumn("diverged"), number("diverged", WHOLE)),
     (TableColumn("epochs"), number("epochs", "{:zg}".format)),
     (TableColumn("an epoch", "ms"), number("epoch_time_s", "{:z.3g}".format, 1000, starred=True)),
@@ -152,7 +175,10 @@ STANDINGS: Columns = (
 
 
 def tables(results: StudyResults) -> list[ReportTable]:
-    """Comparisons, measures beside accuracy, arms, and standings over several datasets: the tables that have rows."""
+    """The tables that have rows: comparisons, failures to train, measures beside accuracy, arms, and standings.
+
+    Failures stand first where they come first in a comparison.
+    """
     question = results.question
     several = {"dataset": len(question.datasets) > 1, "network": len(question.networks) > 1}
     where = [name for name, use in several.items() if use]
@@ -174,13 +200,26 @@ def tables(results: StudyResults) -> list[ReportTable]:
         ],
     )
     standings = [*name_columns(["network", "arm"]), *STANDINGS]
+    failures = format_table("failures", f"Failures to train, {minus}", [*names, *FAILURES], failure_frame(results))
+    seen = format_table("comparisons", f"Comparisons, {minus}", [*names, *COMPARISONS], comparisons)
+    seen = seen._replace(notes=list(table_notes(results)))
     found = [
-        format_table("comparisons", f"Comparisons, {minus}", [*names, *COMPARISONS], comparisons),
+        *([failures, seen] if comparisons["failures_first"].any() else [seen, failures]),
         secondary,
         format_table("arms", f"Arms{suffix}", [*name_columns([*where, "arm"]), *settings, *ARMS], arm_frame(results)),
         format_table("standings", "Arms over all datasets", standings, standing_frame(results)),
     ]
     return [table for table in found if table.rows]
+
+
+def table_notes(results: StudyResults) -> Iterator[str]:
+    """Why the numbers of a comparison seem to contradict each other."""
+    for finding in results.conclusion.findings:
+        reasons = " ".join(contradiction_sentences(finding.judgement, results.question))
+        if reasons:
+            comparison = finding.comparison
+            where = Panel(comparison.dataset or "the mean of all", comparison.network).title
+            yield f"{comparison.arm} against {comparison.baseline} on {where}: {reasons}"
 
 
 def name_columns(names: Sequence[str]) -> Columns:
@@ -223,7 +262,8 @@ def markdown(table: ReportTable) -> str:
     rule = ["---:" if column.number else "---" for column in table.columns]
     head = [line([escape(column.heading) for column in table.columns]), line(rule)]
     rows = [line([escape(cell.text) for cell in row]) for row in table.rows]
-    return "\n".join([f"**{escape(table.title)}**", "", *head, *rows, ""])
+    notes = [part for note in table.notes for part in (escape(note), "")]
+    return "\n".join([f"**{escape(table.title)}**", "", *head, *rows, "", *notes])
 
 
 def latex(table: ReportTable) -> str:
@@ -236,4 +276,5 @@ def latex(table: ReportTable) -> str:
     head = line([column.heading for column in table.columns])
     rows = [line([cell.text for cell in row]) for row in table.rows]
     start = [r"% needs \usepackage{booktabs,amssymb}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    return "\n".join([*start, head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""])
+    notes = [rf"\par {{\footnotesize {' '.join(note.split()).translate(LATEX)}}}" for note in table.notes]
+    return "\n".join([*start, head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", *notes, ""])

@@ -29,8 +29,8 @@ from actbench.inference.frames import arm_frame
 from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.changes import arm_title, factor_values
 from actbench.inference.verdict.evidence import epoch_matrix, mean_curve
+from actbench.inference.verdict.phrases import level
 from actbench.inference.verdict.question import Panel
-from actbench.inference.verdict.words import level
 from actbench.records import check_links, replace_file
 from actbench.report.figures import forest_figures, shape_figures
 from actbench.report.figures.figure import Figure, figures_by_file, file_name, panel_records, render

@@ -19,6 +19,7 @@ from actbench.inference.verdict import (
     Question,
     StudyResults,
     counted_pairs,
+    failures_by_cell,
     load_results,
     scores,
     to_json_values,
@@ -189,7 +190,7 @@ def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table:
 
     A comparison over all datasets needs its arms on every dataset.
     """
-    _, running = counted_pairs(scores(table, OUTCOME), question)
+    _, running = counted_pairs(scores(table, OUTCOME), failures_by_cell(table, question), question)
     parts = [part for comparison in running for part in question.parts(comparison)]
     needed = {(part.dataset, part.network, arm) for part in parts for arm in (part.arm, part.baseline)}
     most = max(len(seeds) for _, seeds in wanted)

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from actbench.inference.verdict import OUTCOME, POWER, Certificate, StudyResults, scores, simulate_splits
+from actbench.inference.verdict import (
+    OUTCOME,
+    POWER,
+    Certificate,
+    StudyResults,
+    failures_by_cell,
+    scores,
+    simulate_splits,
+)
 from actbench.records import RESULTS
 from actbench.studies.definition import Study
 from actbench.studies.executors import Failure
@@ -44,7 +52,9 @@ def certify(wanted: Wanted, study: Study, results: StudyResults, context: RunCon
     context.progress.say("self-test: splitting the baseline's seeds")
     by_seed = scores(results.table, OUTCOME)[entry.key]
     values = np.array([by_seed[seed] for seed in sorted(by_seed)])
-    split = simulate_splits(values, alpha=question.alpha, margin=question.margin, design=question.design)
+    lost = failures_by_cell(results.table, question)[entry.key]
+    failed = np.array([lost[seed] for seed in sorted(by_seed)])
+    split = simulate_splits(values, failed, alpha=question.alpha, margin=question.margin, design=question.design)
     return Certificate(
         dataset=entry.dataset,
         network=entry.network,

@@ -476,8 +476,8 @@ def test_a_sound_harness_passes_its_own_test():
 
 
 def test_a_harness_that_cries_wolf_fails_it(monkeypatch):
-    def cries_wolf(family, **_):
-        return [judgement._replace(verdict="better") for judgement in judge(family)]
+    def cries_wolf(family, failures, **_):
+        return [judgement._replace(verdict="better") for judgement in judge(family, failures)]
 
     from actbench.inference.verdict import certificate
 

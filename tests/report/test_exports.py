@@ -119,9 +119,9 @@ def test_every_format_gives_files_and_another_is_refused(results, folder):
     }
 
     assert found == {
-        "md": ["comparisons.md", "secondary.md", "arms.md"],
-        "tex": ["comparisons.tex", "secondary.tex", "arms.tex"],
-        "csv": ["comparisons.csv", "arms.csv", "replicates.csv"],
+        "md": ["comparisons.md", "failures.md", "secondary.md", "arms.md"],
+        "tex": ["comparisons.tex", "failures.tex", "secondary.tex", "arms.tex"],
+        "csv": ["comparisons.csv", "failures.csv", "arms.csv", "replicates.csv"],
         "json": ["verdict.json"],
     }
     assert all((folder / "exports" / name).is_file() for names in found.values() for name in names)
@@ -137,7 +137,7 @@ def test_json_is_the_verdict(results, folder):
 
 
 def test_csv_has_the_numbers_in_full(results, folder):
-    comparisons, arms, replicates = map(read, write_exports(results, folder, "csv"))
+    comparisons, failures, arms, replicates = map(read, write_exports(results, folder, "csv"))
 
     difference = np.subtract(ARMS["swish"], RELU)
     low, high = stats.t.interval(0.95, 7, difference.mean(), stats.sem(difference))
@@ -153,7 +153,10 @@ def test_csv_has_the_numbers_in_full(results, folder):
     guessed = [0.1, *ARMS["tanh"][1:]]
     assert float(arms[2]["test_accuracy"]) == pytest.approx(np.mean(guessed))
     assert float(arms[2]["test_loss"]) == pytest.approx(np.mean(1 - np.array(guessed[1:])))
-    assert arms[2]["diverged"] == "1"
+    assert (arms[2]["failed"], arms[2]["diverged"]) == ("1", "1")
+    (tanh,) = failures
+    assert (tanh["arm"], tanh["arm_failed"], tanh["baseline_failed"], tanh["trained_pairs"]) == ("tanh", "1", "0", "7")
+    assert float(tanh["trained_difference"]) == pytest.approx(-0.001)
     assert [float(row["test_accuracy"]) for row in replicates[:8]] == list(RELU)
     assert len(replicates) == 24
 
@@ -426,7 +429,7 @@ def test_csv_and_hparams_leave_out_what_the_tables_leave_out(tmp_path):
     )
     results = load_results(written(tmp_path, question(arms=("relu", "tanh")), [arm_rows("relu", RELU[:2]), lost]))
 
-    _, arms, _ = map(read, write_exports(results, tmp_path, "csv"))
+    _, _, arms, _ = map(read, write_exports(results, tmp_path, "csv"))
     write_tensorboard(results, tmp_path)
 
     events = accumulated(tmp_path / "tensorboard" / "tanh")
@@ -555,7 +558,7 @@ def test_seeds_and_settings_of_one_arm_are_told_of_it(tmp_path):
     before = study_of(tmp_path / "a", {"relu": RELU, "swish": RELU})
     after = before._replace(
         table=pl.concat([arm_rows("relu", RELU), arm_rows("swish", RELU[:6], lr=0.1)]).with_columns(
-            device=pl.lit("a CPU")
+            device=pl.lit("a CPU"), failed=pl.lit(value=False)
         )
     )
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Real
 from scipy import stats as distributions
 
 from actbench.inference.stats.paired import Interval, smallest_p
@@ -24,13 +24,14 @@ SHARES = Shares(0.60, 0.25, 0.15)
 
 
 def guessing_p(
-    correct: Int[np.ndarray, " replicates"],
-    rows: Int[np.ndarray, " replicates"],
+    correct: Real[np.ndarray, " replicates"],
+    rows: Real[np.ndarray, " replicates"],
     guess: Float[np.ndarray, " replicates"],
 ) -> Float[np.ndarray, " replicates"]:
     """Chance that a network which guesses has at least so many of its rows correct: the exact binomial test.
 
     ``guess`` is its chance to have a row correct, which is at most the share of the most frequent class.
+    Where a number is not known, it and the result are NaN.
     """
     p: Float[np.ndarray, " replicates"] = distributions.binom.sf(correct - 1, rows, guess)
     return p

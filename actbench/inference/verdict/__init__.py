@@ -4,6 +4,8 @@ from actbench.inference.verdict.certificate import POWER as POWER
 from actbench.inference.verdict.certificate import Certificate as Certificate
 from actbench.inference.verdict.certificate import simulate_splits as simulate_splits
 from actbench.inference.verdict.evidence import scores as scores
+from actbench.inference.verdict.failures import failures_by_cell as failures_by_cell
+from actbench.inference.verdict.failures import mark_failures as mark_failures
 from actbench.inference.verdict.findings import OUTCOME as OUTCOME
 from actbench.inference.verdict.findings import Finding as Finding
 from actbench.inference.verdict.findings import conclude as conclude
@@ -12,6 +14,8 @@ from actbench.inference.verdict.history import History as History
 from actbench.inference.verdict.history import Look as Look
 from actbench.inference.verdict.history import schema as schema
 from actbench.inference.verdict.pairing import pairing_faults as pairing_faults
+from actbench.inference.verdict.phrases import p_value as p_value
+from actbench.inference.verdict.phrases import points as points
 from actbench.inference.verdict.planning import PowerForecast as PowerForecast
 from actbench.inference.verdict.planning import forecast_power as forecast_power
 from actbench.inference.verdict.question import Comparison as Comparison
@@ -30,6 +34,4 @@ from actbench.inference.verdict.tuning import choose_values as choose_values
 from actbench.inference.verdict.tuning import extended_values as extended_values
 from actbench.inference.verdict.tuning import summarize_tuning as summarize_tuning
 from actbench.inference.verdict.words import certificate_sentence as certificate_sentence
-from actbench.inference.verdict.words import p_value as p_value
-from actbench.inference.verdict.words import points as points
 from actbench.inference.verdict.words import sentences as sentences

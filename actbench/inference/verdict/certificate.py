@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats as distributions
 
-from actbench.inference.stats import Design, Interval, detectable, judge, smallest_p
+from actbench.inference.stats import Design, Failed, Interval, detectable, judge, smallest_p
 
 POWER = 0.8  # with which the planted difference would be seen
 
@@ -68,17 +68,18 @@ class SplitTest(NamedTuple):
 
 def simulate_splits(
     scores: Float[np.ndarray, " seeds"],
+    failed: Bool[np.ndarray, " seeds"] | None = None,
     *,
     alpha: float,
     margin: float,
     design: Design | None,
     splits: int = 2_000,
 ) -> SplitTest:
-    """False alarms and power of `judge` on the scores of one arm, where the truth is known.
+    """False alarms and power of `judge`, in any part, on the scores of one arm, where the truth is known.
 
     The seeds are split at random into two arms, so that there is no difference.
     Then a difference is planted in one of them. A design's last look is at half of
-    the seeds.
+    the seeds. ``failed`` says which failed to train.
 
     Raises:
         ValueError: There are fewer than four seeds.
@@ -93,15 +94,18 @@ def simulate_splits(
     # Two scores of one arm differ by sqrt(2) standard deviations of a score.
     planted = detectable(pairs, alpha=alpha, goal=POWER) * float(np.sqrt(2) * np.std(scores, ddof=1))
 
-    def different(difference: Float[np.ndarray, " pairs"]) -> bool:
-        (judgement,) = judge([difference], alpha=alpha, margin=margin, design=halved)
-        return judgement.verdict in ("better", "worse")
+    def different(difference: Float[np.ndarray, " pairs"], lost: Failed) -> bool:
+        (judgement,) = judge([difference], [lost], alpha=alpha, margin=margin, design=halved)
+        parts = (judgement, judgement.failures, judgement.trained)
+        return any(part is not None and part.verdict in ("better", "worse") for part in parts)
 
+    failed = np.zeros(len(scores), dtype=bool) if failed is None else failed
     false = seen = 0
     for _ in range(splits):
-        arm, baseline = rng.permutation(scores)[: 2 * pairs].reshape(2, pairs)
-        false += different(arm - baseline)
-        seen += different(arm - baseline + planted)
+        order = rng.permutation(len(scores))[: 2 * pairs].reshape(2, pairs)
+        (arm, baseline), lost = scores[order], failed[order].T
+        false += different(arm - baseline, lost)
+        seen += different(arm - baseline + planted, lost)
     return SplitTest(splits, pairs, proportion_interval(false, splits), planted, proportion_interval(seen, splits))
 
 

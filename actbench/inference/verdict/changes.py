@@ -8,9 +8,9 @@ import polars as pl
 
 from actbench.inference.frames import arm_frame
 from actbench.inference.verdict.findings import Finding
+from actbench.inference.verdict.phrases import count, listed, points
 from actbench.inference.verdict.question import Panel, Question
 from actbench.inference.verdict.results import StudyResults
-from actbench.inference.verdict.words import count, listed, points
 from actbench.records import blocks
 
 Settings = Mapping[tuple[Any, ...], Mapping[str, Any]]  # values by name, of each dataset, network and arm

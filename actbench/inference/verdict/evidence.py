@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -59,9 +59,14 @@ def scores(table: pl.DataFrame, outcome: str) -> Scores:
     """Score of each seed by dataset, network and arm; a seed that diverged, or is about to, has that of guessing."""
     lost = pl.col("diverged") | ~(pl.col(outcome).abs() < ENDLESS)
     score = pl.when(lost).then(GUESS[outcome]).otherwise(pl.col(outcome))
-    rows = table.select("dataset_name", "network_name", "arm", "seed", score.alias("score")).drop_nulls("score")
-    by_cell = rows.rows_by_key(["dataset_name", "network_name", "arm"])
-    return {cell: dict(values) for cell, values in by_cell.items()}
+    return by_cell(table, score)
+
+
+def by_cell(table: pl.DataFrame, value: pl.Expr) -> Mapping[tuple[str, str, str], Mapping[int, Any]]:
+    """A value of each seed that has one, by dataset, network and arm."""
+    rows = table.select("dataset_name", "network_name", "arm", "seed", value.alias("value")).drop_nulls("value")
+    cells = rows.rows_by_key(["dataset_name", "network_name", "arm"])
+    return {cell: dict(values) for cell, values in cells.items()}
 
 
 def paired(scores: Scores, comparison: Comparison, question: Question) -> Pairs:

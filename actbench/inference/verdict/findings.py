@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from actbench.inference.stats import (
+    Failed,
     Interval,
     Judgement,
     Verdict,
@@ -20,6 +21,7 @@ from actbench.inference.stats import (
     stops,
 )
 from actbench.inference.verdict.evidence import LOWER_IS_BETTER, Cost, Pairs, Scores, paired, paired_cost, scores
+from actbench.inference.verdict.failures import Failures, failed_pairs, failures_by_cell
 from actbench.inference.verdict.history import History, Look, utc_now
 from actbench.inference.verdict.question import Comparison, Question
 
@@ -99,9 +101,18 @@ def conclude(
         elsewhere: Histories of other studies, which may have looked at the same cells.
     """
     by_outcome = {outcome: scores(table, outcome) for outcome in (OUTCOME, *LOWER_IS_BETTER)}
-    pairs, running = counted_pairs(by_outcome[OUTCOME], question)
+    failures = failures_by_cell(table, question)
+    pairs, running = counted_pairs(by_outcome[OUTCOME], failures, question)
+    failed = [
+        failed_pairs(failures, comparison, question, pair.seeds)
+        for comparison, pair in zip(question.family, pairs, strict=True)
+    ]
     judgements = judge(
-        [pair.difference for pair in pairs], alpha=question.alpha, margin=question.margin, design=question.design
+        [pair.difference for pair in pairs],
+        failed,
+        alpha=question.alpha,
+        margin=question.margin,
+        design=question.design,
     )
     findings = []
     for index, (comparison, judgement) in enumerate(zip(question.family, judgements, strict=True)):
@@ -121,7 +132,7 @@ def conclude(
                 means=arm_means(by_outcome[OUTCOME], comparison, seeds, question),
                 unpaired=len(unpaired),
                 diverged={arm: len(lost_seeds) for arm, lost_seeds in lost.items()},
-                without_diverged=without_diverged(set.union(*lost.values()), pairs, index, question),
+                without_diverged=without_diverged(set.union(*lost.values()), pairs, failed, index, question),
                 secondary=[
                     compare_secondary(by_outcome[outcome], outcome, comparison, seeds, question)
                     for outcome in LOWER_IS_BETTER
@@ -162,7 +173,7 @@ def make_look(judgements: Sequence[Judgement], question: Question) -> Look:
     )
 
 
-def counted_pairs(scores: Scores, question: Question) -> tuple[list[Pairs], list[Comparison]]:
+def counted_pairs(scores: Scores, failures: Failures, question: Question) -> tuple[list[Pairs], list[Comparison]]:
     """The pairs of each comparison that count, and the comparisons that go on.
 
     All pairs count where the number of seeds is fixed. In a sequential design,
@@ -174,7 +185,11 @@ def counted_pairs(scores: Scores, question: Question) -> tuple[list[Pairs], list
     # A look needs all of its seeds: those from the first missing one on do not count.
     whole = [sum(seed == question.seed + index for index, seed in enumerate(pair.seeds)) for pair in pairs]
     differences = [pair.difference[:count] for pair, count in zip(pairs, whole, strict=True)]
-    counts, running = stops(differences, question.design, alpha=question.alpha, margin=question.margin)
+    failed = [
+        failed_pairs(failures, comparison, question, pair.seeds[:count])
+        for comparison, pair, count in zip(question.family, pairs, whole, strict=True)
+    ]
+    counts, running = stops(differences, question.design, failed, alpha=question.alpha, margin=question.margin)
     return (
         [Pairs(pair.seeds[:count], pair.difference[:count], []) for pair, count in zip(pairs, counts, strict=True)],
         [question.family[index] for index in running],
@@ -190,17 +205,20 @@ def arm_means(scores: Scores, comparison: Comparison, seeds: Sequence[int], ques
     return means
 
 
-def without_diverged(lost: set[int], pairs: Sequence[Pairs], index: int, question: Question) -> Verdict | None:
+def without_diverged(
+    lost: set[int], pairs: Sequence[Pairs], failed: Sequence[Failed], index: int, question: Question
+) -> Verdict | None:
     """The verdict on a comparison without the pairs of its lost seeds, if there are any and the verdict changes."""
     if not lost:
         return None
     # The pairs that remain have no looks; the question is only what the verdict rests on.
-    family = [pair.difference for pair in pairs]
+    family, reduced_failed = [pair.difference for pair in pairs], [*failed]
     kept = [seed not in lost for seed in pairs[index].seeds]
     reduced = [*family[:index], family[index][kept], *family[index + 1 :]]
+    reduced_failed[index] = failed[index][kept]
     before, after = (
-        judge(differences, alpha=question.alpha, margin=question.margin)[index].verdict
-        for differences in (family, reduced)
+        judge(*parts, alpha=question.alpha, margin=question.margin)[index].verdict
+        for parts in ((family, failed), (reduced, reduced_failed))
     )
     return after if before != after else None
 

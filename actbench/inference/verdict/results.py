@@ -12,9 +12,11 @@ import polars as pl
 from actbench import __version__
 from actbench.inference.verdict.certificate import Certificate
 from actbench.inference.verdict.conditions import by_condition, condition_sentences
+from actbench.inference.verdict.failures import mark_failures
 from actbench.inference.verdict.findings import OUTCOME, Conclusion, conclude
 from actbench.inference.verdict.history import FILE, History
 from actbench.inference.verdict.pairing import pairing_faults, planning_faults
+from actbench.inference.verdict.part_words import failure_rule, failures_come_first
 from actbench.inference.verdict.question import Question
 from actbench.inference.verdict.tuning import Tuning, summarize_tuning
 from actbench.inference.verdict.words import (
@@ -26,12 +28,15 @@ from actbench.inference.verdict.words import (
 )
 from actbench.records import COLUMNS, RecordError, read_records, replace_file
 
-FORMAT = 1
+FORMAT = 2
 RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
 
 
 class StudyResults(NamedTuple):
-    """What the records of a study say. Printed, they are the verdicts in words; in a notebook, with a figure."""
+    """What the records of a study say. Printed, they are the verdicts in words; in a notebook, with a figure.
+
+    ``table`` holds the records, with a column ``failed``: whether a replicate failed to train.
+    """
 
     table: pl.DataFrame
     question: Question
@@ -79,7 +84,7 @@ def load_results(folder: Path) -> StudyResults:
         looked.write(folder)
     changed = [line for result in by_condition(conclusion) for line in condition_sentences(result)]
     results = StudyResults(
-        table,
+        mark_failures(table, question),
         question,
         conclusion,
         tunings,
@@ -117,10 +122,12 @@ def write_verdict(path: Path, results: StudyResults, history: History) -> None:
         "pairing_faults": results.faults,
         "level_holds": not conclusion.other_looks,
         "level_sentence": level_sentence(conclusion),
+        "failure_rule": failure_rule(results.table, question),
         "comparisons": [
             {
                 **finding.comparison._asdict(),
                 **finding.judgement._asdict(),
+                "failures_first": failures_come_first(finding.judgement),
                 **{name: item for name, item in finding._asdict().items() if name not in ("comparison", "judgement")},
                 "sentence": sentence(finding, question),
             }

@@ -1,11 +1,20 @@
 """Verdicts in plain words."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 from actbench.inference.stats import smallest_p
 from actbench.inference.verdict.certificate import Certificate
 from actbench.inference.verdict.findings import Conclusion, Finding
+from actbench.inference.verdict.part_words import (
+    CONDITIONAL,
+    contradiction_sentences,
+    failure_sentence,
+    failures_come_first,
+    has_two_humps,
+    seeds_behind,
+    wins_most,
+)
+from actbench.inference.verdict.phrases import count, duration, level, p_value, percent, points
 from actbench.inference.verdict.question import Panel, Question
 from actbench.inference.verdict.tuning import Tuning
 
@@ -26,7 +35,7 @@ def sentences(conclusion: Conclusion, tunings: Sequence[Tuning], certificates: S
 
 
 def sentence(finding: Finding, question: Question) -> str:
-    """The verdict on one comparison, with its evidence."""
+    """The verdict on one comparison, with its evidence; failures to train first, where they come first."""
     judgement, comparison = finding.judgement, finding.comparison
     arm, base, difference = comparison.arm, comparison.baseline, judgement.difference
     where = f"On {comparison.dataset}" if comparison.dataset else f"Over these {len(question.datasets)} datasets"
@@ -34,25 +43,41 @@ def sentence(finding: Finding, question: Question) -> str:
     margin = f"{points(question.margin, sign=False)} points"
     if difference is None:
         return f"{where}, {arm} and {base} have {count(judgement.pairs, 'pair')}, and a verdict needs 2 at least."
+    mean = "" if wins_most(judgement) else " on average"
     verdict = {
-        "better": f"{arm} is better than {base}",
-        "worse": f"{arm} is worse than {base}",
+        "better": f"{arm} is better than {base}{mean}",
+        "worse": f"{arm} is worse than {base}{mean}",
         "equivalent": f"{arm} and {base} are equivalent, within {margin}",
         "undecided": f"it is undecided whether {arm} does better than {base}",
     }[judgement.verdict]
     if judgement.verdict in ("better", "worse") and judgement.inside_margin:
         verdict += f", though by less than the margin of {margin}"
     p = judgement.adjusted_equivalence_p if judgement.verdict == "equivalent" else judgement.adjusted_p
+    median = f", median {points(judgement.median)}" if judgement.median is not None and has_two_humps(judgement) else ""
     evidence = (
-        f"{points(difference.estimate)} points of test accuracy ({level(question)} interval "
+        f"{points(difference.estimate)} points of test accuracy{median} ({level(question)} interval "
         f"{points(difference.low)} to {points(difference.high)}, {count(judgement.pairs, 'pair')}, "
         f"adjusted p {p_value(p)})"
     )
-    return " ".join([f"{where}, {verdict}: {evidence}.", *remarks(finding, question)])
+    parts = [f"{where}, {verdict}: {evidence}."]
+    if judgement.failures:
+        failures = failure_sentence(comparison, judgement, question)
+        first = failures_come_first(judgement)
+        leading = [f"{where}, {failures}.", CONDITIONAL, f"Over all seeds, {verdict}: {evidence}."]
+        parts = leading if first else [*parts, f"Failures: {failures}."]
+    return " ".join([*parts, *remarks(finding, question)])
 
 
 def remarks(finding: Finding, question: Question) -> Iterator[str]:
-    """Remarks on a verdict: divergence, missing seeds, and what an undecided verdict needs."""
+    """Remarks on a verdict: few seeds behind it, contradictions, divergence, missing seeds, and what it needs."""
+    judgement, arm = finding.judgement, finding.comparison.arm
+    if behind := seeds_behind(judgement):
+        yield behind
+    if judgement.verdict in ("better", "worse") and judgement.superiority and not wins_most(judgement):
+        chance = judgement.superiority
+        bounds = f"{chance.low:.2f} to {chance.high:.2f}"
+        yield f"On a new seed, {arm} wins with a chance of {chance.estimate:.2f} ({bounds})."
+    yield from contradiction_sentences(judgement, question)
     lost = [f"{number} of {arm}" for arm, number in finding.diverged.items() if number]
     if lost:
         yield f"Diverged, and counted as guessing: {', '.join(lost)}."
@@ -62,19 +87,25 @@ def remarks(finding: Finding, question: Question) -> Iterator[str]:
         was = "was" if finding.unpaired == 1 else "were"
         yield f"{count(finding.unpaired, 'seed')} had no partner in the other arm and {was} left out."
     if finding.judgement.verdict == "undecided":
-        pairs, family = finding.judgement.pairs, len(question.family)
-        too_few = smallest_p(pairs) > question.alpha / family
-        if too_few:
-            among = f" among {family} comparisons" if family > 1 else ""
-            yield f"{count(pairs, 'pair')} can reach no adjusted p of {question.alpha:g}{among}."
-        if finding.more_pairs is not None:
-            time = "" if finding.more_minutes is None else f", {duration(finding.more_minutes)} here"
-            more = count(finding.more_pairs, "more pair")
-            yield f"About {more} would see a difference of this size with 80 % power{time}."
-        elif not too_few:
-            yield "No number of pairs would tell, at the difference seen."
+        yield from what_it_needs(finding, question)
     if finding.comparison.dataset is None:
         yield "This speaks of these datasets, not of others."
+
+
+def what_it_needs(finding: Finding, question: Question) -> Iterator[str]:
+    """What an undecided verdict needs."""
+    judgement, family = finding.judgement, len(question.family)
+    too_few = smallest_p(judgement.pairs) > question.alpha * judgement.share / family
+    if too_few:
+        parts = " and their parts" if judgement.share < 1 else ""
+        among = f" among {count(family, 'comparison')}{parts}" if family > 1 or parts else ""
+        yield f"{count(judgement.pairs, 'pair')} can reach no adjusted p of {question.alpha:g}{among}."
+    if finding.more_pairs is not None:
+        time = "" if finding.more_minutes is None else f", {duration(finding.more_minutes)} here"
+        more = count(finding.more_pairs, "more pair")
+        yield f"About {more} would see a difference of this size with 80 % power{time}."
+    elif not too_few:
+        yield "No number of pairs would tell, at the difference seen."
 
 
 def level_sentence(conclusion: Conclusion) -> str | None:
@@ -128,50 +159,3 @@ def tuning_sentences(tuning: Tuning) -> Iterator[str]:
         )
     else:
         yield f"The winner on val is {tuning.winner}, whether each arm has its own {tuning.setting} or all share one."
-
-
-def points(fraction: float, *, sign: bool = True) -> str:
-    """A fraction in percentage points, with two decimals below 1."""
-    value = 100 * fraction
-    digits = 1 if abs(value) >= 0.995 else 2
-    return f"{value:+z.{digits}f}" if sign else f"{value:z.{digits}f}"
-
-
-def percent(fraction: float) -> str:
-    """A fraction in percent."""
-    return f"{100 * fraction:.1f} %"
-
-
-def p_value(p: float) -> str:
-    """A p-value as papers print it, with its sign."""
-    if p < 0.0001:
-        return "< .0001"
-    text = f"{p:.4f}" if p < 0.001 else f"{p:.3f}" if p < 0.995 else "1.00"
-    return f"= {text.removeprefix('0')}"
-
-
-def level(question: Question) -> str:
-    """Coverage of the intervals, in percent."""
-    return f"{100 * (1 - question.alpha):g} %"
-
-
-def listed(words: Sequence[str], most: int = 6) -> str:
-    """Words with commas and an "and"; where there are more than ``most``, the last ones are counted."""
-    if len(words) > most:
-        return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
-    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun, in the plural unless the number is 1."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(minutes: float) -> str:
-    """A time in the unit that suits its length."""
-    if not math.isfinite(minutes):
-        return "no time"
-    for limit, unit, size in ((1, "second", 1 / 60), (120, "minute", 1), (48 * 60, "hour", 60)):
-        if minutes < limit:
-            return count(round(minutes / size), unit)
-    return count(round(minutes / (24 * 60)), "day")

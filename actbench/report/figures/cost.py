@@ -6,7 +6,7 @@ import polars as pl
 from actbench.inference.frames import arm_frame
 from actbench.inference.stats import pareto
 from actbench.inference.verdict import StudyResults
-from actbench.inference.verdict.words import listed
+from actbench.inference.verdict.phrases import listed
 from actbench.report.figures.figure import (
     PAGE,
     Figure,

@@ -11,8 +11,9 @@ import polars as pl
 from actbench.inference.frames import arm_frame
 from actbench.inference.verdict import StudyResults, Tuning
 from actbench.inference.verdict.evidence import epoch_matrix, mean_curve
+from actbench.inference.verdict.phrases import count, level, listed
 from actbench.inference.verdict.question import Panel
-from actbench.inference.verdict.words import count, level, listed, tuning_sentences
+from actbench.inference.verdict.words import tuning_sentences
 from actbench.report.figures.figure import (
     PAGE,
     Figure,

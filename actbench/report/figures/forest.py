@@ -10,8 +10,8 @@ import polars as pl
 
 from actbench.inference.verdict import Finding, StudyResults, points
 from actbench.inference.verdict.findings import Conclusion
+from actbench.inference.verdict.phrases import count, listed
 from actbench.inference.verdict.question import Panel
-from actbench.inference.verdict.words import count, listed
 from actbench.report.figures.figure import (
     HALF_MORE,
     SENTENCE,

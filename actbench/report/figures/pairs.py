@@ -10,8 +10,8 @@ from jaxtyping import Float
 from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.evidence import paired, scores
 from actbench.inference.verdict.findings import OUTCOME
+from actbench.inference.verdict.phrases import listed
 from actbench.inference.verdict.question import Panel
-from actbench.inference.verdict.words import listed
 from actbench.report.figures.figure import (
     SENTENCE,
     Figure,
@@ -32,7 +32,7 @@ PAIR_ROW = 50  # pixels
 HALF = 0.27  # of a row, from its middle to the dots
 FAR = 3.0  # quartile ranges from the middle half beyond which scores lie outside the close range
 PRESSED = 0.4  # share of the whole range above which a close range gains nothing
-STATES = "trained", "diverged"
+STATES = {"trained": "circle", "failed to train": "square", "diverged": CROSS}  # and their marks
 MANY = 60  # seeds in a row from which on dots and lines are finer
 
 
@@ -58,7 +58,9 @@ def pair_figures(results: StudyResults) -> list[Figure]:
 def pair_rows(results: StudyResults, panel: Panel) -> pl.DataFrame:
     """A row for each pair, arms in the order of the forest plot; where the baseline is the only arm, for each seed."""
     question, accuracies = results.question, scores(results.table, OUTCOME)
-    lost = set(panel_records(results.table, panel).filter("diverged").select("arm", "seed").iter_rows())
+    state = pl.when("diverged").then(pl.lit("diverged")).when("failed").then(pl.lit("failed to train"))
+    records = panel_records(results.table, panel).with_columns(state=state.otherwise(pl.lit("trained")))
+    states = {(arm, seed): state for arm, seed, state in records.select("arm", "seed", "state").iter_rows()}
     base = accuracies.get((*panel, question.baseline), {})
     if len(question.arms) == 1:
         pairs = [(0, question.baseline, seed) for seed in sorted(base)]
@@ -77,8 +79,8 @@ def pair_rows(results: StudyResults, panel: Panel) -> pl.DataFrame:
             "seed": seed,
             "score": round(100 * accuracies[*panel, arm][seed], 4),
             "baseline": round(100 * base[seed], 4) if len(question.arms) > 1 else None,
-            "state": STATES[(arm, seed) in lost],
-            "baseline_state": STATES[(question.baseline, seed) in lost],
+            "state": states[arm, seed],
+            "baseline_state": states[question.baseline, seed],
         }
         for row, arm, seed in pairs
     ]
@@ -100,7 +102,7 @@ def pairs_chart(name: str, rows: pl.DataFrame, sides: Sequence[str]) -> Layers:
     """Rows from top to bottom, each with the baseline above and the arm below."""
     count, alone = rows["row"].n_unique(), bool(rows["baseline"].null_count())
     fine = rows["row"].value_counts()["count"].max() >= MANY  # type: ignore[operator]
-    lost = STATES[1] in {*rows["state"], *rows["baseline_state"]}
+    lost = [state for state in [*STATES][1:] if state in {*rows["state"], *rows["baseline_state"]}]
     ends = [alt.ExprRef(f"range === 'close' && close ? close[{end}] : whole[{end}]") for end in (0, 1)]
     scale = alt.Scale(domainMin=ends[0], domainMax=ends[1], zero=False, nice=False)
     outcomes = ["arm higher", "arm not higher"]
@@ -109,9 +111,9 @@ def pairs_chart(name: str, rows: pl.DataFrame, sides: Sequence[str]) -> Layers:
     dash = alt.StrokeDash("outcome:N", title=None, scale=alt.Scale(domain=outcomes, range=[[1, 0], [3, 2]]))
     stroke = alt.Scale(domain=sides, range=[QUIET.light, ARMS[0].light])
     fill = alt.Scale(domain=sides, range=[PAPER.light, ARMS[0].light])
-    states = alt.Scale(domain=list(STATES), range=["circle", CROSS])
+    states = alt.Scale(domain=list(STATES), range=list(STATES.values()))
     legend = None if alone else alt.Legend(symbolType="circle", columns=columns(sides))
-    shape_legend = alt.Legend(values=[STATES[1]], symbolFillColor=INK.light) if lost else None
+    shape_legend = alt.Legend(values=lost, symbolFillColor=INK.light) if lost else None
     chart = alt.Chart(alt.NamedData(name)).transform_calculate(
         above=f"datum.row - {HALF}",
         below=f"datum.row + {0 if alone else HALF}",

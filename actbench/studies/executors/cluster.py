@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from actbench.inference.verdict.words import count
+from actbench.inference.verdict.phrases import count
 from actbench.studies.executors.base import PAUSE_S, TRIES, Death, ExecutorError, Failure, T, Workers
 from actbench.studies.executors.nodes import Workspace, connected, do_task, node_versions
 
