@@ -305,7 +305,7 @@ def with_failures(name: str, rng: np.random.Generator, *, studies: int, arms: in
 
 
 def may_pass(
-    values: Float[np.ndarray, "cases pairs"], side: Side, looks: Sequence[int], spent: Sequence[float]
+    values: Float[np.ndarray, "cases pairs"], side: Side, looks: Sequence[int], spent: Float[np.ndarray, " looks"]
 ) -> Bool[np.ndarray, " cases"]:
     """Which comparisons could pass a test that may have spent this level by each look; all others are far from it."""
     table = np.array([signs(place, SCREEN, exact=False) for place in range(values.shape[1])], dtype=float)
@@ -346,7 +346,7 @@ def part_errors(name: str, *, pairs: int, looks: int = 1, arms: int, studies: in
     fewer = failed[..., 1].astype(float) - failed[..., 0]
     whole = np.where(shares[:, 2] > 0, shares[:, 0], 1.0)
     ends = design.looks if design else (pairs,)
-    spent = np.cumsum(design.spending(pairs)) * ALPHA if design else [ALPHA]
+    spent = ALPHA * np.cumsum(design.spending(pairs) if design else [1.0])
 
     def errors(
         values: Float[np.ndarray, "cases pairs"],
@@ -356,7 +356,7 @@ def part_errors(name: str, *, pairs: int, looks: int = 1, arms: int, studies: in
     ) -> Errors:
         found = np.zeros(len(values), dtype=bool)
         for some in np.array_split(np.arange(len(values)), -(-len(values) // SCREEN)):
-            for case in some[may_pass(values[some], side, ends, spent)]:
+            for case in some[may_pass(values[some], side, ends, spent * max(share) / arms)]:
                 count = pairs if counted is None else counted[case]
                 found[case] = passes(values[case, :count], side, share[case] / arms, looks)
         return found

@@ -135,6 +135,18 @@ def random_study(
     return study(folder, tables, arms=names, datasets=data, **{"replicates": seeds, **settings})
 
 
+def failing_study(folder: Path) -> StudyResults:
+    """Three arms with 30 seeds, of which relu and tanh fail with the first nine, and swish never does."""
+    rng = np.random.default_rng(0)
+    size = {"val_rows": 180, "val_guess": 0.11}
+    tables = []
+    for arm, lost in {"relu": 9, "swish": 0, "tanh": 9}.items():
+        accuracies = rng.binomial(180, 0.95, 30) / 180
+        accuracies[:lost] = 18 / 180
+        tables.append(records(arm, accuracies.tolist(), **size))
+    return study(folder, tables, arms=("relu", "swish", "tanh"), replicates=30)
+
+
 def with_shapes(table: pl.DataFrame, *, learned: bool = False) -> pl.DataFrame:
     """Records that hold their activation's curve: a hinge, whose slope below 0 each seed has learned or none has."""
     x = np.linspace(-3, 3, 25)

@@ -54,6 +54,38 @@ def test_errors_over_ten_looks_keep_their_level(law, studies, arms):
     assert missed(rows) == []
 
 
+@pytest.mark.parametrize("law", list(rates.FAILING))
+@STUDIES
+@pytest.mark.parametrize("arms", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("pairs", "looks"),
+    [(6, 1), (12, 1), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((30, 1), (60, 1), (60, 10)))],
+)
+def test_errors_of_all_parts_together_keep_their_level(law, pairs, looks, arms, studies):
+    rows = rates.checked(rates.part_errors, law, pairs=pairs, looks=looks, arms=arms, studies=studies)
+
+    assert [row.measure for row in rows] == [
+        *(f"false alarms, {part}" for part in ("all seeds", "failures", "where both train", "any part")),
+        "false equivalents, any part",
+    ]
+    assert missed(rows) == []
+
+
+@STUDIES
+def test_where_both_train_no_failure_makes_a_false_alarm(studies):
+    rows = rates.checked(rates.headlines, "arm fails, equal where both train", pairs=12, studies=studies)
+
+    assert missed(rows) == []
+
+
+@STUDIES
+def test_a_false_verdict_on_all_seeds_hardly_leads_once_a_failure_was_seen(studies):
+    rows = {row.measure: row.rate for row in rates.headlines("arm fails, baseline does not", pairs=12, studies=studies)}
+
+    assert rows["all seeds better or worse"] > 0.15  # most of which saw no failure
+    assert rows["all seeds lead, though a failure was seen"] <= 0.05
+
+
 @pytest.mark.parametrize("family", list(filter(None, rates.FAMILIES)))
 @pytest.mark.parametrize("law", rates.MIXED)
 @pytest.mark.parametrize(("pairs", "looks"), [(12, 1), (60, 10)])
@@ -137,6 +169,33 @@ def test_the_simulated_decisions_are_those_of_a_study(pairs, design, studies, la
     found = [judge(list(margin + study), margin=margin, design=design) for study in drawn]
     assert equivalents.tolist() == [any(one.inside_margin for one in study) for study in found]
     assert 0 < alarms.sum() + equivalents.sum() < 2 * studies
+
+
+@pytest.mark.parametrize("law", list(rates.FAILING))
+@pytest.mark.parametrize(("pairs", "design", "studies"), [(12, None, 24), (24, rates.Design(6, 24, 6), 12)])
+def test_the_simulated_parts_are_those_of_a_study(pairs, design, studies, law, monkeypatch):
+    if design:
+        monkeypatch.setattr(rates, "DESIGN", design)
+    monkeypatch.setattr(rates, "ALPHA", 0.4)  # so that many of them decide something
+    looks = len(design.looks) if design else 1
+    key = ("parts", law, pairs, looks, 2, 0)
+    drawn, failed = rates.with_failures(law, rates.generator(*key), studies=studies, arms=2, pairs=pairs)
+
+    rows = {row.measure: row.rate for row in rates.part_errors(law, pairs=pairs, looks=looks, arms=2, studies=studies)}
+
+    alarms = equivalents = 0
+    for values, lost in zip(drawn, failed, strict=True):
+        at_looks = [
+            judge([one[:end] for one in values], [one[:end] for one in lost], alpha=0.4, design=design)
+            for end in (design.looks if design else (pairs,))
+        ]
+        found = [part for study in at_looks for one in study for part in (one, one.failures, one.trained) if part]
+        alarms += any(part.verdict in ("better", "worse") for part in found)
+        shifted = judge([1.0 + one for one in values], list(lost), alpha=0.4, margin=1.0, design=design)
+        equivalents += any(part.inside_margin for one in shifted for part in (one, one.trained) if part)
+    assert rows["false alarms, any part"] == alarms / studies
+    assert rows["false equivalents, any part"] == equivalents / studies
+    assert 0 < alarms < studies
 
 
 def test_the_simulated_stops_are_those_of_a_study():
