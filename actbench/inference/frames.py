@@ -136,7 +136,7 @@ def arm_frame(results: StudyResults) -> pl.DataFrame:
         pl.col("epoch_time_s").is_not_null(),
     )
     costs = [pl.col("epoch_time_s"), pl.col("peak_memory_mb")]
-    records = results.table.group_by(CELL).agg(
+    records = results.marked.group_by(CELL).agg(
         pl.len().alias("seeds"),
         pl.col("test_loss", "test_ece", "val_accuracy", "val_loss").filter(whole).mean(),
         pl.col("failed", "diverged").sum(),

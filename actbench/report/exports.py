@@ -39,7 +39,7 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
             "comparisons": comparison_frame(results).drop("test_loss_pairs", "test_ece_pairs"),
             "failures": failure_frame(results),
             "arms": arm_frame(results).drop_nulls("test_accuracy"),
-            "replicates": results.table.drop(cs.by_dtype(pl.List)),
+            "replicates": results.marked.drop(cs.by_dtype(pl.List)),
         }
         contents = {name: to_csv(frame) for name, frame in frames.items() if len(frame)}
     elif format in ("png", "svg"):

@@ -61,8 +61,8 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     promise = f"{chance}; differences up to {points(question.margin, sign=False)} points do not matter"
     least = f"{question.design.least} to " if question.design else ""
     lost = int(results.table["diverged"].sum())
-    rule = failure_rule(results.table, question)
-    numbers = results.table.filter("failed")["arm"].value_counts().sort("arm").rows()
+    rule = failure_rule(results.marked, question)
+    numbers = results.marked.filter("failed")["arm"].value_counts().sort("arm").rows()
     failed = f": {listed([f'{shorten(arm, SENTENCE)} {number}' for arm, number in numbers])}" if numbers else ""
     replicates = (
         f"{len(results.table):,} in all{f', of which {lost} diverged' if lost else ''}; "

@@ -248,4 +248,4 @@ def test_a_study_from_before_reads_as_its_records_say(tmp_path):
     old = pl.read_parquet(path).drop("val_rows", "val_guess")
     write_records(path, old)
 
-    assert load_results(tmp_path).table["failed"].to_list() == new.table["failed"].to_list()
+    assert load_results(tmp_path).marked["failed"].to_list() == new.marked["failed"].to_list()

@@ -558,7 +558,7 @@ def test_seeds_and_settings_of_one_arm_are_told_of_it(tmp_path):
     before = study_of(tmp_path / "a", {"relu": RELU, "swish": RELU})
     after = before._replace(
         table=pl.concat([arm_rows("relu", RELU), arm_rows("swish", RELU[:6], lr=0.1)]).with_columns(
-            device=pl.lit("a CPU"), failed=pl.lit(value=False)
+            device=pl.lit("a CPU")
         )
     )
 

@@ -33,10 +33,7 @@ RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
 
 
 class StudyResults(NamedTuple):
-    """What the records of a study say. Printed, they are the verdicts in words; in a notebook, with a figure.
-
-    ``table`` holds the records, with a column ``failed``: whether a replicate failed to train.
-    """
+    """What the records of a study say. Printed, they are the verdicts in words; in a notebook, with a figure."""
 
     table: pl.DataFrame
     question: Question
@@ -47,6 +44,11 @@ class StudyResults(NamedTuple):
     sentences: Sequence[str]
     command: str | None  # that ran the study
     troubles: Sequence[str]  # what was interrupted, failed or tried again
+
+    @property
+    def marked(self) -> pl.DataFrame:
+        """The records, with a column ``failed`` that says which replicates failed to train."""
+        return mark_failures(self.table, self.question)
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
@@ -84,7 +86,7 @@ def load_results(folder: Path) -> StudyResults:
         looked.write(folder)
     changed = [line for result in by_condition(conclusion) for line in condition_sentences(result)]
     results = StudyResults(
-        mark_failures(table, question),
+        table,
         question,
         conclusion,
         tunings,
@@ -122,7 +124,7 @@ def write_verdict(path: Path, results: StudyResults, history: History) -> None:
         "pairing_faults": results.faults,
         "level_holds": not conclusion.other_looks,
         "level_sentence": level_sentence(conclusion),
-        "failure_rule": failure_rule(results.table, question),
+        "failure_rule": failure_rule(results.marked, question),
         "comparisons": [
             {
                 **finding.comparison._asdict(),

@@ -59,7 +59,7 @@ def pair_rows(results: StudyResults, panel: Panel) -> pl.DataFrame:
     """A row for each pair, arms in the order of the forest plot; where the baseline is the only arm, for each seed."""
     question, accuracies = results.question, scores(results.table, OUTCOME)
     state = pl.when("diverged").then(pl.lit("diverged")).when("failed").then(pl.lit("failed to train"))
-    records = panel_records(results.table, panel).with_columns(state=state.otherwise(pl.lit("trained")))
+    records = panel_records(results.marked, panel).with_columns(state=state.otherwise(pl.lit("trained")))
     states = {(arm, seed): state for arm, seed, state in records.select("arm", "seed", "state").iter_rows()}
     base = accuracies.get((*panel, question.baseline), {})
     if len(question.arms) == 1:
