@@ -52,11 +52,13 @@ def verdict_sentences(results: StudyResults) -> list[tuple[Verdict, str]]:
 def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     """What the answer rests on, in a few lines."""
     question = results.question
+    several = any(finding.judgement.failures for finding in results.conclusion.findings)
+    parts = " and their parts" if several else ""
     chance = (
         "it no longer holds, see above"
         if results.conclusion.other_looks
-        else f"any false better or worse among {count(len(question.family), 'comparison')} comes with a chance of at "
-        f"most {100 * question.alpha:g} %, and so does any false equivalent"
+        else f"any false better or worse among {count(len(question.family), 'comparison')}{parts} comes with a chance "
+        f"of at most {100 * question.alpha:g} %, and so does any false equivalent"
     )
     promise = f"{chance}; differences up to {points(question.margin, sign=False)} points do not matter"
     least = f"{question.design.least} to " if question.design else ""

@@ -245,7 +245,7 @@ def test_records_and_tables_are_saved_from_inside_the_file(visit, results):
     assert saved("Tables as Markdown")[1].startswith("**Comparisons, arm minus relu, on Digits with MLP**")
     name, text = saved("Tables as LaTeX")
     assert name == "table.tex"
-    assert text.count(r"\begin{tabular}") == 3  # comparisons, what is beside accuracy, arms
+    assert text.count(r"\begin{tabular}") == 4  # comparisons, failures, what is beside accuracy, arms
 
 
 def test_dark_follows_the_reader_and_paper_is_light(visit, results):

@@ -19,7 +19,7 @@ class Certificate(NamedTuple):
     ``repeated`` replicates of the baseline were trained again, of which ``equal``
     had the same scores bit for bit. Over ``splits`` random splits of the seeds
     into two arms of ``pairs``, ``false_alarms`` is the share with a verdict better
-    or worse. ``power_seen`` is that share with a difference ``planted`` that a t
+    or worse in any part. ``power_seen`` is that share with a difference ``planted`` that a t
     test would see with ``power_planned``.
     """
 
