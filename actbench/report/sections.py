@@ -98,6 +98,7 @@ def stories(results: StudyResults) -> list[Story]:
     baseline = shorten(results.question.baseline, SENTENCE)
     minus = "Arm minus baseline" if results.question.comparisons == "all" else f"Arm minus {baseline}"
     pairs = figures.pair_figures(results)
+    failing = " Seeds that failed to train count here, too." if results.marked["failed"].any() else ""
     sections = [
         Story(
             "differences",
@@ -105,7 +106,7 @@ def stories(results: StudyResults) -> list[Story]:
             f"{minus}: mean paired difference in test accuracy over seeds, with its {interval} interval. Inside the "
             f"grey band, ±{margin} points, a difference does not matter. ▲ better, ▼ worse, ◆ equivalent, ○ undecided: "
             "verdicts are corrected for all comparisons and intervals are not, so one may miss zero where the verdict "
-            "is undecided.",
+            f"is undecided.{failing}",
             figures.forest_figures(results),
         ),
         Story(
