@@ -6,15 +6,16 @@ import numpy as np
 import polars as pl
 import pytest
 from made_records import question, rows
-from made_studies import failing_study, random_study
+from made_studies import failing_study, random_study, records, study
 from scipy import stats
 
 from actbench.inference.frames import FAILURE_COLUMNS, arm_frame, comparison_frame, failure_frame
-from actbench.inference.verdict import History, conclude, load_results, mark_failures, sentences
+from actbench.inference.verdict import History, conclude, load_results, mark_failures, sentences, simulate_splits
 from actbench.inference.verdict.failures import fewest_rows, passing_share
 from actbench.records import write_records
 from actbench.report import markdown, tables
 from actbench.report.answer import answer_sentence
+from actbench.report.figures import pair_figures
 from actbench.report.sections import study_facts
 
 VAL = {"val_rows": 180, "val_guess": 0.1}
@@ -249,3 +250,36 @@ def test_a_study_from_before_reads_as_its_records_say(tmp_path):
     write_records(path, old)
 
     assert load_results(tmp_path).marked["failed"].to_list() == new.marked["failed"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("sign", "answer"), [(1, "Yes, on average: swish scores higher"), (-1, "No, on average: swish scores lower")]
+)
+def test_an_arm_that_may_not_win_on_most_seeds_beats_nothing(tmp_path, sign, answer):
+    difference = sign * np.array([0.05] * 6 + [0.0] * 14)
+    tables_of_arms = [records("relu", [0.9] * 20), records("swish", (0.9 + difference).tolist())]
+
+    results = study(tmp_path, tables_of_arms, replicates=20)
+
+    assert answer_sentence(results) == f"{answer} than relu by 1.5 points."
+    assert "on average: " in results.sentences[0]
+    assert "Nine tenths of the difference over all seeds come from 6 of 20." in results.sentences[0]
+
+
+def test_the_figure_of_pairs_tells_failures_from_what_trained(tmp_path):
+    (figure,) = pair_figures(failing_study(tmp_path))
+
+    rows_of_tanh = figure.data.filter(arm="tanh").sort("seed")
+    assert rows_of_tanh["state"].to_list() == ["failed to train"] * 9 + ["trained"] * 21
+    assert rows_of_tanh["baseline_state"].to_list() == ["failed to train"] * 9 + ["trained"] * 21
+    assert set(figure.data.filter(arm="swish")["state"]) == {"trained"}
+
+
+def test_a_self_test_splits_failures_with_their_seeds():
+    rng = np.random.default_rng(0)
+    failed = np.arange(24) % 3 == 0
+    scores = np.where(failed, 0.1, rng.normal(0.95, 0.01, 24))
+
+    found = simulate_splits(scores, failed, alpha=0.05, margin=0.005, design=None, splits=200)
+
+    assert found.false_alarms.low <= 0.05
