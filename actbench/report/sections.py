@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from actbench.inference.stats import Verdict
 from actbench.inference.verdict import StudyResults, points
+from actbench.inference.verdict.conditions import by_condition, condition_sentences
 from actbench.inference.verdict.pairing import pairing_sentence
 from actbench.inference.verdict.part_words import failure_rule
 from actbench.inference.verdict.phrases import count, level, listed
@@ -35,6 +36,7 @@ def warnings(results: StudyResults) -> list[str]:
         *([level_lost] if level_lost else []),
         *([] if results.conclusion.as_planned else [OTHER_PLAN]),
         *(certificate_sentence(certificate) for certificate in results.certificates if not certificate.passed),
+        *(condition_sentences(result)[0] for result in by_condition(results.conclusion) if result.depends),
         *(f"The winner on val depends on {tuning.setting}, on {where}; see below." for tuning in unsettled[:1]),
     ]
 
@@ -66,6 +68,7 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     rule = failure_rule(results.marked, question)
     numbers = results.marked.filter("failed")["arm"].value_counts().sort("arm").rows()
     failed = f": {listed([f'{shorten(arm, SENTENCE)} {number}' for arm, number in numbers])}" if numbers else ""
+    conditions = " ".join(line for result in by_condition(results.conclusion) for line in condition_sentences(result))
     replicates = (
         f"{len(results.table):,} in all{f', of which {lost} diverged' if lost else ''}; "
         f"{least}{count(question.most, 'seed')} planned for each of {count(len(question.arms), 'arm')}"
@@ -76,6 +79,7 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
         ("Hardware", provenance.hardware(results.table)),
         ("Time", provenance.time_taken(results.table)),
         ("Pairs", pairing_fact(results)),
+        *([("Other conditions", conditions)] if conditions else []),
         ("Self-test", " ".join(map(certificate_sentence, results.certificates)) or "not run"),
         *([("Level", promise)] if question.family else []),
     ]

@@ -9,9 +9,10 @@ import polars as pl
 
 from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, standing_frame
 from actbench.inference.verdict import StudyResults, p_value, points
+from actbench.inference.verdict.conditions import by_condition
 from actbench.inference.verdict.part_words import contradiction_sentences
 from actbench.inference.verdict.phrases import count
-from actbench.inference.verdict.question import Panel
+from actbench.inference.verdict.question import Panel, condition_name
 from actbench.inference.verdict.words import OUTCOMES
 from actbench.report.figures.palette import SIGNS
 
@@ -104,6 +105,11 @@ def verdict_cell(row: Row) -> TableCell:
     return TableCell(f"{first}{SIGNS[row['verdict']]} {row['verdict']}{inside}", row["verdict"])
 
 
+def three_digits(value: float) -> str:
+    """A positive number with three digits, or rounded to ones where it has more before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
 WHOLE, THOUSANDS, TWO, SIGNED = "{:d}".format, "{:,d}".format, "{:z.2f}".format, "{:+z.2f}".format
 COMPARISONS: Columns = (
     (TableColumn("verdict", number=False), verdict_cell),
@@ -162,7 +168,7 @@ ARMS: Columns = (
     (TableColumn("failed"), number("failed", WHOLE)),
     (TableColumn("diverged"), number("diverged", WHOLE)),
     (TableColumn("epochs"), number("epochs", "{:zg}".format)),
-    (TableColumn("an epoch", "ms"), number("epoch_time_s", "{:z.3g}".format, 1000, starred=True)),
+    (TableColumn("an epoch", "ms"), number("epoch_time_s", three_digits, 1000, starred=True)),
     (TableColumn("memory", "MiB"), number("peak_memory_mb", "{:,.0f}".format)),
     (TableColumn("parameters"), number("parameters", THOUSANDS)),
 )
@@ -205,11 +211,29 @@ def tables(results: StudyResults) -> list[ReportTable]:
     seen = seen._replace(notes=list(table_notes(results)))
     found = [
         *([failures, seen] if comparisons["failures_first"].any() else [seen, failures]),
+        condition_table(results, comparisons),
         secondary,
         format_table("arms", f"Arms{suffix}", [*name_columns([*where, "arm"]), *settings, *ARMS], arm_frame(results)),
         format_table("standings", "Arms over all datasets", standings, standing_frame(results)),
     ]
     return [table for table in found if table.rows]
+
+
+def condition_table(results: StudyResults, comparisons: pl.DataFrame) -> ReportTable:
+    """The verdict and difference of each comparison under each condition, side by side."""
+    conditions = {"": "as usual", **{condition: condition for condition in results.question.conditions}}
+    rows = {(row["dataset"], row["network"], row["arm"], row["baseline"]): row for row in comparisons.to_dicts()}
+    lines = []
+    for found in by_condition(results.conclusion):
+        for arm, baseline in found.verdicts:
+            networks = [condition_name(found.network, condition) for condition in conditions]
+            cells = [rows[found.dataset, network, arm, baseline] for network in networks]
+            named = [text_cell(name) for name in (found.dataset, found.network, arm, baseline)]
+            seen = number("difference", SIGNED, 100)
+            lines.append([*named, *(text_cell(f"{verdict_cell(row).text} {seen(row).text}") for row in cells)])
+    names = ("dataset", "network", "arm", "against", *conditions.values())
+    title = "Verdicts under each condition, with the difference in points"
+    return ReportTable("conditions", title, [TableColumn(name, number=False) for name in names], lines)
 
 
 def table_notes(results: StudyResults) -> Iterator[str]:

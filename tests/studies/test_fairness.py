@@ -1,11 +1,14 @@
 """Studies that repeat their comparison under other conditions."""
 
 import json
+from html import escape
 
 import pytest
 import yaml
 from small_studies import Lines, Ran, study
 
+from actbench.report import page
+from actbench.report.exports import write_exports
 from actbench.studies import Study, StudyError, compare, make_plan, planned_cells
 
 LR = "model.optimizer.lr"
@@ -77,6 +80,15 @@ def test_a_study_under_three_conditions_says_whether_the_winner_changes(tmp_path
     verdict = json.loads((tmp_path / "s" / "verdict.json").read_text())
     assert verdict["question"]["conditions"] == ["init gain", "shared lr"]
     assert len(verdict["comparisons"]) == 3
+
+    folder = tmp_path / "s"
+    write_exports(results, folder, "md")
+    lines = (folder / "exports" / "conditions.md").read_text().splitlines()
+    assert lines[2] == "| dataset | network | arm | against | as usual | init gain | shared lr |"
+    assert lines[4].startswith("| FakeImages | MLP | swish | relu | ")
+    shown = escape(results.sentences[-2])
+    assert "the winner" in shown
+    assert shown in page(results, name="s")
 
     # The file of the study is the study, and nothing is trained again.
     again = Study.of(yaml.safe_load((tmp_path / "s" / "study.yaml").read_text()))

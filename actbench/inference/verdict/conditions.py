@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from actbench.inference.stats import Verdict
 from actbench.inference.verdict.findings import Conclusion
+from actbench.inference.verdict.phrases import listed
 from actbench.inference.verdict.question import condition_name
-from actbench.inference.verdict.words import listed
 
 
 class ByCondition(NamedTuple):
@@ -20,6 +20,11 @@ class ByCondition(NamedTuple):
     network: str
     winners: Mapping[str, str]
     verdicts: Mapping[tuple[str, str], Mapping[str, Verdict]]
+
+    @property
+    def depends(self) -> bool:
+        """Whether the winner is another arm under some condition."""
+        return len(set(self.winners.values())) > 1
 
 
 def by_condition(conclusion: Conclusion) -> list[ByCondition]:
