@@ -36,3 +36,5 @@ from actbench.inference.stats.sequential import crosses as crosses
 from actbench.inference.stats.sequential import histories as histories
 from actbench.inference.stats.sequential import nominal_level as nominal_level
 from actbench.inference.stats.sequential import sequential_p as sequential_p
+from actbench.inference.stats.survival import Reaching as Reaching
+from actbench.inference.stats.survival import time_to_reach as time_to_reach
