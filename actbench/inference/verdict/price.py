@@ -1,0 +1,65 @@
+"""What an arm costs beside its baseline: time, accuracy for equal time, time to a target, and memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from actbench.inference.stats import Interval
+from actbench.inference.verdict.equal_time import (
+    EqualTime,
+    TargetTime,
+    compare_at_equal_time,
+    compare_times_to_target,
+    val_curves,
+)
+from actbench.inference.verdict.question import Comparison, Question
+from actbench.inference.verdict.timing import PairTiming, Timings
+
+EPOCHS = Interval(1.0, 1.0, 1.0)  # ratio of the unit of time, if that is the epoch
+
+
+class Price(NamedTuple):
+    """What an arm costs beside its baseline. What is not known is None.
+
+    ``saved_bytes`` are kept by each arm's activation from the forward to the backward
+    pass, for each element of its input.
+    """
+
+    timing: PairTiming | None
+    equal_time: EqualTime | None
+    target: TargetTime | None
+    saved_bytes: Mapping[str, float | None]
+
+
+def find_price(
+    table: pl.DataFrame, comparison: Comparison, seeds: Sequence[int], question: Question, timings: Timings
+) -> Price | None:
+    """The price of a comparison on the pairs of these seeds; None over several datasets.
+
+    The target is the study's, or the median over the seeds of the baseline's
+    accuracy on val after its last epoch.
+
+    Args:
+        table: Records of the study.
+        comparison: An arm and its baseline.
+        seeds: Of the pairs that count.
+        question: The question of the study.
+        timings: Those of the study.
+    """
+    if comparison.dataset is None:
+        return None
+    records = table.filter(dataset_name=comparison.dataset, network_name=comparison.network)
+    cells = dict(records.select("arm", "cell").unique(maintain_order=True).iter_rows())
+    timing = timings.between(comparison, cells, question.baseline, alpha=question.alpha)
+    arm, base = (val_curves(records, name, seeds) for name in (comparison.arm, comparison.baseline))
+    equal_time = target = None
+    if arm and base:
+        ratio = timing and timing.epoch_ratio
+        equal_time = ratio and compare_at_equal_time(comparison, (arm, base), ratio, question)
+        aim = timings.target or float(np.median([curve.at(curve.trained) for curve in base]))
+        # Without a ratio, epochs are compared.
+        target = compare_times_to_target(comparison, (arm, base), ratio or EPOCHS, aim, alpha=question.alpha)
+    saved = {name: timings.saved_bytes.get(cells.get(name, "")) for name in (comparison.arm, comparison.baseline)}
+    return Price(timing, equal_time, target, saved)

@@ -1,0 +1,94 @@
+"""What an arm costs beside its baseline, in plain words; a difference without evidence has none."""
+
+import math
+from collections.abc import Iterator
+
+from actbench.inference.verdict.equal_time import EqualTime, TargetTime
+from actbench.inference.verdict.price import Price
+from actbench.inference.verdict.question import Comparison, Question
+from actbench.inference.verdict.timing import PairTiming
+from actbench.inference.verdict.words import count, p_value, percent, points
+
+NO_DIFFERENCE = "no difference in time was seen"
+
+
+def price_sentences(price: Price, comparison: Comparison, question: Question) -> Iterator[str]:
+    """All sentences on the price of an arm."""
+    arm, base = comparison.arm, comparison.baseline
+    if price.timing:
+        yield f"{arm} beside {base}: {time_words(price.timing)}."
+    if price.timing and price.equal_time:
+        yield equal_time_sentence(price.equal_time, price.timing, comparison, question)
+    if price.target:
+        yield target_sentence(price.target, price.timing, comparison)
+    saved = {name: size for name, size in price.saved_bytes.items() if size is not None}
+    if len(saved) == 2:
+        yield (
+            f"For the backward pass, {arm} keeps {count_bytes(saved[arm])} for each element of its input, "
+            f"and {base} {count_bytes(saved[base])}."
+        )
+
+
+def time_words(timing: PairTiming) -> str:
+    """The time of a training step by the baseline's, with its evidence."""
+    ratio, low, high = timing.ratio
+    evidence = (
+        f"ratio {ratio:.3f}, interval {low:.3f} to {high:.3f}, {count(timing.rounds, 'round')}, p {p_value(timing.p)}"
+    )
+    if not timing.seen:
+        return f"{NO_DIFFERENCE} ({evidence})"
+    change = (
+        f"{ratio:.2f} times the time"
+        if ratio >= 2
+        else f"{percent(abs(ratio - 1))} {'more' if ratio > 1 else 'less'} time"
+    )
+    return f"a training step takes {change} ({evidence})"
+
+
+def equal_time_sentence(equal: EqualTime, timing: PairTiming, comparison: Comparison, question: Question) -> str:
+    """The verdict on val at equal time, with its evidence."""
+    arm, base = comparison.arm, comparison.baseline
+    judgement = equal.judgement
+    depends = "" if equal.holds else " Within the interval of the ratio of times, that verdict changes."
+    if timing.epoch_ratio and timing.epoch_ratio.estimate == 1:
+        return f"As {NO_DIFFERENCE} between {arm} and {base}, equal epochs stand for equal time.{depends}"
+    epochs = f"{arm} after {equal.epochs[arm]:.3g} epochs and {base} after {equal.epochs[base]:.3g}"
+    if judgement.difference is None:
+        return f"At equal time, which is {epochs}, a verdict needs two pairs."
+    margin = f"{points(question.margin, sign=False)} points"
+    verdict = {
+        "better": f"{arm} is better than {base}",
+        "worse": f"{arm} is worse than {base}",
+        "equivalent": f"{arm} and {base} are equivalent, within {margin}",
+        "undecided": f"it is undecided whether {arm} does better than {base}",
+    }[judgement.verdict]
+    difference, p = judgement.difference, judgement.equivalence_p if judgement.verdict == "equivalent" else judgement.p
+    evidence = (
+        f"{points(difference.estimate)} points of val accuracy, interval {points(difference.low)} to "
+        f"{points(difference.high)}, {count(judgement.pairs, 'pair')}, p {p_value(p)}, not corrected"
+    )
+    return f"At equal time, which is {epochs}, {verdict}: {evidence}.{depends}"
+
+
+def target_sentence(target: TargetTime, timing: PairTiming | None, comparison: Comparison) -> str:
+    """How many seeds reach the target, in which time, and which arm does so sooner."""
+    seconds = timing and {comparison.arm: timing.epoch_s, comparison.baseline: timing.baseline_epoch_s}
+    parts = []
+    for name, reaching in target.epochs.items():
+        median = reaching.median.estimate
+        epoch_s = seconds and seconds[name]
+        unit = f" ({median * epoch_s:.3g} s a replicate)" if epoch_s else ""
+        time = f"with a median of {median:.3g} epochs{unit}" if math.isfinite(median) else "so there is no median time"
+        parts.append(f"{reaching.reached} of {count(reaching.seeds, 'seed')} of {name}, {time}")
+    order = (
+        f"Of {count(target.decided, 'pair')} in which one was sooner, {comparison.arm} was in {target.sooner} "
+        f"(p {p_value(target.p)}, not corrected)."
+        if target.decided
+        else "In no pair is it known which was sooner."
+    )
+    return f"{percent(target.target)} on val is reached by {'; by '.join(parts)}. {order}"
+
+
+def count_bytes(size: float) -> str:
+    """Bytes in words, whole if they are."""
+    return f"{size:g} {'byte' if size == 1 else 'bytes'}"
