@@ -5,7 +5,7 @@ from actbench.studies.progress import Progress
 
 
 def study(root, **section):
-    defaults = {"activations": ["relu", "swish"], "replicates": 3, "root": str(root), "name": "s"}
+    defaults = {"activations": ["relu", "swish"], "replicates": 3, "root": str(root), "name": "s", "timing_s": 0}
     return {
         "model": {"network": "MLP"},
         "data": {"class_path": "FakeImages", "init_args": {"rows": 300}},

@@ -24,7 +24,16 @@ from torch.nn.functional import cross_entropy
 
 ROOT = Path(__file__).parent.parent
 SGD = ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", 0.1]
-STUDY = ["--study.activations", "[relu, swish]", "--study.replicates", 3, "--study.name", "study"]
+STUDY = [
+    "--study.activations",
+    "[relu, swish]",
+    "--study.replicates",
+    3,
+    "--study.name",
+    "study",
+    "--study.timing_s",
+    0,
+]
 
 OWN = """
 import math

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from jsonargparse import Namespace
-from jsonargparse.typing import OpenUnitInterval, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, OpenUnitInterval, PositiveFloat, PositiveInt
 from pytorch_lightning.cli import LightningArgumentParser
 
 from actbench.inference.stats import Design
@@ -144,6 +144,10 @@ class Study:
         alpha: Chance of any false verdict of a difference, over all comparisons and looks of the study.
         margin: The largest difference of test accuracy that does not matter, a fraction below 0.5: 0.005 is half a
             point.
+        timing_s: Seconds, on each dataset and network, in which training steps of all arms are timed beside the
+            baseline's at the end, with the precision that this allows; less where 3 % is reached. 0: no timing.
+        target: Accuracy on val, a fraction, for the time that each arm takes to reach it; by default, the median of the
+            baseline at its end.
         tune: A setting and its grid, such as ``{model.optimizer.lr: [1e-4, 3e-4, 1e-3], replicates: 3}``: every arm is
             compared at its best value on val, found on separate seeds that are the same for every arm.
         fairness: Conditions under which all arms are compared again, such as ``{init: [as_is, gain, data]}``.
@@ -170,6 +174,8 @@ class Study:
     comparisons: Literal["baseline", "all"] = "baseline"
     alpha: OpenUnitInterval = 0.05
     margin: PositiveFloat = 0.005
+    timing_s: NonNegativeFloat = 20.0
+    target: OpenUnitInterval | None = None
     tune: dict[str, Any] | None = None
     fairness: Fairness = field(default_factory=Fairness)
 

@@ -34,6 +34,7 @@ from actbench.studies.plan import Wanted, make_plan, make_question, read_wanted,
 from actbench.studies.progress import Bars, Progress
 from actbench.studies.rehearsal import rehearse
 from actbench.studies.self_test import LEAST, certify
+from actbench.studies.timing import time_study
 from actbench.studies.training import RunContext, Work, run_wanted, train
 from actbench.studies.tuning import tune, wanted_at
 from actbench.training.engines import ALONE
@@ -104,6 +105,7 @@ def compare(
                 baselines = [each for each in wanted if each.entry.arm == question.baseline]
                 certificates = [certify(each, study, results, context) for each in baselines]
                 replace(History.read(folder), certificates={question.hash: to_json_values(certificates)}).write(folder)
+        time_study(study, question, wanted, context)
     except BaseException as error:
         context.troubles.append(f"stopped: {one_line(error)}" if isinstance(error, Exception) else "interrupted")
         raise

@@ -245,7 +245,7 @@ class File(Own):
 def test_files_that_change_between_two_studies_of_one_process_are_trained_on_anew(tmp_path):
     def losses(labels):
         torch.save(labels, tmp_path / "labels.pt")
-        study = {"activations": ["relu"], "replicates": 2, "root": str(tmp_path)}
+        study = {"activations": ["relu"], "replicates": 2, "root": str(tmp_path), "timing_s": 0}
         data = {"class_path": "test_foreign.File", "init_args": {"path": str(tmp_path / "labels.pt")}}
         trainer = {"max_epochs": 1, "accelerator": "cpu"}
         return compare({"model": {"network": "MLP"}, "data": data, "trainer": trainer, "study": study}).table[
@@ -535,7 +535,7 @@ def test_a_plain_iterable_of_batches_is_trained_on_and_proved(tmp_path):
             "model": {"network": "MLP"},
             "data": {"class_path": "test_foreign.Iterables"},
             "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-            "study": {"activations": ["relu", "tanh"], "replicates": 2, "root": str(tmp_path)},
+            "study": {"activations": ["relu", "tanh"], "replicates": 2, "root": str(tmp_path), "timing_s": 0},
         }
     ).table
 

@@ -409,7 +409,16 @@ def test_fit_and_a_study_say_once_what_was_found(tmp_path, rng, actbench):
     shutil.copy(tmp_path / "pictures/cat/00.png", tmp_path / "pictures/dog/x.png")
     (tmp_path / "pictures/cat/notes.txt").touch()
     options = ["--data", "ImageFolder", "--data.root", tmp_path / "pictures", "--trainer.max_epochs", 1]
-    study = ["--study.name", "s", "--study.activations", "[relu, swish]", "--study.replicates", 4]
+    study = [
+        "--study.name",
+        "s",
+        "--study.activations",
+        "[relu, swish]",
+        "--study.replicates",
+        4,
+        "--study.timing_s",
+        0,
+    ]
 
     for command in (["fit", *options], ["compare", *study, *options], ["compare", *study, *options]):
         run = actbench(*command)
@@ -475,6 +484,7 @@ def test_a_study_of_a_folder_finds_its_cells_again_until_a_picture_changes(tmp_p
     write_pictures(tmp_path / "pictures", rng)
     study = ["compare", "--study.name", "s", "--study.activations", "[relu, swish]", "--study.replicates", 2]
     study += ["--data", "ImageFolder", "--data.root", tmp_path / "pictures", "--trainer.max_epochs", 1]
+    study += ["--study.timing_s", 0]
 
     first, second = actbench(*study), actbench(*study)
     write_picture(tmp_path / "pictures" / "cat" / "00.png", rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))

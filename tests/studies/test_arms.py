@@ -175,7 +175,7 @@ def test_the_yaml_of_an_arm_trains_what_the_study_trained(tmp_path, monkeypatch,
         **part,
         "model": {"network": "MLP"},
         "trainer": {"max_epochs": 3, "accelerator": "cpu", **part.get("trainer", {})},
-        "study": {"activations": ["relu", "swish"], "replicates": 3},
+        "study": {"activations": ["relu", "swish"], "replicates": 3, "timing_s": 0},
     }
     Mine.given.clear()
 

@@ -397,7 +397,7 @@ def test_two_nodes_give_the_same_records_of_the_digits_as_this_process(two_nodes
         {
             "model": {"network": "TutorialCNN"},
             "trainer": {"max_epochs": 3, "accelerator": "cpu"},
-            "study": {"activations": ["relu", "swish"], "replicates": 34, "root": str(tmp_path / name)},
+            "study": {"activations": ["relu", "swish"], "replicates": 34, "root": str(tmp_path / name), "timing_s": 0},
         }
         for name in ("here", "there")
     )

@@ -64,7 +64,10 @@ def study(tmp_path, *, trainer=None, data=None, activations=("relu", "swish"), r
         "model": {"network": "MLP", **model},
         "data": {"class_path": "FakeImages", "init_args": {"rows": 300, "batch_size": 30, **(data or {})}},  # 7 steps
         "trainer": {"max_epochs": 3, "accelerator": "cpu", **(trainer or {})},
-        "study": {"activations": list(activations), "replicates": replicates, "root": str(tmp_path / "studies")},
+        "study": {
+            **{"activations": list(activations), "replicates": replicates},
+            **{"root": str(tmp_path / "studies"), "timing_s": 0},
+        },
     }
 
 
