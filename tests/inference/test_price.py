@@ -2,14 +2,15 @@
 
 import re
 
+import numpy as np
 import polars as pl
 import pytest
 from made_records import question, rows
 
-from actbench.inference.stats import Interval
+from actbench.inference.stats import Interval, judge
 from actbench.inference.verdict import Comparison
-from actbench.inference.verdict.price import find_price
-from actbench.inference.verdict.price_words import price_sentences, time_words
+from actbench.inference.verdict.price import find_price, weigh
+from actbench.inference.verdict.price_words import NO_DIFFERENCE, price_sentences, time_words
 from actbench.inference.verdict.timing import PairTiming, StepTiming, Timings
 from actbench.records import fingerprint
 
@@ -52,6 +53,12 @@ def price_of(records, timings, **settings):
     (comparison,) = (each for each in asked.family if each.dataset)
     price = find_price(records, comparison, SEEDS, asked, timings)
     return price, list(price_sentences(price, comparison, asked))
+
+
+def pair_timing(ratio, p):
+    conditions = {"replicates": 8, "device": "a processor", "clock": "processor time", "threads": 1, "engine": "stack"}
+    interval = Interval(ratio, ratio - 0.01, ratio + 0.01)
+    return PairTiming(interval, p, p < 0.05, 9, None, None, None, **conditions)
 
 
 CURVE = [0.5, 0.7, 0.8, 0.85]
@@ -146,6 +153,31 @@ def test_a_mean_over_datasets_has_no_price():
 
 
 @pytest.mark.parametrize(
+    ("verdict", "ratio", "p", "expected"),
+    [
+        ("better", 0.9, 0.001, "dominates"),
+        ("equivalent", 0.9, 0.001, "dominates"),
+        ("worse", 0.9, 0.001, "trade-off"),
+        ("better", 1.1, 0.001, "trade-off"),
+        ("equivalent", 1.1, 0.001, "dominated"),
+        ("worse", 1.1, 0.001, "dominated"),
+        ("undecided", 0.9, 0.001, "undecided"),
+        *((verdict, 0.5, 0.2, NO_DIFFERENCE) for verdict in ("better", "equivalent", "worse", "undecided")),
+    ],
+)
+def test_an_arm_dominates_only_with_evidence_of_its_time(verdict, ratio, p, expected):
+    (judgement,) = judge([np.zeros(8)])
+
+    assert weigh(judgement._replace(verdict=verdict), pair_timing(ratio, p)) == expected
+
+
+def test_accuracy_is_not_weighed_against_an_unknown_time():
+    (judgement,) = judge([np.zeros(8)])
+
+    assert weigh(judgement, None) is None
+
+
+@pytest.mark.parametrize(
     ("ratio", "p", "expected"),
     [
         (
@@ -167,7 +199,4 @@ def test_a_mean_over_datasets_has_no_price():
     ],
 )
 def test_words_follow_the_evidence(ratio, p, expected):
-    conditions = {"replicates": 8, "device": "a processor", "clock": "processor time", "threads": 1, "engine": "stack"}
-    interval = Interval(ratio, ratio - 0.01, ratio + 0.01)
-
-    assert time_words(PairTiming(interval, p, p < 0.05, 9, None, None, None, **conditions)) == expected
+    assert time_words(pair_timing(ratio, p)) == expected

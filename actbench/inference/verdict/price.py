@@ -1,12 +1,12 @@
 """What an arm costs beside its baseline: time, accuracy for equal time, time to a target, and memory."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from actbench.inference.stats import Interval
+from actbench.inference.stats import Interval, Judgement
 from actbench.inference.verdict.equal_time import (
     EqualTime,
     TargetTime,
@@ -17,6 +17,7 @@ from actbench.inference.verdict.equal_time import (
 from actbench.inference.verdict.question import Comparison, Question
 from actbench.inference.verdict.timing import PairTiming, Timings
 
+AccuracyAndTime = Literal["dominates", "trade-off", "dominated", "undecided", "no difference in time was seen"]
 EPOCHS = Interval(1.0, 1.0, 1.0)  # ratio of the unit of time, if that is the epoch
 
 
@@ -31,6 +32,24 @@ class Price(NamedTuple):
     equal_time: EqualTime | None
     target: TargetTime | None
     saved_bytes: Mapping[str, float | None]
+
+
+def weigh(judgement: Judgement, timing: PairTiming | None) -> AccuracyAndTime | None:
+    """Accuracy and time together; None without times.
+
+    An arm dominates if it is better and takes less time, or is equivalent and takes
+    less. It needs evidence for both: without a difference in time, the accuracy speaks alone.
+    """
+    if timing is None:
+        return None
+    if not timing.seen:
+        return "no difference in time was seen"
+    faster = timing.ratio.estimate < 1
+    if judgement.verdict == "undecided":
+        return "undecided"
+    if judgement.verdict == ("worse" if faster else "better"):
+        return "trade-off"
+    return "dominates" if faster else "dominated"
 
 
 def find_price(
