@@ -285,6 +285,45 @@ def test_busy_fits_do_not_count_where_others_are_quiet():
 
 
 @pytest.mark.parametrize(
+    "other",
+    [
+        {"replicates_together": 32},
+        {"device": "a GPU"},
+        {"threads": 2},
+        {"torch_version": "1.0"},
+        {"engine": "sequence"},
+    ],
+)
+def test_fits_under_other_conditions_are_not_compared(other):
+    table = pl.concat(
+        [
+            rows("relu", RELU[:4], started="a", epoch_time_s=0.010),
+            rows("relu", RELU[4:], first_seed=4, started="b", epoch_time_s=0.080, **other),
+            rows("swish", RELU, started="c", epoch_time_s=0.020),
+        ]
+    )
+    comparison = Comparison("Digits", "MLP", "swish", "relu")
+
+    costs = paired_cost(table, comparison, alpha=0.05)
+
+    assert (costs.fits, costs.time.ratio.estimate) == (1, pytest.approx(2))
+    assert paired_cost(table.filter(pl.col("started") != "a"), comparison, alpha=0.05) is None
+
+
+def test_every_block_of_seeds_is_compared_with_its_like():
+    # 48 seeds are a fit of 32 and one of 16, whose times differ.
+    table = pl.concat(
+        rows(arm, RELU[:1], first_seed=seed, started=f"{arm}{seed}", replicates_together=together, epoch_time_s=time_s)
+        for arm, factor in (("relu", 1), ("swish", 2))
+        for seed, together, time_s in ((0, 32, 0.01 * factor), (32, 16, 0.02 * factor))
+    )
+
+    costs = paired_cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
+
+    assert (costs.fits, costs.time.ratio.estimate) == (2, pytest.approx(2))
+
+
+@pytest.mark.parametrize(
     ("shift", "ratio", "expected"),
     [
         (0.02, 0.8, "dominates"),

@@ -20,6 +20,10 @@ GUESS = {
 }
 ENDLESS = 1e100  # a loss of a replicate that is about to diverge, whose square may overflow
 LOWER_IS_BETTER = ("test_loss", "test_ece")
+CONDITIONS = (  # of a fit, without which its costs say nothing of its activation
+    *("engine", "replicates_together", "device", "threads"),
+    *("actbench_version", "torch_version", "lightning_version", "python_version"),
+)
 
 Scores = Mapping[tuple[str, str, str], Mapping[int, float]]
 
@@ -85,34 +89,29 @@ def paired(scores: Scores, comparison: Comparison, question: Question) -> Pairs:
 def paired_cost(records: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:
     """Time and memory of an arm by those of its baseline; None over several datasets, and where times are unknown.
 
-    ``records`` are those of the comparison. Fits are paired in the order of
-    their seeds. Only fits by one engine count, and where both arms have fits
-    during which nobody else used the machine, only these. The level of the
-    intervals is 1 - ``alpha``.
+    ``records`` are those of the comparison. Fits under the same `CONDITIONS` are
+    paired in the order of their seeds, and others do not count. Where both arms have
+    fits during which nobody else used the machine, only these count. The level of
+    the intervals is 1 - ``alpha``.
     """
     if comparison.dataset is None:
         return None
-    engine = pl.col("engine").fill_null("unknown")
-    both = [set(records.filter(arm=name).select(engine).to_series()) for name in (comparison.arm, comparison.baseline)]
-    common = sorted(both[0] & both[1])[:1]
     fits = [
-        records.filter(engine.is_in(common), arm=name)
-        .group_by("started", maintain_order=True)
-        .agg(pl.col("epoch_time_s", "peak_memory_mb").median(), pl.col("busy").any())
+        records.filter(arm=name)
+        .group_by("started", *CONDITIONS, maintain_order=True)
+        .agg(pl.col("epoch_time_s", "peak_memory_mb").median(), pl.col("busy").any().fill_null(value=False))
         .filter(pl.col("epoch_time_s").is_finite())
         for name in (comparison.arm, comparison.baseline)
     ]
-    if not all(map(len, fits)):
-        return None
-    quiet = [side.filter(~pl.col("busy").fill_null(value=False)) for side in fits]
-    busy = not all(map(len, quiet))
-    arm, base = fits if busy else quiet
-    count = min(len(arm), len(base))
-    time, memory = (
-        cost_ratio(arm[name][:count], base[name][:count], alpha=alpha) for name in ("epoch_time_s", "peak_memory_mb")
+    busy = any(side["busy"].all() for side in fits)
+    arm, base = (
+        side.filter(pl.col("busy") <= busy).with_columns(order=pl.int_range(pl.len()).over(CONDITIONS)) for side in fits
     )
-    assert time is not None
-    return Cost(count, time, memory, busy)
+    pairs = arm.join(base, on=[*CONDITIONS, "order"], nulls_equal=True, maintain_order="left")
+    time, memory = (
+        cost_ratio(pairs[name], pairs[f"{name}_right"], alpha=alpha) for name in ("epoch_time_s", "peak_memory_mb")
+    )
+    return time and Cost(len(pairs), time, memory, busy)
 
 
 def cost_ratio(arm: pl.Series, base: pl.Series, *, alpha: float) -> Ratio | None:

@@ -234,10 +234,8 @@ def compare_timings(arm: StepTiming | None, baseline: StepTiming | None, *, alph
     step = step_ratio(*logs)
     if step is None or len(conditions) > 1:
         return None
-    (arm_s, arm_steps), (base_s, base_steps) = (
-        (row.step_s, row.epoch_steps) if row else (first.baseline_step_s, first.baseline_epoch_steps)
-        for row in (arm, baseline)
-    )
+    arm_steps, base_steps = (row.epoch_steps if row else first.baseline_epoch_steps for row in (arm, baseline))
+    base_s = (baseline.step_s if baseline else first.baseline_step_s) / first.replicates
     ratio = step.interval(alpha)
     seen = step.p <= alpha
     epoch_ratio = None
@@ -250,8 +248,8 @@ def compare_timings(arm: StepTiming | None, baseline: StepTiming | None, *, alph
         seen=seen,
         rounds=step.rounds,
         epoch_ratio=epoch_ratio,
-        epoch_s=arm_steps and arm_s * arm_steps / first.replicates,
-        baseline_epoch_s=base_steps and base_s * base_steps / first.replicates,
+        epoch_s=epoch_ratio and base_steps and epoch_ratio.estimate * base_s * base_steps,
+        baseline_epoch_s=base_steps and base_s * base_steps,
         **{name: getattr(first, name) for name in ("replicates", "device", "clock", "threads", "engine")},
     )
 
