@@ -144,8 +144,8 @@ class Study:
         alpha: Chance of any false verdict of a difference, over all comparisons and looks of the study.
         margin: The largest difference of test accuracy that does not matter, a fraction below 0.5: 0.005 is half a
             point.
-        timing_s: Seconds, on each dataset and network, in which training steps of all arms are timed beside the
-            baseline's at the end, with the precision that this allows; less where 3 % is reached. 0: no timing.
+        timing_s: Most seconds of timing on each dataset and network, once all cells are trained: training steps of each
+            arm and of the baseline in turns, until their ratio is known within 3 %. With 0, nothing is timed.
         target: Accuracy on val, a fraction, for the time that each arm takes to reach it; by default, the median of the
             baseline at its end.
         tune: A setting and its grid, such as ``{model.optimizer.lr: [1e-4, 3e-4, 1e-3], replicates: 3}``: every arm is
