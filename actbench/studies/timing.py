@@ -10,7 +10,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any, cast
 
 import numpy as np
@@ -35,8 +35,8 @@ from actbench.studies.training import RunContext
 from actbench.training.classifier import Classifier
 from actbench.training.threads import choose_threads, keep_memory
 
-TURN_S = 0.03  # seconds of steps before the other arm has its turn
-LEAST_ROUNDS, MOST_ROUNDS = 8, 2000
+TURN_S = 0.02  # seconds of steps before the other arm has its turn
+LEAST_ROUNDS, MOST_ROUNDS = 6, 1000
 PRECISE = math.log(1.03)  # half width of the ratio's interval at which timing ends
 PROCESSOR, WALL, DEVICE_EVENTS = "processor time", "wall-clock time", "events of the device"
 FIRST_STEPS = 4  # of replicates that are trained one after another, in which memory is set up
@@ -175,18 +175,17 @@ def timed_cell(each: Wanted, replicates: int, engines: Mapping[str, ChosenEngine
 def time_rounds(arm: TimedFit, baseline: TimedFit, seconds: float, *, alpha: float) -> Float[np.ndarray, "rounds 2"]:
     """Seconds of a step of the arm and of the baseline in each round, until their ratio is known well or time is over.
 
-    In a round, one of the two has the first and the last turn, and the other two turns
-    between them, so that a machine that becomes slower or faster by and by affects
-    both alike. They exchange these roles from round to round. Both train the same batches.
+    In a round, each has four turns, in the order ABBABAAB. So a machine that becomes
+    slower or faster by and by affects both alike, and each follows upon itself, with
+    warm caches, as often as the other does. Both train the same batches.
     """
     start_s, rounds = time.perf_counter(), list[tuple[float, float]]()
     arm.turn(2)
     steps = 1 + int(TURN_S / baseline.turn(2))
     while len(rounds) < MOST_ROUNDS:
-        outer, inner = (baseline, arm) if len(rounds) % 2 else (arm, baseline)
-        first, second, third, fourth = (fit.turn(steps) for fit in (outer, inner, inner, outer))
-        times_s = {outer: math.sqrt(first * fourth), inner: math.sqrt(second * third)}
-        rounds.append((times_s[arm], times_s[baseline]))
+        turns = [(fit, fit.turn(steps)) for fit in (arm, baseline, baseline, arm, baseline, arm, arm, baseline)]
+        arm_s, baseline_s = (geometric_mean(time_s for of, time_s in turns if of is fit) for fit in (arm, baseline))
+        rounds.append((arm_s, baseline_s))
         if time.perf_counter() - start_s >= seconds:
             break
         if len(rounds) >= LEAST_ROUNDS:

@@ -84,7 +84,7 @@ def test_an_arm_that_is_better_after_equal_epochs_may_be_worse_after_equal_time(
     assert price.equal_time.equal_epochs.verdict == "better"
     assert price.equal_time.judgement.verdict == "worse"
     assert sentences[0].startswith(
-        "swish beside relu: a training step takes 99.7 % more time (ratio 1.997, interval 1.96"
+        "swish beside relu: a training step takes 99.7 % more time (ratio 1.997, interval 1.94"
     )
     assert sentences[1].startswith(
         "At equal time, which is swish after 2 epochs and relu after 4, swish is worse than relu: "

@@ -17,13 +17,13 @@ from actbench.records import RecordError, replace_file
 
 TIMING = "timing.json"
 LARGEST_TIMING = 2**25  # bytes of a file
-DRIFT = math.log(1.01)
-"""Logarithm of the ratio up to which the steps of two equal arms may differ however long they are timed.
+DRIFT = math.log(1.02)
+"""Logarithm of the ratio up to which steps of equal arms may differ however long they are timed.
 
-Where a network's tensors lie in memory has an effect of this order, and it stays
-the same for all rounds.
+Where the tensors of a network lie in memory has an effect that stays the same in
+all rounds: 27 twins of an MLP differed by 0.8 % on average, with a standard
+deviation of 1.2 %, of which noise was about half.
 """
-
 
 POSITIVE = {"type": "number", "minimum": 1e-12, "maximum": 1e12}
 UNKNOWN = {**POSITIVE, "type": ["number", "null"]}
