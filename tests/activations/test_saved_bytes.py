@@ -3,62 +3,71 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import relu, softplus
 
-from actbench.activations import CATALOGUE
+from actbench.activations import CATALOGUE, PELU, SquaredReLU, Swish
 from actbench.activations.saved_bytes import saved_bytes
 
 
-class Composed(nn.Module):
-    """A formula written in single operations."""
-
-    def __init__(self, formula):
-        super().__init__()
-        self.formula = formula
-
-    def forward(self, x):
-        return self.formula(x)
+def tanh_gelu(x):
+    return 0.5 * x * (1 + torch.tanh(0.79788 * (x + 0.044715 * x**3)))
 
 
-class Square(torch.autograd.Function):
-    """x², which keeps its input twice."""
+class Remembering(torch.autograd.Function):
+    """The square, which keeps its input in half precision."""
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x, x)
-        return x * x
+        ctx.save_for_backward(x.half())
+        return x.square()
 
     @staticmethod
     def backward(ctx, gradient):
-        x, _ = ctx.saved_tensors
-        return 2 * x * gradient
+        return 2 * ctx.saved_tensors[0].float() * gradient
 
 
 @pytest.mark.parametrize(
-    ("activation", "expected"),
-    [
-        (nn.ReLU(), 0),  # the output tells where the input was positive
-        (nn.ReLU(inplace=True), 0),
-        (nn.Tanh(), 0),  # 1 - y²
-        (nn.Sigmoid(), 0),  # y - y²
+    ("activation", "kept"),
+    [  # by hand, from the derivatives: which tensors of four bytes an element, and masks of one, these need
         (nn.Identity(), 0),
-        (nn.SiLU(), 4),  # x
+        (nn.ReLU(), 0),  # the output's sign
+        (nn.ReLU(inplace=True), 0),
+        (nn.LeakyReLU(0.1, inplace=True), 0),
+        (nn.Tanh(), 0),  # 1 - y²
+        (nn.Sigmoid(), 0),  # y(1 - y)
+        (torch.exp, 0),
+        (nn.LeakyReLU(), 4),  # x
         (nn.GELU(), 4),
+        (nn.SiLU(), 4),
         (nn.Mish(), 4),
-        (nn.LeakyReLU(), 4),
-        (nn.PReLU(), 4),  # x; the slope is a parameter
-        (nn.Softplus(), 4),
-        (nn.RReLU(), 8),  # x and the slopes that were drawn
-        (Composed(lambda x: x * torch.sigmoid(x)), 8),  # x and σ(x), which two operations keep once
-        (Composed(lambda x: x.sin() * 2), 4),  # x
-        (Composed(lambda x: (x * 2) * torch.tensor(3.0)), 0),  # constants
-        (Composed(lambda x: x.relu() ** 2), 4),  # relu(x), which is not the output here
-        (Composed(lambda x: torch.where(x > 0, x, 0.1 * x)), 1),  # where x is positive, a byte
-        (Composed(Square.apply), 4),
+        (nn.PReLU(), 4),
+        (torch.sin, 4),
+        (lambda x: -x.sin(), 4),
+        (SquaredReLU(), 4),  # relu(x)
+        (Swish(), 4),
+        (Swish(beta=1.5), 4),  # βx
+        (nn.RReLU(), 8),  # x and the slope that was drawn
+        (Swish(trainable=True), 8),  # x and σ(βx), from which the derivatives to x and β both follow
+        (lambda x: x * torch.sigmoid(x), 8),  # x and σ(x)
+        (lambda x: x * torch.tanh(softplus(x)), 8),  # x, for two operations, and the tanh
+        (lambda x: torch.where(x > 0, x, 0 * x), 1),  # the mask
+        (lambda x: x.view(2, -1).view_as(x) * 1, 0),
+        (PELU(), 13),  # the mask, x, x / b, and expm1 of it
+        (tanh_gelu, 16),  # x, x/2, tanh, and 1 + tanh
+        (Remembering.apply, 2),
+        (lambda x: (x * 2) * torch.tensor(3.0), 0),  # constants
+        (lambda x: x.relu() ** 2, 4),  # relu(x), which is not the output here
+        (lambda x: relu(x) + 1, 4),  # relu(x), which is not the output
     ],
-    ids=repr,
 )
-def test_bytes_are_those_that_the_derivative_needs(activation, expected):
-    assert saved_bytes(activation) == expected
+def test_the_bytes_are_those_that_the_derivative_needs(activation, kept):
+    assert saved_bytes(activation) == kept
+
+
+def test_bytes_depend_on_the_dtype_and_not_on_parameters():
+    assert saved_bytes(nn.SiLU(), dtype=torch.bfloat16) == 2
+    assert saved_bytes(nn.PReLU().bfloat16(), dtype=torch.bfloat16) == 2
+    assert saved_bytes(nn.SiLU(), dtype=torch.float64) == 8
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
