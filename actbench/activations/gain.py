@@ -75,7 +75,7 @@ def gaussian_moments(activation: Callable[[Tensor], Tensor]) -> GaussianMoments:
     try:
         function = copy.deepcopy(activation).double().cpu().eval() if isinstance(activation, nn.Module) else activation
         with torch.enable_grad():
-            values = function(inputs)
+            values = function(inputs * 1)  # which may be changed in place
             slopes = torch.autograd.grad(values.sum(), inputs)[0] if values.requires_grad else torch.zeros_like(points)
         part = function(points[::2].clone())
     except Exception as error:  # users' code raises errors of any kind

@@ -25,6 +25,7 @@ class Cubic(nn.Module):
     [  # by hand
         (nn.Identity(), 0, 1, 1),
         (nn.ReLU(), 1 / math.sqrt(2 * math.pi), 1 / 2, 1 / 2),
+        (nn.ReLU(inplace=True), 1 / math.sqrt(2 * math.pi), 1 / 2, 1 / 2),
         (nn.LeakyReLU(0.01), 0.99 / math.sqrt(2 * math.pi), 1.0001 / 2, 1.0001 / 2),
         (SquaredReLU(), 1 / 2, 3 / 2, 2),
         (Cubic(), 0, 15 / 4, 27 / 4),
