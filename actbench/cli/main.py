@@ -32,6 +32,7 @@ COMMANDS = {
     "audit": "recompute a published table of means and spreads, and point out rows that cannot be right",
     "activations": "list the activations that can be compared",
     "sites": "list where a network calls activations, and which of them a comparison would swap",
+    "cost": "measure what activations cost, and tell what their curves are like and what they equal",
 }
 MODULES = {  # the module of actbench.cli that defines run_COMMAND; LightningCLI runs the other commands
     "export": "commands",
@@ -41,6 +42,7 @@ MODULES = {  # the module of actbench.cli that defines run_COMMAND; LightningCLI
     "audit": "audit",
     "activations": "commands",
     "sites": "sites",
+    "cost": "cost",
 }
 
 HELP = f"""\

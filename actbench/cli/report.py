@@ -44,6 +44,10 @@ SPARE = {  # columns of each table that are left out in a narrow terminal, the l
     ),
     "secondary": ("effect", "pairs", "unit", "interval", "arm against baseline"),
     "standings": ("interval of rank", "interval", "interquartile mean"),
+    "cost": (
+        *("formula", "monotone", "curve", "range", "trainable", "compiled bfloat16", "bfloat16", "compiled", "growth"),
+        *("step", "gain"),
+    ),
 }
 
 

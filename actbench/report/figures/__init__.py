@@ -1,5 +1,6 @@
 """Figures of a study, each defined once for the page and for papers."""
 
+from actbench.report.figures.cost import card_figures as card_figures
 from actbench.report.figures.cost import cost_figures as cost_figures
 from actbench.report.figures.curves import SCORES as SCORES
 from actbench.report.figures.curves import curve_figures as curve_figures

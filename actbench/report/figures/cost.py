@@ -1,5 +1,7 @@
 """What arms cost against what they score, with the front of arms that no other arm beats in both."""
 
+from collections.abc import Mapping
+
 import altair as alt
 import polars as pl
 
@@ -24,21 +26,42 @@ COSTS = {  # columns of the arms' frame, with a factor, the name, the axis, and 
     "epoch_time_s": (1000, "time", "ms an epoch, for one replicate", "{:.3g} ms"),
     "peak_memory_mb": (1, "memory", "peak memory, MiB", "{:,.0f} MiB"),
 }
+CARD = {  # the same of an arm's activation on its cost card
+    "float32_eager_copies": (1, "its activation's time", "forward and backward pass, in copies", "{:.3g} copies"),
+    "float32_bytes": (1, "its activation's memory", "bytes kept for each element", "{:g} bytes"),
+}
 
 
 @unvalidated
 def cost_figures(results: StudyResults) -> list[Figure]:
     """A figure for each kind of cost, dataset and network."""
-    figures, arms = [], arm_frame(results)
+    return accuracy_figures(results, arm_frame(results), COSTS, "cost")
+
+
+def card_figures(results: StudyResults, cards: Mapping[str, Mapping[str, float | None]]) -> list[Figure]:
+    """A figure for time and one for memory of the arms' activations, by arm, for each dataset and network."""
+    costs = pl.DataFrame(
+        [{"arm": arm, **{column: card[column] for column in CARD}} for arm, card in cards.items()],
+        schema={"arm": pl.String, **dict.fromkeys(CARD, pl.Float64)},
+    )
+    arms = arm_frame(results).join(costs, on="arm", how="left", maintain_order="left")
+    return accuracy_figures(results, arms.with_columns(busy=False), CARD, "card")
+
+
+def accuracy_figures(
+    results: StudyResults, arms: pl.DataFrame, costs: Mapping[str, tuple[float, str, str, str]], kind: str
+) -> list[Figure]:
+    """A figure for each column of costs, dataset and network."""
+    figures = []
     for number, panel in enumerate(results.question.panels):
-        for column, (factor, kind, axis, form) in COSTS.items():
+        for column, (factor, title, axis, form) in costs.items():
             of_panel = arms.filter(**panel._asdict()).with_columns(cost=factor * pl.col(column))
             rows = cost_rows(of_panel.drop_nulls(["cost", "test_accuracy"]), results)
             if len(rows):
-                name = f"cost-{number}-{column.split('_')[1]}"
+                name = f"{kind}-{number}-{column.split('_')[1]}"
                 chart, finding = cost_chart(name, rows, axis, results), describe_front(rows, form, results)
-                title = f"{panel.title}: {kind}"
-                figures.append(Figure(name, title, finding, chart, rows, {}, "cost", panel=panel, inches=PAGE))
+                full_title = f"{panel.title}: {title}"
+                figures.append(Figure(name, full_title, finding, chart, rows, {}, kind, panel=panel, inches=PAGE))
     return figures
 
 

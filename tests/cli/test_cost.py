@@ -1,0 +1,252 @@
+"""The command that measures activations."""
+
+import csv
+import json
+import math
+import sys
+
+import pytest
+from made_studies import records, study
+
+from actbench.activations import CATALOGUE
+from actbench.cli import cost, main
+from actbench.cli.cards import COLUMNS
+from actbench.report import figures
+
+MY_ACTS = '''
+import torch
+from torch import nn
+
+class Foo(nn.Module):
+    """Foo: x·tanh(ln(1 + eˣ))."""
+    def forward(self, x):
+        return x * torch.tanh(nn.functional.softplus(x))
+
+class Wide(nn.Module):
+    def forward(self, x):
+        return torch.cat([x, x])
+
+class Half(nn.Module):
+    def forward(self, x):
+        if x.dtype == torch.bfloat16:
+            raise TypeError("not in half a word")
+        return x.relu()
+
+class Sum(nn.Module):
+    def forward(self, x):
+        return x + x.mean()
+
+class Log(nn.Module):
+    def forward(self, x):
+        return x.log()
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("it is broken,\\nin two lines")
+
+class Cut(nn.Module):
+    def forward(self, x):
+        return x.detach().relu()
+'''
+FAILING = {
+    "Wide": "not an activation: it maps an input of shape (2, 4, 2, 3) to (4, 4, 2, 3)",
+    "Half": "memory in bfloat16: not in half a word; time in bfloat16, eager: not in half a word",
+    "Sum": "curve: Sum is not element-wise: each output has to depend on its own input alone",
+    "Log": "it is not finite for some standard normal inputs",
+    "Broken": "it is broken, in two lines",
+    "Cut": "its output has no gradient",
+}
+
+
+@pytest.fixture
+def my_acts(tmp_path, monkeypatch):
+    """A module of the user's in the working directory, which is the test's."""
+    (tmp_path / "my_acts.py").write_text(MY_ACTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("my_acts", None)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """A machine without a compiler."""
+    monkeypatch.setattr(cost, "missing_compiler", lambda: "there is none")
+    monkeypatch.setattr(cost, "keep_memory", lambda: None)  # of this process, which has other tests to run
+
+
+def test_json_has_every_number_with_its_interval(actbench, my_acts):
+    result = actbench("cost", "--activations", "[silu, my_acts.Foo]", "--format", "json", "--seconds", 0.05)
+
+    assert result.returncode == 0, result.stderr
+    content = json.loads(result.stdout)
+    silu, foo = content["activations"]
+    assert set(silu) == set(foo) == set(COLUMNS) == set(content["columns"])
+    assert (silu["formula"], silu["parameters"], silu["float32_bytes"], silu["bfloat16_bytes"]) == ("x·σ(x)", 0, 4, 2)
+    assert (foo["formula"], foo["float32_bytes"]) == ("x·tanh(ln(1 + eˣ))", 8)
+    assert foo["equals"] == "torch.nn.Mish, which keeps half the memory"
+    assert silu["gain"] == pytest.approx(1.677, abs=1e-3)
+    assert (silu["monotone"], silu["smoothness"], silu["high"]) == ("no", "smooth", None)
+    for card in (silu, foo):
+        assert card["problem"] is None
+        names = [name for name in COLUMNS if f"{name}_low" in COLUMNS]
+        assert len(names) == 9
+        for name in names:
+            assert 0 < card[f"{name}_low"] <= card[name] <= card[f"{name}_high"], name
+    assert content["machine"]["threads"] == 1
+    assert content["machine"]["compiled"]
+
+
+def test_csv_has_the_same_columns(actbench, my_acts, monkeypatch):
+    monkeypatch.setenv("PATH", str(my_acts))  # without a compiler
+
+    result = actbench("cost", "--activations", "my_acts.Foo", "--format", "csv", "--seconds", 0.05)
+
+    assert result.returncode == 0, result.stderr
+    (foo,) = csv.DictReader(result.stdout.splitlines())
+    assert list(foo) == list(COLUMNS)
+    assert (foo["activation"], foo["high"], foo["float32_compiled_copies"]) == ("Foo", "inf", "")
+    assert float(foo["float32_eager_copies"]) > 0
+
+
+def test_markdown_has_a_table_and_the_machine(actbench, my_acts, monkeypatch):
+    monkeypatch.setenv("PATH", str(my_acts))  # without a compiler
+
+    result = actbench(
+        *("cost", "--activations", "[relu, {class_path: Swish, init_args: {beta: 1.5}}]"),
+        *("--format", "md", "--seconds", 0.05, "--model.network", "MLP", "--input_shape", "3,4,4"),
+    )
+
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    head, _, relu, swish = (line.strip("| ").split(" | ") for line in lines if line.startswith("|"))
+    cells = dict(zip(head, relu, strict=True))
+    assert (cells["activation"], cells["bytes"], cells["gain"], cells["range"]) == ("relu", "0", "1.414", "0 to ∞")
+    assert (cells["curve"], cells["compiled (copies)"]) == ("kinks at 0", "–")
+    assert swish[0] == "Swish"
+    assert lines[-1].startswith("measured ")
+    assert lines[-1].endswith("step of actbench.networks.MLP(hidden=[128, 128]), inputs (64, 3, 4, 4)")
+
+
+def test_what_fails_is_a_row_with_its_reason(my_acts, uncompiled, capsys):
+    names = ", ".join(f"my_acts.{name}" for name in FAILING)
+
+    assert main(["cost", "--activations", f"[relu, {names}]", "--format", "json", "--seconds", "0.05"]) == 0
+
+    cards = {card["activation"]: card for card in json.loads(capsys.readouterr().out)["activations"]}
+    assert list(cards) == ["relu", *FAILING]
+    assert cards["relu"]["problem"] is None
+    for name, reason in FAILING.items():
+        assert reason in cards[name]["problem"]
+        assert "\n" not in cards[name]["problem"]
+    assert cards["Half"]["float32_bytes"] == 0
+    assert cards["Half"]["float32_eager_copies"] > 0
+    assert cards["Half"]["equals"] == "torch.nn.ReLU"
+    assert cards["Sum"]["gain"] is None
+    assert cards["Sum"]["step_share"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--activations [relu,swich]", "unknown activation 'swich': give a name or a class path; near it are"),
+        ("--activations []", "--activations is an empty list"),
+        ("--activations [my_acts.Food]", "module 'my_acts' has no attribute 'Food'; near it are my_acts.Foo"),
+        ("--activations no_acts.Foo", "No module named 'no_acts'"),
+        ("--activations [{name:_x}]", "an arm needs an activation"),
+        ("--activations [{activation:_relu,_data.batch_size:_3}]", "settings such as data belong to a study's arms"),
+        ("--format xml", "invalid choice: 'xml'"),
+        ("--seconds 0", "--seconds is a positive number, got 0"),
+        ("--seconds nan", "--seconds is a positive number, got nan"),
+        ("--device toaster", "--device toaster: "),
+        ("--model.network Net", "unknown network 'Net'"),
+        ("--model.network MLP --model.network.width 3", "unexpected width in init_args; accepted: hidden"),
+        ("--model.activation relu", "cost has no option for model.activation"),
+        ("--input_shape 3,a", "--input_shape is numbers such as 3,32,32"),
+        ("--input_shape 40", "TutorialCNN fails for inputs of shape (40,): inputs must be images"),
+        ("--study .", "not the folder of a study with records"),
+        ("--colour red", "cost has no option for colour"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(my_acts, uncompiled, words, message, capsys):
+    try:
+        status = main(["cost", *(word.replace("_", " ") if "{" in word else word for word in words.split())])
+    except SystemExit as exit:
+        status = exit.code
+
+    output = capsys.readouterr().err
+    assert status == 2
+    assert message in output
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
+
+
+def test_without_a_list_the_whole_catalogue_is_measured():
+    assert [name for name, _ in cost.named_activations(None, None, None, None)] == sorted(CATALOGUE)
+
+
+def test_equal_names_are_told_apart():
+    text = "[Swish, {class_path: swish, init_args: {beta: 1.5}}, {name: mine, activation: relu}]"
+
+    named = cost.named_activations(text, None, None, None)
+
+    assert [name for name, _ in named] == ["Swish", "swish(beta=1.5)", "mine"]
+
+
+# --- studies ---
+
+
+def small_study(folder, **classes):
+    """A study of two arms, whose activations have these class paths."""
+    tables = [
+        records(arm, accuracies, config=json.dumps({"model": {"activation": {"class_path": path}}}))
+        for (arm, path), accuracies in zip(classes.items(), ([0.90, 0.92, 0.91], [0.95, 0.96, 0.94]), strict=True)
+    ]
+    return study(folder, tables, arms=tuple(classes), replicates=3)
+
+
+def test_a_study_gives_its_arms_and_gets_a_picture(tmp_path, uncompiled, capsys, monkeypatch):
+    small_study(tmp_path / "s", plain="torch.nn.ReLU", smooth="torch.nn.SiLU")
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["cost", "--study", "s", "--format", "csv", "--seconds", "0.05"]) == 0
+
+    output = capsys.readouterr()
+    cards = list(csv.DictReader(output.out.splitlines()))
+    assert [(card["activation"], card["class_path"]) for card in cards] == [
+        ("plain", "torch.nn.ReLU"),
+        ("smooth", "torch.nn.SiLU"),
+    ]
+    assert output.err.splitlines()[-1] == "s/exports/card.png"
+    assert (tmp_path / "s" / "exports" / "card.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_classes_of_a_study_are_not_imported_until_they_are_trusted(my_acts, uncompiled, capsys):
+    small_study(my_acts / "s", relu="torch.nn.ReLU", foo="my_acts.Foo")
+
+    assert main(["cost", "--study", "s"]) == 2
+    message = "s names the class 'my_acts.Foo', which would be imported and run: if you trust it, add --trust my_acts"
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert "my_acts" not in sys.modules
+
+    assert main(["cost", "--study", "s", "--trust", "my_acts", "--format", "csv", "--seconds", "0.05"]) == 0
+    assert main(["cost", "--study", "s", "--activations", "relu"]) == 2
+    assert "--study has its own activations" in capsys.readouterr().err
+
+
+def test_the_picture_has_accuracy_against_time_and_memory(tmp_path):
+    results = small_study(tmp_path, plain="torch.nn.ReLU", smooth="torch.nn.SiLU")
+    cards = {
+        "plain": {"float32_eager_copies": 3.0, "float32_bytes": 0.0},
+        "smooth": {"float32_eager_copies": 5.0, "float32_bytes": 4.0},
+    }
+
+    time, memory = figures.card_figures(results, cards)
+    (lone,) = {figure.data["arm"].to_list()[0] for figure in figures.card_figures(results, {"smooth": cards["smooth"]})}
+
+    assert time.data.select("arm", "cost", "front").rows() == [("plain", 3, True), ("smooth", 5, True)]
+    assert memory.data["cost"].to_list() == [0, 4]
+    assert time.data["accuracy"].to_list() == pytest.approx([91, 95])
+    assert "plain (3 copies, 91.0 %)" in time.finding
+    assert lone == "smooth"
+    assert not math.isnan(memory.data["low"][0])
