@@ -1,6 +1,7 @@
 """What holds on a GPU. Skipped without one: ``pytest -m gpu``."""
 
 import csv
+import json
 import os
 
 import polars as pl
@@ -9,6 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from small_studies import Lines, study
 
+from actbench.cli import main
 from actbench.data import FakeImages
 from actbench.networks import MLP, ConvNet, ResNet20, TutorialCNN, build_network
 from actbench.specs import OptimizerSpec
@@ -167,3 +169,15 @@ def test_a_checkpoint_made_on_the_gpu_is_scored_on_the_cpu(actbench, tmp_path):
     assert scored.returncode == 0, scored.stderr
     last = pl.read_csv(path.parents[1] / "metrics.csv").filter(pl.col("epoch") == 1)["val/acc"]
     assert f"{last.mean():.4f}"[:5] in scored.stdout
+
+
+def test_the_card_of_an_activation_is_measured_on_the_gpu(capsys):
+    words = "cost --activations silu --device cuda --format json --seconds 0.05"
+
+    assert main(words.split()) == 0
+
+    content = json.loads(capsys.readouterr().out)
+    (card,) = content["activations"]
+    assert card["problem"] is None
+    assert content["machine"]["elements"] == 2**25
+    assert 1 < card["float32_eager_copies"] < 100

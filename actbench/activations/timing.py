@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 BLOCK_S = 0.005  # seconds of calls whose median is one time
 ROUNDS = 5  # at least
@@ -21,6 +20,8 @@ def interleaved_times(runs: Mapping[str, Callable[[], object]], *, seconds: floa
         runs: The functions by name.
         seconds: How long to go on; there are five rounds at least.
     """
+    from torch.utils.benchmark import Timer  # here, because it warns of a CUDA toolkit on a machine without a GPU
+
     timers = {name: Timer("run()", globals={"run": run}) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():

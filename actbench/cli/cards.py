@@ -23,7 +23,7 @@ from actbench.networks.step import step_and_sites
 from actbench.records import json_text
 from actbench.specs import ActivationSpec, NetworkSpec, one_line
 
-ELEMENTS = 2**20
+ELEMENTS = {"cpu": 2**20, "cuda": 2**25}  # of a tensor that is large enough to keep the device busy
 BATCH, CLASSES = 64, 10  # of the network's training step
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMES = {
@@ -82,7 +82,7 @@ class CostBench:
         self.device, self.compiles = device, compiles
         self.seconds = seconds / (1 + len(DTYPES) * (1 + compiles))  # of each measurement
         generator = torch.Generator().manual_seed(0)
-        self.inputs = torch.randn(ELEMENTS, generator=generator).to(device)
+        self.inputs = torch.randn(ELEMENTS[device.type], generator=generator).to(device)
         self.images = torch.rand(BATCH, *self.input_shape, generator=generator).to(device)
         self.labels = torch.randint(CLASSES, (BATCH,), generator=generator).to(device)
 
@@ -130,13 +130,15 @@ class CostBench:
 
     def share(self, spec: ActivationSpec) -> Card:
         """Share of the network's training step."""
-        step, sites = step_and_sites(self.build(spec).to(self.device), self.images, self.labels)
+        network = network_with(spec, self.network, self.input_shape)
+        step, sites = step_and_sites(network.to(self.device), self.images, self.labels)
         times = interleaved_times({"step": step, "sites": sites}, seconds=self.seconds)
         return ratio("step_share", times["sites"], times["step"])
 
-    def build(self, spec: ActivationSpec) -> nn.Module:
-        """The network with an activation."""
-        return build_network(self.network, spec, input_shape=self.input_shape, num_classes=CLASSES, seed=0)
+
+def network_with(spec: ActivationSpec, network: NetworkSpec, input_shape: Sequence[int]) -> nn.Module:
+    """The network whose step is timed; a ValueError if it does not take such inputs."""
+    return build_network(network, spec, input_shape=input_shape, num_classes=CLASSES, seed=0)
 
 
 def ratio(name: str, times: Sequence[float], others: Sequence[float]) -> Card:
@@ -151,19 +153,20 @@ def compiled(module: nn.Module) -> nn.Module:
     return result
 
 
-def compile_ahead(activation: Any, device: str) -> None:
+def compile_ahead(activation: Any, device: torch.device) -> None:
     """Compile an activation in this process; Inductor keeps the code for others, which find it."""
     torch.set_num_threads(1)  # which the code depends on
     torch._dynamo.reset()
     with suppress(Exception):  # the card will tell
         for dtype in DTYPES.values():
             module = ActivationSpec(activation)().to(device, dtype)
-            training_pass(compiled(module), torch.zeros(ELEMENTS, dtype=dtype, device=device))()
+            training_pass(compiled(module), torch.zeros(ELEMENTS[device.type], dtype=dtype, device=device))()
 
 
 def class_facts(spec: ActivationSpec) -> Card:
     """Class, arguments, formula and parameters."""
-    known = (each.formula for name, each in CATALOGUE.items() if ActivationSpec(name) == spec)
+    alike = (name for name, each in CATALOGUE.items() if each.cls is spec.cls)
+    known = (CATALOGUE[name].formula for name in alike if ActivationSpec(name) == spec)
     return {
         "class_path": spec.class_path,
         "init_args": json_text(spec.to_dict().get("init_args", {})),

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from actbench import __version__
 from actbench.activations import CATALOGUE
-from actbench.cli.cards import BATCH, CLASSES, COLUMNS, ELEMENTS, Card, CostBench, compile_ahead
+from actbench.cli.cards import BATCH, CLASSES, COLUMNS, ELEMENTS, Card, CostBench, compile_ahead, network_with
 from actbench.cli.main import CommandParser, fail, printable, shown_path
 from actbench.cli.report import UNLIMITED, print_table
 from actbench.inference.verdict import StudyResults, load_results
@@ -29,7 +29,7 @@ from actbench.report.exports import FOLDER, to_csv
 from actbench.report.figures import figures_by_file, render
 from actbench.report.figures.cost import card_figures
 from actbench.report.tables import NONE, ReportTable, TableCell, TableColumn, text_cell
-from actbench.specs import ActivationSpec, NetworkSpec, UsageError, class_paths, compose, one_line, without
+from actbench.specs import ActivationSpec, NetworkSpec, UsageError, class_paths, compose, one_line, setting, without
 from actbench.specs.values import load_yaml
 from actbench.studies.cells.measurements import BUSY, OtherProcesses, device_name
 from actbench.studies.grid import arguments_of, distinct_names, parse_arm, short_name
@@ -50,6 +50,7 @@ curve, monotone, range: as far as a grid shows; at initial parameters
 """
 EPILOG = f"""\
 {NOTES}
+docs/cost.md says how each is measured, and has the card of the whole catalogue.
 --format csv and json have all numbers, with both bounds of each interval. A first run compiles, which takes some
 seconds for each activation; later runs find the compiled code. Times are compared on an idle machine.
 
@@ -71,7 +72,9 @@ def run_cost(options: Sequence[str]) -> int:
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="Of timing for each activation, at least (default: 1)."
     )
-    parser.add_argument("--device", default="cpu", help="Where times are measured: cpu (default) or cuda.")
+    parser.add_argument(
+        "--device", choices=tuple(ELEMENTS), default="cpu", help="Where times are measured (default: cpu)."
+    )
     parser.add_argument(
         "--model.network", dest="network", default="TutorialCNN", help="Whose step is timed, as in fit."
     )
@@ -125,19 +128,24 @@ def study_activations(results: StudyResults, trusted: Sequence[str], folder: Pat
     """Arms of a study with their activations; a UsageError for a class that nobody trusts, which would be imported."""
     named = []
     for arm in results.question.arms:
-        configs = results.table.filter(arm=arm)["config"]
-        if len(configs):
-            activation = json.loads(configs[0])["model"]["activation"]
+        for config in results.table.filter(arm=arm)["config"].head(1):
+            activation = setting(json.loads(config), "model.activation")
+            if not isinstance(activation, Mapping):
+                raise UsageError(f"{folder}: the records of {arm} do not name an activation")
             for names in (class_paths(activation), names_in_texts(activation)):
-                for name in names:
-                    if not any(f"{name}.".startswith(f"{module}.") for module in trusted):
-                        module = str(name).rpartition(".")[0]
-                        raise UsageError(
-                            f"{folder} names the class {name!r}, which would be imported and run: "
-                            f"if you trust it, add --trust {module}"
-                        )
+                check_trusted([*map(str, names)], trusted, folder)
             named.append((arm, activation))
     return named
+
+
+def check_trusted(names: Sequence[str], trusted: Sequence[str], folder: Path | None) -> None:
+    """Raise a UsageError for a name outside of the trusted modules."""
+    for name in names:
+        if not any(f"{name}.".startswith(f"{module}.") for module in trusted):
+            raise UsageError(
+                f"{folder} names the class {name!r}, which would be imported and run: "
+                f"if you trust it, add --trust {name.rpartition('.')[0] or name}"
+            )
 
 
 def cost_bench(given: Mapping[str, Any], chosen: Any) -> CostBench:
@@ -154,12 +162,11 @@ def cost_bench(given: Mapping[str, Any], chosen: Any) -> CostBench:
         device = torch.device(chosen.device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {chosen.device}: {str(error).splitlines()[0]}") from error
-    compiles = device.type == "cuda" or missing_compiler() is None
+        raise UsageError(f"--device {chosen.device}: {one_line(error).partition('. ')[0]}") from error
     network = NetworkSpec(given["model"]["network"])
-    bench = CostBench(network, shape, seconds=chosen.seconds, device=device, compiles=compiles)
-    bench.build(ActivationSpec("relu"))  # which says if the network does not take such inputs
-    return bench
+    network_with(ActivationSpec("relu"), network, shape)
+    compiles = device.type == "cuda" or missing_compiler() is None
+    return CostBench(network, shape, seconds=chosen.seconds, device=device, compiles=compiles)
 
 
 def measured_cards(bench: CostBench, named: Sequence[tuple[str, Any]]) -> tuple[list[Card], bool | None]:
@@ -170,7 +177,7 @@ def measured_cards(bench: CostBench, named: Sequence[tuple[str, Any]]) -> tuple[
     if bench.compiles and len(named) >= AHEAD:
         activations = [activation for _, activation in named]
         with ProcessPoolExecutor(available_cores(), mp_context=get_context("spawn")) as processes:
-            compiled = processes.map(partial(compile_ahead, device=str(bench.device)), activations)
+            compiled = processes.map(partial(compile_ahead, device=bench.device), activations)
             list(track(compiled, "compiling", len(named), console=console))
     others = OtherProcesses()
     cards = [bench.card(name, activation) for name, activation in track(named, "measuring", console=console)]
@@ -187,7 +194,7 @@ def machine_facts(bench: CostBench, busy: bool | None) -> dict[str, Any]:
         "threads": 1,
         "busy": busy,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "elements": ELEMENTS,
+        "elements": len(bench.inputs),
         "network": str(bench.network),
         "batch": [BATCH, *bench.input_shape],
         "classes": CLASSES,
@@ -210,7 +217,7 @@ def print_cards(cards: Sequence[Card], machine: Mapping[str, Any], form: str | N
     busy = "; others used it meanwhile, so times say little" if machine["busy"] else ""
     told = (
         f"measured {machine['measured'][:10]} on one thread of {machine['device']}, torch {machine['torch_version']}"
-        f"{busy}; {ELEMENTS:,} elements; step of {machine['network']}, inputs {tuple(machine['batch'])}"
+        f"{busy}; {machine['elements']:,} elements; step of {machine['network']}, inputs {tuple(machine['batch'])}"
     )
     if form == "md":
         print(markdown(card_table(cards)), told, sep="\n")

@@ -97,6 +97,19 @@ def test_json_has_every_number_with_its_interval(actbench, my_acts):
     assert content["machine"]["compiled"]
 
 
+@pytest.mark.slow
+def test_several_are_compiled_ahead_by_other_processes(actbench, my_acts):
+    names = ["relu", "mish", "my_acts.Foo", "my_acts.Broken"]
+
+    result = actbench("cost", "--activations", f"[{', '.join(names)}]", "--format", "json", "--seconds", 0.05)
+
+    assert result.returncode == 0, result.stderr
+    assert "compiling" in result.stderr
+    *sound, broken = json.loads(result.stdout)["activations"]
+    assert all(card["bfloat16_compiled_copies"] > 0 for card in sound)
+    assert broken["problem"] == "activation my_acts.Broken(): it is broken, in two lines"
+
+
 def test_csv_has_the_same_columns(actbench, my_acts, monkeypatch):
     monkeypatch.setenv("PATH", str(my_acts))  # without a compiler
 
@@ -158,7 +171,7 @@ def test_what_fails_is_a_row_with_its_reason(my_acts, uncompiled, capsys):
         ("--format xml", "invalid choice: 'xml'"),
         ("--seconds 0", "--seconds is a positive number, got 0"),
         ("--seconds nan", "--seconds is a positive number, got nan"),
-        ("--device toaster", "--device toaster: "),
+        ("--device toaster", "argument --device: invalid choice: 'toaster'"),
         ("--model.network Net", "unknown network 'Net'"),
         ("--model.network MLP --model.network.width 3", "unexpected width in init_args; accepted: hidden"),
         ("--model.activation relu", "cost has no option for model.activation"),
@@ -232,6 +245,14 @@ def test_classes_of_a_study_are_not_imported_until_they_are_trusted(my_acts, unc
     assert main(["cost", "--study", "s", "--trust", "my_acts", "--format", "csv", "--seconds", "0.05"]) == 0
     assert main(["cost", "--study", "s", "--activations", "relu"]) == 2
     assert "--study has its own activations" in capsys.readouterr().err
+
+
+def test_a_study_whose_records_name_no_activation_is_refused(tmp_path, uncompiled, capsys):
+    study(tmp_path, [records(arm, [0.9] * 3, config="{}") for arm in ("relu", "swish")], replicates=3)
+
+    assert main(["cost", "--study", str(tmp_path)]) == 2
+
+    assert capsys.readouterr().err == f"error: {tmp_path}: the records of relu do not name an activation\n"
 
 
 def test_the_picture_has_accuracy_against_time_and_memory(tmp_path):
