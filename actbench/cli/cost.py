@@ -4,7 +4,8 @@ import json
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
@@ -176,7 +177,8 @@ def measured_cards(bench: CostBench, named: Sequence[tuple[str, Any]]) -> tuple[
     keep_memory()
     if bench.compiles and len(named) >= AHEAD:
         activations = [activation for _, activation in named]
-        with ProcessPoolExecutor(available_cores(), mp_context=get_context("spawn")) as processes:
+        processes = ProcessPoolExecutor(available_cores(), mp_context=get_context("spawn"))
+        with processes, suppress(BrokenExecutor):  # what they leave undone is compiled when it is measured
             compiled = processes.map(partial(compile_ahead, device=bench.device), activations)
             list(track(compiled, "compiling", len(named), console=console))
     others = OtherProcesses()
