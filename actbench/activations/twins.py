@@ -44,7 +44,7 @@ class Twin(NamedTuple):
     difference: float
     """The largest on the grid, relative to 1 + |value|."""
     initially: bool
-    """Whether they are only equal at their initial parameters, because other parameters are trained."""
+    """Whether they are only known to be equal at first, because the activation has trainable parameters."""
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ def same_as(activation: Callable[[Tensor], Tensor]) -> list[Twin]:
         activation: An element-wise function or module.
 
     Returns:
-        What it equals in any case comes before what it equals at its initial parameters.
+        What it equals, in the order of the catalogue or of the families; nothing if nothing is equal.
 
     Raises:
         ValueError: The activation is not finite on the grid.

@@ -205,11 +205,12 @@ def curve_facts(spec: ActivationSpec) -> Card:
 def equality_facts(spec: ActivationSpec) -> Card:
     """What an activation equals, in words: of several twins that which keeps least."""
     activation = spec()
-    twins = [(twin.initially, saved_bytes(twin.cls(**twin.init_args)), twin) for twin in same_as(activation)]
+    twins = [(saved_bytes(twin.cls(**twin.init_args)), twin) for twin in same_as(activation)]
     if not twins:
         return {}
-    initially, other, twin = min(twins, key=lambda each: each[:2])
+    other, twin = min(twins, key=lambda each: each[0])
+    if twin.initially:
+        return {"equals": f"{twin.name} at its initial parameters"}
     own = saved_bytes(activation)
     fewer = "half the memory" if 2 * other == own else f"{other:g} bytes instead of {own:g}"
-    memory = f", which keeps {fewer}" if other < own else ""
-    return {"equals": f"{twin.name}{' at its initial parameters' if initially else ''}{memory}"}
+    return {"equals": twin.name + (f", which keeps {fewer}" if other < own else "")}

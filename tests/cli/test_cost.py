@@ -22,6 +22,14 @@ class Foo(nn.Module):
     def forward(self, x):
         return x * torch.tanh(nn.functional.softplus(x))
 
+class Trained(nn.Module):
+    """Trained: x·σ(βx)."""
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor(1.25))
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
+
 class Wide(nn.Module):
     def forward(self, x):
         return torch.cat([x, x])
@@ -142,13 +150,15 @@ def test_markdown_has_a_table_and_the_machine(actbench, my_acts, monkeypatch):
 
 
 def test_what_fails_is_a_row_with_its_reason(my_acts, uncompiled, capsys):
-    names = ", ".join(f"my_acts.{name}" for name in FAILING)
+    names = ", ".join(f"my_acts.{name}" for name in ["Trained", *FAILING])
 
     assert main(["cost", "--activations", f"[relu, {names}]", "--format", "json", "--seconds", "0.05"]) == 0
 
     cards = {card["activation"]: card for card in json.loads(capsys.readouterr().out)["activations"]}
-    assert list(cards) == ["relu", *FAILING]
+    assert list(cards) == ["relu", "Trained", *FAILING]
     assert cards["relu"]["problem"] is None
+    assert cards["Trained"]["parameters"] == 1
+    assert cards["Trained"]["equals"] == "actbench.activations.Swish(beta=1.25) at its initial parameters"
     for name, reason in FAILING.items():
         assert reason in cards[name]["problem"]
         assert "\n" not in cards[name]["problem"]
