@@ -3,12 +3,15 @@
 import csv
 import json
 import math
+import re
 import sys
 
 import pytest
+from conftest import ROOT
 from made_studies import records, study
 
-from actbench.activations import CATALOGUE
+from actbench.activations import CATALOGUE, gaussian_moments, trainable_parameters
+from actbench.activations.saved_bytes import saved_bytes
 from actbench.cli import cost, main
 from actbench.cli.cards import COLUMNS
 from actbench.report import figures
@@ -214,6 +217,21 @@ def test_equal_names_are_told_apart():
     named = cost.named_activations(text, None, None, None)
 
     assert [name for name, _ in named] == ["Swish", "swish(beta=1.5)", "mine"]
+
+
+def test_the_card_in_the_documentation_is_that_of_the_catalogue():
+    lines = [line for line in (ROOT / "docs" / "cost.md").read_text().splitlines() if line.startswith("| ")]
+    start = next(number for number, line in enumerate(lines) if line.startswith("| activation |"))
+    head, _, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[start:])
+
+    cards = [dict(zip(head, row, strict=True)) for row in rows]
+
+    assert [card["activation"].replace("\\_", "_") for card in cards] == sorted(CATALOGUE)
+    for card, (_, entry) in zip(cards, sorted(CATALOGUE.items()), strict=True):
+        module = entry.cls(**entry.init_args)
+        assert float(card["bytes"]) == saved_bytes(module), card
+        assert int(card["trainable"]) == trainable_parameters(entry)
+        assert float(card["gain"]) == pytest.approx(gaussian_moments(module).gain, abs=5.1e-4)
 
 
 # --- studies ---
