@@ -43,7 +43,7 @@ AHEAD = 4  # activations from which several processes compile at once
 NOTES = """\
 bytes: kept for the backward pass for each element of float32, beside the output; exact, the same on any machine
 float32, bfloat16: time of a forward and a backward pass, as a multiple of the time of a copy of the same tensor, or of
-  ReLU's; eager, or compiled by Inductor; ± half of a 95 % interval, over rounds that measure all in turn
+  eager ReLU's; eager, or compiled by Inductor; ± half of a 95 % interval, over rounds that measure all in turn
 step: share of the network's training step that its activations take, one by one, in float32, eager
 gain, growth: weights of variance 1/fan_in times the gain keep standard normal signals at their size; the mean square of
   gradients is then multiplied by the growth in each layer
