@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator
 
 from actbench.inference.verdict.equal_time import EqualTime, TargetTime
+from actbench.inference.verdict.phrases import count, p_value, percent, points
 from actbench.inference.verdict.price import Price
 from actbench.inference.verdict.question import Comparison, Question
 from actbench.inference.verdict.timing import PairTiming
-from actbench.inference.verdict.phrases import count, p_value, percent, points
 
 NO_DIFFERENCE = "no difference in time was seen"
 
