@@ -1,4 +1,4 @@
-"""Memory that an activation keeps from the forward to the backward pass, counted from the tensors that autograd saves."""
+"""Memory that an activation keeps from the forward to the backward pass, by the tensors that autograd saves."""
 
 import copy
 from collections.abc import Callable
