@@ -370,7 +370,13 @@ def test_no_number_is_cut_at_any_width(tmp_path, width, arm):
         print_table(shown, table)
 
     text = shown.file.getvalue()
-    estimates = {"arms": "test accuracy", "comparisons": "difference", "secondary": "p", "standings": "mean rank"}
+    estimates = {
+        "arms": "test accuracy",
+        "comparisons": "difference",
+        "failures": "arm failed",
+        "secondary": "p",
+        "standings": "mean rank",
+    }
     for table in tables(results):
         (place,) = [number for number, column in enumerate(table.columns) if column.name == estimates[table.name]]
         assert all(f" {row[place].text} " in text for row in table.rows)
