@@ -19,6 +19,7 @@ from actbench.inference.verdict import (
     load_results,
     to_json_values,
 )
+from actbench.inference.verdict.timing import StepTiming, Timings
 from actbench.records import COLUMNS, fingerprint, to_frame, write_records
 
 EPOCHS = 4
@@ -93,6 +94,7 @@ def study(
     datasets: Sequence[str] = ("Digits",),
     tuned: pl.DataFrame | None = None,
     tested: bool = False,
+    timings: Timings | None = None,
     **settings: Any,
 ) -> StudyResults:
     """Write a study's folder, and tell what its records say.
@@ -104,6 +106,7 @@ def study(
         datasets: Names.
         tuned: Records of the tuning, with the column ``value``.
         tested: Whether a self-test has passed.
+        timings: Content of ``timing.json``; None for no such file.
         settings: Of the question.
     """
     asked = [PlannedArm(dataset, "MLP", arm, fingerprint(arm)) for dataset in datasets for arm in arms]
@@ -116,6 +119,8 @@ def study(
     )
     certificates = {question.hash: [to_json_values(certificate)]} if tested else {}
     History(certificates=certificates).planned(question).write(folder)
+    if timings is not None:
+        timings.write(folder)
     return load_results(folder)
 
 
@@ -145,6 +150,47 @@ def failing_study(folder: Path) -> StudyResults:
         accuracies[:lost] = 18 / 180
         tables.append(records(arm, accuracies.tolist(), **size))
     return study(folder, tables, arms=("relu", "swish", "tanh"), replicates=30)
+
+
+def step_timing(arm: str, log_ratios: Sequence[float], *, dataset: str = "Digits") -> StepTiming:
+    """An arm's steps timed beside relu, whose step for eight replicates takes 20 ms and whose epoch has 10 steps."""
+    return StepTiming(
+        dataset=dataset,
+        network="MLP",
+        arm=arm,
+        baseline="relu",
+        cell=fingerprint(arm),
+        baseline_cell=fingerprint("relu"),
+        log_ratios=log_ratios,
+        step_s=0.02 * float(np.exp(np.mean(log_ratios))),
+        baseline_step_s=0.02,
+        epoch_steps=10.0,
+        baseline_epoch_steps=10.0,
+        replicates=8,
+        device="a processor",
+        clock="processor time",
+        threads=1,
+        engine="stack",
+        torch_version="2.11.0",
+        measured="2026-01-02T03:04:05+00:00",
+    )
+
+
+TWIN_LOGS = [0.002, -0.001, 0.001, -0.002, 0.0, 0.001]
+SLOW_LOGS = [0.69, 0.70, 0.68, 0.69, 0.70, 0.69]  # about ln 2
+
+
+def timed_study(folder: Path, datasets: Sequence[str] = ("Digits",), **settings: Any) -> StudyResults:
+    """A twin of relu under another name, and swish, which is better and takes twice the time."""
+    scores = np.array([0.95, 0.96, 0.94, 0.95, 0.97, 0.93, 0.95, 0.96])
+    noise = np.array([0.001, -0.001] * 4)
+    arms = {"relu": scores, "twin": scores + noise, "swish": scores + 0.02 + noise}
+    tables = [records(arm, of.tolist(), dataset=dataset) for dataset in datasets for arm, of in arms.items()]
+    logs = {"twin": TWIN_LOGS, "swish": SLOW_LOGS}
+    rows = [step_timing(arm, of, dataset=dataset) for dataset in datasets for arm, of in logs.items()]
+    saved = {fingerprint(arm): size for arm, size in {"relu": 0.0, "twin": 0.0, "swish": 4.0}.items()}
+    timings = {"timings": Timings(rows, saved)} | settings
+    return study(folder, tables, arms=tuple(arms), datasets=datasets, **timings)
 
 
 def with_shapes(table: pl.DataFrame, *, learned: bool = False) -> pl.DataFrame:

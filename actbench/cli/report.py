@@ -29,7 +29,6 @@ SPARE = {  # columns of each table that are left out in a narrow terminal, the l
             "effect",
             "median",
             "with time",
-            "time",
             "p of equivalence",
             "p",
             "P(better)",

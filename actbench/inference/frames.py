@@ -11,6 +11,8 @@ from actbench.inference.stats import Interval, mean_with_bounds
 from actbench.inference.verdict.evidence import scores
 from actbench.inference.verdict.findings import OUTCOME
 from actbench.inference.verdict.part_words import failures_come_first
+from actbench.inference.verdict.price import weigh
+from actbench.inference.verdict.price_words import time_change
 from actbench.inference.verdict.results import StudyResults
 
 CELL = ["dataset_name", "network_name", "arm"]
@@ -92,11 +94,11 @@ COMPARISON_COLUMNS = {
     "without_diverged": Quantity(pl.String, "", "verdict without the diverged pairs, if it is another"),
     **_with_test("test_loss_difference", "nats", "mean paired difference in test loss"),
     **_with_test("test_ece_difference", "fraction", "mean paired difference in calibration error on test"),
-    **_with_test("time_ratio", "ratio", "time of an epoch, arm by baseline"),
     **_with_test("memory_ratio", "ratio", "peak memory, arm by baseline"),
-    "fits": Quantity(pl.Int64, "", "pairs of fits that the ratios rest on"),
-    "busy": Quantity(pl.Boolean, "", "whether others used the machine during these fits, so that times say little"),
-    "with_time": Quantity(pl.String, "", "accuracy and time together: dominates, trade-off, dominated or undecided"),
+    "fits": Quantity(pl.Int64, "", "pairs of fits that this ratio rests on"),
+    "with_time": Quantity(
+        pl.String, "", "accuracy and time together: dominates, trade-off, dominated, undecided, or no difference seen"
+    ),
     "more_pairs": Quantity(pl.Int64, "", "further pairs for 80 % power at the difference seen, if undecided"),
     "test_loss_pairs": Quantity(pl.Int64, "", "pairs of the difference in test loss"),
     "test_ece_pairs": Quantity(pl.Int64, "", "pairs of the difference in calibration error"),
@@ -119,6 +121,42 @@ FAILURE_COLUMNS = {
     "trained_verdict": Quantity(pl.String, "", "verdict on these pairs, conditional on training"),
     "verdict": Quantity(pl.String, "", "verdict on all seeds"),
     "failures_first": COMPARISON_COLUMNS["failures_first"],
+}
+PRICE_COLUMNS = {
+    **{name: COMPARISON_COLUMNS[name] for name in ("dataset", "network", "arm", "baseline")},
+    **_with_bounds("step_time_ratio", "ratio", "time of a training step, arm by baseline, timed in turns"),
+    "step_time_p": Quantity(pl.Float64, "", "p of Student's test that the ratio is within the drift, not corrected"),
+    "rounds": Quantity(pl.Int64, "", "rounds of turns"),
+    "time": Quantity(pl.String, "", "the difference in time in words, or that none was seen"),
+    "replicates": Quantity(pl.Int64, "", "replicates that a timed step trained"),
+    "device": Quantity(pl.String, "", "device on which steps were timed"),
+    "clock": Quantity(pl.String, "", "what steps were timed by"),
+    **_with_bounds("equal_time_difference", "fraction", "mean paired difference in val accuracy at equal time"),
+    "equal_time_p": Quantity(pl.Float64, "", "p of the sign-flip test at equal time, not corrected"),
+    "equal_time_verdict": Quantity(pl.String, "", "verdict on val at equal time, outside the family"),
+    "equal_time_holds": Quantity(pl.Boolean, "", "whether it is the same within the interval of the ratio of times"),
+    "arm_epochs": Quantity(pl.Float64, "", "epochs of the arm at equal time, the median over seeds"),
+    "baseline_epochs": Quantity(pl.Float64, "", "epochs of the baseline at equal time"),
+    "target": Quantity(pl.Float64, "fraction", "val accuracy to be reached"),
+    "seeds": Quantity(pl.Int64, "", "seeds of each arm"),
+    **{
+        name: quantity
+        for side in ("arm", "baseline")
+        for name, quantity in {
+            f"{side}_reached": Quantity(pl.Int64, "", f"seeds of the {side} that reach the target"),
+            **_with_bounds(f"{side}_epochs_to_target", "", f"median epochs of the {side}, by Kaplan and Meier"),
+            f"{side}_time_to_target_s": Quantity(
+                pl.Float64, "s", f"time of these epochs for a replicate of the {side}"
+            ),
+        }.items()
+    },
+    "decided": Quantity(
+        pl.Int64, "", "pairs of which one reached the target in less time; in fewer epochs, if untimed"
+    ),
+    "sooner": Quantity(pl.Int64, "", "of these, pairs in which that was the arm"),
+    "target_p": Quantity(pl.Float64, "", "p of the exact sign test of these pairs, not corrected"),
+    "arm_saved_bytes": Quantity(pl.Float64, "bytes", "kept by the arm for the backward pass, an element of its input"),
+    "baseline_saved_bytes": Quantity(pl.Float64, "bytes", "kept by the baseline"),
 }
 STANDING_COLUMNS = {
     "network": Quantity(pl.String, "", "name of the network"),
@@ -184,8 +222,10 @@ def comparison_frame(results: StudyResults) -> pl.DataFrame:
             tests[f"{secondary.outcome}_difference"] = secondary.difference, secondary.p, secondary.effect
             row[f"{secondary.outcome}_pairs"] = secondary.pairs
         if cost:
-            tests |= {"time_ratio": cost.time} | ({"memory_ratio": cost.memory} if cost.memory else {})
-            row |= {"fits": cost.fits, "busy": cost.busy, "with_time": finding.joint}
+            tests["memory_ratio"] = cost.memory
+            row["fits"] = cost.fits
+        if finding.price:
+            row["with_time"] = weigh(judgement, finding.price.timing)
         for name, (interval, p, effect) in tests.items():
             row |= {**_columns(name, interval), f"{name}_p": p, f"{name}_effect": effect}
         rows.append(row)
@@ -217,6 +257,40 @@ def failure_frame(results: StudyResults) -> pl.DataFrame:
             row |= _columns("failure_rate_difference", failures.difference)
             rows.append(row | _columns("trained_difference", trained.difference))
     return _frame(rows, FAILURE_COLUMNS)
+
+
+def price_frame(results: StudyResults) -> pl.DataFrame:
+    """A row for each comparison of which a price is known; see `PRICE_COLUMNS`."""
+    rows = []
+    for finding in results.conclusion.findings:
+        comparison, price = finding.comparison, finding.price
+        if price is None:
+            continue
+        timing, equal, target, saved_bytes = price
+        row: dict[str, Any] = comparison._asdict()
+        if timing:
+            row |= {**timing._asdict(), **_columns("step_time_ratio", timing.ratio)}
+            row |= {"step_time_p": timing.p, "time": time_change(timing)}
+        if equal:
+            row |= _columns("equal_time_difference", equal.judgement.difference)
+            row |= {f"equal_time_{name}": getattr(equal.judgement, name) for name in ("p", "verdict")}
+            row["equal_time_holds"] = equal.holds
+        if target:
+            row |= {"target": target.target, "target_p": target.p, "decided": target.decided, "sooner": target.sooner}
+        for side, arm, epoch_s in (
+            ("arm", comparison.arm, timing and timing.epoch_s),
+            ("baseline", comparison.baseline, timing and timing.baseline_epoch_s),
+        ):
+            if equal:
+                row[f"{side}_epochs"] = equal.epochs[arm]
+            if target:
+                reaching = target.epochs[arm]
+                row |= {"seeds": reaching.seeds, f"{side}_reached": reaching.reached}
+                row |= _columns(f"{side}_epochs_to_target", reaching.median)
+                row[f"{side}_time_to_target_s"] = epoch_s and epoch_s * reaching.median.estimate
+            row[f"{side}_saved_bytes"] = saved_bytes[arm]
+        rows.append(row)
+    return _frame(rows, PRICE_COLUMNS)
 
 
 def standing_frame(results: StudyResults) -> pl.DataFrame:

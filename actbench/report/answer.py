@@ -1,16 +1,15 @@
 """The head of the page: the question of the study, its answer, and what is missing."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 from actbench.inference.frames import arm_frame, comparison_frame
 from actbench.inference.verdict import StudyResults, points
 from actbench.inference.verdict.part_words import failure_sentence
 from actbench.inference.verdict.phrases import count, level, listed
+from actbench.inference.verdict.price_words import time_words
 from actbench.report.figures.figure import SENTENCE, shorten
 from actbench.report.figures.palette import SIGNS
 
@@ -42,12 +41,15 @@ def question_heading(results: StudyResults) -> str:
 def deciding_rows(results: StudyResults) -> list[dict[str, Any]]:
     """The comparisons that answer the question: those over all datasets, if there are several.
 
-    ``failures`` is what is said of failures to train where they come first.
+    ``failures`` is what is said of failures to train where they come first, and
+    ``time`` what is said of a training step that was timed.
     """
     name, rows = partial(shorten, longest=SENTENCE), comparison_frame(results).to_dicts()
     for row, finding in zip(rows, results.conclusion.findings, strict=True):
         about = finding.comparison, finding.judgement, results.question
         row["failures"] = f"{failure_sentence(*about, tests=False, name=name)}." if row["failures_first"] else None
+        timing = finding.price and finding.price.timing
+        row["time"] = time_words(timing) if timing else None
     return [row for row in rows if row["dataset"] is None] or rows
 
 
@@ -148,17 +150,7 @@ def certainty_and_cost(results: StudyResults) -> str | None:
         f"{start}{shorten(best['arm'], SENTENCE)} minus {shorten(best['baseline'], SENTENCE)}: "
         f"{points(best['difference'])} points of test accuracy{median}{interval} over {count(best['pairs'], 'pair')}"
     )
-    names = itemgetter("network", "arm", "baseline")
-    timed = [
-        row
-        for row in comparison_frame(results).iter_rows(named=True)
-        if names(row) == names(best) and row["fits"] and best["dataset"] in (None, row["dataset"])
-    ]
-    if not timed:
-        return f"{evidence}."
-    ratio = math.exp(sum(math.log(row["time_ratio"]) for row in timed) / len(timed))
-    busy = " (on a busy machine, so that says little)" if any(row["busy"] for row in timed) else ""
-    return f"{evidence}; training takes {ratio:.2f} times as long{busy}."
+    return f"{evidence}{f'; {time}' if (time := best['time']) else ''}."
 
 
 def missing_records(results: StudyResults) -> list[str]:

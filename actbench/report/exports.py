@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import polars as pl
 import polars.selectors as cs
 
-from actbench.inference.frames import arm_frame, comparison_frame, failure_frame
+from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, price_frame
 from actbench.inference.verdict import VERDICT, StudyResults
 from actbench.records import check_links, replace_file
 from actbench.report import figures
@@ -22,8 +22,8 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
     """Write a study's tables or figures into ``exports/`` in its folder; returns the figures_by_file.
 
     Markdown and LaTeX (with booktabs) give a file for each table, in the units
-    of the page. CSV gives the comparisons, failures to train, the arms and all replicates, with full
-    precision, as fractions, seconds and MiB. JSON is ``verdict.json``. PNG and
+    of the page. CSV gives the comparisons, failures to train, prices, the arms and all replicates,
+    with full precision, as fractions, seconds and MiB. JSON is ``verdict.json``. PNG and
     SVG give a file for each figure.
 
     Raises:
@@ -38,6 +38,7 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
         frames = {
             "comparisons": comparison_frame(results).drop("test_loss_pairs", "test_ece_pairs"),
             "failures": failure_frame(results),
+            "price": price_frame(results),
             "arms": arm_frame(results).drop_nulls("test_accuracy"),
             "replicates": results.marked.drop(cs.by_dtype(pl.List)),
         }

@@ -9,6 +9,7 @@ from actbench.inference.verdict.conditions import by_condition, condition_senten
 from actbench.inference.verdict.pairing import pairing_sentence
 from actbench.inference.verdict.part_words import failure_rule
 from actbench.inference.verdict.phrases import count, level, listed
+from actbench.inference.verdict.price_words import price_lines
 from actbench.inference.verdict.words import OTHER_PLAN, certificate_sentence, level_sentence
 from actbench.report import figures, provenance
 from actbench.report.figures import Figure
@@ -17,13 +18,14 @@ from actbench.report.figures.forest import best_first
 
 
 class Story(NamedTuple):
-    """A section of figures; ``controls`` names what a reader can change in them."""
+    """A section of figures; ``controls`` names what a reader can change in them, and ``notes`` stand above them."""
 
     name: str
     title: str
     text: str
     figures: Sequence[Figure]
     controls: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def warnings(results: StudyResults) -> list[str]:
@@ -97,7 +99,7 @@ def pairing_fact(results: StudyResults) -> str:
 
 
 def stories(results: StudyResults) -> list[Story]:
-    """The sections that have figures."""
+    """The sections that have figures or notes."""
     interval, margin = level(results.question), points(results.question.margin, sign=False)
     baseline = shorten(results.question.baseline, SENTENCE)
     minus = "Arm minus baseline" if results.question.comparisons == "all" else f"Arm minus {baseline}"
@@ -143,6 +145,7 @@ def stories(results: StudyResults) -> list[Story]:
             "Accuracy against time and against memory. No arm beats those on the dotted front in both. Hollow marks "
             "were measured on a busy machine and say little.",
             figures.cost_figures(results),
+            notes=price_lines(results.conclusion.findings, results.question),
         ),
         Story(
             "activations",
@@ -152,4 +155,4 @@ def stories(results: StudyResults) -> list[Story]:
             ("arms",),
         ),
     ]
-    return [story for story in sections if story.figures]
+    return [story for story in sections if story.figures or story.notes]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, standing_frame
+from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, price_frame, standing_frame
 from actbench.inference.verdict import StudyResults, p_value, points
 from actbench.inference.verdict.conditions import by_condition
 from actbench.inference.verdict.part_words import contradiction_sentences
@@ -83,6 +83,17 @@ def interval(name: str, form: Callable[[Any], str], scale: float = 1) -> Formatt
     return format_cell
 
 
+def both_sides(name: str, form: Callable[[Any], str]) -> Formatter:
+    """Formats a number of the arm and the same of the baseline."""
+
+    def format_cell(row: Row) -> TableCell:
+        values = [row[f"{side}_{name}"] for side in ("arm", "baseline")]
+        texts = [NONE if value is None else form(value) for value in values]
+        return TableCell(NONE, None) if values == [None, None] else TableCell(" / ".join(texts), values[0])
+
+    return format_cell
+
+
 def text_cell(text: str) -> TableCell:
     """A cell that is sorted by its text."""
     return TableCell(text, text)
@@ -122,7 +133,6 @@ COMPARISONS: Columns = (
     (TableColumn("P(better)"), number("probability_better", TWO)),
     (TableColumn("effect", "sd"), number("effect", SIGNED)),
     (TableColumn("median", "points"), number("median", points)),
-    (TableColumn("time", "ratio"), number("time_ratio", TWO, starred=True)),
     (TableColumn("with time", number=False), text("with_time")),
     (TableColumn("more pairs"), number("more_pairs", THOUSANDS)),
 )
@@ -142,6 +152,22 @@ FAILURES: Columns = (
     (TableColumn("where both train", number=False), text("trained_verdict")),
     (TableColumn("all seeds", number=False), text("verdict")),
 )
+RATIO = "{:.3f}".format
+PRICES: Columns = (
+    (TableColumn("a step", "ratio"), number("step_time_ratio", RATIO)),
+    (TableColumn("interval"), interval("step_time_ratio", RATIO)),
+    (TableColumn("p"), number("step_time_p", p_text)),
+    (TableColumn("time", number=False), text("time")),
+    (TableColumn("val at equal time", "points"), number("equal_time_difference", points)),
+    (TableColumn("interval", "points"), interval("equal_time_difference", SIGNED, 100)),
+    (TableColumn("verdict on val", number=False), text("equal_time_verdict")),
+    (TableColumn("epochs", number=False), both_sides("epochs", "{:.3g}".format)),
+    (TableColumn("target", "% on val"), number("target", "{:.1f}".format, 100)),
+    (TableColumn("reached by", "seeds", number=False), both_sides("reached", WHOLE)),
+    (TableColumn("median", "epochs", number=False), both_sides("epochs_to_target", "{:.3g}".format)),
+    (TableColumn("median", "s a replicate", number=False), both_sides("time_to_target_s", "{:.3g}".format)),
+    (TableColumn("kept", "bytes an element", number=False), both_sides("saved_bytes", "{:g}".format)),
+)
 SECONDARY = (
     TableColumn("measure", number=False),
     TableColumn("arm against baseline"),
@@ -154,7 +180,6 @@ SECONDARY = (
 MEASURES = {  # measures beside accuracy: name, form, scale and unit
     "test_loss_difference": (OUTCOMES["test_loss"], "{:+z.4f}".format, 1, "nats"),
     "test_ece_difference": (OUTCOMES["test_ece"], SIGNED, 100, "points"),
-    "time_ratio": ("time of an epoch", TWO, 1, "ratio"),
     "memory_ratio": ("peak memory", TWO, 1, "ratio"),
 }
 ARMS: Columns = (
@@ -181,7 +206,7 @@ STANDINGS: Columns = (
 
 
 def tables(results: StudyResults) -> list[ReportTable]:
-    """The tables that have rows: comparisons, failures to train, measures beside accuracy, arms, and standings.
+    """The tables that have rows: comparisons, failures to train, prices, other measures, arms, and standings.
 
     Failures stand first where they come first in a comparison.
     """
@@ -212,6 +237,9 @@ def tables(results: StudyResults) -> list[ReportTable]:
     found = [
         *([failures, seen] if comparisons["failures_first"].any() else [seen, failures]),
         condition_table(results, comparisons),
+        format_table(
+            "price", f"Price, arm / baseline{suffix}: outside the family", [*names, *PRICES], price_frame(results)
+        ),
         secondary,
         format_table("arms", f"Arms{suffix}", [*name_columns([*where, "arm"]), *settings, *ARMS], arm_frame(results)),
         format_table("standings", "Arms over all datasets", standings, standing_frame(results)),
@@ -258,13 +286,13 @@ def format_table(name: str, title: str, columns: Columns, frame: pl.DataFrame) -
 
 
 def secondary_cells(row: Row) -> Iterator[list[TableCell]]:
-    """Cells of `SECONDARY` for each measure of a comparison beside accuracy: losses by seed, costs by fit."""
+    """Cells of `SECONDARY` for each measure of a comparison beside accuracy: losses by seed, memory by fit."""
     fits = TableCell(count(row["fits"] or 0, "fit"), row["fits"])
     for name, (measure, form, scale, unit) in MEASURES.items():
         if row[name] is not None:
             pairs = number(name.replace("difference", "pairs"), WHOLE)
             yield [
-                text_cell(f"{measure}, busy machine" if name == "time_ratio" and row["busy"] else measure),
+                text_cell(measure),
                 number(name, form, scale)(row),
                 interval(name, form, scale)(row),
                 text_cell(unit),

@@ -72,9 +72,9 @@ def test_a_comparison_has_the_numbers_of_its_finding(tmp_path):
         ]
         assert (row["test_loss_difference"], row["test_loss_difference_p"]) == (loss.difference.estimate, loss.p)
         if finding.cost:
-            assert (row["time_ratio"], row["fits"]) == (finding.cost.time.ratio.estimate, finding.cost.fits)
+            assert (row["memory_ratio"], row["fits"]) == (finding.cost.memory.ratio.estimate, finding.cost.fits)
         else:
-            assert (row["dataset"], row["time_ratio"], row["fits"]) == (None, None, None)
+            assert (row["dataset"], row["memory_ratio"], row["fits"]) == (None, None, None)
 
 
 def test_what_is_not_known_is_null(tmp_path):

@@ -115,7 +115,7 @@ def test_bytes_stand_beside_one_another():
     _, sentences = price_of(table(relu=CURVE, swish=CURVE), timed(TWINS))
 
     assert sentences[-1] == (
-        "For the backward pass, swish keeps 4 bytes for each element of its input, and relu 0 bytes."
+        "swish keeps 4 bytes for the backward pass for each element of its input, and relu 0 bytes."
     )
 
 

@@ -34,8 +34,7 @@ from actbench.inference.verdict import (
     to_json_values,
 )
 from actbench.inference.verdict.certificate import proportion_interval
-from actbench.inference.verdict.evidence import Cost, Ratio, paired_cost
-from actbench.inference.verdict.findings import joint_verdict
+from actbench.inference.verdict.evidence import paired_cost
 
 RELU = [0.95, 0.96, 0.94, 0.95, 0.97, 0.93, 0.95, 0.96]
 
@@ -244,44 +243,41 @@ def test_standings_are_interquartile_means_and_ranks_over_datasets():
 # --- cost ---
 
 
-def test_a_fit_is_the_unit_of_cost():
+def test_a_fit_is_the_unit_of_memory():
     table = pl.concat(
         [
-            rows("relu", RELU[:4], started="a", epoch_time_s=0.010),
-            rows("relu", RELU[4:], first_seed=4, started="b", epoch_time_s=0.012),
-            rows("swish", RELU[:4], started="c", epoch_time_s=0.020, peak_memory_mb=1.5 * 900),
-            rows("swish", RELU[4:], first_seed=4, started="d", epoch_time_s=0.030, peak_memory_mb=1.6 * 900),
+            rows("relu", RELU[:4], started="a"),
+            rows("relu", RELU[4:], first_seed=4, started="b"),
+            rows("swish", RELU[:4], started="c", peak_memory_mb=1.5 * 900),
+            rows("swish", RELU[4:], first_seed=4, started="d", peak_memory_mb=1.6 * 900),
         ]
     )
 
     costs = paired_cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
 
     assert costs.fits == 2
-    logs = stats.ttest_1samp(np.log([2.0, 2.5]), 0)
-    assert costs.time.ratio.estimate == pytest.approx(math.sqrt(2 * 2.5))
-    assert math.log(costs.time.ratio.high) == pytest.approx(logs.confidence_interval().high)
-    assert costs.time.p == 0.5  # both signs of two differences, of four
-    assert costs.time.effect == pytest.approx(np.mean(np.log([2, 2.5])) / np.std(np.log([2, 2.5]), ddof=1))
-    memory = stats.ttest_1samp(np.log([1.5, 1.6]), 0)
-    assert np.log(costs.memory.ratio) == pytest.approx([np.log([1.5, 1.6]).mean(), *memory.confidence_interval()])
-    assert costs.memory.p == 0.5
+    logs = np.log([1.5, 1.6])
+    interval = stats.ttest_1samp(logs, 0).confidence_interval()
+    assert np.log(costs.memory.ratio) == pytest.approx([logs.mean(), *interval])
+    assert costs.memory.p == 0.5  # both signs of two differences, of four
+    assert costs.memory.effect == pytest.approx(np.mean(logs) / np.std(logs, ddof=1))
 
 
 def test_busy_fits_do_not_count_where_others_are_quiet():
     table = pl.concat(
         [
-            rows("relu", RELU[:4], started="a", epoch_time_s=0.010),
-            rows("swish", RELU[:4], started="b", epoch_time_s=0.500, busy=True),
-            rows("swish", RELU[4:], first_seed=4, started="c", epoch_time_s=0.020),
+            rows("relu", RELU[:4], started="a"),
+            rows("swish", RELU[:4], started="b", peak_memory_mb=50 * 900.0, busy=True),
+            rows("swish", RELU[4:], first_seed=4, started="c", peak_memory_mb=2 * 900.0),
         ]
     )
 
     costs = paired_cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
 
-    assert (costs.fits, costs.busy) == (1, False)
-    assert costs.time.ratio.estimate == pytest.approx(2)
-    assert math.isnan(costs.time.ratio.low)
-    assert costs.time.p == 1
+    assert costs.fits == 1
+    assert costs.memory.ratio.estimate == pytest.approx(2)
+    assert math.isnan(costs.memory.ratio.low)
+    assert costs.memory.p == 1
 
 
 @pytest.mark.parametrize(
@@ -297,53 +293,38 @@ def test_busy_fits_do_not_count_where_others_are_quiet():
 def test_fits_under_other_conditions_are_not_compared(other):
     table = pl.concat(
         [
-            rows("relu", RELU[:4], started="a", epoch_time_s=0.010),
-            rows("relu", RELU[4:], first_seed=4, started="b", epoch_time_s=0.080, **other),
-            rows("swish", RELU, started="c", epoch_time_s=0.020),
+            rows("relu", RELU[:4], started="a"),
+            rows("relu", RELU[4:], first_seed=4, started="b", peak_memory_mb=8 * 900.0, **other),
+            rows("swish", RELU, started="c", peak_memory_mb=2 * 900.0),
         ]
     )
     comparison = Comparison("Digits", "MLP", "swish", "relu")
 
     costs = paired_cost(table, comparison, alpha=0.05)
 
-    assert (costs.fits, costs.time.ratio.estimate) == (1, pytest.approx(2))
+    assert (costs.fits, costs.memory.ratio.estimate) == (1, pytest.approx(2))
     assert paired_cost(table.filter(pl.col("started") != "a"), comparison, alpha=0.05) is None
 
 
 def test_every_block_of_seeds_is_compared_with_its_like():
-    # 48 seeds are a fit of 32 and one of 16, whose times differ.
+    # 48 seeds are a fit of 32 and one of 16, which take different memory.
     table = pl.concat(
-        rows(arm, RELU[:1], first_seed=seed, started=f"{arm}{seed}", replicates_together=together, epoch_time_s=time_s)
-        for arm, factor in (("relu", 1), ("swish", 2))
-        for seed, together, time_s in ((0, 32, 0.01 * factor), (32, 16, 0.02 * factor))
+        rows(
+            arm, RELU[:1], first_seed=seed, started=f"{arm}{seed}", replicates_together=together, peak_memory_mb=memory
+        )
+        for arm, factor in (("relu", 1.0), ("swish", 2.0))
+        for seed, together, memory in ((0, 32, 900 * factor), (32, 16, 700 * factor))
     )
 
     costs = paired_cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05)
 
-    assert (costs.fits, costs.time.ratio.estimate) == (2, pytest.approx(2))
+    assert (costs.fits, costs.memory.ratio.estimate) == (2, pytest.approx(2))
 
 
-@pytest.mark.parametrize(
-    ("shift", "ratio", "expected"),
-    [
-        (0.02, 0.8, "dominates"),
-        (0.02, 1.0, "dominates"),
-        (0.02, 1.3, "trade-off"),
-        (-0.02, 0.8, "trade-off"),
-        (-0.02, 1.3, "dominated"),
-        (0.0, 0.8, "dominates"),
-        (0.0, 1.3, "dominated"),
-        (0.0, 1.0, "undecided"),
-        (None, 0.8, "undecided"),
-    ],
-)
-def test_accuracy_and_time_together(shift, ratio, expected):
-    noise = np.array([0.001, -0.001] * 4) if shift is not None else np.array([0.05, -0.05] * 4)
-    finding, _ = two(noise + (shift or 0))
+def test_unknown_memory_is_not_compared():
+    table = pl.concat([rows("relu", RELU), rows("swish", RELU, peak_memory_mb=None)])
 
-    time = Ratio(Interval(ratio, math.nan, math.nan), 1.0, math.nan)
-    assert joint_verdict(finding.judgement, Cost(1, time, None, busy=False)) == expected
-    assert joint_verdict(finding.judgement, Cost(1, time, None, busy=True)) == "undecided"
+    assert paired_cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=0.05) is None
 
 
 # --- looks ---

@@ -368,7 +368,22 @@ def test_records_alone_give_the_verdict_elsewhere(actbench, config, tmp_path):
     assert actbench("report", "sent").returncode == 0
 
     one, other = (json.loads((of / "verdict.json").read_text()) for of in (config / "studies" / "s", elsewhere))
-    assert one["comparisons"] == other["comparisons"]
+    without_price = [{**comparison, "price": None} for comparison in one["comparisons"]]
+    assert other["comparisons"] == without_price != one["comparisons"]
     assert records.same_results(
         read_records(elsewhere / "records.parquet"), read_records(config / "studies" / "s" / "records.parquet")
     )
+
+
+def test_records_and_timings_give_the_price_elsewhere(actbench, config, tmp_path):
+    assert actbench("compare", "--config", "study.yaml").returncode == 0
+    elsewhere = tmp_path / "sent"
+    elsewhere.mkdir()
+    for name in ("records.parquet", "history.json", "timing.json"):
+        (elsewhere / name).write_bytes((config / "studies" / "s" / name).read_bytes())
+
+    assert actbench("report", "sent").returncode == 0
+
+    one, other = (json.loads((of / "verdict.json").read_text()) for of in (config / "studies" / "s", elsewhere))
+    assert one["comparisons"] == other["comparisons"]
+    assert one["comparisons"][0]["price"]["saved_bytes"] == {"swish": 4, "relu": 0}

@@ -1,4 +1,4 @@
-"""From records to paired differences, to costs, and to means by epoch."""
+"""From records to paired differences, to memory, and to means by epoch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -51,12 +51,10 @@ class Ratio(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """An arm's cost beside its baseline's. The unit is the fit, whose replicates share one clock."""
+    """An arm's peak memory beside its baseline's. The unit is the fit, whose replicates share a process."""
 
     fits: int
-    time: Ratio
-    memory: Ratio | None
-    busy: bool  # others used the machine meanwhile, so that times say little
+    memory: Ratio
 
 
 def scores(table: pl.DataFrame, outcome: str) -> Scores:
@@ -87,20 +85,21 @@ def paired(scores: Scores, comparison: Comparison, question: Question) -> Pairs:
 
 
 def paired_cost(records: pl.DataFrame, comparison: Comparison, *, alpha: float) -> Cost | None:
-    """Time and memory of an arm by those of its baseline; None over several datasets, and where times are unknown.
+    """Peak memory of an arm by that of its baseline; None over several datasets, and where it is unknown.
 
     ``records`` are those of the comparison. Fits under the same `CONDITIONS` are
     paired in the order of their seeds, and others do not count. Where both arms have
     fits during which nobody else used the machine, only these count. The level of
-    the intervals is 1 - ``alpha``.
+    the interval is 1 - ``alpha``. Times are not compared: fits run at different times,
+    beside different things.
     """
     if comparison.dataset is None:
         return None
     fits = [
         records.filter(arm=name)
         .group_by("started", *CONDITIONS, maintain_order=True)
-        .agg(pl.col("epoch_time_s", "peak_memory_mb").median(), pl.col("busy").any().fill_null(value=False))
-        .filter(pl.col("epoch_time_s").is_finite())
+        .agg(pl.col("peak_memory_mb").median(), pl.col("busy").any().fill_null(value=False))
+        .filter(pl.col("peak_memory_mb").is_finite())
         for name in (comparison.arm, comparison.baseline)
     ]
     busy = any(side["busy"].all() for side in fits)
@@ -108,21 +107,12 @@ def paired_cost(records: pl.DataFrame, comparison: Comparison, *, alpha: float) 
         side.filter(pl.col("busy") <= busy).with_columns(order=pl.int_range(pl.len()).over(CONDITIONS)) for side in fits
     )
     pairs = arm.join(base, on=[*CONDITIONS, "order"], nulls_equal=True, maintain_order="left")
-    time, memory = (
-        cost_ratio(pairs[name], pairs[f"{name}_right"], alpha=alpha) for name in ("epoch_time_s", "peak_memory_mb")
-    )
-    return time and Cost(len(pairs), time, memory, busy)
-
-
-def cost_ratio(arm: pl.Series, base: pl.Series, *, alpha: float) -> Ratio | None:
-    """Mean ratio of the costs of paired fits, of those where both are known and above 0; None without any."""
-    ratios = (arm / base).drop_nulls()
-    ratios = ratios.filter(ratios.is_finite() & (ratios > 0))
-    if not len(ratios):
+    ratios = pairs["peak_memory_mb"] / pairs["peak_memory_mb_right"]
+    logs = np.log(ratios.filter(ratios.is_finite() & (ratios > 0)).to_numpy())
+    if not len(logs):
         return None
-    logs = np.log(ratios.to_numpy())
     interval = map(math.exp, mean_with_bounds(logs, level=1 - alpha))
-    return Ratio(Interval(*interval), sign_flip(logs), effect_size(logs))
+    return Cost(len(logs), Ratio(Interval(*interval), sign_flip(logs), effect_size(logs)))
 
 
 def epoch_matrix(column: pl.Series) -> Float[np.ndarray, "seeds epochs"]:

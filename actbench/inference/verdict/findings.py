@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,11 +23,11 @@ from actbench.inference.stats import (
 from actbench.inference.verdict.evidence import LOWER_IS_BETTER, Cost, Pairs, Scores, paired, paired_cost, scores
 from actbench.inference.verdict.failures import Failures, failed_pairs, failures_by_cell
 from actbench.inference.verdict.history import History, Look, utc_now
+from actbench.inference.verdict.price import Price, find_price
 from actbench.inference.verdict.question import Comparison, Question
+from actbench.inference.verdict.timing import Timings
 
 OUTCOME = "test_accuracy"
-Joint = Literal["dominates", "trade-off", "dominated", "undecided"]
-SAME_COST = 1.05  # ratio up to which single fits, whose times have no interval, count as equally fast
 
 
 class Secondary(NamedTuple):
@@ -46,7 +46,8 @@ class Finding(NamedTuple):
     ``unpaired`` counts the seeds that one arm lacks. ``without_diverged`` is the
     verdict without the pairs that have a diverged replicate, where it changes.
     ``more_pairs`` and ``more_minutes`` are what an undecided comparison needs for
-    80 % power at the difference seen, on this machine.
+    80 % power at the difference seen, on this machine. ``price`` is None over several
+    datasets, and before anything was measured.
     """
 
     comparison: Comparison
@@ -57,7 +58,7 @@ class Finding(NamedTuple):
     without_diverged: Verdict | None
     secondary: Sequence[Secondary]
     cost: Cost | None
-    joint: Joint | None
+    price: Price | None
     more_pairs: int | None
     more_minutes: float | None
 
@@ -90,7 +91,12 @@ class Conclusion:
 
 
 def conclude(
-    table: pl.DataFrame, question: Question, history: History, *, elsewhere: Sequence[History] = ()
+    table: pl.DataFrame,
+    question: Question,
+    history: History,
+    *,
+    timings: Timings | None = None,
+    elsewhere: Sequence[History] = (),
 ) -> Conclusion:
     """Verdicts on a study's records, with their evidence.
 
@@ -98,6 +104,7 @@ def conclude(
         table: Records with the columns ``arm``, ``dataset_name`` and ``network_name``.
         question: The question of the study.
         history: Plans and looks of the study so far.
+        timings: Those of the study; None before anything was measured.
         elsewhere: Histories of other studies, which may have looked at the same cells.
     """
     by_outcome = {outcome: scores(table, outcome) for outcome in (OUTCOME, *LOWER_IS_BETTER)}
@@ -124,7 +131,6 @@ def conclude(
             network_name=comparison.network,
         )
         lost = {arm: set(records.filter("diverged", arm=arm)["seed"]) for arm in (comparison.arm, comparison.baseline)}
-        costs = paired_cost(records, comparison, alpha=question.alpha)
         findings.append(
             Finding(
                 comparison=comparison,
@@ -137,8 +143,8 @@ def conclude(
                     compare_secondary(by_outcome[outcome], outcome, comparison, seeds, question)
                     for outcome in LOWER_IS_BETTER
                 ],
-                cost=costs,
-                joint=joint_verdict(judgement, costs),
+                cost=paired_cost(records, comparison, alpha=question.alpha),
+                price=find_price(table, comparison, seeds, question, timings) if timings else None,
                 **pairs_and_minutes_needed(records, comparison, judgement, question),
             )
         )
@@ -236,22 +242,6 @@ def compare_secondary(
         p=sign_flip(difference) if len(difference) else 1.0,
         effect=effect_size(difference),
     )
-
-
-def joint_verdict(judgement: Judgement, costs: Cost | None) -> Joint | None:
-    """Accuracy and time together: undecided where the machine was busy, and None without times."""
-    if costs is None:
-        return None
-    ratio, low, high = costs.time.ratio
-    slower, faster = (low > 1, high < 1) if costs.fits > 1 else (ratio > SAME_COST, ratio < 1 / SAME_COST)
-    quality = {"better": 1, "worse": -1, "equivalent": 0, "undecided": None}[judgement.verdict]
-    if quality is None or costs.busy:
-        return "undecided"
-    speed = faster - slower
-    if quality * speed < 0:
-        return "trade-off"
-    total = quality + speed
-    return "dominates" if total > 0 else "dominated" if total < 0 else "undecided"
 
 
 def pairs_and_minutes_needed(

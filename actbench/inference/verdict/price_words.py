@@ -1,15 +1,27 @@
 """What an arm costs beside its baseline, in plain words; a difference without evidence has none."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from actbench.inference.verdict.equal_time import EqualTime, TargetTime
+from actbench.inference.verdict.findings import Finding
 from actbench.inference.verdict.phrases import count, p_value, percent, points
 from actbench.inference.verdict.price import Price
 from actbench.inference.verdict.question import Comparison, Question
 from actbench.inference.verdict.timing import PairTiming
 
 NO_DIFFERENCE = "no difference in time was seen"
+
+
+def price_lines(findings: Sequence[Finding], question: Question) -> list[str]:
+    """All that is known of the price of each comparison, in a line each."""
+    lines = []
+    for finding in findings:
+        text = " ".join(price_sentences(finding.price, finding.comparison, question)) if finding.price else ""
+        if text and len(question.panels) > 1:
+            text = f"On {finding.comparison.dataset} with {finding.comparison.network}, {text}"
+        lines += [text] if text else []
+    return lines
 
 
 def price_sentences(price: Price, comparison: Comparison, question: Question) -> Iterator[str]:
@@ -24,7 +36,7 @@ def price_sentences(price: Price, comparison: Comparison, question: Question) ->
     saved = {name: size for name, size in price.saved_bytes.items() if size is not None}
     if len(saved) == 2:
         yield (
-            f"For the backward pass, {arm} keeps {count_bytes(saved[arm])} for each element of its input, "
+            f"{arm} keeps {count_bytes(saved[arm])} for the backward pass for each element of its input, "
             f"and {base} {count_bytes(saved[base])}."
         )
 
@@ -35,21 +47,25 @@ def time_words(timing: PairTiming) -> str:
     evidence = (
         f"ratio {ratio:.3f}, interval {low:.3f} to {high:.3f}, {count(timing.rounds, 'round')}, p {p_value(timing.p)}"
     )
+    change = time_change(timing)
+    return f"{f'a training step takes {change}' if timing.seen else change} ({evidence})"
+
+
+def time_change(timing: PairTiming) -> str:
+    """How much time the arm takes beside the baseline, or that no difference was seen."""
+    ratio = timing.ratio.estimate
     if not timing.seen:
-        return f"{NO_DIFFERENCE} ({evidence})"
-    change = (
-        f"{ratio:.2f} times the time"
-        if ratio >= 2
-        else f"{percent(abs(ratio - 1))} {'more' if ratio > 1 else 'less'} time"
-    )
-    return f"a training step takes {change} ({evidence})"
+        return NO_DIFFERENCE
+    if ratio >= 2:
+        return f"{ratio:.2f} times the time"
+    return f"{percent(abs(ratio - 1))} {'more' if ratio > 1 else 'less'} time"
 
 
 def equal_time_sentence(equal: EqualTime, timing: PairTiming, comparison: Comparison, question: Question) -> str:
     """The verdict on val at equal time, with its evidence."""
     arm, base = comparison.arm, comparison.baseline
     judgement = equal.judgement
-    depends = "" if equal.holds else " Within the interval of the ratio of times, that verdict changes."
+    depends = "" if equal.holds else " Within the interval of the ratio of times, the verdict on val changes."
     if timing.epoch_ratio and timing.epoch_ratio.estimate == 1:
         return f"As {NO_DIFFERENCE} between {arm} and {base}, equal epochs stand for equal time.{depends}"
     epochs = f"{arm} after {equal.epochs[arm]:.3g} epochs and {base} after {equal.epochs[base]:.3g}"
@@ -80,11 +96,12 @@ def target_sentence(target: TargetTime, timing: PairTiming | None, comparison: C
         unit = f" ({median * epoch_s:.3g} s a replicate)" if epoch_s else ""
         time = f"with a median of {median:.3g} epochs{unit}" if math.isfinite(median) else "so there is no median time"
         parts.append(f"{reaching.reached} of {count(reaching.seeds, 'seed')} of {name}, {time}")
+    sooner = "was sooner" if timing else "needed fewer epochs"
     order = (
-        f"Of {count(target.decided, 'pair')} in which one was sooner, {comparison.arm} was in {target.sooner} "
+        f"Of {count(target.decided, 'pair')} in which one {sooner}, {comparison.arm} was that one in {target.sooner} "
         f"(p {p_value(target.p)}, not corrected)."
         if target.decided
-        else "In no pair is it known which was sooner."
+        else f"In no pair is it known which {sooner}."
     )
     return f"{percent(target.target)} on val is reached by {'; by '.join(parts)}. {order}"
 

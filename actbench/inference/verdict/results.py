@@ -13,11 +13,14 @@ from actbench import __version__
 from actbench.inference.verdict.certificate import Certificate
 from actbench.inference.verdict.conditions import by_condition, condition_sentences
 from actbench.inference.verdict.failures import mark_failures
-from actbench.inference.verdict.findings import OUTCOME, Conclusion, conclude
+from actbench.inference.verdict.findings import OUTCOME, Conclusion, Finding, conclude
 from actbench.inference.verdict.history import FILE, History
 from actbench.inference.verdict.pairing import pairing_faults, planning_faults
 from actbench.inference.verdict.part_words import failure_rule, failures_come_first
+from actbench.inference.verdict.price import weigh
+from actbench.inference.verdict.price_words import price_sentences
 from actbench.inference.verdict.question import Question
+from actbench.inference.verdict.timing import TIMING, Timings
 from actbench.inference.verdict.tuning import Tuning, summarize_tuning
 from actbench.inference.verdict.words import (
     certificate_sentence,
@@ -29,6 +32,7 @@ from actbench.inference.verdict.words import (
 from actbench.records import COLUMNS, RecordError, read_records, replace_file
 
 FORMAT = 2
+WRITTEN_APART = ("comparison", "judgement", "price")  # parts of a finding
 RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
 
 
@@ -75,7 +79,13 @@ def load_results(folder: Path) -> StudyResults:
     if lacking:
         raise RecordError(f"{folder / RECORDS} lacks {', '.join(sorted(lacking))}; run its study again")
     question = Question.from_dict(history.plans[-1].question)
-    conclusion = conclude(table, question, history, elsewhere=list(sibling_histories(folder.resolve())))
+    conclusion = conclude(
+        table,
+        question,
+        history,
+        timings=Timings.read(folder) if (folder / TIMING).exists() else None,
+        elsewhere=list(sibling_histories(folder.resolve())),
+    )
     looked = history.looked(conclusion.look)
     tunings = []
     if question.tune and (folder / TUNING).is_file():
@@ -130,7 +140,8 @@ def write_verdict(path: Path, results: StudyResults, history: History) -> None:
                 **finding.comparison._asdict(),
                 **finding.judgement._asdict(),
                 "failures_first": failures_come_first(finding.judgement),
-                **{name: item for name, item in finding._asdict().items() if name not in ("comparison", "judgement")},
+                **{name: item for name, item in finding._asdict().items() if name not in WRITTEN_APART},
+                "price": price_values(finding, question),
                 "sentence": sentence(finding, question),
             }
             for finding in conclusion.findings
@@ -147,6 +158,16 @@ def write_verdict(path: Path, results: StudyResults, history: History) -> None:
         "looks": [vars(look) for look in history.looks],
     }
     replace_file(path, (json.dumps(to_json_values(content), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def price_values(finding: Finding, question: Question) -> dict[str, Any] | None:
+    """A comparison's price as ``verdict.json`` holds it."""
+    price = finding.price
+    return price and {
+        **price._asdict(),
+        "with_time": weigh(finding.judgement, price.timing),
+        "sentences": list(price_sentences(price, finding.comparison, question)),
+    }
 
 
 def to_json_values(value: Any) -> Any:

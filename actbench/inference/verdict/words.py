@@ -15,6 +15,7 @@ from actbench.inference.verdict.part_words import (
     wins_most,
 )
 from actbench.inference.verdict.phrases import count, duration, level, p_value, percent, points
+from actbench.inference.verdict.price_words import price_lines
 from actbench.inference.verdict.question import Panel, Question
 from actbench.inference.verdict.tuning import Tuning
 
@@ -29,6 +30,7 @@ def sentences(conclusion: Conclusion, tunings: Sequence[Tuning], certificates: S
         *(sentence(finding, conclusion.question) for finding in conclusion.findings),
         *([warning] if warning else []),
         *([] if conclusion.as_planned else [OTHER_PLAN]),
+        *price_lines(conclusion.findings, conclusion.question),
         *(line for tuning in tunings for line in tuning_sentences(tuning)),
         *map(certificate_sentence, certificates),
     ]

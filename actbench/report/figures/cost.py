@@ -1,6 +1,7 @@
 """What arms cost against what they score, with the front of arms that no other arm beats in both."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from statistics import median
 
 import altair as alt
 import polars as pl
@@ -9,6 +10,7 @@ from actbench.inference.frames import arm_frame
 from actbench.inference.stats import pareto
 from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.phrases import listed
+from actbench.inference.verdict.question import Panel
 from actbench.report.figures.figure import (
     PAGE,
     Figure,
@@ -22,6 +24,7 @@ from actbench.report.figures.figure import (
 from actbench.report.figures.palette import PAPER, QUIET
 
 NAMED = 10  # most arms of which each has a mark of its own
+TIMED = " Times are those of training steps, timed in turns; without evidence of a difference, they count as equal."
 COSTS = {  # columns of the arms' frame, with a factor, the name, the axis, and the form in words
     "epoch_time_s": (1000, "time", "ms an epoch, for one replicate", "{:.3g} ms"),
     "peak_memory_mb": (1, "memory", "peak memory, MiB", "{:,.0f} MiB"),
@@ -34,8 +37,19 @@ CARD = {  # the same of an arm's activation on its cost card
 
 @unvalidated
 def cost_figures(results: StudyResults) -> list[Figure]:
-    """A figure for each kind of cost, dataset and network."""
-    return accuracy_figures(results, arm_frame(results), COSTS, "cost")
+    """A figure for each kind of cost, dataset and network; time is that of timed steps where all arms were timed."""
+    arms, timed = arm_frame(results), set[Panel]()
+    for panel in results.question.panels:
+        epochs_s = timed_epochs(results, panel)
+        here = (pl.col("dataset") == panel.dataset) & (pl.col("network") == panel.network)
+        if epochs_s and epochs_s.keys() >= {*arms.filter(here)["arm"]}:  # no fit beside a step
+            time_s = pl.col("arm").replace_strict(epochs_s, default=None, return_dtype=pl.Float64)
+            arms = arms.with_columns(
+                epoch_time_s=pl.when(here).then(time_s).otherwise("epoch_time_s"),
+                busy=pl.when(here).then(statement=False).otherwise("busy"),
+            )
+            timed.add(panel)
+    return accuracy_figures(results, arms, COSTS, "cost", timed)
 
 
 def card_figures(results: StudyResults, cards: Mapping[str, Mapping[str, float | None]]) -> list[Figure]:
@@ -49,9 +63,13 @@ def card_figures(results: StudyResults, cards: Mapping[str, Mapping[str, float |
 
 
 def accuracy_figures(
-    results: StudyResults, arms: pl.DataFrame, costs: Mapping[str, tuple[float, str, str, str]], kind: str
+    results: StudyResults,
+    arms: pl.DataFrame,
+    costs: Mapping[str, tuple[float, str, str, str]],
+    kind: str,
+    timed: Collection[Panel] = (),
 ) -> list[Figure]:
-    """A figure for each column of costs, dataset and network."""
+    """A figure for each column of costs, dataset and network; on ``timed`` panels, time is that of timed steps."""
     figures = []
     for number, panel in enumerate(results.question.panels):
         for column, (factor, title, axis, form) in costs.items():
@@ -60,9 +78,24 @@ def accuracy_figures(
             if len(rows):
                 name = f"{kind}-{number}-{column.split('_')[1]}"
                 chart, finding = cost_chart(name, rows, axis, results), describe_front(rows, form, results)
+                if panel in timed and column == "epoch_time_s":
+                    finding += TIMED
                 full_title = f"{panel.title}: {title}"
                 figures.append(Figure(name, full_title, finding, chart, rows, {}, kind, panel=panel, inches=PAGE))
     return figures
+
+
+def timed_epochs(results: StudyResults, panel: Panel) -> dict[str, float]:
+    """Seconds of an epoch for one replicate of each arm that was timed beside the baseline, and of the baseline."""
+    baseline, ratios, seconds = results.question.baseline, dict[str, float](), list[float]()
+    for finding in results.conclusion.findings:
+        comparison, timing = finding.comparison, finding.price and finding.price.timing
+        of_panel = comparison[:2] == panel and comparison.baseline == baseline
+        if of_panel and timing and timing.epoch_ratio and timing.baseline_epoch_s:
+            ratios[comparison.arm] = timing.epoch_ratio.estimate
+            seconds.append(timing.baseline_epoch_s)
+    # The machine may be faster or slower from arm to arm, which the ratios leave out.
+    return {arm: ratio * median(seconds) for arm, ratio in {baseline: 1.0, **ratios}.items()} if seconds else {}
 
 
 def cost_rows(arms: pl.DataFrame, results: StudyResults) -> pl.DataFrame:
