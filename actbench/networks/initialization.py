@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.module import register_module_forward_hook
 
 from actbench.networks.build import compared_modules
 from actbench.networks.swap import network_name
@@ -172,16 +171,16 @@ def hooked(network: nn.Module, hook: Callable[[nn.Module, Any, Any, Any], Any]) 
 
     Meanwhile, the network is in evaluation, but BatchNorm normalises by the batch, as in training.
     """
-    modules = {id(module): module.training for module in network.modules()}
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
-    for module in network.modules():
+    for module, _ in modes:
         module.training = "BatchNorm" in type(module).__name__
-    handle = register_module_forward_hook(
-        lambda module, *call: hook(module, *call) if id(module) in modules else None, with_kwargs=True
-    )
+    # Not a hook for all modules, of which torch.compile would be told even after it is removed.
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, _ in modes]
     try:
         yield
     finally:
-        handle.remove()
-        for module in network.modules():
-            module.training = modules[id(module)]
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training

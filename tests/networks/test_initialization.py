@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook as has_hooks
 from torch.utils.checkpoint import checkpoint
 
 from actbench.networks import ResNet20, TutorialCNN, build_network, scale_by_data, scale_by_gain
@@ -101,6 +102,8 @@ def test_a_network_that_is_scaled_keeps_its_modes():
     scale_by_data(network, torch.rand(8, 1, 8, 8))
     scale_by_gain(network, torch.rand(8, 1, 8, 8), 2.0)
 
+    assert not has_hooks()  # with which torch.compile would not compile
+    assert not any(module._forward_hooks for module in network.modules())
     assert first.training
     assert [module.training for module in network.modules()] == modes
 
