@@ -38,7 +38,7 @@ SPARE = {  # columns of each table that are left out in a narrow terminal, the l
         *("interval", "verdict"),
     ),
     "failures": (
-        *("interval of rates", "adjusted p", "difference of rates", "interval", "adjusted p of rates", "pairs"),
+        *("interval of rates", "adjusted p", "rates", "interval", "adjusted p of rates", "pairs"),
         *("all seeds", "both train", "where both train", "arm fails", "difference"),
     ),
     "secondary": ("effect", "pairs", "unit", "interval", "arm against baseline"),

@@ -141,7 +141,7 @@ FAILURES: Columns = (
     (TableColumn("arm failed"), number("arm_failed", WHOLE)),
     (TableColumn("baseline failed"), number("baseline_failed", WHOLE)),
     (TableColumn("pairs"), number("pairs", WHOLE)),
-    (TableColumn("difference of rates", "points"), number("failure_rate_difference", points)),
+    (TableColumn("rates", "points"), number("failure_rate_difference", points)),
     (TableColumn("interval of rates", "points"), interval("failure_rate_difference", SIGNED, 100)),
     (TableColumn("adjusted p of rates"), number("adjusted_failure_p", p_text)),
     (TableColumn("arm fails", number=False), lambda row: text_cell(FEWER[row["failure_verdict"]])),
