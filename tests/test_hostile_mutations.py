@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from hostile import AWKWARD, FIT, guarded, mutated, plant_decoy
-from made_studies import golden, random_study
+from made_studies import golden, random_study, timed_study
 
 from actbench.cli.main import main
 from actbench.records import to_bytes
@@ -20,6 +20,7 @@ BATCHES = {
     "checkpoint": (10, 80),
     "history": (8, 60),
     "records": (6, 50),
+    "timings": (2, 40),
     "fit": (4, 30),
     "compare": (3, 20),
 }  # CI, slow
@@ -94,6 +95,21 @@ def test_a_mutated_history_does_no_harm(tmp_path, monkeypatch, capsys, seeds):
 
         for words in (["report", "theirs"], ["report", "mine"], ["report", "mine", "theirs"]):
             harmless(capsys, tmp_path, words)
+
+
+@pytest.mark.parametrize("seeds", batches("timings"))
+def test_mutated_timings_do_no_harm(tmp_path, monkeypatch, capsys, seeds):
+    monkeypatch.chdir(tmp_path)
+    timed_study(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "timing.json"
+    honest = json.loads(path.read_text())
+    for seed in seeds:
+        content, what = mutated(honest, np.random.default_rng(seed))
+        print(seed, what)
+        path.write_text(json.dumps(content))
+        capsys.readouterr()
+
+        harmless(capsys, tmp_path, ["report", "theirs"])
 
 
 @pytest.mark.parametrize("seeds", batches("records"))

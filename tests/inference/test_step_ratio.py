@@ -180,3 +180,9 @@ def test_what_is_not_json_is_refused(tmp_path, text):
 
     with pytest.raises(RecordError, match="compare"):
         Timings.read(tmp_path)
+
+
+def test_an_interval_that_says_nothing_has_bounds_that_can_be_divided_by():
+    ratio = step_ratio(np.array([-50.0, 50.0])).interval(1e-9)
+
+    assert 0 < ratio.low < ratio.estimate == 1 < ratio.high < np.inf

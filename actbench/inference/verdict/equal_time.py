@@ -38,7 +38,7 @@ class ValCurve(NamedTuple):
         if not known.any():
             return None
         epochs = np.arange(1.0, len(values) + 1)[known]
-        points = np.append(0.0, epochs), np.append(guess, values[known])
+        points = np.append(0.0, epochs), np.append(guess, values[known].clip(0, 1))
         return cls(*points, float(record["epochs"]), record["diverged"])
 
     def at(self, epochs: float) -> float:

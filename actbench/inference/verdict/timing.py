@@ -165,7 +165,7 @@ class StepRatio(NamedTuple):
     def interval(self, alpha: float) -> Interval:
         """The ratio with its interval."""
         half = self.half_width(alpha)
-        return Interval(*(math.exp(min(value, 100)) for value in (self.mean, self.mean - half, self.mean + half)))
+        return Interval(*np.exp(np.clip([self.mean, self.mean - half, self.mean + half], -100, 100)).tolist())
 
     @property
     def p(self) -> float:
