@@ -90,6 +90,7 @@ def test_a_task_that_kills_three_workers_fails_and_the_others_go_on():
     assert results[2] == 4
 
 
+@pytest.mark.slow  # processes that start again
 def test_a_worker_that_dies_between_tasks_is_replaced():
     finished = []
 
@@ -122,6 +123,7 @@ def test_a_worker_that_dies_while_it_sends_has_no_result():
     assert not process.is_alive()
 
 
+@pytest.mark.slow  # processes that start again
 def test_tasks_may_have_processes_of_their_own():
     assert list(LocalProcesses(1).run(in_a_child, [3])) == [(3, 0)]
 

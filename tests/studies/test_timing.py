@@ -204,7 +204,14 @@ def test_an_activation_that_cannot_be_counted_has_no_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "trainer", [{"accumulate_grad_batches": 2}, {"max_steps": 3}, {"precision": "64-true"}, {"limit_train_batches": 1}]
+    "trainer",
+    [
+        {"accumulate_grad_batches": 2, "max_steps": 3},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ({"precision": "64-true"}, {"limit_train_batches": 1})
+        ),
+    ],
 )
 def test_fits_of_every_kind_are_timed(tmp_path, trainer):
     config = timed_study(tmp_path, "swish")
