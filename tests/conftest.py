@@ -23,11 +23,6 @@ ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
 
 
-def pytest_xdist_auto_num_workers(config):
-    """One worker more than cores: for a quarter of the time, tests wait for processes that start or end."""
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
-
-
 def pytest_collection_finish():
     """What was imported stays: every fit collects garbage, and would go through all of it."""
     gc.freeze()

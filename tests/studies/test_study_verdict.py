@@ -1,5 +1,6 @@
 import json
 import re
+from functools import partial
 
 import jsonschema
 import numpy as np
@@ -11,9 +12,9 @@ from small_studies import Lines, Ran, study
 from actbench import records
 from actbench.cli import main
 from actbench.inference.stats import detectable
-from actbench.inference.verdict import History, load_results, schema
+from actbench.inference.verdict import History, load_results, schema, simulate_splits
 from actbench.records import read_records
-from actbench.studies import Study, StudyError, compare, large_margin, planned_cells
+from actbench.studies import Study, StudyError, compare, large_margin, planned_cells, self_test
 
 LOOKS = {"min": 4, "max": 12, "batch": 4}
 
@@ -275,8 +276,9 @@ def test_the_self_test_trains_the_baseline_again_and_is_kept(tmp_path):
     assert [path.name for path in (tmp_path / "s").iterdir() if path.is_dir()] == ["arms"]
 
 
-def test_a_self_test_notices_training_that_does_not_repeat(tmp_path):
+def test_a_self_test_notices_training_that_does_not_repeat(tmp_path, monkeypatch):
     ran = Ran()
+    monkeypatch.setattr(self_test, "simulate_splits", partial(simulate_splits, splits=100))
 
     def drifts(task):
         table = ran(task)

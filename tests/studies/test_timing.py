@@ -260,12 +260,13 @@ def test_an_error_of_a_fit_ends_its_thread_and_the_timing(tmp_path, monkeypatch)
 def test_timing_leaves_the_process_as_it_was(tmp_path):
     torch.manual_seed(5)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
 
     run_study(timed_study(tmp_path, "rrelu"))
 
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
 
 
 def test_a_damaged_file_of_timings_stops_a_study_with_advice(tmp_path):

@@ -216,6 +216,8 @@ def failure_difference(failed: Failed) -> Float[np.ndarray, " pairs"]:
 
 def failure_test(failed: Failed, design: Design | None) -> float:
     """P-value for the rates of failure: McNemar's, which flips the signs of the pairs in which one arm failed."""
+    if not failed.any():
+        return 1.0
     difference = failure_difference(failed)
     if design:
         return sequential_p(difference, design)
