@@ -25,9 +25,11 @@ def question_heading(results: StudyResults) -> str:
     others = [shorten(arm, SENTENCE) for arm in question.arms if arm != question.baseline]
     datasets, networks = (
         listed([shorten(name, SENTENCE) for name in names]) if len(names) <= MOST else f"{len(names)} {noun}"
-        for names, noun in ((question.datasets, "datasets"), (question.networks, "networks"))
+        for names, noun in ((question.datasets, "datasets"), (question.usual_networks, "networks"))
     )
     where = f"{datasets} with {networks}"
+    if question.conditions:
+        where += f" under {1 + len(question.conditions)} conditions"
     if not others:
         return f"How does {baseline} do on {where}?"
     if question.comparisons == "all" and len(others) > 1:

@@ -89,6 +89,7 @@ def test_a_study_under_three_conditions_says_whether_the_winner_changes(tmp_path
     shown = escape(results.sentences[-2])
     assert "the winner" in shown
     assert shown in page(results, name="s")
+    assert "on FakeImages with MLP under 3 conditions?" in page(results, name="s")
 
     # The file of the study is the study, and nothing is trained again.
     again = Study.of(yaml.safe_load((tmp_path / "s" / "study.yaml").read_text()))

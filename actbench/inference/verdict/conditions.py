@@ -32,14 +32,9 @@ def by_condition(conclusion: Conclusion) -> list[ByCondition]:
     question = conclusion.question
     conditions = ["", *question.conditions]
     found = {finding.comparison: finding for finding in conclusion.findings}
-    usual = [
-        network
-        for network in question.networks
-        if all(condition_name(network, condition) in question.networks for condition in conditions)
-    ]
     results = []
     for dataset in question.datasets if question.conditions else []:
-        for network in usual:
+        for network in question.usual_networks:
             winners, verdicts = dict[str, str](), dict[tuple[str, str], dict[str, Verdict]]()
             for condition in conditions:
                 name = condition_name(network, condition)

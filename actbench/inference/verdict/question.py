@@ -138,6 +138,12 @@ class Question:
         return list(dict.fromkeys(row.network for row in self.asked))
 
     @property
+    def usual_networks(self) -> list[str]:
+        """Names of the networks under the usual condition."""
+        under = {condition_name(network, name) for network in self.networks for name in self.conditions}
+        return [network for network in self.networks if network not in under]
+
+    @property
     def panels(self) -> list[Panel]:
         """Every dataset with every network."""
         return list(dict.fromkeys(Panel(row.dataset, row.network) for row in self.asked))
