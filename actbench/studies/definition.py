@@ -214,6 +214,8 @@ class Study:
                 raise StudyError(f"study.fairness.{name} is a list of entries that are all different, got {entries}")
         if "shared" in self.fairness.tune and self.tune is None:
             raise StudyError("study.fairness.tune compares with a tuned setting; give it in study.tune")
+        if self.tune is not None and "tuned" not in self.fairness.tune:
+            raise StudyError("study.fairness.tune has no tuned, so nothing would be tuned; leave out study.tune")
         if self.fairness.init != ["as_is"] and (self.fit.get("model") or {}).get("init", "as_is") != "as_is":
             raise StudyError(
                 "model.init and study.fairness.init both say how weights are scaled; leave out one of them"

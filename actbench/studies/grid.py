@@ -262,9 +262,9 @@ def own_value(config: Mapping[str, Any], key: str) -> float:
     """The value of a dotted setting in a canonical config; a ValueError if it is no number."""
     value: Any = config
     for part in key.split("."):
-        value = value if part in value else value.get("init_args", {})
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if not isinstance(value, int | float):
+        value = value if isinstance(value, Mapping) and part in value else setting(value, "init_args")
+        value = setting(value, part)
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"study.fairness.tune: shared needs a number for {key} in the config, got {value}")
     return float(value)
 

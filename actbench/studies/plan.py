@@ -45,9 +45,9 @@ def make_plan(study: Study, wanted: Sequence[Wanted] | None = None) -> Plan:
     store = study_store(study)
     files = store.files()
     cached, missing = 0, list[list[Cell]]()
-    first = {(entry.cell.hash, seeds): (entry, seeds) for entry, seeds in reversed(wanted)}  # others share its records
+    first = {(entry.cell.hash, seeds): entry for entry, seeds in reversed(wanted)}  # others share its records
     for entry, seeds in wanted:
-        if first[entry.cell.hash, seeds][0] is not entry:
+        if first[entry.cell.hash, seeds] is not entry:
             continue
         usable = usable_seeds(store, files_by_seed(files.get(entry.cell.hash, []), seeds))
         lacking = [seed for seed in seeds if seed not in usable]

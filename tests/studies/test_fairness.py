@@ -46,6 +46,7 @@ def test_the_first_entry_is_the_usual_way(tmp_path):
         ({"fairness": {"init": ["gain", "gain"]}}, "all different"),
         ({"fairness": {"init": ["xavier"]}}, "xavier"),
         ({"fairness": {"tune": ["tuned", "shared"]}}, "give it in study.tune"),
+        ({"tune": {LR: [0.1, 0.2]}, "fairness": {"tune": ["shared"]}}, "nothing would be tuned"),
         ({"fairness": {"inits": ["gain"]}}, "inits"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from actbench.inference.stats import Interval, Judgement, Verdict
+from actbench.inference.stats import DifferenceTest, Interval, Judgement, Verdict
 from actbench.inference.verdict.failures import LEVEL, guessing_level, passing_share, planned_replicates
 from actbench.inference.verdict.phrases import count, level, p_value, percent, points
 from actbench.inference.verdict.question import Comparison, Question
@@ -119,31 +119,20 @@ def seeds_behind(judgement: Judgement) -> str | None:
 def contradiction_sentences(judgement: Judgement, question: Question) -> Iterator[str]:
     """Why the interval, the p-value and the verdict of a part seem to contradict each other, a sentence each."""
     failures, trained = judgement.failures, judgement.trained
-    seeds = contradiction(
-        judgement.difference,
-        judgement.verdict,
-        (judgement.p, judgement.adjusted_p),
-        (judgement.equivalence_p, judgement.adjusted_equivalence_p),
-        question,
-    )
-    if seeds:
-        yield f"The {seeds}"
+
+    def of_differences(test: Judgement | DifferenceTest) -> str | None:
+        p, equivalence_p = (test.p, test.adjusted_p), (test.equivalence_p, test.adjusted_equivalence_p)
+        return contradiction(test.difference, test.verdict, p, equivalence_p, question)
+
+    if reason := of_differences(judgement):
+        yield f"The {reason}"
     if failures:
         rates = failures.difference
         flipped = Interval(-rates.estimate, -rates.high, -rates.low)  # as the verdict, above 0 where the arm is better
-        reason = contradiction(flipped, failures.verdict, (failures.p, failures.adjusted_p), None, question)
-        if reason:
+        if reason := contradiction(flipped, failures.verdict, (failures.p, failures.adjusted_p), None, question):
             yield f"For failures, the {reason}"
-    if trained:
-        reason = contradiction(
-            trained.difference,
-            trained.verdict,
-            (trained.p, trained.adjusted_p),
-            (trained.equivalence_p, trained.adjusted_equivalence_p),
-            question,
-        )
-        if reason:
-            yield f"Where both train, the {reason}"
+    if trained and (reason := of_differences(trained)):
+        yield f"Where both train, the {reason}"
 
 
 def contradiction(
