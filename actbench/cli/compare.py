@@ -102,6 +102,8 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
     print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
     for heading in ("datasets", "networks", "arms"):
         print(f"{heading}: {', '.join(getattr(question, heading))}")
+    for line in filter(None, (entry.parameters for entry in compared)):
+        print(line)
     print(f"baseline: {question.baseline}; comparisons: {len(question.family)}")
     print(f"finished: {plan.cached:,}; missing: {plan.missing_replicates:,}, in {len(plan.missing):,} cells")
     if plan.missing:

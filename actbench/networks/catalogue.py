@@ -73,13 +73,17 @@ class ConvNet(nn.Module):
     The stages have 32, 64 and 128 channels, and the mean over the remaining
     pixels follows: about 94,000 parameters for ten classes. Images must have at
     least 8x8 pixels.
+
+    Args:
+        width: Channels of the first stage; the second has twice, the third four times as many.
     """
 
-    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
+    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int, width: int = 32) -> None:
         super().__init__()
-        channels, height, width = image_shape(input_shape)
-        if min(height, width) < 8:
-            raise ValueError(f"ConvNet halves images three times and needs 8x8 or more, got {height}x{width}")
+        channels, *size = image_shape(input_shape)
+        check_width(width)
+        if min(size) < 8:
+            raise ValueError(f"ConvNet halves images three times and needs 8x8 or more, got {size[0]}x{size[1]}")
         stages = [
             nn.Sequential(
                 nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
@@ -87,10 +91,10 @@ class ConvNet(nn.Module):
                 activation(),
                 nn.MaxPool2d(2),
             )
-            for inputs, outputs in pairwise((channels, 32, 64, 128))
+            for inputs, outputs in pairwise((channels, width, 2 * width, 4 * width))
         ]
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(128, num_classes)
+        self.head = nn.Linear(4 * width, num_classes)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         # A plain mean: adaptive pooling has no deterministic gradient on CUDA.
@@ -104,22 +108,26 @@ class ConvNet1d(nn.Module):
     Kernels of 5, 3 and 3, as in the convolutional network of MNIST-1D: 5,210 parameters for (1, 40) and ten classes.
     Sequences must have at least 3 positions.
 
+    Args:
+        width: Channels of each convolution.
+
     Source:
         Greydanus and Kobak (2024), Scaling down deep learning with MNIST-1D, ICML, arXiv:2011.14439.
     """
 
-    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
+    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int, width: int = 25) -> None:
         super().__init__()
+        check_width(width)
         if len(input_shape) != 2 or input_shape[1] < 3:
             raise ValueError(
                 f"ConvNet1d takes sequences (channels, length) of length 3 or more, got {tuple(input_shape)}"
             )
         channels, length = input_shape
         layers: list[nn.Module] = []
-        for inputs, kernel in ((channels, 5), (25, 3), (25, 3)):
-            layers += [nn.Conv1d(inputs, 25, kernel, stride=2, padding=1), activation()]
+        for inputs, kernel in ((channels, 5), (width, 3), (width, 3)):
+            layers += [nn.Conv1d(inputs, width, kernel, stride=2, padding=1), activation()]
             length = (length + 2 - kernel) // 2 + 1
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(25 * length, num_classes))
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * length, num_classes))
 
     def forward(self, sequences: Float[Tensor, "batch channels length"]) -> Float[Tensor, "batch classes"]:
         logits: Tensor = self.layers(sequences)
@@ -162,13 +170,17 @@ class ResNet20(nn.Module):
 
     About 270,000 parameters; convolutions start from He's normal initialisation.
 
+    Args:
+        width: Channels of the first stage; the second has twice, the third four times as many.
+
     Source:
         He, Zhang, Ren, Sun (2016), Deep residual learning for image recognition, CVPR, section 4.2.
     """
 
-    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int) -> None:
+    def __init__(self, activation: Activation, input_shape: Sequence[int], num_classes: int, width: int = 16) -> None:
         super().__init__()
-        widths = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
+        check_width(width)
+        widths = [width] * 4 + [2 * width] * 3 + [4 * width] * 3
         self.stem = nn.Sequential(
             nn.Conv2d(image_shape(input_shape)[0], widths[0], 3, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),
@@ -191,6 +203,12 @@ class ResNet20(nn.Module):
 NETWORKS: dict[str, type[nn.Module]] = {
     network.__name__: network for network in (TutorialCNN, MLP, ConvNet, ConvNet1d, ResNet20)
 }
+
+
+def check_width(width: int) -> None:
+    """Raise a ValueError for a width below 1."""
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
 
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -209,13 +209,17 @@ class Study:
             raise StudyError(f"seeds lie below {FIRST_OTHER_SEED:,}, got {self.seed} and {self.most} replicates")
 
     def _check_fairness(self) -> None:
-        for name, entries in asdict(self.fairness).items():
+        for name, entries in without(asdict(self.fairness), "width").items():
             if not entries or len(set(entries)) < len(entries):
                 raise StudyError(f"study.fairness.{name} is a list of entries that are all different, got {entries}")
         if "shared" in self.fairness.tune and self.tune is None:
             raise StudyError("study.fairness.tune compares with a tuned setting; give it in study.tune")
         if self.tune is not None and "tuned" not in self.fairness.tune:
             raise StudyError("study.fairness.tune has no tuned, so nothing would be tuned; leave out study.tune")
+        if self.fairness.width is not None and "matched" not in self.fairness.parameters:
+            raise StudyError(
+                "study.fairness.width belongs to parameters that are matched; see study.fairness.parameters"
+            )
         if self.fairness.init != ["as_is"] and (self.fit.get("model") or {}).get("init", "as_is") != "as_is":
             raise StudyError(
                 "model.init and study.fairness.init both say how weights are scaled; leave out one of them"

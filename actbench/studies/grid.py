@@ -21,6 +21,7 @@ from actbench.specs.spec import LISTS
 from actbench.specs.values import parameters_of
 from actbench.studies.cells import Cell, cell_config, data_digest, factors
 from actbench.studies.definition import Study, StudyError, check_name
+from actbench.studies.widths import MatchedNetwork, matched_network
 from actbench.training.config import check_dataset
 
 
@@ -32,6 +33,7 @@ class PlannedCell(NamedTuple):
     arm: str
     cell: Cell  # of one seed
     value: float | None = None  # of the tuned setting
+    matched: MatchedNetwork | None = None  # where numbers of parameters are matched
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -42,6 +44,14 @@ class PlannedCell(NamedTuple):
     def label(self) -> str:
         """The name in messages."""
         return "/".join(self.key) + ("" if self.value is None else f" at {self.value:g}")
+
+    @property
+    def parameters(self) -> str:
+        """The number of parameters beside the baseline's, in words; "" where they are not matched."""
+        if self.matched is None:
+            return ""
+        parameters, goal = self.matched.parameters, self.matched.goal
+        return f"{self.label}: {self.matched.width}, {parameters:,} parameters ({parameters / goal - 1:+.1%})"
 
 
 # --- names ---
@@ -195,59 +205,104 @@ def planned_cells(
     Raises:
         StudyError: A class was not found, its arguments do not fit, two arms are the same, or data are missing.
     """
-    model = study.fit.get("model") or {}
-    activation = model.get("activation")
-    if isinstance(activation, Mapping) and "class_path" not in activation:
-        argument = next(iter(arguments_of(activation)), "class_path")
-        raise StudyError(f"model.activation.{argument}: give it in study.activations, to an activation")
     datasets = choices(study, "data", study.datasets, "Digits")
     networks = choices(study, "model.network", study.networks, "TutorialCNN")
-    for name, _ in (*datasets, *networks, *arms(study)):
-        check_name(name)
+    check_study_names(study, [name for name, _ in (*datasets, *networks, *arms(study))])
     tuning = isinstance(value, float | int)  # which changes nothing where all arms share the config's value
     conditions = [condition for condition in study.conditions if not (tuning and condition.shared)]
     by_hash = dict[tuple[str, str], PlannedCell]()  # and condition
-    digests = {} if digests is None else digests
-    parsed = dict[str, dict[str, Any]]()  # by what was parsed, with one network in place of all
-    canonical_networks = dict[str, Any]()
-    files = dict[frozenset[Any], Any]()  # what keys hold of files
-
-    def parse(given: dict[str, Any]) -> dict[str, Any]:
-        """The canonical config. A network is parsed once for all arms, because a plan may have ten thousand cells."""
-        own = repr(given["model"]["network"])
-        rest = repr({**given, "model": without(given["model"], "network")})
-        if rest not in parsed or own not in canonical_networks:
-            config = cell_config(given)
-            parsed.setdefault(rest, config)
-            canonical_networks[own] = config["model"]["network"]
-        config = parsed[rest]
-        return {**config, "model": {**config["model"], "network": canonical_networks[own]}}
-
-    places = product(datasets, networks, conditions, arms(study))
-    for (dataset, data), (network_name, network_spec), condition, (arm, settings) in places:
-        network = condition_name(network_name, condition.name)
+    configs = CellConfigs(study, {} if digests is None else digests)
+    for (dataset, data), (name, spec), condition, (arm, settings) in product(
+        datasets, networks, conditions, arms(study)
+    ):
+        network = condition_name(name, condition.name)
         tuned = None if condition.shared else value((dataset, network, arm)) if callable(value) else value
-        init = {"init": condition.init} if condition.init else {}
-        shared = {**without(model, "activation", "replicates"), "network": network_spec} | init
-        config = merge_config({**study.fit, "model": shared, "data": data}, settings)
+        model = {"network": spec, **({"init": condition.init} if condition.init else {})}
+        given = configs.given(model, data)
+        config = merge_config(given, settings)
         if study.grid and tuned is not None:
             config = merge_config(config, nest(study.grid.setting, tuned))
         try:
-            config = parse(config)
-            digest = named_digest(dataset, config, digests)
-            cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
-            vars(cell)["factors"] = factors(
-                config, digest, study.weights, fixed=cell.fixed, fixed_seed=cell.fixed_seed, known=files
-            )
+            config, matched = configs.parse(config), None
+            if condition.matched:
+                matched = configs.matched(config, given)
+                config = with_network(config, matched.spec)
+            cell = configs.cell(config, dataset)
             if condition.shared and study.grid and callable(value):
                 tuned = own_value(config, study.grid.setting)
-            entry = PlannedCell(dataset, network, arm, cell, tuned)
+            entry = PlannedCell(dataset, network, arm, cell, tuned, matched)
             twin = by_hash.setdefault((condition.name, cell.hash), entry)
         except ValueError as error:
             raise StudyError(f"arm {arm}: {one_line(error)}") from error
         if twin is not entry:
             raise StudyError(f"{twin.label} and {entry.label} are the same")
     return list(by_hash.values())
+
+
+def check_study_names(study: Study, names: Iterable[str]) -> None:
+    """Raise a StudyError for an argument of no activation, or for a name that no table can show."""
+    activation = (study.fit.get("model") or {}).get("activation")
+    if isinstance(activation, Mapping) and "class_path" not in activation:
+        argument = next(iter(arguments_of(activation)), "class_path")
+        raise StudyError(f"model.activation.{argument}: give it in study.activations, to an activation")
+    for name in names:
+        check_name(name)
+
+
+class CellConfigs:
+    """Makes the configs and cells of a study, and does once what many of them share: a plan may have ten thousand.
+
+    Args:
+        study: The study.
+        digests: Hashes of data that have been read before; see `data_digest`.
+    """
+
+    def __init__(self, study: Study, digests: dict[str, str]) -> None:
+        self.study, self.digests = study, digests
+        self.parsed = dict[str, dict[str, Any]]()  # by what was parsed, with one network in place of all
+        self.networks = dict[str, Any]()  # in canonical form
+        self.wider = dict[str, MatchedNetwork]()  # by what they follow from
+        self.files = dict[frozenset[Any], Any]()  # what keys hold of files
+
+    def given(self, model: Mapping[str, Any], data: Any) -> dict[str, Any]:
+        """What all arms are given with some settings of the model and a dataset."""
+        shared = without(self.study.fit.get("model") or {}, "activation", "replicates")
+        return {**self.study.fit, "model": {**shared, **model}, "data": data}
+
+    def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The canonical config. A network is parsed once for all arms."""
+        own = repr(given["model"]["network"])
+        rest = repr({**given, "model": without(given["model"], "network")})
+        if rest not in self.parsed or own not in self.networks:
+            config = cell_config(given)
+            self.parsed.setdefault(rest, config)
+            self.networks[own] = config["model"]["network"]
+        return with_network(self.parsed[rest], self.networks[own])
+
+    def matched(self, config: Mapping[str, Any], given: Mapping[str, Any]) -> MatchedNetwork:
+        """The network of a canonical config with as many parameters as the baseline's, which is given the same."""
+        settings = dict(arms(self.study))
+        name = next(iter(settings)) if self.study.baseline is None else str(self.study.baseline)
+        baseline = self.parse(merge_config(given, settings.get(name, {})))
+        key = repr([config["data"], config["model"], baseline["model"]])
+        if key not in self.wider:
+            self.wider[key] = matched_network(config, baseline, self.study.fairness.width)
+        return self.wider[key]
+
+    def cell(self, config: Mapping[str, Any], dataset: str) -> Cell:
+        """The cell of a canonical config, for one seed; a ValueError names the dataset if it cannot be read."""
+        study = self.study
+        digest = named_digest(dataset, config, self.digests)
+        cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
+        vars(cell)["factors"] = factors(
+            config, digest, study.weights, fixed=cell.fixed, fixed_seed=cell.fixed_seed, known=self.files
+        )
+        return cell
+
+
+def with_network(config: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with another network."""
+    return {**config, "model": {**config["model"], "network": network}}
 
 
 def named_digest(dataset: str, config: Mapping[str, Any], digests: dict[str, str]) -> str:

@@ -80,6 +80,8 @@ def compare(
     plan = make_plan(study, first)
     if question_on_margin := large_margin(study.margin):
         context.progress.say(question_on_margin)
+    for line in filter(None, (entry.parameters for entry in compared)):
+        context.progress.say(line)
     rehearse(plan, context.progress.say, context.engines)
     add_recorded_engines(study, compared, context)
     if self_test and question.most < LEAST:

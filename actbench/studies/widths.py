@@ -1,0 +1,105 @@
+"""Widths at which a network has as many parameters with one activation as with another."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from actbench.networks import build_network, list_sites
+from actbench.specs import ActivationSpec, NetworkSpec
+from actbench.studies.cells import build_data
+
+USUAL = ("width", "hidden", "channels", "hidden_size", "hidden_dim", "embed_dim", "width_mult")
+FARTHEST = 16.0  # factor by which a width may change
+STEPS = 16  # of a bisection, after which a factor is known to .01 %
+
+
+class MatchedNetwork(NamedTuple):
+    """A network at another width.
+
+    Args:
+        spec: The network in canonical form.
+        parameters: Trainable parameters with the arm's activation, whatever is frozen.
+        goal: Those of the baseline's network, which they are to be near.
+        width: The argument that was changed, and its value.
+    """
+
+    spec: Mapping[str, Any]
+    parameters: int
+    goal: int
+    width: str
+
+
+def matched_network(config: Mapping[str, Any], baseline: Mapping[str, Any], argument: str | None) -> MatchedNetwork:
+    """A config's network, so wide that its number of parameters is as near as possible to the baseline's.
+
+    Args:
+        config: Canonical config of an arm.
+        baseline: Canonical config of the baseline on the same data.
+        argument: The network's argument that is its width: a number, or numbers that are scaled together; by default,
+            the first of `USUAL` that it takes.
+
+    Raises:
+        ValueError: The network takes no such argument, or cannot be built.
+    """
+    spec = config["model"]["network"]
+    given = spec.get("init_args") or {}
+    name = next((name for name in ([argument] if argument else USUAL) if is_width(given.get(name))), None)
+    if name is None:
+        title = spec["class_path"].rpartition(".")[2]
+        lacking = f"no width {argument}" if argument else f"none of {', '.join(USUAL)}"
+        raise ValueError(
+            f"study.fairness.parameters: {title} has {lacking}; study.fairness.width names the argument that is its "
+            "width, with a number or numbers in model.network"
+        )
+    data = build_data(config)
+    fitting = {"input_shape": tuple(data.input_shape), "num_classes": int(data.num_classes)}
+    goal = parameter_count(NetworkSpec(baseline["model"]["network"]), baseline["model"], fitting)
+    tried = dict[str, MatchedNetwork]()
+
+    def at(factor: float) -> int:
+        """Number of parameters where the width is multiplied by a factor."""
+        value = scaled(given[name], factor)
+        if str(value) not in tried:
+            network = NetworkSpec({**spec, "init_args": {**given, name: value}})
+            count = parameter_count(network, config["model"], fitting)
+            tried[str(value)] = MatchedNetwork(network.to_dict(), count, goal, f"{name} {value}")
+        return tried[str(value)].parameters
+
+    low, high = -math.log(FARTHEST), math.log(FARTHEST)
+    if at(1.0) != goal:
+        low, high = (low, 0.0) if at(1.0) > goal else (0.0, high)
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if at(math.exp(middle)) > goal else (middle, high)
+    return min(tried.values(), key=lambda each: abs(each.parameters - goal))  # of equals the first, as wide as given
+
+
+def parameter_count(network: NetworkSpec, model: Mapping[str, Any], fitting: Mapping[str, Any]) -> int:
+    """Trainable parameters of a network with a model's activation, which counts at each site where it is swapped in."""
+    activation = ActivationSpec(model["activation"])
+    if not network.foreign:
+        return trainable(build_network(network, activation, **fitting, seed=0))
+    certificate = list_sites(network, **fitting, sites=model.get("sites", "hidden")).certificate
+    with torch.random.fork_rng(devices=()):
+        own = trainable(network(**fitting))
+    return own + sum(site.swapped for site in certificate.sites) * trainable(activation())
+
+
+def trainable(module: torch.nn.Module) -> int:
+    """Number of a module's parameters that are trained."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def is_width(value: Any) -> bool:
+    """Whether a value is a positive number, or several."""
+    numbers = value if isinstance(value, list | tuple) and value else [value]
+    return all(isinstance(number, int | float) and not isinstance(number, bool) and number > 0 for number in numbers)
+
+
+def scaled(width: Any, factor: float) -> Any:
+    """A width times a factor; whole numbers stay whole, and at least 1."""
+    if isinstance(width, list | tuple):
+        return [scaled(number, factor) for number in width]
+    return max(1, round(width * factor)) if isinstance(width, int) else width * factor
