@@ -34,7 +34,8 @@ def rehearse(
     Args:
         plan: What a study wants.
         say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
-            can train, for a network that activations are swapped into, and for what was loaded from a file of weights.
+            can train, for a network that activations are swapped into, for what was loaded from a file of weights, and
+            for running statistics that will not settle.
         engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
 
     Returns:
@@ -127,7 +128,7 @@ class Rehearsal(Callback):
         self.settings = cell.config["trainer"]
         self.inputs = self.outputs = torch.empty(0)
         self.epoch_steps = math.nan
-        self.start: Sequence[str] = ()  # what was loaded from a file of weights, in lines
+        self.start: Sequence[str] = ()  # what was loaded from a file of weights, and what will not settle, in lines
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -150,8 +151,11 @@ class Rehearsal(Callback):
         epochs = preflight.planned_epochs(self.settings, self.epoch_steps)
         preflight.check_schedule(trainer, study_steps=0 if epochs is None else epochs * self.epoch_steps)
         classifier = cast(Classifier, pl_module)
+        batches = (epochs or 0) * trainer.num_training_batches
+        unsettled = preflight.unsettled_statistics(classifier.engine.replicate(0), batches) if batches else None
+        self.start = [*self.start, *filter(None, [unsettled])]
         if self.cells and classifier.compiles == "auto":
-            steps = (epochs or 0) * trainer.num_training_batches * self.cells
+            steps = batches * self.cells
             reason = reason_to_compile(trainer, classifier, steps, len(self.cell.seeds))
             if reason:
                 self.engine = ChosenEngine(self.engine.name, f"{self.engine.reason}; {reason}", compiles=True)

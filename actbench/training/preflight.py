@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging, Timer
+from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from actbench.data import ImageData, RowBatches
@@ -17,6 +18,7 @@ from actbench.specs import one_line
 from actbench.training.checkpoints import CheckpointError
 from actbench.training.transfer import Start
 
+UNSETTLED = 0.01  # share of initial statistics in BatchNorm's average, above which scores may be those of guessing
 OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # these decide the number of steps
 
 
@@ -135,6 +137,40 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
             f"the last of {len(loader):,} batches has {last} of {batch_size} rows, with which {network_name(network)} "
             f"fails: {one_line(error)}; {drop}, or choose another batch size"
         ) from error
+
+
+def unsettled_statistics(network: nn.Module, batches: float) -> str | None:
+    """A line if BatchNorm still holds much of its initial statistics after training on so many batches, else None.
+
+    A network scored with them may guess, whatever it has learned. Statistics that came with weights do not count.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    fresh = [layer.momentum for layer in layers if layer.momentum and starts_fresh(layer)]
+    left = max(((1 - momentum) ** batches for momentum in fresh), default=0.0)
+    if left < UNSETTLED:
+        return None
+    return (
+        f"{network_name(network)}: BatchNorm with a momentum of {min(fresh):g} still holds {left:.0%} of its initial "
+        f"statistics after {batches:,.0f} batches of training, so scores may be those of guessing; train longer, or "
+        "raise the momentum"
+    )
+
+
+def starts_fresh(layer: nn.modules.batchnorm._NormBase) -> bool:
+    """Whether a normalisation layer updates running statistics that are still those of its construction."""
+    mean, variance = layer.running_mean, layer.running_var
+    if mean is None or variance is None or not layer.training:
+        return False
+    return not mean.any() and bool((variance == 1).all())
+
+
+def tell_unsettled(trainer: Trainer, classifier: Any) -> None:
+    """Say what `unsettled_statistics` says of a fit that starts, if its length is known."""
+    batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+    if trainer.global_step == 0 and 0 < batches < float("inf") and not getattr(trainer, "fast_dev_run", False):
+        line = unsettled_statistics(classifier.engine.replicate(0), batches)
+        if line:
+            rank_zero_info(line)
 
 
 def planned_epochs(trainer: Mapping[str, Any], epoch_steps: float) -> float | None:

@@ -1,6 +1,7 @@
 """Settings that would fail in the middle of a fit or a study are refused before its first step."""
 
 import gzip
+import math
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from actbench.data import MNIST, FakeImages, ForeignData, RowBatches
 from actbench.data.images import DataError
+from actbench.networks import freeze_parameters
 from actbench.studies import StudyError, compare
+from actbench.training import preflight
 from actbench.training.classifier import Classifier
 
 NORMALISED = "test_preflight.Normalised"
@@ -283,3 +286,45 @@ def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path):
         MNIST(str(tmp_path)).prepare_data()
 
     assert len(list(raw.iterdir())) == 4
+
+
+# --- running statistics ---
+
+
+class SlowNorm(nn.Module):
+    """BatchNorm that averages over a hundred batches, as MobileNetV3's does."""
+
+    def __init__(self, activation, input_shape, num_classes, momentum: float = 0.01):
+        super().__init__()
+        norm = nn.BatchNorm1d(math.prod(input_shape), momentum=momentum)
+        self.layers = nn.Sequential(nn.Flatten(), norm, activation(), nn.LazyLinear(num_classes))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+SLOW = "test_preflight.SlowNorm"
+SHORT = "SlowNorm: BatchNorm with a momentum of 0.01 still holds {} of its initial statistics after {} batches"
+
+
+def test_statistics_that_will_not_settle_are_told_before_a_study_trains(tmp_path, capsys):
+    compare(study(tmp_path, network=SLOW))  # 7 batches, thrice
+
+    assert SHORT.format(f"{0.99**21:.0%}", 21) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("momentum", "batches"), [(0.1, 44), (0.01, 459), (None, 1), (1.0, 1)])
+def test_statistics_that_settle_are_not_told(momentum, batches):
+    network = SlowNorm(nn.ReLU, (1, 8, 8), 10, momentum=momentum)
+
+    assert preflight.unsettled_statistics(network, batches) is None
+    assert momentum in (None, 1.0) or preflight.unsettled_statistics(network, batches - 1)
+
+
+def test_statistics_that_came_with_weights_or_are_held_are_not_told():
+    given, held = (SlowNorm(nn.ReLU, (1, 8, 8), 10) for _ in range(2))
+    given.layers[1].running_mean += 1
+    freeze_parameters([held], ["layers.1.*"], input_shape=(1, 8, 8))
+
+    assert preflight.unsettled_statistics(given, 10) is None
+    assert preflight.unsettled_statistics(held, 10) is None
