@@ -68,6 +68,14 @@ def check_imported() -> None:
     sys.exit("imported" not in sys.modules)
 
 
+@pytest.fixture
+def quick_workers(forked, monkeypatch):
+    """Workers of studies that are forked like commands; a spawned one takes 5 s to start."""
+    from actbench.studies.executors import local
+
+    monkeypatch.setattr(local, "CONTEXT", forked)
+
+
 def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str], outputs: Sequence[Path | None]) -> None:
     """In a process of its own: ``python main.py ...`` in a folder, whose two outputs go to files; nobody reads None."""
     os.chdir(folder)

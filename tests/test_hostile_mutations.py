@@ -17,12 +17,12 @@ from actbench.records import to_bytes
 
 BATCH = 5
 BATCHES = {
-    "checkpoint": (10, 80),
-    "history": (8, 60),
-    "records": (6, 50),
+    "checkpoint": (6, 80),
+    "history": (4, 60),
+    "records": (3, 50),
     "timings": (2, 40),
     "fit": (4, 30),
-    "compare": (3, 20),
+    "compare": (2, 20),
 }  # CI, slow
 PLANNING = {"programs": ["git"], "decoys": (), "processor_s": 20}  # a config is code, and a trial is trained
 

@@ -113,20 +113,34 @@ def strong(**arguments):
 
 
 KINDS = {  # a part of a config, and what the DataModule is given of it
-    "a class in a class in an argument": (mine(noise=strong(inner=strong(strength=1.0))), {"noise": Strong(3.0)}),
-    "a whole number where int or float is asked for": (mine(scale=3), {"scale": 3}),
+    "arguments of every type": (
+        mine(
+            noise=strong(inner=strong(strength=1.0)),
+            scale=3,
+            file="base.pt",
+            crop=[6, 5],
+            colour="RED",
+            kind="mirrored",
+            shift=None,
+            seed=11,
+        ),
+        {
+            "noise": Strong(3.0),
+            "default": Noise(0.25),
+            "scale": 3,
+            "file": "base.pt",
+            "crop": (6, 5),
+            "colour": Colour.RED,
+            "kind": "mirrored",
+            "shift": None,
+            "seed": 11,
+        },
+    ),
     "a float where int or float is asked for": (mine(scale=3.0), {"scale": 3.0}),
-    "a path": (mine(file="base.pt"), {"file": "base.pt"}),
-    "a tuple": (mine(crop=[6, 5]), {"crop": (6, 5)}),
-    "an enumeration's member": (mine(colour="RED"), {"colour": Colour.RED}),
-    "a literal": (mine(kind="mirrored"), {"kind": "mirrored"}),
-    "an explicit null": (mine(shift=None), {"shift": None}),
     "annotations that are text": (
         {"data": {"class_path": "late.Late", "init_args": {"crop": [6, 5], "scale": 2, "file": "base.pt"}}},
         {"crop": (6, 5), "scale": 2, "file": "base.pt"},
     ),
-    "a default that is an object": (mine(), {"default": Noise(0.25)}),
-    "a seed of the DataModule's own": (mine(seed=11), {"seed": 11}),
     "several callbacks, one with a class": (
         mine()
         | {

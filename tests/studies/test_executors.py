@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from actbench.studies.executors import Failure, InProcess, LocalProcesses
+from actbench.studies.executors import Failure, InProcess, LocalProcesses, local
 from actbench.studies.executors.base import Death
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 
 def square(number):
@@ -64,7 +66,9 @@ def test_every_task_has_its_result_or_its_error(executor):
     assert str(results[-2]) == "ValueError: -2 is negative"
 
 
-def test_processes_start_once_and_share_the_cores():
+def test_processes_start_once_and_share_the_cores(monkeypatch):
+    monkeypatch.setattr(local, "CONTEXT", multiprocessing.get_context("spawn"))  # as for a user
+
     results = [result for _, result in LocalProcesses(2).run(process_and_threads, range(6))]
 
     assert len({process for process, _ in results}) == 2
@@ -90,7 +94,6 @@ def test_a_task_that_kills_three_workers_fails_and_the_others_go_on():
     assert results[2] == 4
 
 
-@pytest.mark.slow  # processes that start again
 def test_a_worker_that_dies_between_tasks_is_replaced():
     finished = []
 
@@ -123,7 +126,6 @@ def test_a_worker_that_dies_while_it_sends_has_no_result():
     assert not process.is_alive()
 
 
-@pytest.mark.slow  # processes that start again
 def test_tasks_may_have_processes_of_their_own():
     assert list(LocalProcesses(1).run(in_a_child, [3])) == [(3, 0)]
 

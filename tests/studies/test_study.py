@@ -148,7 +148,7 @@ def test_the_folder_holds_the_study_and_its_records(tmp_path):
     ]
 
 
-def test_processes_give_the_same_records_as_this_one(tmp_path):
+def test_processes_give_the_same_records_as_this_one(quick_workers, tmp_path):
     here = compare(study(tmp_path / "here")).table
 
     executor = {"class_path": "LocalProcesses", "init_args": {"workers": 2}}
@@ -244,7 +244,7 @@ def test_pairs_are_verified(tmp_path):
 
 
 @pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "processes"])
-def test_errors_of_cells_are_told_by_every_executor(executor, tmp_path):
+def test_errors_of_cells_are_told_by_every_executor(quick_workers, executor, tmp_path):
     ((_, result),) = executor.run(train, [(None, tmp_path)])
 
     assert isinstance(result, Failure)

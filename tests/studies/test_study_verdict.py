@@ -262,7 +262,13 @@ def test_the_tuned_setting_is_in_the_hash_of_a_cell(tmp_path):
 # --- the self-test ---
 
 
-def test_the_self_test_trains_the_baseline_again_and_is_kept(tmp_path):
+@pytest.fixture
+def few_splits(monkeypatch):
+    """A self-test splits the seeds a hundred times, not thousands."""
+    monkeypatch.setattr(self_test, "simulate_splits", partial(simulate_splits, splits=100))
+
+
+def test_the_self_test_trains_the_baseline_again_and_is_kept(tmp_path, few_splits):
     ran = Ran()
     config = Study.of(study(tmp_path, replicates=12))
 
@@ -270,15 +276,14 @@ def test_the_self_test_trains_the_baseline_again_and_is_kept(tmp_path):
     (certificate,) = results.certificates
 
     assert [arm for arm, _ in ran] == ["ReLU", "Swish", "ReLU"]
-    assert (certificate.repeated, certificate.equal, certificate.splits, certificate.pairs) == (12, 12, 2000, 6)
+    assert (certificate.repeated, certificate.equal, certificate.splits, certificate.pairs) == (12, 12, 100, 6)
     assert certificate.passed
     assert load_results(tmp_path / "s").certificates == [certificate]
     assert [path.name for path in (tmp_path / "s").iterdir() if path.is_dir()] == ["arms"]
 
 
-def test_a_self_test_notices_training_that_does_not_repeat(tmp_path, monkeypatch):
+def test_a_self_test_notices_training_that_does_not_repeat(tmp_path, few_splits):
     ran = Ran()
-    monkeypatch.setattr(self_test, "simulate_splits", partial(simulate_splits, splits=100))
 
     def drifts(task):
         table = ran(task)

@@ -18,6 +18,7 @@ from actbench.studies.executors.base import PAUSE_S, TRIES, Death, Executor, Fai
 from actbench.training.threads import available_cores
 
 GRACE_S = 10  # for a worker to end before it is killed
+CONTEXT: Any = multiprocessing.get_context("spawn")  # of the workers
 
 
 class InProcess(Executor):
@@ -95,9 +96,8 @@ class LocalProcesses(Workers):
         self.idle.clear()
 
     def _new_process(self) -> Any:
-        context = multiprocessing.get_context("spawn")
-        pipe, worker_pipe = context.Pipe()
-        process = context.Process(target=serve, args=(worker_pipe,))
+        pipe, worker_pipe = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=serve, args=(worker_pipe,))
         threads = str(max(1, available_cores() // self.workers))
         # Inherited, because a worker may import torch before any line of ours runs.
         with patch.dict(os.environ, {"OMP_NUM_THREADS": threads} | os.environ):
