@@ -34,8 +34,8 @@ def rehearse(
     Args:
         plan: What a study wants.
         say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
-            can train, for a network that activations are swapped into, for what was loaded from a file of weights, and
-            for running statistics that will not settle.
+            can train, for a network that activations are swapped into, for weights that were loaded from a file or scaled,
+            and for running statistics that will not settle.
         engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
 
     Returns:
@@ -128,7 +128,7 @@ class Rehearsal(Callback):
         self.settings = cell.config["trainer"]
         self.inputs = self.outputs = torch.empty(0)
         self.epoch_steps = math.nan
-        self.start: Sequence[str] = ()  # what was loaded from a file of weights, and what will not settle, in lines
+        self.start: Sequence[str] = ()  # what was loaded, scaled, and will not settle, in lines
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -168,6 +168,7 @@ class Rehearsal(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = [*self.start, *filter(None, [cast(Classifier, pl_module).scaling.report])]
         # If the last layer starts at zero, outputs before the first step do not depend on the activation.
         if (self.outputs == self.outputs[:, :1]).all():
             self.outputs = self._outputs(pl_module)

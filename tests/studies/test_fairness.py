@@ -67,8 +67,12 @@ def test_a_study_under_three_conditions_says_whether_the_winner_changes(tmp_path
     fairness = {"init": ["as_is", "gain"], "tune": ["tuned", "shared"]}
     given = study(tmp_path, replicates=6, tune={LR: [0.001, 0.01], "replicates": 1}, fairness=fairness)
 
-    results = compare(given, work=Ran(), progress=Lines())
+    lines = Lines()
 
+    results = compare(given, work=Ran(), progress=lines)
+
+    scaled = "MLP, init gain: weights of 3 of 3 layers scaled, by a gain of 1.414 in the 2 that read torch.nn.ReLU"
+    assert lines.said.count(scaled) == 1
     rates = {
         (network, arm): table["value"].unique().to_list()
         for (network, arm), table in results.table.group_by("network_name", "arm")

@@ -7,15 +7,16 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from actbench.activations import gaussian_moments
 from actbench.data import read_batch
-from actbench.networks import Init, scale_by_data, scale_by_gain
+from actbench.networks import Init, network_name, scale_by_data, scale_by_gain
 from actbench.specs import ActivationSpec
 
 
 class Scaling(NamedTuple):
-    """How drawn weights are scaled, and the gain of the activation."""
+    """How drawn weights are scaled, the gain of the activation, and what was done, in a line, once it was."""
 
     init: Init
     gain: float = 1
+    report: str = ""
 
     @classmethod
     def of(cls, init: Init, activation: ActivationSpec, weights: object) -> "Scaling":
@@ -35,7 +36,7 @@ class Scaling(NamedTuple):
 
 def scale_weights(classifier: Any, batch: Any) -> None:
     """Scale the weights of each replicate, by its own part of the first batch if by data, and log what was done."""
-    (init, gain), engine = classifier.scaling, classifier.engine
+    (init, gain, _), engine = classifier.scaling, classifier.engine
     images = read_batch(batch, classifier.batch_keys).inputs.to(classifier.dtype)
     state = engine.state_dict()
     for index in range(len(engine)):
@@ -47,9 +48,10 @@ def scale_weights(classifier: Any, batch: Any) -> None:
     if classifier.trainer.world_size > 1:  # whose batches differ
         state = classifier.trainer.strategy.broadcast(state)
     engine.load_state_dict(state)
-    line = f"init {init}: weights of {scaled.scaled} of {scaled.layers} layers scaled"
+    line = f"{network_name(network)}, init {init}: weights of {scaled.scaled} of {scaled.layers} layers scaled"
     if init == "gain":
         line += f", by a gain of {gain:.4g} in the {scaled.behind} that read {classifier.activation.class_path}"
         if scaled.normalized:
             line += f"; a normalisation after {scaled.normalized} undoes the scale of their outputs"
+    classifier.scaling = classifier.scaling._replace(report=line)
     rank_zero_info(line)
