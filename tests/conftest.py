@@ -17,10 +17,14 @@ import numpy as np
 import pytest
 from hostile import FIT
 
-from actbench.cli import main  # what imports torch is imported in fixtures: the process that hands out tests runs none
+from actbench.cli.main import (
+    SPINS,
+    main,
+)  # what imports torch is imported in fixtures: the process that hands out tests runs none
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as commands set it, for the processes that they are forked from
 
 
 def pytest_collection_finish():

@@ -34,8 +34,8 @@ def rehearse(
     Args:
         plan: What a study wants.
         say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
-            can train, for a network that activations are swapped into, for weights that were loaded from a file or scaled,
-            and for running statistics that will not settle.
+            can train, for a network that activations are swapped into, for weights that were loaded from a file or
+            scaled, and for running statistics that will not settle.
         engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
 
     Returns:

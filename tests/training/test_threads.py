@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from actbench.cli import main
 from actbench.networks import MLP, TutorialCNN
 from actbench.training.classifier import Classifier
 from actbench.training.engines import multiply_adds
@@ -101,3 +103,18 @@ def test_threads_follow_from_all_replicates_that_run_at_once(monkeypatch):
     choose_threads(trainer, model, SimpleNamespace(batch_size=64))
 
     assert torch.get_num_threads() == available_cores()
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)]
+)
+def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(monkeypatch, capsys, given, spins):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is set back afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    main(["activations"])
+
+    assert os.environ.get("GOMP_SPINCOUNT") == spins

@@ -65,6 +65,7 @@ def connected(address: str | None, send: Sequence[str], *, threads: int) -> Iter
         variables = {
             "OMP_NUM_THREADS": str(threads),  # set here, because a worker may import torch before any line of ours runs
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # else a worker without GPUs sees all of them
+            **{name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ},
         }
         try:
             connect(address, {"working_dir": code, "env_vars": variables})
