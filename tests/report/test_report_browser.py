@@ -9,7 +9,7 @@ import matplotlib
 import polars as pl
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from made_studies import golden, random_study, records, study, with_shapes
+from made_studies import failing_study, golden, random_study, records, study, timed_study, with_shapes
 from playwright.sync_api import sync_playwright
 
 from actbench.report import write_page
@@ -339,6 +339,7 @@ def test_a_figure_grows_with_its_legend(visit, tmp_path, width):
         pytest.param(lambda folder: study(folder, [records(a, [None] * 8) for a in ("relu", "swish")]), id="diverged"),
         pytest.param(lambda folder: study(folder, [records("relu", [0.9]).head(0)]), id="none finished"),
         pytest.param(lambda folder: study(folder, [records("relu", [0.9] * 3)]), id="one side"),
+        pytest.param(failing_study, id="failures"),
     ],
 )
 def test_any_study_fits_any_screen(visit, tmp_path, make, width):
@@ -354,6 +355,18 @@ def test_any_study_fits_any_screen(visit, tmp_path, make, width):
         alone = len(results.table) if len(results.question.arms) == 1 else 0
         assert page.locator("#replicates .mark-symbol.role-mark > path").count() == 2 * pairs + alone
     assert page.locator("#arms tbody tr").count() == results.table.select("dataset_name", "arm").n_unique()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_prices_are_seen_in_their_section_and_table(visit, tmp_path, width):
+    page = visit(timed_study(tmp_path, ("Digits", "MNIST")), width=width)
+
+    assert (overflow(page), cut(page)) == (0, [])
+    prices = page.locator("#price tbody tr")
+    assert [row.split()[:2] for row in prices.all_inner_texts()] == [
+        [dataset, arm] for dataset in ("Digits", "MNIST") for arm in ("twin", "swish")
+    ]
+    assert page.locator("#cost").get_by_text("no difference in time was seen").first.is_visible()
 
 
 @pytest.mark.slow
