@@ -225,7 +225,8 @@ class CommandCLI(BenchCLI):
             report_scores(scores, self.model.seeds, ensemble)
         if self.trainer.is_global_zero:
             names = class_names(self.datamodule, self.model.num_classes)
-            write_predictions(predictions, self.model.seeds, output, classes=names)
+            files = self.datamodule.predicted_files() if isinstance(self.datamodule, data.ImageFolder) else None
+            write_predictions(predictions, self.model.seeds, output, classes=names, files=files)
             print(f"predictions: {shown_path(output)}")
 
 

@@ -94,6 +94,7 @@ class ImageFolder(ImageData):
         self.save_hyperparameters({**options, **fractions}, logger=False)
         self.classes = list(self.found.classes)
         self.num_classes = len(self.classes)
+        self.files: list[list[str]] = []  # paths below the root of each table's pictures, in the order of its rows
         self.resize = sizes is not None
         self.skip_damaged = skip_damaged
         self.cache = Path(cache).expanduser() if cache else None
@@ -132,13 +133,22 @@ class ImageFolder(ImageData):
         whole = torch.ones(len(self.pictures), dtype=torch.bool)
         whole[decoded.damaged] = False
         tables, first_row, first_file = [], 0, 0
+        files: list[list[str]] = []
         if not self.trains:
             tables.append(LabelledImages(images[:0], torch.empty(0, dtype=torch.int64)))
+            files.append([])
         for pictures, labels in self.found.parts.values():
-            kept = torch.tensor(labels)[whole[first_file : first_file + len(labels)]]
+            is_whole = whole[first_file : first_file + len(labels)]
+            kept = torch.tensor(labels)[is_whole]
             tables.append(LabelledImages(images[first_row : first_row + len(kept)], kept))
+            files.append([picture.path for picture, keep in zip(pictures, is_whole.tolist(), strict=True) if keep])
             first_row, first_file = first_row + len(kept), first_file + len(pictures)
+        self.files = files
         return tables
+
+    def predicted_files(self) -> list[str]:
+        """Paths below the root of the pictures that are predicted from, by row number; after ``setup``."""
+        return self.files[self.parts["predict"].table]
 
     def _findings(self, decoded: Decoded) -> list[str]:
         """What may be another than a user thinks, in lines."""

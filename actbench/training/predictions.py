@@ -1,6 +1,5 @@
 """Tables of predictions, with one row per image and replicate."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +27,15 @@ class Prediction(NamedTuple):
 
 
 def prediction_table(
-    predictions: Sequence[Prediction], seeds: Sequence[int], classes: Sequence[str] | None = None
+    predictions: Sequence[Prediction],
+    seeds: Sequence[int],
+    classes: Sequence[str] | None = None,
+    files: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """One row per image and replicate, sorted by ``seed`` and ``index``.
 
     Columns: ``seed`` of the replicate; ``index`` of the image in its dataset;
+    ``file``, its path, if ``files`` has one for each index;
     ``label``, the true class, if it is known; ``predicted``, the most probable
     class; ``predicted_class``, its name among ``classes``, if these are given;
     ``probability_0``, ``probability_1``, ...
@@ -49,10 +52,12 @@ def prediction_table(
     }
     columns |= {f"probability_{label}": column for label, column in enumerate(probability.unbind(2))}
     table = pl.DataFrame({name: c.expand(shape).flatten().numpy() for name, c in columns.items() if c is not None})
-    if classes is not None:
-        names = [os.fsencode(name).decode(errors="replace") for name in classes]  # a folder's may be no text
-        named = pl.Series("predicted_class", names).gather(table["predicted"])
-        table.insert_column(table.columns.index("predicted") + 1, named)
+    for column, names, key in (("file", files, "index"), ("predicted_class", classes, "predicted")):
+        if names is not None:
+            # A name on disk may hold bytes that are no UTF-8, which Python writes as \udcff.
+            texts = [name.encode(errors="backslashreplace").decode() for name in names]
+            named = pl.Series(column, texts, dtype=pl.String).gather(table[key])
+            table.insert_column(table.columns.index(key) + 1, named)
     return table.sort("seed", "index")
 
 
@@ -86,8 +91,13 @@ def concatenated(batches: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 
 
 def write_predictions(
-    predictions: Sequence[Prediction], seeds: Sequence[int], path: Path, *, classes: Sequence[str] | None = None
+    predictions: Sequence[Prediction],
+    seeds: Sequence[int],
+    path: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    files: Sequence[str] | None = None,
 ) -> None:
     """Write the table completely or not at all, in the format of the file's suffix; see `FORMATS`."""
     with replacing(path) as unfinished:
-        FORMATS[path.suffix](prediction_table(predictions, seeds, classes), unfinished)
+        FORMATS[path.suffix](prediction_table(predictions, seeds, classes, files), unfinished)

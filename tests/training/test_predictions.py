@@ -34,7 +34,16 @@ def test_the_predicted_class_is_named():
     table = prediction_table(batches(torch.tensor([7, 2, 5]), torch.tensor([1, 1, 0])), [7], ["cat", "caf\udcff"])
 
     assert table.columns[2:5] == ["label", "predicted", "predicted_class"]
-    assert table["predicted_class"].to_list() == ["cat", "caf\ufffd", "caf\ufffd"]
+    assert table["predicted_class"].to_list() == ["cat", "caf\\udcff", "caf\\udcff"]
+
+
+def test_a_row_has_the_file_of_its_index_in_every_replicate():
+    predictions = [Prediction(torch.tensor([[1, 2], [2, 0]]), None, PROBABILITIES[:2].expand(2, 2, 2))]
+
+    table = prediction_table(predictions, [7, 8], files=["a.png", "b.png", "c\udcff.png"])
+
+    assert table.columns[:4] == ["seed", "index", "file", "predicted"]
+    assert table["file"].to_list() == ["b.png", "c\\udcff.png", "a.png", "c\\udcff.png"]
 
 
 @pytest.mark.parametrize(
