@@ -123,7 +123,10 @@ class CommandCLI(BenchCLI):
     def build_data(self) -> Any:
         built = super().build_data()
         if self.saved:
-            model, shape, classes = self.saved["model"], list(built.input_shape), built.num_classes
+            model = self.saved["model"]
+            if self.command == "predict" and isinstance(built, data.ImageFolder):
+                built.prepare_prediction(model["input_shape"], model["num_classes"], self.saved["data_state"])
+            shape, classes = list(built.input_shape), built.num_classes
             if (shape, classes) != (model["input_shape"], model["num_classes"]):
                 raise UsageError(
                     f"{built.description['class_path'].rpartition('.')[2]} does not fit the checkpoint's network: it "

@@ -12,7 +12,9 @@ from actbench.training.transfer import digest_beside
 
 
 def read_saved(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The description in a checkpoint, and as ``global_step`` the optimiser steps that it has taken.
+    """The description in a checkpoint, with the optimiser steps that it has taken and the state of its DataModule.
+
+    They are ``global_step`` and ``data_state``, which is None if there is none or another DataModule is used.
 
     Paths of the DataModule, which a checkpoint does not hold, come from the run's config beside it.
     """
@@ -21,7 +23,8 @@ def read_saved(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[s
     description, content = checkpoints.read_checkpoint(ckpt_path, trust=trusted, data=setting(given, "data.class_path"))
     if command == "fit" and "optimizer_states" not in content:
         raise UsageError(f"no fit can go on from {ckpt_path}: it holds no state of the optimizer; give last.ckpt")
-    saved = {**description, "global_step": content["global_step"]}
+    name = description["data"] and description["data"]["class_path"].rpartition(".")[2]
+    saved = {**description, "global_step": content["global_step"], "data_state": content.get(name)}
     described, folder = saved["data"], Path(ckpt_path).absolute().parent
     local = (described or {}).get("local", [])
     configs = [path for path in (folder.parent / "config.yaml", folder / "config.yaml") if path.is_file()]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -12,9 +13,10 @@ from pytorch_lightning.utilities import rank_zero_info
 from typing_extensions import override
 
 from actbench.data.decoding import Decoded, decoded_pictures
-from actbench.data.folders import scan_pictures
+from actbench.data.folders import PictureFolder, scan_pictures, scan_unlabelled
 from actbench.data.images import DataError, ImageData, LabelledImages, Part, check_at_least
 from actbench.data.pictures import PictureError, picture_size
+from actbench.data.rows import Batch
 from actbench.data.scaling import Normalization
 
 NAMED = 6  # classes that a line names
@@ -36,8 +38,12 @@ class ImageFolder(ImageData):
     is scored in the end. Call the folder ``test`` to have it scored. A folder without ``train`` can be scored with a
     checkpoint, but not trained on.
 
+    Without folders for two or more classes, all pictures in the folder and the folders within can be predicted with a
+    checkpoint, and nothing else. They have no labels, and the classes are those of the checkpoint.
+
     Args:
-        root: Folder that contains a folder for each class, or folders train, val and test that do.
+        root: Folder that contains a folder for each class, or folders train, val and test that do. For predictions, any
+            folder with pictures.
         image_size: Height and width in pixels, or one number for both. Pictures are resized with antialiasing to cover
             the size, and the centre is cropped. By default, all pictures must have one size, which is kept.
         channels: 3 for colour, 1 for grey.
@@ -54,9 +60,9 @@ class ImageFolder(ImageData):
 
     Raises:
         ValueError: An argument is out of range.
-        DataError: The folder does not exist, or has fewer than two classes, a class without pictures for training, or a
-            class outside of train alone. In ``prepare_data`` or ``setup``: a picture is damaged or has another size,
-            there is no room for the decoded pictures, or the part that is asked for has no folder.
+        DataError: The folder does not exist or has no picture, or has a class outside of train alone. In
+            ``prepare_data`` or ``setup``: a picture is damaged or has another size, there is no room for the decoded
+            pictures, the part that is asked for has no folder, or the pictures have no classes and are not predicted.
     """
 
     def __init__(
@@ -84,16 +90,14 @@ class ImageFolder(ImageData):
             if path.encode("utf-8", "replace") != os.fsencode(path):
                 raise ValueError(f"{option} must be a path in UTF-8, which configs and logs can hold, got {path!r}")
         self.folder = Path(root).expanduser()
-        self.found = scan_pictures(self.folder)
-        self.trains = not self.found.parts.keys().isdisjoint({"all", "train"})
+        self._read_as(scan_pictures(self.folder))
         self.official_val, self.official_test = ("val" in self.found.parts), ("test" in self.found.parts)
         super().__init__(batch_size, val_fraction, test_fraction, seed, replicates, drop_last)
         options = {"root": root, "image_size": image_size, "channels": channels, "normalize": normalize}
         options |= {"augment": augment, "skip_damaged": skip_damaged, "cache": cache}
         fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
         self.save_hyperparameters({**options, **fractions}, logger=False)
-        self.classes = list(self.found.classes)
-        self.num_classes = len(self.classes)
+        self.network_classes: int | None = None  # of a network that is to predict pictures without classes
         self.files: list[list[str]] = []  # paths below the root of each table's pictures, in the order of its rows
         self.resize = sizes is not None
         self.skip_damaged = skip_damaged
@@ -103,19 +107,74 @@ class ImageFolder(ImageData):
         self.normalize = normalize
         self.augment = augment
         self.findings: list[str] = []  # what is said after the data were read
-        self.pictures = [picture for pictures, _ in self.found.parts.values() for picture in pictures]
-        height, width = sizes or self._first_size()
+        height, width = sizes or self._first_size()[0]
         self.input_shape = (channels, height, width)
 
-    def _first_size(self) -> tuple[int, int]:
-        """Height and width of the first picture, or of the first that can be read."""
+    def _read_as(self, found: PictureFolder) -> None:
+        """Take what a folder holds as the data, before anything is read."""
+        self.found = found
+        self.trains = not found.parts.keys().isdisjoint({"all", "train"})
+        self.classes = list(found.classes)
+        self.pictures = [picture for pictures, _ in found.parts.values() for picture in pictures]
+
+    @property
+    @override
+    def num_classes(self) -> int:  # type: ignore[override]
+        """Number of classes, for pictures without classes those of the network; DataError if that is not known."""
+        if self.classes:
+            return len(self.classes)
+        if self.network_classes is None:
+            raise self._only_predicted()
+        return self.network_classes
+
+    def _only_predicted(self) -> DataError:
+        return DataError(f"ImageFolder: {self.found.obstacle}; as it is, {self.folder} can only be predicted")
+
+    def prepare_prediction(self, input_shape: Sequence[int], num_classes: int, state: Any) -> None:
+        """Prepare predictions by a network that was trained on other pictures.
+
+        A folder whose folders are not exactly the classes of the training is read without labels, unless it has folders
+        for parts. Without ``image_size``, pictures without labels must have the size of the network's.
+
+        Args:
+            input_shape: Channels, height and width of the network's images.
+            num_classes: Number of its classes.
+            state: The `state_dict` of the data that it was trained on; None if that was no ImageFolder.
+
+        Raises:
+            DataError: The first picture has another size, or ``state`` is damaged.
+        """
+        trained = [] if state is None else trained_on(state)[0]
+        if trained and "all" in self.found.parts and self.classes != trained:
+            obstacle = (
+                f"its folders {shown_names(self.classes)} are not the checkpoint's classes, {shown_names(trained)}"
+            )
+            self._read_as(scan_unlabelled(self.folder, obstacle))
+        if self.found.classes:
+            return
+        self.classes, self.network_classes = trained, num_classes
+        if not self.resize and len(input_shape) == 3:
+            size, path = self._first_size()
+            if size != tuple(input_shape[1:]):
+                raise DataError(
+                    f"ImageFolder: {path!r} has {size[0]}x{size[1]} pixels (height x width), and the network takes "
+                    f"{input_shape[1]}x{input_shape[2]}: give --data.image_size"
+                )
+            self.input_shape = (self.input_shape[0], *size)
+
+    def _first_size(self) -> tuple[tuple[int, int], str]:
+        """Height and width of the first picture, or of the first that can be read, and its path."""
         for picture in self.pictures:
+            path = self.folder / picture.path
             try:
-                return picture_size(self.folder / picture.path)
+                return picture_size(path), str(path)
             except PictureError as error:
                 if not self.skip_damaged:
                     raise DataError(f"ImageFolder: {error}; --data.skip_damaged true leaves such files out") from error
-        raise DataError(f"ImageFolder: no file in {self.folder} can be read as a picture")
+        raise self._no_picture()
+
+    def _no_picture(self) -> DataError:
+        return DataError(f"ImageFolder: no file in {self.folder} can be read as a picture")
 
     @override
     def read(self) -> list[LabelledImages]:
@@ -176,17 +235,37 @@ class ImageFolder(ImageData):
 
     @override
     def setup(self, stage: str | None = None) -> None:
+        if not self.found.classes:
+            self._set_up_unlabelled(stage)
+            return
         needed = {"fit": "train", "validate": "val", "test": "test", "predict": "test"}.get(stage or "fit", "train")
         if not self.trains and needed not in self.found.parts:
             raise DataError(
                 f"ImageFolder: {self.folder} has a folder {next(iter(self.found.parts))}, but none {needed}"
             )
         super().setup(stage)
-        names = [name if name.isprintable() else repr(name) for name in self.classes]
-        shown = names if len(names) <= NAMED else [*names[: NAMED - 1], "...", names[-1]]
         sizes = {part: self.parts[part].rows.shape[1] for part in ("train", "val", "test")}
         counts = [f"{size:,} in {part}" for part, size in sizes.items() if size]
-        say_once(f"{self.folder}: {len(names):,} classes ({', '.join(shown)}), pictures: {', '.join(counts)}")
+        classes = f"{len(self.classes):,} classes ({shown_names(self.classes)})"
+        say_once(f"{self.folder}: {classes}, pictures: {', '.join(counts)}")
+        self._say_findings()
+
+    def _set_up_unlabelled(self, stage: str | None) -> None:
+        """Have all pictures predicted; DataError if anything else is to be done with them, or none can be read."""
+        if stage != "predict":
+            raise self._only_predicted()
+        self.prepare_data()
+        every_row = torch.arange(len(self.tables[1].images)).expand(len(self.seeds), -1)
+        if not every_row.numel():
+            raise self._no_picture()
+        nothing = Part(0, every_row[:, :0])
+        self.parts = {"train": nothing, "val": nothing, "test": nothing, "predict": Part(1, every_row)}
+        say_once(
+            f"{self.folder}: pictures to predict: {every_row.shape[1]:,}, without labels, since {self.found.obstacle}"
+        )
+        self._say_findings()
+
+    def _say_findings(self) -> None:
         for line in self.findings:
             say_once(f"{self.folder}: {line}")
 
@@ -203,11 +282,10 @@ class ImageFolder(ImageData):
 
     @override
     def load_state_dict(self, state_dict: Any) -> None:
-        match state_dict:
-            case {"classes": [*trained], "listing": str(listing)} if all(isinstance(name, str) for name in trained):
-                pass
-            case _:
-                raise DataError("ImageFolder: the checkpoint is damaged: its classes and pictures are not described")
+        trained, listing = trained_on(state_dict)
+        if not self.found.classes:
+            self.classes = trained
+            return
         if trained != self.classes:
             raise DataError(
                 f"ImageFolder: {self.folder} has the classes {', '.join(self.classes)}; the checkpoint was trained on "
@@ -222,6 +300,12 @@ class ImageFolder(ImageData):
             )
 
     @override
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        labelled = self.found.classes or not isinstance(moved, Batch)
+        return moved if labelled else moved._replace(labels=None)
+
+    @override
     def check_classes(self, parts: dict[str, Part]) -> None:
         for name, part in parts.items():
             labels = self.tables[part.table].labels
@@ -234,6 +318,20 @@ class ImageFolder(ImageData):
                 continue
             split = ", ".join(f"{option} {value}" for option, value in self.fractions.items())
             raise DataError(f"ImageFolder: {message}" + (f": its pictures are too few for {split}" if split else ""))
+
+
+def trained_on(state: Any) -> tuple[list[str], str]:
+    """Classes and listing of pictures in the `ImageFolder.state_dict` of a checkpoint; DataError if it is damaged."""
+    match state:
+        case {"classes": [*trained], "listing": str(listing)} if all(isinstance(name, str) for name in trained):
+            return trained, listing
+    raise DataError("ImageFolder: the checkpoint is damaged: its classes and pictures are not described")
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Names in a line, the first and the last of many."""
+    printable = [name if name.isprintable() else repr(name) for name in names]
+    return ", ".join(printable if len(names) <= NAMED else [*printable[: NAMED - 1], "...", printable[-1]])
 
 
 @cache

@@ -146,7 +146,8 @@ class ImageData(LightningDataModule, ABC):
 
     def _known_scales(self) -> Scales:
         if self.scales is None:
-            self.setup()
+            if self.normalize == "train" or not self.parts:
+                self.setup()
             self.scales = scales(self.normalize, self.tables[0].images, self.parts["train"].rows, white=self.white)
         return self.scales
 

@@ -145,7 +145,6 @@ def data_digest(config: Mapping[str, Any], digests: dict[str, str] | None = None
                     "so finished replicates are not found again"
                 )
         else:
-            datamodule.prepare_data()
             datamodule.setup()
             digests[key] = datamodule.digest()
     return digests[key]
