@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import geometric_mean, median
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
@@ -23,11 +23,13 @@ from actbench.activations.saved_bytes import saved_bytes
 from actbench.data import SEED
 from actbench.inference.verdict import Question
 from actbench.inference.verdict.history import utc_now
+from actbench.inference.verdict.phrases import count
 from actbench.inference.verdict.price_words import time_words
 from actbench.inference.verdict.timing import StepTiming, Timings, compare_timings, step_ratio
 from actbench.seeding import fixed_sources
 from actbench.specs import ActivationSpec, one_line, without
 from actbench.studies.cells import WARM_UP, Cell, ChosenEngine, device_name, with_engine
+from actbench.studies.cells.measurements import BUSY, OtherProcesses
 from actbench.studies.cells.run import CellCLI, unchanged_process
 from actbench.studies.definition import Study
 from actbench.studies.plan import WIDTH, Wanted
@@ -172,27 +174,52 @@ def timed_cell(each: Wanted, replicates: int, engines: Mapping[str, ChosenEngine
     return replace(cell, config={**cell.config, "model": model, "trainer": trainer}, seeds=each.seeds[:together])
 
 
-def time_rounds(arm: TimedFit, baseline: TimedFit, seconds: float, *, alpha: float) -> Float[np.ndarray, "rounds 2"]:
-    """Seconds of a step of the arm and of the baseline in each round, until their ratio is known well or time is over.
+class Rounds(NamedTuple):
+    """Seconds of a step of an arm and of the baseline in each round, and in which rounds others used the machine."""
+
+    times_s: Float[np.ndarray, "rounds 2"]
+    busy: Bool[np.ndarray, " rounds"]
+
+    @property
+    def log_ratios(self) -> Float[np.ndarray, " quiet"]:
+        """Logarithm of the arm's time by the baseline's, in the rounds that count."""
+        result: Float[np.ndarray, " quiet"] = np.log(self.times_s[:, 0] / self.times_s[:, 1])[~self.busy]
+        return result
+
+    def median_s(self) -> list[float]:
+        """Median seconds of a step of the arm and of the baseline, of the rounds that count if there are any."""
+        medians: list[float] = np.median(self.times_s if self.busy.all() else self.times_s[~self.busy], axis=0).tolist()
+        return medians
+
+
+def time_rounds(arm: TimedFit, baseline: TimedFit, seconds: float, *, alpha: float, watched: bool = False) -> Rounds:
+    """Time an arm and its baseline in rounds, until their ratio is known well or time is over.
 
     In a round, each has four turns, in the order ABBABAAB. So a machine that becomes
     slower or faster by and by affects both alike, and each follows upon itself, with
     warm caches, as often as the other does. Both train the same batches.
+
+    A round does not count if others used more than `BUSY` of the machine meanwhile and the machine is ``watched``. The
+    threads of one arm may then wait for one another for many rounds on end, and those of the other never, so that twins
+    differ by a factor of five.
     """
-    start_s, rounds = time.perf_counter(), list[tuple[float, float]]()
+    start_s, rounds, busy = time.perf_counter(), list[tuple[float, float]](), list[bool]()
     arm.turn(2)
     steps = 1 + int(TURN_S / baseline.turn(2))
     while len(rounds) < MOST_ROUNDS:
+        others = OtherProcesses()
         turns = [(fit, fit.turn(steps)) for fit in (arm, baseline, baseline, arm, baseline, arm, arm, baseline)]
+        busy.append(watched and (others.share() or 0) > BUSY)
         arm_s, baseline_s = (geometric_mean(time_s for of, time_s in turns if of is fit) for fit in (arm, baseline))
         rounds.append((arm_s, baseline_s))
         if time.perf_counter() - start_s >= seconds:
             break
-        if len(rounds) >= LEAST_ROUNDS:
-            ratio = step_ratio(np.log([arm_s / baseline_s for arm_s, baseline_s in rounds]))
+        found = Rounds(np.array(rounds), np.array(busy))
+        if len(found.log_ratios) >= LEAST_ROUNDS:
+            ratio = step_ratio(found.log_ratios)
             if ratio and ratio.half_width(alpha) <= PRECISE:
                 break
-    return np.array(rounds)
+    return Rounds(np.array(rounds), np.array(busy))
 
 
 def time_panel(
@@ -204,7 +231,9 @@ def time_panel(
         for index, each in enumerate(arms):
             with closing(TimedFit(timed_cell(each, replicates, engines))) as arm:
                 start_s = time.perf_counter()
-                arm_s, base_s = time_rounds(arm, baseline, seconds / (len(arms) - index), alpha=alpha).T
+                share_s, watched = seconds / (len(arms) - index), arm.clock == WALL
+                rounds = time_rounds(arm, baseline, share_s, alpha=alpha, watched=watched)
+                arm_s, baseline_s = rounds.median_s()
                 seconds -= time.perf_counter() - start_s
                 yield StepTiming(
                     dataset=each.entry.dataset,
@@ -213,9 +242,10 @@ def time_panel(
                     baseline=base.entry.arm,
                     cell=each.entry.cell.hash,
                     baseline_cell=base.entry.cell.hash,
-                    log_ratios=np.log(arm_s / base_s).tolist(),
-                    step_s=float(np.median(arm_s)),
-                    baseline_step_s=float(np.median(base_s)),
+                    log_ratios=rounds.log_ratios.tolist(),
+                    busy_rounds=int(rounds.busy.sum()),
+                    step_s=arm_s,
+                    baseline_step_s=baseline_s,
                     epoch_steps=arm.epoch_steps,
                     baseline_epoch_steps=baseline.epoch_steps,
                     replicates=len(arm.cell.seeds),
@@ -231,7 +261,7 @@ def time_panel(
 def time_study(study: Study, question: Question, wanted: Sequence[Wanted], context: RunContext) -> None:
     """Time the arms of a finished study, count what their activations keep, and write both to the study's folder.
 
-    A timing is kept until its arm or the baseline changes.
+    A timing is kept until its arm or the baseline changes, unless others used the machine in nearly all of its rounds.
     """
     known = Timings.read(study.folder)
     by_key = {each.entry.key: each for each in wanted}
@@ -242,6 +272,7 @@ def time_study(study: Study, question: Question, wanted: Sequence[Wanted], conte
         base = by_key[*panel, question.baseline]
         arms = [by_key[*panel, arm] for arm in question.arms if arm != question.baseline]
         found = [known.find(*panel, base.entry.cell.hash, each.entry.cell.hash) for each in arms]
+        found = [row if row and row.tells else None for row in found]
         rows += filter(None, found)
         missing = [each for each, row in zip(arms, found, strict=True) if row is None]
         if missing and study.timing_s:
@@ -271,5 +302,13 @@ def saved_bytes_of(cell: Cell) -> float | None:
 def timing_line(row: StepTiming, alpha: float) -> str:
     """A line on what has just been timed."""
     timing = compare_timings(row, None, alpha=alpha)
-    sentence = "one round does not tell" if timing is None else time_words(timing)
+    if timing:
+        sentence = time_words(timing)
+    elif row.busy_rounds:
+        sentence = (
+            f"nothing is said of time, because other programs used the machine in {row.busy_rounds} of "
+            f"{count(row.busy_rounds + len(row.log_ratios), 'round')}; the next `compare` times it again"
+        )
+    else:
+        sentence = "one round does not tell"
     return f"{row.dataset}/{row.network}/{row.arm}, timed beside {row.baseline}: {sentence}"

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,8 +38,7 @@ class Machine:
 
 
 def ratio_of(arm_s, baseline_s, machine, *, seconds=60.0):
-    times_s = time_rounds(machine.fit(arm_s), machine.fit(baseline_s), seconds, alpha=0.05)
-    return step_ratio(np.log(times_s[:, 0] / times_s[:, 1]))
+    return step_ratio(time_rounds(machine.fit(arm_s), machine.fit(baseline_s), seconds, alpha=0.05).log_ratios)
 
 
 def test_a_machine_that_slows_down_affects_both_arms_alike():
@@ -59,9 +59,9 @@ def test_each_fit_follows_upon_itself_as_often_as_the_other():
             order.append(self.name)
             return 0.01 * (0.9 if order[-2:] == [self.name] * 2 else 1)  # faster with warm caches
 
-    times_s = time_rounds(Fit("arm"), Fit("baseline"), 60, alpha=0.05)
+    rounds = time_rounds(Fit("arm"), Fit("baseline"), 60, alpha=0.05)
 
-    assert times_s[1:, 0] == pytest.approx(times_s[1:, 1])
+    assert rounds.log_ratios[1:] == pytest.approx(0)
 
 
 def test_rounds_end_when_the_ratio_is_known():
@@ -75,9 +75,9 @@ def test_rounds_end_when_the_ratio_is_known():
 def test_rounds_end_when_the_time_is_over():
     machine = Machine(1, noise=0.1)
 
-    times_s = time_rounds(machine.fit(0.011), machine.fit(0.01), 0, alpha=0.05)
+    rounds = time_rounds(machine.fit(0.011), machine.fit(0.01), 0, alpha=0.05)
 
-    assert len(times_s) == 1
+    assert len(rounds.times_s) == 1
 
 
 def test_twins_seldom_differ_and_others_do():
@@ -93,6 +93,40 @@ def test_intervals_cover_the_truth_though_rounds_end_when_they_are_narrow():
 
     hits = sum(interval.low <= 1.05 <= interval.high for interval in intervals)
     assert hits / len(intervals) > 0.94
+
+
+class BusyMachine(Machine):
+    """Others use it in every second round, in which the baseline takes five times as long."""
+
+    def share(self):
+        return 0.5 * self.is_busy
+
+    @property
+    def is_busy(self):
+        return bool((self.turns - 3) // 8 % 2)  # after two turns without a round
+
+    def fit(self, step_s):
+        fit, machine = super().fit(step_s), self
+        turn = fit.turn
+        fit.turn = lambda steps: turn(steps) * (5 if machine.is_busy and step_s == 0.01 else 1)
+        return fit
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_rounds_in_which_others_use_the_machine_do_not_count(monkeypatch, watched):
+    machine = BusyMachine(0, noise=0.001)
+    monkeypatch.setattr(timing, "OtherProcesses", lambda: machine)
+    monkeypatch.setattr(timing, "MOST_ROUNDS", 40)
+
+    rounds = time_rounds(machine.fit(0.01 + 1e-9), machine.fit(0.01), 60, alpha=0.05, watched=watched)
+
+    if watched:
+        assert (len(rounds.log_ratios), int(rounds.busy.sum())) == (6, 5)
+        assert rounds.log_ratios == pytest.approx(0, abs=0.005)
+        assert rounds.median_s() == pytest.approx([0.01, 0.01], rel=0.005)
+    else:
+        assert len(rounds.log_ratios) == 40
+        assert step_ratio(rounds.log_ratios).mean < -0.5
 
 
 # --- studies ---
@@ -186,6 +220,23 @@ def test_a_finished_study_is_not_timed_again_until_an_arm_changes(tmp_path):
 
     run_study(timed_study(tmp_path, "tanh", timing_s=0))
     assert [row.arm for row in times(tmp_path).timings] == ["tanh"]
+
+
+def test_a_machine_that_others_use_says_nothing_of_time_and_is_tried_again(tmp_path, monkeypatch):
+    busy = SimpleNamespace(share=lambda: 0.9)
+    monkeypatch.setattr(timing, "fitting_clock", lambda device, threads: timing.WALL)
+    monkeypatch.setattr(timing, "OtherProcesses", lambda: busy)
+    config = timed_study(tmp_path, "swish", timing_s=0.2)
+
+    results, (line,) = run_study(config)
+
+    assert "nothing is said of time, because other programs used the machine in" in line
+    assert results.conclusion.findings[0].price.timing is None
+    busy.share = lambda: 0.0
+    _, (line,) = run_study(config)
+    assert "other programs" not in line
+    assert times(tmp_path).timings[0].log_ratios
+    assert run_study(config)[1] == []
 
 
 def test_a_budget_of_0_times_nothing_but_counts_bytes(tmp_path):

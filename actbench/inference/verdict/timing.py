@@ -36,6 +36,7 @@ ROW: dict[str, Any] = {
     **dict.fromkeys(("replicates", "threads"), COUNT),
     **dict.fromkeys(("device", "clock", "engine", "torch_version", "measured"), TEXT),
 }
+ADDED = {"busy_rounds": {"type": "integer", "minimum": 0, "maximum": 2**31}}  # which older files lack
 CONTENT: dict[str, Any] = {
     "format": {"const": 1},
     "target": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
@@ -46,7 +47,7 @@ CONTENT: dict[str, Any] = {
     "timings": {
         "type": "array",
         "maxItems": 10_000,
-        "items": {"type": "object", "required": [*ROW], "additionalProperties": False, "properties": ROW},
+        "items": {"type": "object", "required": [*ROW], "additionalProperties": False, "properties": ROW | ADDED},
     },
 }
 SCHEMA_OF_TIMINGS = {"type": "object", "required": [*CONTENT], "additionalProperties": False, "properties": CONTENT}
@@ -57,8 +58,9 @@ class StepTiming:
     """Training steps of an arm and its baseline on a dataset and network, timed in turns.
 
     ``log_ratios`` holds, for each round, the logarithm of the arm's time by the
-    baseline's. Other fields that begin with ``baseline_`` are the baseline's; those
-    without such a partner hold for both arms.
+    baseline's, without the ``busy_rounds`` in which others used the machine. Other
+    fields that begin with ``baseline_`` are the baseline's; those without such a
+    partner hold for both arms.
     """
 
     dataset: str
@@ -79,6 +81,12 @@ class StepTiming:
     engine: str
     torch_version: str
     measured: str  # UTC, ISO 8601
+    busy_rounds: int = 0
+
+    @property
+    def tells(self) -> bool:
+        """Whether it is of use: not if others used the machine in all rounds but one."""
+        return not self.busy_rounds or len(self.log_ratios) > 1
 
 
 @dataclass(frozen=True)
