@@ -131,6 +131,18 @@ def test_failures_come_first_where_all_seeds_and_those_that_trained_disagree():
     assert sentence.startswith("On Digits with MLP, relu fails to train in 2 of 14 seeds, swish in none")
 
 
+def test_arms_that_never_train_are_not_equivalent():
+    guesses = [0.1, 0.11, 0.09, 0.1] * 6
+
+    finding, sentence = said(guesses, guesses[1:] + guesses[:1], margin=0.1)
+
+    assert finding.judgement.verdict == "undecided"
+    assert not finding.judgement.inside_margin
+    assert sentence == (
+        "On Digits with MLP, neither swish nor relu trains in any of 24 seeds, so nothing is known of how they compare."
+    )
+
+
 def test_failures_that_change_nothing_come_after_the_verdict():
     relu = [0.1] + [0.95, 0.96, 0.94, 0.95] * 4
     swish = [0.1] + [0.97, 0.98, 0.96, 0.98] * 4

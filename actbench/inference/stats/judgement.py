@@ -87,6 +87,11 @@ class Judgement(NamedTuple):
     trained: DifferenceTest | None
 
     @property
+    def neither_trains(self) -> bool:
+        """Whether arm and baseline failed with every seed."""
+        return self.failures is not None and min(self.failures.arm, self.failures.baseline) == self.pairs
+
+    @property
     def decided(self) -> bool:
         """Whether the comparison has an answer, which ends it in a sequential design."""
         return self.verdict != "undecided" or (self.failures is not None and self.failures.verdict != "undecided")
@@ -105,10 +110,11 @@ def judge(
     A comparison in which a replicate failed to train has three parts: all seeds,
     failures, and the pairs that trained; see `level_shares`. Over all parts of the
     whole family, the chance of any false ``better`` or ``worse`` is at most
-    ``alpha``, and so is that of any false ``equivalent``. The tests of a difference
-    and the pairs of one-sided tests are each corrected after Holm, with the shares
-    as weights. With a design, this holds over all its looks. Intervals are of each
-    comparison alone. Differences up to the margin do not matter.
+    ``alpha``, and so is that of any false ``equivalent``, which needs a pair of
+    which both trained. The tests of a difference and the pairs of one-sided tests
+    are each corrected after Holm, with the shares as weights. With a design, this
+    holds over all its looks. Intervals are of each comparison alone. Differences up
+    to the margin do not matter.
 
     Args:
         family: Differences of each comparison.
@@ -136,8 +142,8 @@ def judge(
     twice = [*family, *family]
     p = [test(values) if test else 1.0 for test, values in zip(tests, twice, strict=True)]
     inside = [
-        equivalence(values, margin=margin, test=test) if test else 1.0
-        for test, values in zip(tests, twice, strict=True)
+        equivalence(values, margin=margin, test=test) if test and not failed.any(axis=1).all() else 1.0
+        for test, values, failed in zip(tests, twice, [*failures, *failures], strict=True)
     ]
     failure_p = [failure_test(failed, design) for failed in failures]
     adjusted = holm([*p, *failure_p], [share[part] for part in (0, 2, 1) for share in shares])

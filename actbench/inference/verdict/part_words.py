@@ -43,11 +43,11 @@ def failure_rule(table: pl.DataFrame, question: Question) -> FailureRule:
 
 
 def failures_come_first(judgement: Judgement) -> bool:
-    """Whether failures decide, or all seeds and those that trained disagree in sign or verdict."""
+    """Whether failures decide, no seed trained, or all seeds and those that trained disagree in sign or verdict."""
     failures, trained = judgement.failures, judgement.trained
     if failures is None or trained is None:
         return False
-    if failures.verdict != "undecided" or trained.verdict != judgement.verdict:
+    if judgement.neither_trains or failures.verdict != "undecided" or trained.verdict != judgement.verdict:
         return True
     if judgement.difference is None or trained.difference is None:
         return False
@@ -70,6 +70,9 @@ def failure_sentence(
     assert failures is not None
     assert trained is not None
     arm, base = name(comparison.arm), name(comparison.baseline)
+    if judgement.neither_trains:
+        seeds = count(judgement.pairs, "seed")
+        return f"neither {arm} nor {base} trains in any of {seeds}, so nothing is known of how they compare"
     sides = sorted([(failures.arm, arm), (failures.baseline, base)], key=lambda side: -side[0])
     (most, first), (least, second) = sides
     text = f"{first} fails to train in {most} of {count(judgement.pairs, 'seed')}, {second} in {least or 'none'}"

@@ -65,6 +65,8 @@ def sentence(finding: Finding, question: Question) -> str:
     if judgement.failures:
         failures = failure_sentence(comparison, judgement, question)
         first = failures_come_first(judgement)
+        if judgement.neither_trains:
+            return f"{where}, {failures}."
         leading = [f"{where}, {failures}.", CONDITIONAL, f"Over all seeds, {verdict}: {evidence}."]
         parts = leading if first else [*parts, f"Failures: {failures}."]
     return " ".join([*parts, *remarks(finding, question)])
