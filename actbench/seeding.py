@@ -7,10 +7,11 @@ resumes exactly without any saved generator state.
 
 import hashlib
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
+from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,12 +22,53 @@ Purpose = Literal["init", "activation", "split", "order", "augmentation", "dropo
 Source = Literal["init", "split", "order", "augmentation", "dropout"]  # each may vary alone; init includes activation
 SOURCES: tuple[Source, ...] = get_args(Source)
 SPARE: list[np.random.MT19937] = []  # generators of NumPy to take turns with its global one
-FIXED: ContextVar[Mapping[str, int]] = ContextVar("FIXED", default=MappingProxyType({}))
+LEVELS = 5  # seeds of each crossed source; a prime number, which the array of `levels` needs
+CROSSED_REPLICATES = LEVELS**2
+
+
+@cache
+def levels(column: int) -> tuple[int, ...]:
+    """A column of an orthogonal array: for each of `CROSSED_REPLICATES` replicates, a number from 0 to `LEVELS` - 1.
+
+    In any two of its `LEVELS` + 1 columns, every pair of numbers occurs once.
+
+    Source:
+        Bose and Bush (1952), Orthogonal arrays of strength two and three,
+        Annals of Mathematical Statistics 23(4), 508-524.
+    """
+    rows = (divmod(replicate, LEVELS) for replicate in range(CROSSED_REPLICATES))
+    return tuple(a if column == 0 else (b + (column - 1) * a) % LEVELS for a, b in rows)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Which replicates share a source of randomness; by default, each has all of its own.
+
+    Args:
+        fixed: Sources that all replicates share with the first one.
+        crossed: Sources of which there are `LEVELS` seeds: those of the first replicates, crossed by `levels`.
+        first: Seed of the first replicate.
+    """
+
+    fixed: Collection[str] = ()
+    crossed: Sequence[str] = ()
+    first: int = 0
+
+    def seed(self, seed: int, source: str) -> int:
+        """The seed that keys a source of the replicate with this seed."""
+        if source in self.fixed:
+            return self.first
+        if source in self.crossed:
+            return self.first + levels(self.crossed.index(source))[(seed - self.first) % CROSSED_REPLICATES]
+        return seed
+
+
+SHARING: ContextVar[Sharing] = ContextVar("SHARING", default=Sharing())  # noqa: B039  # it cannot change
 
 
 def source_seed(seed: int, purpose: Purpose) -> int:
-    """The seed that keys a purpose's streams: the replicate's own, unless all replicates share one."""
-    return FIXED.get().get(purpose, seed)
+    """The seed that keys a purpose's streams: the replicate's own, unless others share it; see `Sharing`."""
+    return SHARING.get().seed(seed, "init" if purpose == "activation" else purpose)
 
 
 def stream_seed(seed: int, purpose: Purpose, *index: int) -> int:
@@ -47,19 +89,23 @@ def stream(seed: int, purpose: Purpose, *index: int, device: torch.device | str 
 
 
 def varying_sources() -> list[Source]:
-    """The sources that differ from seed to seed."""
-    return [source for source in SOURCES if source not in FIXED.get()]
+    """The sources that differ from seed to seed, the crossed ones among them."""
+    return [source for source in SOURCES if source not in SHARING.get().fixed]
+
+
+def crossed_sources() -> list[str]:
+    """The sources that are crossed."""
+    return [*SHARING.get().crossed]
 
 
 @contextmanager
-def fixed_sources(sources: Collection[str], seed: int) -> Iterator[None]:
-    """Key these `SOURCES` by one seed, whichever seed is passed to `stream_seed`."""
-    purposes = [*sources, "activation"] if "init" in sources else sources
-    token = FIXED.set(dict.fromkeys(purposes, seed))
+def shared_sources(sharing: Sharing) -> Iterator[None]:
+    """Key streams as replicates share them, whichever seed is passed to `stream_seed`."""
+    token = SHARING.set(sharing)
     try:
         yield
     finally:
-        FIXED.reset(token)
+        SHARING.reset(token)
 
 
 @contextmanager

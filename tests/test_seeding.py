@@ -1,11 +1,21 @@
 import random
+from itertools import combinations
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from actbench.seeding import Purpose, fixed_sources, global_stream, stream, stream_seed
+from actbench.seeding import (
+    CROSSED_REPLICATES,
+    Purpose,
+    Sharing,
+    global_stream,
+    levels,
+    shared_sources,
+    stream,
+    stream_seed,
+)
 
 
 def test_the_same_key_gives_the_same_numbers():
@@ -54,12 +64,34 @@ def test_a_global_stream_is_put_back_after_an_error():
 
 
 def test_sources_that_are_fixed_are_those_of_one_seed():
-    with fixed_sources(["init", "split"], 3):
+    with shared_sources(Sharing(fixed=["init", "split"], first=3)):
         same = {purpose: stream_seed(7, purpose) == stream_seed(8, purpose) for purpose in get_args(Purpose)}
         assert stream_seed(8, "init", 2) == stream_seed(3, "init", 2)
 
     assert {purpose for purpose, value in same.items() if value} == {"init", "activation", "split"}
     assert stream_seed(7, "init") != stream_seed(8, "init")
+
+
+def test_any_two_columns_of_the_array_hold_every_pair_of_levels_once():
+    columns = [levels(column) for column in range(6)]
+
+    for one, other in combinations(columns, 2):
+        assert len({*zip(one, other, strict=True)}) == CROSSED_REPLICATES == 25
+
+
+def test_crossed_sources_have_five_seeds_and_the_others_their_own():
+    def keys(purpose):
+        return [stream_seed(seed, purpose) for seed in range(10, 35)]
+
+    own = {purpose: keys(purpose) for purpose in get_args(Purpose)}
+    with shared_sources(Sharing(fixed=["dropout"], crossed=["init", "order"], first=10)):
+        crossed = {purpose: keys(purpose) for purpose in get_args(Purpose)}
+
+    for column, source in enumerate(("init", "order")):
+        assert crossed[source] == [own[source][level] for level in levels(column)]
+    assert crossed["activation"] == [own["activation"][level] for level in levels(0)]
+    assert crossed["dropout"] == [own["dropout"][0]] * 25
+    assert crossed["split"] == own["split"]
 
 
 def test_the_global_generators_are_at_a_stream_and_come_back():

@@ -32,7 +32,7 @@ from actbench.cli.main import fail, shown_path, shown_program
 from actbench.cli.saved import as_config, data_setting, read_saved, refuse_contradictions
 from actbench.networks import SwapError
 from actbench.records import check_links
-from actbench.seeding import SOURCES, fixed_sources
+from actbench.seeding import SOURCES, Sharing, shared_sources
 from actbench.specs import (
     UsageError,
     compose,
@@ -105,10 +105,12 @@ class CommandCLI(BenchCLI):
     # --- building ---
 
     def _streams(self) -> AbstractContextManager[None]:
-        """Fix the sources of randomness that do not vary to those of the first replicate."""
-        return fixed_sources(
-            [source for source in SOURCES if source not in self.config.vary], self.config.seed_everything
+        """Share sources of randomness between replicates as the config says."""
+        fixed, crossed = (
+            [source for source in SOURCES if source in chosen]
+            for chosen in (set(SOURCES) - set(self.config.vary), self.config.crossed)
         )
+        return shared_sources(Sharing(fixed, crossed, self.config.seed_everything))
 
     @override
     def instantiate_classes(self) -> None:

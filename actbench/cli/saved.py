@@ -47,7 +47,8 @@ def data_setting(argument: str) -> str:
 def as_config(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's description as a config."""
     model = without(saved["model"], "input_shape", "num_classes", "engine", "compile")
-    config = {"seed_everything": saved["seed"], "vary": saved["vary"], "trainer": saved["trainer"], "model": model}
+    config = {"seed_everything": saved["seed"], "trainer": saved["trainer"], "model": model}
+    config |= {"vary": saved["vary"], "crossed": saved.get("crossed", [])}
     return merge_config({}, {**config, "data": saved["data"] and without(saved["data"], "local")})
 
 
@@ -67,7 +68,8 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
     for name, default in (("sites", "hidden"), ("init", "as_is")):
         values[f"model.{name}"] = tuple(str(model.get(name, default)) for model in (saved["model"], config["model"]))
     values["model.replicates"] = saved["model"]["replicates"], config["model"]["replicates"]
-    values["vary"] = ", ".join(saved["vary"]), ", ".join(config.get("vary", SOURCES))
+    for name, every in (("vary", SOURCES), ("crossed", ())):
+        values[name] = ", ".join(saved.get(name, every)), ", ".join(config.get(name, every))
     values["seed_everything"] = str(saved["seed"]), str(config["seed_everything"])
     for option, (old, new) in values.items():
         if old != new:

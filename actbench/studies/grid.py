@@ -43,7 +43,8 @@ class PlannedCell(NamedTuple):
     @property
     def label(self) -> str:
         """The name in messages."""
-        return "/".join(self.key) + ("" if self.value is None else f" at {self.value:g}")
+        at = "" if self.value is None else f" at {self.value:g}"
+        return "/".join(self.key) + at + (" with crossed seeds" if self.cell.crossed else "")
 
     @property
     def parameters(self) -> str:
@@ -294,9 +295,7 @@ class CellConfigs:
         study = self.study
         digest = named_digest(dataset, config, self.digests)
         cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
-        vars(cell)["factors"] = factors(
-            config, digest, study.weights, fixed=cell.fixed, fixed_seed=cell.fixed_seed, known=self.files
-        )
+        vars(cell)["factors"] = factors(config, digest, study.weights, sharing=cell.sharing, known=self.files)
         return cell
 
 

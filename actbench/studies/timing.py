@@ -26,7 +26,7 @@ from actbench.inference.verdict.history import utc_now
 from actbench.inference.verdict.phrases import count
 from actbench.inference.verdict.price_words import time_words
 from actbench.inference.verdict.timing import StepTiming, Timings, compare_timings, step_ratio
-from actbench.seeding import fixed_sources
+from actbench.seeding import shared_sources
 from actbench.specs import ActivationSpec, one_line, without
 from actbench.studies.cells import WARM_UP, Cell, ChosenEngine, device_name, with_engine
 from actbench.studies.cells.measurements import BUSY, OtherProcesses
@@ -97,7 +97,7 @@ class TimedFit(Callback):
     def _run(self) -> None:
         """Train until `close`; the body of the thread."""
         try:
-            sources = fixed_sources(self.cell.fixed, self.cell.fixed_seed)
+            sources = shared_sources(self.cell.sharing)
             with tempfile.TemporaryDirectory() as folder, sources:
                 cli = CellCLI(self.cell, Path(folder), [self])
                 keep_memory()

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from actbench import __version__, data
 from actbench.data import ForeignData, ImageData, adopt
-from actbench.seeding import SOURCES, Source
+from actbench.seeding import CROSSED_REPLICATES, SOURCES, Source
 from actbench.specs import UsageError, correct_parsed, import_object, readable_error, to_plain, without
 from actbench.specs.compose import SPEC_NAMES
 from actbench.specs.values import ABSENT, correct_arguments, defaults_of
@@ -124,6 +124,13 @@ class BenchCLI(LightningCLI):
             "augmentation and dropout. Replicates share the others with the first replicate.",
         )
         parser.add_argument(
+            "--crossed",
+            type=list[Source],
+            default=[],
+            help="Sources of randomness to cross: of each there are 5 seeds, which up to 25 replicates combine so that "
+            "any two sources meet in every combination once. A study crosses them to find where its noise comes from.",
+        )
+        parser.add_argument(
             "--trust",
             type=str | None,
             help="Modules, separated by commas, whose classes a checkpoint may name. ACTBENCH_TRUST adds more.",
@@ -148,6 +155,7 @@ class BenchCLI(LightningCLI):
             correct_parsed(self.config, given)
             # A limit of 3 means three batches; jsonargparse may turn it into 3.0, three times all batches.
             correct_arguments(Trainer, vars(self.config.trainer), given["trainer"])
+            check_crossed(self.config)
             self.canonical = canonical(self.config, given)
 
     @override
@@ -229,6 +237,18 @@ def check_dataset(dataset: Mapping[str, Any]) -> None:
             raise UsageError(f"--data.{name}: {reason}")
 
 
+def check_crossed(parsed: Namespace) -> None:
+    """Raise UsageError for crossed sources that do not vary, or that have more replicates than combinations."""
+    fixed = [source for source in parsed.crossed if source not in parsed.vary]
+    if fixed:
+        raise UsageError(f"--crossed: {', '.join(fixed)} does not vary, see --vary")
+    if parsed.crossed and parsed.model.replicates > CROSSED_REPLICATES:
+        raise UsageError(
+            f"--crossed combines 5 seeds of each source in {CROSSED_REPLICATES} replicates, "
+            f"got --model.replicates {parsed.model.replicates}"
+        )
+
+
 def is_actbench_dataset(class_path: str) -> bool:
     """Whether a class path names a dataset of actbench, or a user's subclass of `ImageData`."""
     try:
@@ -263,6 +283,8 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     seeds: dict[str, Any] = {"seed_everything": int(parsed.seed_everything)}
     if set(parsed.vary) < set(SOURCES):
         seeds["vary"] = [source for source in SOURCES if source in parsed.vary]
+    if parsed.crossed:
+        seeds["crossed"] = [source for source in SOURCES if source in parsed.crossed]
     return {**seeds, "trainer": trainer, "model": model, "data": dataset}
 
 

@@ -86,6 +86,7 @@ ELSEWHERE = {  # rows with tests of their own, below
     "versions",
     "weights",
     "vary",
+    "crossed",
 }
 BARRED = {"trainer.fast_dev_run", "trainer.barebones"}  # see test_cells
 
@@ -217,6 +218,7 @@ def test_which_weights_are_scored_counts():
 
 def test_what_varies_counts():
     same("vary", cell(), cell(vary=("init",)))
+    same("crossed", cell(), cell(crossed=("init", "split")))
     assert cell(vary=("init",)).hash != cell(vary=("init",), fixed_seed=1).hash
     assert cell(vary=("init",)).hash == replace(cell(vary=("init",)), seeds=range(9, 12)).hash
 

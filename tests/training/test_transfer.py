@@ -18,7 +18,7 @@ from actbench.cli.main import main
 from actbench.data import FakeImages
 from actbench.inference.verdict.pairing import pairing_faults, pairing_sentence
 from actbench.networks import MLP, ConvNet, build_network
-from actbench.seeding import fixed_sources
+from actbench.seeding import Sharing, shared_sources
 from actbench.specs import merge_config, without
 from actbench.studies import compare
 from actbench.studies.cells import Cell, cell_config, run_cell
@@ -162,7 +162,7 @@ def test_our_checkpoint_of_one_seed_is_shared_and_of_several_goes_seed_by_seed(t
     assert_same(plain(each, 1), plain(three, 2))
     with pytest.raises(ValueError, match=r"three.ckpt holds weights of the seeds 4 to 6, and none of seed 7$"):
         classifier(tmp_path / "three.ckpt", replicates=2, seed=6)
-    with fixed_sources(["init"], 5):
+    with shared_sources(Sharing(fixed=["init"], first=5)):
         assert_same(plain(classifier(tmp_path / "three.ckpt", seed=9)), plain(three, 1))
 
 

@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from actbench import records
 from actbench.data import ForeignData
-from actbench.seeding import SOURCES
+from actbench.seeding import SOURCES, Sharing
 from actbench.specs import without
 from actbench.studies.cells.key import factors
 from actbench.training.config import BenchCLI
@@ -28,16 +28,18 @@ class Cell:
     digest: str = ""  # of the data; see `data_digest`
     weights: str = "last"  # scored weights: of the last epoch, or each replicate's best by its own val/loss
     vary: Sequence[str] = SOURCES  # sources of randomness that differ from seed to seed
-    fixed_seed: int = 0  # keys the other sources for every seed
+    fixed_seed: int = 0  # keys the other sources for every seed; the first of the seeds that key crossed sources
+    crossed: Sequence[str] = ()  # sources that groups of seeds share, in the order of `SOURCES`; see `Sharing`
     engine_reason: str | None = None  # why the config names its engine, if a study chose it
 
     @property
     def fit(self) -> dict[str, Any]:
         """The config of the fit that trains the cell's seeds."""
         model = {**self.config["model"], "replicates": len(self.seeds)}
-        alike = self.fixed and self.fixed_seed == self.seeds[0]
-        vary = {"vary": [source for source in SOURCES if source in self.vary]} if alike else {}
-        return {"seed_everything": self.seeds[0], **vary, **self.config, "model": model}
+        alike = self.fixed_seed == self.seeds[0]
+        vary = {"vary": [source for source in SOURCES if source in self.vary]} if alike and self.fixed else {}
+        crossed = {"crossed": [*self.crossed]} if alike and self.crossed else {}
+        return {"seed_everything": self.seeds[0], **vary, **crossed, **self.config, "model": model}
 
     @property
     def seed_span(self) -> str:
@@ -47,12 +49,17 @@ class Cell:
     @cached_property
     def factors(self) -> dict[str, Any]:
         """Exactly what determines the results, except the seeds: no paths, loggers or devices."""
-        return factors(self.config, self.digest, self.weights, fixed=self.fixed, fixed_seed=self.fixed_seed)
+        return factors(self.config, self.digest, self.weights, sharing=self.sharing)
 
     @property
     def fixed(self) -> tuple[str, ...]:
         """Sources of randomness that are the same for every seed."""
         return tuple(source for source in SOURCES if source not in self.vary)
+
+    @property
+    def sharing(self) -> Sharing:
+        """Which of the seeds share a source of randomness."""
+        return Sharing(self.fixed, self.crossed, self.fixed_seed)
 
     @cached_property
     def hash(self) -> str:

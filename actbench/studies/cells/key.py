@@ -9,7 +9,7 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from actbench import __version__
 from actbench.data.contents import files_hash
+from actbench.seeding import Sharing, levels
 from actbench.specs import without
 from actbench.specs.compose import SPEC_NAMES, SPECS
 from actbench.training.checkpoints import is_default
@@ -66,6 +67,7 @@ KEY: Mapping[str, Counts] = {
     "versions": Counts(True, "torch, Lightning, actbench and the packages that the user's modules import"),
     "weights": Counts(True, "which weights are scored"),
     "vary": Counts(True, "which sources of randomness differ from seed to seed"),
+    "crossed": Counts(True, "which seeds share a source of randomness"),
     **trainer_settings(
         True,
         "what is trained, and for how long",
@@ -101,8 +103,7 @@ def factors(
     digest: str,
     weights: str,
     *,
-    fixed: Sequence[str],
-    fixed_seed: int,
+    sharing: Sharing,
     known: dict[frozenset[Any], Any] | None = None,
 ) -> dict[str, Any]:
     """All that the results of a cell with these fields follow from, in plain values that JSON holds; see `Cell`.
@@ -143,10 +144,16 @@ def factors(
         "digest": digest,
         "versions": {**versions, "actbench": __version__},
         "weights": weights,
-        **({"fixed": sorted(fixed), "fixed_seed": fixed_seed} if fixed else {}),
+        **({"fixed": sorted(sharing.fixed), "fixed_seed": sharing.first} if sharing.fixed else {}),
+        **({"crossed": crossed_levels(sharing), "first_seed": sharing.first} if sharing.crossed else {}),
         **({"code": sources} if sources else {}),
         **({"files": files} if files else {}),
     }
+
+
+def crossed_levels(sharing: Sharing) -> list[tuple[str, list[int]]]:
+    """The crossed sources in order, each with the number of the seed that every replicate has, from the first on."""
+    return [(source, [*levels(column)]) for column, source in enumerate(sharing.crossed)]
 
 
 def without_paths(dataset: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from actbench import records
 from actbench.data import SEED
-from actbench.seeding import fixed_sources, unchanged_generators
+from actbench.seeding import shared_sources, unchanged_generators
 from actbench.studies.cells.cell import Cell
 from actbench.studies.cells.measurements import Measurements, curves
 from actbench.training import checkpoints
@@ -130,7 +130,7 @@ def run_cell(
         callbacks: Callbacks besides those of the config, such as a progress bar.
         copy: A copy of the checkpoint elsewhere, which replaces the folder's if it exists.
     """
-    with unchanged_process(SEED), fixed_sources(cell.fixed, cell.fixed_seed):
+    with unchanged_process(SEED), shared_sources(cell.sharing):
         measured = Measurements(cell.fit)
         run = RunFolder(logger=RunLogger(folder.parent, name="", version=folder.name))
         best = [BestCheckpoint()] if cell.weights == "best" else []

@@ -6,6 +6,7 @@ A checkpoint's key ``actbench`` says how it was made::
     version: 0.1.0
     seed: 0
     vary: [init, split, order, augmentation, dropout]
+    crossed: [init, split]
     model: {activation: ..., network: ..., optimizer: ..., lr_scheduler: ...,
             replicates: ..., input_shape: ..., num_classes: ..., weights: sha256:..., freeze: [...]}
     data: {class_path: ..., init_args: {...}}

@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning import LightningDataModule, Trainer
 
 from actbench import __version__
-from actbench.seeding import varying_sources
+from actbench.seeding import crossed_sources, varying_sources
 from actbench.specs import is_plain, public_path, to_plain
 
 SCHEMA = 4  # of a checkpoint's description
@@ -44,7 +44,7 @@ def describe_run(classifier: Any) -> dict[str, Any]:
         "normalization": classifier.normalization,
         "trainer": describe_trainer(classifier.trainer),
         "scores": {name: value.cpu() for name, value in classifier.evaluated.items()},
-    }
+    } | ({"crossed": crossed} if (crossed := crossed_sources()) else {})
 
 
 def describe_model(classifier: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ def is_description(value: Mapping[str, Any]) -> bool:
             frozen, weights = value["model"].get("freeze", []), value["model"].get("weights", DIGEST + "0" * 64)
             return (
                 all(source in SOURCES for source in sources)
+                and is_subset(value.get("crossed", []), sources)
                 and set(settings) <= set(TRAINER_SETTINGS)
                 and all(map(fits_json, (settings, value["data"], value["model"])))
                 and isinstance(local, list)
@@ -61,6 +62,11 @@ def is_description(value: Mapping[str, Any]) -> bool:
                 and is_normalization(value.get("normalization"), (value["model"]["replicates"], *sizes[:1]))
             )
     return False
+
+
+def is_subset(values: Any, allowed: Sequence[Any]) -> bool:
+    """Whether a value is a list of some of those that are allowed."""
+    return isinstance(values, list) and all(value in allowed for value in values)
 
 
 def is_normalization(value: Any, shape: tuple[int, ...]) -> bool:
