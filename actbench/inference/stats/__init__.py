@@ -1,5 +1,9 @@
 """Intervals, exact tests, corrections and verdicts: pure functions of arrays, which know nothing of networks."""
 
+from actbench.inference.stats.components import REST as REST
+from actbench.inference.stats.components import Component as Component
+from actbench.inference.stats.components import Components as Components
+from actbench.inference.stats.components import variance_components as variance_components
 from actbench.inference.stats.failures import SHARES as SHARES
 from actbench.inference.stats.failures import Failed as Failed
 from actbench.inference.stats.failures import Shares as Shares
