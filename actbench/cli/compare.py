@@ -21,6 +21,7 @@ from actbench.studies import (
     StudyError,
     Wanted,
     compare,
+    crossed_wanted,
     large_margin,
     make_plan,
     make_question,
@@ -75,7 +76,8 @@ def run_compare(options: Sequence[str]) -> int:
 
 def finished(study: Study | None) -> str:
     """How much of an interrupted study is kept, in words."""
-    if study is None or study.grid:  # which cells of a tuned study count is known only at its end
+    # Which cells of a tuned study count is known only at its end, and which sources are crossed takes a while to see.
+    if study is None or study.grid or study.fairness.variance:
         return "finished cells are kept"
     plan = make_plan(study)
     return f"{plan.cached:,} of {plan.cached + plan.missing_replicates:,} replicates are finished, and kept"
@@ -86,7 +88,8 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
     compared = planned_cells(study)
     question = make_question(study, compared)
     wanted = [Wanted(entry, study.seeds) for entry in compared]
-    plan = make_plan(study, wanted)
+    crossed = crossed_wanted(study, question, compared, print)
+    plan = make_plan(study, [*wanted, *crossed])
     if plan.missing:  # any error is reported before anything else is printed
         engines = dict[str, ChosenEngine]()
         epoch_steps = rehearse(plan, print, engines)
@@ -100,6 +103,8 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
         print(question_on_margin)
     sequential = f" at most, from {question.design.looks[0]} on until it is clear" if question.design else ""
     print(f"study {study.name}: {len(wanted) * study.most:,} trainings, of {study.most} seeds each{sequential}")
+    if crossed:
+        print(f"crossed seeds: {sum(len(seeds) for _, seeds in crossed):,} trainings more")
     for heading in ("datasets", "networks", "arms"):
         print(f"{heading}: {', '.join(getattr(question, heading))}")
     for line in filter(None, (entry.parameters for entry in compared)):

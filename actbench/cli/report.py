@@ -41,6 +41,7 @@ SPARE = {  # columns of each table that are left out in a narrow terminal, the l
         *("interval of rates", "adjusted p", "rates", "interval", "adjusted p of rates", "pairs"),
         *("all seeds", "both train", "where both train", "arm fails", "difference"),
     ),
+    "variance": ("replicates", "degrees of freedom", "failed", "interval of share", "interval", "sd"),
     "secondary": ("effect", "pairs", "unit", "interval", "arm against baseline"),
     "standings": ("interval of rank", "interval", "interquartile mean"),
     "cost": (

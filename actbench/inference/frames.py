@@ -1,5 +1,6 @@
 """The numbers of a study in frames, of its arms and of its comparisons; a report only selects and formats them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
@@ -158,6 +159,18 @@ PRICE_COLUMNS = {
     "arm_saved_bytes": Quantity(pl.Float64, "bytes", "kept by the arm for the backward pass, an element of its input"),
     "baseline_saved_bytes": Quantity(pl.Float64, "bytes", "kept by the baseline"),
 }
+NOISE_COLUMNS = {
+    **{name: COMPARISON_COLUMNS[name] for name in ("dataset", "network", "arm")},
+    "baseline": Quantity(pl.String, "", "name of the arm from which the difference is taken; null for the arm alone"),
+    "part": Quantity(pl.String, "", "source of randomness; rest, with interactions; or total, where all sources vary"),
+    **_with_bounds("sd", "fraction", "standard deviation of test accuracy, or of the difference, that the part causes"),
+    **_with_bounds("share", "fraction", "share of the part in the variance"),
+    "mean_square": Quantity(pl.Float64, "fraction²", "mean square of the analysis of variance"),
+    "freedom": Quantity(pl.Int64, "", "its degrees of freedom"),
+    "seeds": Quantity(pl.Int64, "", "seeds of each crossed source"),
+    "replicates": Quantity(pl.Int64, "", "replicates, or pairs, that cross them"),
+    "failed": Quantity(pl.Int64, "", "of these, those in which a replicate failed to train"),
+}
 STANDING_COLUMNS = {
     "network": Quantity(pl.String, "", "name of the network"),
     "arm": Quantity(pl.String, "", "name of the arm"),
@@ -291,6 +304,24 @@ def price_frame(results: StudyResults) -> pl.DataFrame:
             row[f"{side}_saved_bytes"] = saved_bytes[arm]
         rows.append(row)
     return _frame(rows, PRICE_COLUMNS)
+
+
+def noise_frame(results: StudyResults) -> pl.DataFrame:
+    """A row for each part of the variance of each arm, and of each difference to the baseline; see `NOISE_COLUMNS`."""
+    rows = []
+    for noise in results.noise:
+        components = noise.components
+        row = {**noise._asdict(), "replicates": components.replicates}
+        for part, component in components.parts.items():
+            sd = _columns("sd", standard_deviation(component.variance))
+            rows.append({**row, "part": part, **component._asdict(), **sd, **_columns("share", component.share)})
+        rows.append({**row, "part": "total", **_columns("sd", standard_deviation(components.total))})
+    return _frame(rows, NOISE_COLUMNS)
+
+
+def standard_deviation(variance: Interval) -> Interval:
+    """The standard deviation with its interval."""
+    return Interval(*map(math.sqrt, variance))
 
 
 def standing_frame(results: StudyResults) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import polars as pl
 import polars.selectors as cs
 
-from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, price_frame
+from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, noise_frame, price_frame
 from actbench.inference.verdict import VERDICT, StudyResults
 from actbench.records import check_links, replace_file
 from actbench.report import figures
@@ -22,9 +22,9 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
     """Write a study's tables or figures into ``exports/`` in its folder; returns the figures_by_file.
 
     Markdown and LaTeX (with booktabs) give a file for each table, in the units
-    of the page. CSV gives the comparisons, failures to train, prices, the arms and all replicates,
-    with full precision, as fractions, seconds and MiB. JSON is ``verdict.json``. PNG and
-    SVG give a file for each figure.
+    of the page. CSV gives the comparisons, failures to train, prices, components of
+    variance, the arms and all replicates, with full precision, as fractions, seconds
+    and MiB. JSON is ``verdict.json``. PNG and SVG give a file for each figure.
 
     Raises:
         ValueError: The format is unknown.
@@ -39,6 +39,7 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
             "comparisons": comparison_frame(results).drop("test_loss_pairs", "test_ece_pairs"),
             "failures": failure_frame(results),
             "price": price_frame(results),
+            "variance": noise_frame(results),
             "arms": arm_frame(results).drop_nulls("test_accuracy"),
             "replicates": results.marked.drop(cs.by_dtype(pl.List)),
         }
@@ -68,5 +69,6 @@ def all_figures(results: StudyResults) -> list[Figure]:
         *figures.curve_figures(results),
         *figures.cost_figures(results),
         *figures.tuning_figures(results),
+        *figures.noise_figures(results),
         *figures.shape_figures(results),
     ]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from actbench.inference.stats import Verdict
 from actbench.inference.verdict import StudyResults, points
 from actbench.inference.verdict.conditions import by_condition, condition_sentences
+from actbench.inference.verdict.noise import NOISE_CLAIM, noise_lines
 from actbench.inference.verdict.pairing import pairing_sentence
 from actbench.inference.verdict.part_words import failure_rule
 from actbench.inference.verdict.phrases import count, level, listed
@@ -138,6 +139,15 @@ def stories(results: StudyResults) -> list[Story]:
             f"Accuracy on val over the grid, with {interval} intervals over seeds; each arm's chosen value is ringed.",
             figures.tuning_figures(results),
             ("arms",),
+        ),
+        Story(
+            "noise",
+            "Where the noise is",
+            f"How much each source of randomness makes up of the spread of test accuracies, and of differences, with "
+            f"{interval} intervals: 25 replicates of each arm, besides those compared, cross few seeds of each source. "
+            f"{NOISE_CLAIM}",
+            figures.noise_figures(results),
+            notes=noise_lines(results.noise, results.question),
         ),
         Story(
             "cost",

@@ -7,9 +7,17 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, price_frame, standing_frame
+from actbench.inference.frames import (
+    arm_frame,
+    comparison_frame,
+    failure_frame,
+    noise_frame,
+    price_frame,
+    standing_frame,
+)
 from actbench.inference.verdict import StudyResults, p_value, points
 from actbench.inference.verdict.conditions import by_condition
+from actbench.inference.verdict.noise import NOISE_CLAIM
 from actbench.inference.verdict.part_words import contradiction_sentences
 from actbench.inference.verdict.phrases import count
 from actbench.inference.verdict.question import Panel, condition_name
@@ -197,6 +205,17 @@ ARMS: Columns = (
     (TableColumn("memory", "MiB"), number("peak_memory_mb", "{:,.0f}".format)),
     (TableColumn("parameters"), number("parameters", THOUSANDS)),
 )
+NOISE: Columns = (
+    (TableColumn("of", number=False), lambda row: text_cell(difference_name(row))),
+    (TableColumn("part", number=False), text("part")),
+    (TableColumn("sd", "points"), number("sd", TWO, 100)),
+    (TableColumn("interval", "points"), interval("sd", TWO, 100)),
+    (TableColumn("share", "% of variance"), number("share", "{:.0f}".format, 100)),
+    (TableColumn("interval of share", "%"), interval("share", "{:.0f}".format, 100)),
+    (TableColumn("degrees of freedom"), number("freedom", WHOLE)),
+    (TableColumn("replicates"), number("replicates", WHOLE)),
+    (TableColumn("failed"), number("failed", WHOLE)),
+)
 STANDINGS: Columns = (
     (TableColumn("interquartile mean", "%"), number("interquartile_mean", TWO, 100)),
     (TableColumn("interval", "%"), interval("interquartile_mean", TWO, 100)),
@@ -237,6 +256,7 @@ def tables(results: StudyResults) -> list[ReportTable]:
     found = [
         *([failures, seen] if comparisons["failures_first"].any() else [seen, failures]),
         condition_table(results, comparisons),
+        noise_table(results, name_columns(where), suffix),
         format_table(
             "price", f"Price, arm / baseline{suffix}: outside the family", [*names, *PRICES], price_frame(results)
         ),
@@ -262,6 +282,17 @@ def condition_table(results: StudyResults, comparisons: pl.DataFrame) -> ReportT
     names = ("dataset", "network", "arm", "against", *conditions.values())
     title = "Verdicts under each condition, with the difference in points"
     return ReportTable("conditions", title, [TableColumn(name, number=False) for name in names], lines)
+
+
+def noise_table(results: StudyResults, places: Columns, suffix: str) -> ReportTable:
+    """Components of variance, where seeds were crossed."""
+    title = f"Where the noise is: test accuracy of arms, and their differences{suffix}"
+    return format_table("variance", title, [*places, *NOISE], noise_frame(results))._replace(notes=[NOISE_CLAIM])
+
+
+def difference_name(row: Row) -> str:
+    """The name of an arm, or of its difference to the baseline."""
+    return str(row["arm"]) if row["baseline"] is None else f"{row['arm']} – {row['baseline']}"
 
 
 def table_notes(results: StudyResults) -> Iterator[str]:

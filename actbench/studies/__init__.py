@@ -1,5 +1,6 @@
 """A study: activations compared on datasets and networks, seed by seed. Finished cells never run twice."""
 
+from actbench.studies.crossing import crossed_wanted as crossed_wanted
 from actbench.studies.definition import FLAGS as FLAGS
 from actbench.studies.definition import Study as Study
 from actbench.studies.definition import StudyError as StudyError

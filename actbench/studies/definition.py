@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from actbench.inference.stats import Design
 from actbench.records import LONGEST, is_printable
-from actbench.seeding import SOURCES, Source
+from actbench.seeding import CROSSED_REPLICATES, SOURCES, Source
 from actbench.specs import Spec, UsageError, merge_config, one_line, to_plain, without
 from actbench.specs.values import load_yaml
 from actbench.studies.executors import Executor, InProcess, LocalProcesses, Ray
@@ -150,7 +150,8 @@ class Study:
             baseline at its end.
         tune: A setting and its grid, such as ``{model.optimizer.lr: [1e-4, 3e-4, 1e-3], replicates: 3}``: every arm is
             compared at its best value on val, found on separate seeds that are the same for every arm.
-        fairness: Conditions under which all arms are compared again, such as ``{init: [as_is, gain, data]}``.
+        fairness: Conditions under which all arms are compared again, such as ``{init: [as_is, gain, data]}``, and
+            whether to find out where the noise comes from (``variance: true``).
 
     Raises:
         StudyError: A setting makes no sense, or a folder of records was not found.
@@ -205,11 +206,12 @@ class Study:
                 raise StudyError(f"study.{error}") from error
         if self.margin >= LARGEST_MARGIN:
             raise StudyError(str(large_margin(self.margin)))
-        if self.seed + self.most > FIRST_OTHER_SEED:
-            raise StudyError(f"seeds lie below {FIRST_OTHER_SEED:,}, got {self.seed} and {self.most} replicates")
+        most = max(self.most, CROSSED_REPLICATES if self.fairness.variance else 0)
+        if self.seed + most > FIRST_OTHER_SEED:
+            raise StudyError(f"seeds lie below {FIRST_OTHER_SEED:,}, got {self.seed} and {most} replicates")
 
     def _check_fairness(self) -> None:
-        for name, entries in without(asdict(self.fairness), "width").items():
+        for name, entries in without(asdict(self.fairness), "width", "variance").items():
             if not entries or len(set(entries)) < len(entries):
                 raise StudyError(f"study.fairness.{name} is a list of entries that are all different, got {entries}")
         if "shared" in self.fairness.tune and self.tune is None:
@@ -223,6 +225,11 @@ class Study:
         if self.fairness.init != ["as_is"] and (self.fit.get("model") or {}).get("init", "as_is") != "as_is":
             raise StudyError(
                 "model.init and study.fairness.init both say how weights are scaled; leave out one of them"
+            )
+        if self.fairness.variance and len(set(self.vary)) < 2:
+            raise StudyError(
+                "study.fairness.variance crosses two sources of randomness at least, and study.vary has only "
+                f"{', '.join(set(self.vary))}"
             )
 
     def _check_folders(self) -> None:
@@ -249,6 +256,8 @@ class Study:
             replicates = (config.get("model") or {}).get("replicates")
             if str(replicates) not in ("None", "1"):
                 section.setdefault("replicates", replicates)
+            if config.get("crossed"):
+                raise UsageError("crossed: study.fairness.variance crosses sources of randomness; leave it out")
             if config.get("vary") is not None:
                 section.setdefault("vary", config["vary"])
             if isinstance(section.get("replicates"), Mapping):
@@ -265,7 +274,7 @@ class Study:
         values["fairness"] = Fairness(**vars(values["fairness"]))
         if not isinstance(values["replicates"], int):
             values["replicates"] = parse_looks(values["replicates"])
-        fit = without(config, "study", "seed_everything", "ckpt_path", "trust", "vary", *FLAGS)
+        fit = without(config, "study", "seed_everything", "ckpt_path", "trust", "vary", "crossed", *FLAGS)
         return cls(**values, seed=parsed.seed_everything, fit=fit)
 
     @property

@@ -36,12 +36,15 @@ class Fairness:
             of trainable parameters nearest to that of the baseline.
         width: The network's argument that is its width, a number or numbers that are scaled together; by default, the
             first that it takes of width, hidden, channels, hidden_size, hidden_dim, embed_dim and width_mult.
+        variance: Train each arm with 25 replicates more, which cross 5 seeds of each source of randomness that varies,
+            to find where the noise of scores and differences comes from. They are outside the comparison.
     """
 
     init: list[Init] = field(default_factory=lambda: ["as_is"])
     tune: list[Literal["tuned", "shared"]] = field(default_factory=lambda: ["tuned"])
     parameters: list[Literal["as_is", "matched"]] = field(default_factory=lambda: ["as_is"])
     width: str | None = None
+    variance: bool = False
 
     def conditions(self, setting: str | None) -> list[Condition]:
         """The usual way and the others, for a study that tunes a setting, or none."""

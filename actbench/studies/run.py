@@ -15,6 +15,7 @@ from actbench.inference.verdict import (
     OUTCOME,
     RECORDS,
     TUNING,
+    VARIANCE,
     History,
     Question,
     StudyResults,
@@ -27,12 +28,13 @@ from actbench.inference.verdict import (
 from actbench.records import RecordError, check_links, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
 from actbench.studies.cells import ChosenEngine, kind_of, with_engine
+from actbench.studies.crossing import crossed_wanted
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError, large_margin
 from actbench.studies.executors import InProcess
 from actbench.studies.grid import PlannedCell, planned_cells
 from actbench.studies.plan import Wanted, make_plan, make_question, read_wanted, study_store
 from actbench.studies.progress import Bars, Progress
-from actbench.studies.rehearsal import rehearse
+from actbench.studies.rehearsal import rehearse, without_repeats
 from actbench.studies.self_test import LEAST, certify
 from actbench.studies.timing import time_study
 from actbench.studies.training import RunContext, Work, run_wanted, train
@@ -76,7 +78,9 @@ def compare(
     question = make_question(study, compared)
     # What makes no sense is refused before anything is written.
     everything = [Wanted(entry, study.seeds) for entry in compared]
-    first = wanted_at(study, study.grid.values, context) if study.grid else everything
+    say_once = without_repeats(context.progress.say)
+    crossed = crossed_wanted(study, question, compared, say_once)
+    first = wanted_at(study, study.grid.values, context) if study.grid else [*everything, *crossed]
     plan = make_plan(study, first)
     if question_on_margin := large_margin(study.margin):
         context.progress.say(question_on_margin)
@@ -91,17 +95,19 @@ def compare(
     history = History.read(folder)
     planned = history.planned(question)
     replace(planned, command=command).write(folder)
-    if planned is not history:  # files of another plan; records that still hold are in the store
-        for name in (RECORDS, TUNING):
-            (folder / name).unlink(missing_ok=True)
+    # Files of another plan, or of crossed seeds that are no longer wanted; records that still hold are in the store.
+    for name in (RECORDS, TUNING, VARIANCE) if planned is not history else () if crossed else (VARIANCE,):
+        (folder / name).unlink(missing_ok=True)
     replace_file(folder / "study.yaml", dump_yaml(study.to_config()).encode())
-    write_arms(study, compared, context.engines)
+    write_arms(study, [*everything, *crossed], context.engines)
     try:
         with context.progress, context.executor:
             if study.grid:
                 compared = planned_cells(study, tune(study, context), digests=context.digests)
-                write_arms(study, compared, context.engines)
+                crossed = crossed_wanted(study, question, compared, say_once)
+                write_arms(study, [*(Wanted(entry, study.seeds) for entry in compared), *crossed], context.engines)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
+            train_crossed(study, crossed, context)
             if self_test:
                 results = load_results(folder)
                 baselines = [each for each in wanted if each.entry.arm == question.baseline]
@@ -140,21 +146,20 @@ def add_recorded_engines(study: Study, compared: Sequence[PlannedCell], context:
             context.progress.say("finished arms were trained in a stack, the others cannot be: times are not compared")
 
 
-def write_arms(study: Study, compared: Sequence[PlannedCell], engines: Mapping[str, ChosenEngine]) -> None:
+def write_arms(study: Study, wanted: Sequence[Wanted], engines: Mapping[str, ChosenEngine]) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
     folder = check_links(study.folder / "arms")
     shutil.rmtree(folder, ignore_errors=True)
-    several = len({entry.key[:2] for entry in compared}) > 1
-    for entry in compared:
-        name = re.sub(r"[^\w.=()+-]+", "_", "_".join(entry.key) if several else entry.arm)
+    several = len({entry.key[:2] for entry, _ in wanted}) > 1
+    for entry, seeds in wanted:
+        name = "_".join(entry.key) if several else entry.arm
+        name = re.sub(r"[^\w.=()+-]+", "_", f"{name} crossed" if entry.cell.crossed else name)
         if len(name.encode()) > 100:
             name = f"{name[:30]}_{entry.cell.hash}"
         path = folder / f"{name}.yaml"
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
-        replace_file(
-            path, (comment + dump_yaml(with_engine(replace(entry.cell, seeds=study.seeds), engines).fit)).encode()
-        )
+        replace_file(path, (comment + dump_yaml(with_engine(replace(entry.cell, seeds=seeds), engines).fit)).encode())
 
 
 def train_until_clear(
@@ -187,6 +192,13 @@ def train_until_clear(
         show(load_results(study.folder))
         context.progress.say(f"not yet clear: {unclear} of {len(wanted)} arms go on")
         wanted = following
+
+
+def train_crossed(study: Study, crossed: Sequence[Wanted], context: RunContext) -> None:
+    """Train the missing replicates with crossed seeds, and write their records, if a study has any."""
+    if crossed:
+        run_wanted(study, crossed, context, what="the part with crossed seeds")
+        write_records(study.folder / VARIANCE, read_wanted(study, crossed, context.progress.say))
 
 
 def next_look(study: Study, question: Question, wanted: Sequence[Wanted], table: pl.DataFrame) -> list[Wanted]:

@@ -24,6 +24,7 @@ from actbench.inference.verdict.question import Question as Question
 from actbench.inference.verdict.question import condition_name as condition_name
 from actbench.inference.verdict.results import RECORDS as RECORDS
 from actbench.inference.verdict.results import TUNING as TUNING
+from actbench.inference.verdict.results import VARIANCE as VARIANCE
 from actbench.inference.verdict.results import VERDICT as VERDICT
 from actbench.inference.verdict.results import StudyResults as StudyResults
 from actbench.inference.verdict.results import load_results as load_results

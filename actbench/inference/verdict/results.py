@@ -15,6 +15,7 @@ from actbench.inference.verdict.conditions import by_condition, condition_senten
 from actbench.inference.verdict.failures import mark_failures
 from actbench.inference.verdict.findings import OUTCOME, Conclusion, Finding, conclude
 from actbench.inference.verdict.history import FILE, History
+from actbench.inference.verdict.noise import NOISE_CLAIM, NoiseSources, noise_lines, noise_sentences, noise_sources
 from actbench.inference.verdict.pairing import pairing_faults, planning_faults
 from actbench.inference.verdict.part_words import failure_rule, failures_come_first
 from actbench.inference.verdict.price import weigh
@@ -34,6 +35,7 @@ from actbench.records import COLUMNS, RecordError, read_records, replace_file
 FORMAT = 2
 WRITTEN_APART = ("comparison", "judgement", "price")  # parts of a finding
 RECORDS, TUNING, VERDICT = "records.parquet", "tuning.parquet", "verdict.json"
+VARIANCE = "variance.parquet"  # records of crossed seeds
 
 
 class StudyResults(NamedTuple):
@@ -48,6 +50,7 @@ class StudyResults(NamedTuple):
     sentences: Sequence[str]
     command: str | None  # that ran the study
     troubles: Sequence[str]  # what was interrupted, failed or tried again
+    noise: Sequence[NoiseSources]  # of arms and differences, where seeds were crossed
 
     @property
     def marked(self) -> pl.DataFrame:
@@ -74,10 +77,7 @@ def load_results(folder: Path) -> StudyResults:
     history = History.read(folder)
     if not history.plans:
         raise RecordError(f"{folder} has records, but no plan in history.json; `compare` writes it")
-    table = read_records(folder / RECORDS)
-    lacking = {"arm", "dataset_name", "network_name", *COLUMNS} - set(table.columns)
-    if lacking:
-        raise RecordError(f"{folder / RECORDS} lacks {', '.join(sorted(lacking))}; run its study again")
+    table = read_named_records(folder / RECORDS)
     question = Question.from_dict(history.plans[-1].question)
     conclusion = conclude(
         table,
@@ -91,7 +91,10 @@ def load_results(folder: Path) -> StudyResults:
     if question.tune and (folder / TUNING).is_file():
         ((setting, grid),) = ((name, values) for name, values in question.tune.items() if name != "replicates")
         tunings = summarize_tuning(read_records(folder / TUNING), setting, grid, level=1 - question.alpha)
+    crossed = read_named_records(folder / VARIANCE) if (folder / VARIANCE).is_file() else None
+    noise = [] if crossed is None else noise_sources(crossed, question)
     certificates = [Certificate.from_dict(values) for values in history.certificates.get(question.hash, [])]
+    crossed_faults = [] if crossed is None else pairing_faults(crossed, question.baseline)
     if looked is not history:
         looked.write(folder)
     changed = [line for result in by_condition(conclusion) for line in condition_sentences(result)]
@@ -101,13 +104,27 @@ def load_results(folder: Path) -> StudyResults:
         conclusion,
         tunings,
         certificates,
-        faults=[*planning_faults(table, question), *pairing_faults(table, question.baseline)],
-        sentences=[*sentences(conclusion, tunings, certificates), *changed],
+        faults=[
+            *planning_faults(table, question),
+            *pairing_faults(table, question.baseline),
+            *(f"crossed seeds, {fault}" for fault in crossed_faults),
+        ],
+        sentences=[*sentences(conclusion, tunings, certificates), *changed, *noise_lines(noise, question)],
         command=history.command,
         troubles=history.troubles,
+        noise=noise,
     )
     write_verdict(folder / VERDICT, results, looked)
     return results
+
+
+def read_named_records(path: Path) -> pl.DataFrame:
+    """The records in a file of a study's folder, with the study's names; a RecordError if it lacks a column."""
+    table = read_records(path)
+    lacking = {"arm", "dataset_name", "network_name", *COLUMNS} - set(table.columns)
+    if lacking:
+        raise RecordError(f"{path} lacks {', '.join(sorted(lacking))}; run its study again")
+    return table
 
 
 def sibling_histories(folder: Path) -> Iterator[History]:
@@ -155,6 +172,16 @@ def write_verdict(path: Path, results: StudyResults, history: History) -> None:
             {**certificate._asdict(), "passed": certificate.passed, "sentence": certificate_sentence(certificate)}
             for certificate in results.certificates
         ],
+        "variance": [
+            {
+                **noise._asdict(),
+                "sources": noise.sources,
+                "dominant": noise.dominant,
+                "sentences": [] if noise.baseline is None else list(noise_sentences(noise, question)),
+            }
+            for noise in results.noise
+        ],
+        "variance_claim": NOISE_CLAIM if results.noise else None,
         "looks": [vars(look) for look in history.looks],
     }
     replace_file(path, (json.dumps(to_json_values(content), indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,255 @@
+"""Studies that cross seeds to find where their noise comes from."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+import yaml
+from pytorch_lightning import LightningDataModule
+from small_studies import Lines, Ran, study
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from actbench.cli.lightning import CommandCLI
+from actbench.data import FakeImages
+from actbench.inference.verdict import schema
+from actbench.records import read_records
+from actbench.seeding import levels
+from actbench.specs import compose, merge_config
+from actbench.studies import Study, StudyError, compare, crossed_wanted, make_question, planned_cells
+from actbench.studies.cells import Cell, cell_config, data_digest, run_cell
+from actbench.studies.cells.run import unchanged_process
+from actbench.studies.crossing import used_sources
+
+
+class WithDropout(nn.Module):
+    """Small, and drops inputs."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        size = torch.Size(input_shape).numel()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(size, 8), activation())
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, images):
+        return self.head(self.layers(images))
+
+
+class Augmented(FakeImages):
+    """Made-up images that are cropped."""
+
+    augment = True
+
+
+class OfficialParts(FakeImages):
+    """Made-up images in three tables, of which nothing is split."""
+
+    official_val = official_test = True
+
+    def read(self):
+        return super().read() * 3
+
+
+class Foreign(LightningDataModule):
+    """Images of three classes, in batches that all replicates share."""
+
+    def part(self):
+        labels = torch.arange(96) % 3
+        images = torch.rand(96, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + labels[:, None, None, None] / 4
+        return DataLoader(TensorDataset(images, labels), 32, shuffle=True)
+
+    train_dataloader = val_dataloader = test_dataloader = part
+
+
+def given(tmp_path, config=None, **section):
+    """A small study that crosses seeds, with the fit's config changed."""
+    return merge_config(study(tmp_path, **{"fairness": {"variance": True}} | section), config or {})
+
+
+def crossed(own, said=None):
+    """The sources that each arm crosses."""
+    own = Study.of(own)
+    compared = planned_cells(own)
+    wanted = crossed_wanted(own, make_question(own, compared), compared, (said if said is not None else []).append)
+    return {each.entry.arm: list(each.entry.cell.crossed) for each in wanted}
+
+
+USED = {
+    "an MLP": ({}, "init split order"),
+    "dropout": ({"model": {"network": "test_crossing.WithDropout"}}, "init split order dropout"),
+    "augmentation": ({"data": {"class_path": "test_crossing.Augmented"}}, "init split order augmentation"),
+    "official parts": ({"data": {"class_path": "test_crossing.OfficialParts"}}, "init order"),
+    "another DataModule": ({"data": {"class_path": "test_crossing.Foreign"}}, "init"),
+    "two batches for ever": ({"trainer": {"overfit_batches": 2}}, "init split"),
+}
+
+
+@pytest.mark.parametrize("kind", USED)
+def test_the_sources_that_a_config_uses_are_found(tmp_path, kind):
+    config, sources = USED[kind]
+    cell = planned_cells(Study.of(given(tmp_path, config)))[0].cell
+
+    assert used_sources(cell) == {*sources.split()}
+
+
+def test_an_activation_that_draws_makes_all_arms_cross_dropout(tmp_path):
+    said = []
+
+    sources = crossed(given(tmp_path, activations=["relu", "torch.nn.RReLU"]), said)
+
+    assert sources["relu"] == sources["RReLU"] == ["init", "split", "order", "dropout"]
+    assert said == [
+        "FakeImages with MLP: seeds of init, split, order and dropout are crossed; augmentation left out, which "
+        "nothing uses"
+    ]
+
+
+def test_only_sources_that_vary_are_crossed(tmp_path):
+    assert crossed(given(tmp_path, vary=["order", "init", "dropout"]))["relu"] == ["init", "order"]
+    assert crossed(given(tmp_path, fairness={"variance": False})) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "section", "message"),
+    [
+        ({}, {"vary": ["init"]}, "study.vary has only init"),
+        ({}, {"vary": ["init", "dropout"]}, "of init and dropout, FakeImages with MLP uses init"),
+        (USED["another DataModule"][0], {}, "Foreign with MLP uses init"),
+        ({"crossed": ["init", "split"]}, {}, "study.fairness.variance crosses sources of randomness; leave it out"),
+        ({}, {"fairness": {"variance": 7}}, "variance"),
+    ],
+)
+def test_a_study_with_nothing_to_cross_is_refused_before_training(tmp_path, config, section, message):
+    ran = Ran()
+
+    with pytest.raises(StudyError, match=message):
+        compare(given(tmp_path, config, **section), work=ran, progress=Lines())
+
+    assert ran == []
+    assert not (tmp_path / "s").exists()
+
+
+# --- cells ---
+
+
+def cell(seeds, crossed=("init", "split", "order"), **model):
+    fit = {"model": {"network": "MLP", **model}, "data": "FakeImages", "trainer": {"max_epochs": 1}}
+    config = cell_config(merge_config({}, fit))
+    return Cell(config, seeds, data_digest(config), fixed_seed=3, crossed=crossed)
+
+
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_replicates_share_sources_as_the_array_says(tmp_path, engine):
+    table = run_cell(cell(range(3, 11), engine=engine), tmp_path / "crossed")
+    plain = run_cell(cell(range(3, 8), crossed=(), engine=engine), tmp_path / "plain")
+
+    own = plain["init_fingerprint"].to_list()
+    assert table["init_fingerprint"].to_list() == [own[level] for level in levels(0)[:8]]
+    # The first replicate has the first seed of every source, and no two share both split and order.
+    assert table["val_loss"][0] == pytest.approx(plain["val_loss"][0], rel=1e-4)
+    assert table["order_fingerprint"][0] == plain["order_fingerprint"][0]
+    assert table["order_fingerprint"].n_unique() == 8
+
+
+def test_the_key_holds_the_design():
+    plain, own = cell(range(3, 5), crossed=()), cell(range(3, 5))
+
+    hashes = {plain.hash, own.hash, cell(range(3, 5), crossed=("init", "split")).hash, replace(own, fixed_seed=4).hash}
+
+    assert len(hashes) == 4
+    assert own.factors["crossed"][1] == ("split", [*levels(1)])
+    assert replace(own, seeds=range(5, 9)).hash == own.hash
+
+
+# --- a study ---
+
+
+def scores_of(command, *words):
+    with unchanged_process(0):
+        cli = CommandCLI(command, compose(list(map(str, words))))
+        assert cli.execute() == 0
+    return cli.model.replicate_scores()
+
+
+def test_a_study_says_where_its_noise_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own, ran = given(tmp_path), Ran()
+
+    results = compare(own, work=ran, progress=Lines())
+
+    assert ran == [
+        *(("ReLU", [0, 1, 2]), ("Swish", [0, 1, 2])),
+        *(("ReLU", [*range(25)]), ("Swish", [*range(25)])),
+    ]
+    assert len(results.table) == 2 * 3
+    assert len(results.conclusion.findings) == 1
+    assert results.faults == []
+    assert [(each.arm, each.baseline, each.sources) for each in results.noise] == [
+        ("relu", None, ["init", "split", "order"]),
+        ("swish", None, ["init", "split", "order"]),
+        ("swish", "relu", ["init", "split", "order"]),
+    ]
+    jsonschema.validate(json.loads((tmp_path / "s" / "verdict.json").read_text()), schema())
+
+    # A second start trains nothing, and a plan without crossed seeds is the same plan.
+    again = Ran()
+    assert compare(own, work=again, progress=Lines()).sentences == results.sentences
+    assert again == []
+    without = compare(given(tmp_path, fairness={}), work=again, progress=Lines())
+    assert again == []
+    assert without.noise == []
+    assert without.question.hash == results.question.hash
+
+
+def test_the_yaml_of_crossed_seeds_trains_what_the_study_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    compare(given(tmp_path, {"seed_everything": 2}, activations=["relu"]), progress=Lines())
+    records = read_records(tmp_path / "s" / "variance.parquet")
+
+    fitted = scores_of("fit", "--config", tmp_path / "s" / "arms" / "relu_crossed.yaml")
+
+    assert fitted["val/loss"].tolist() == records["val_loss"].to_list()
+    (last,) = Path("lightning_logs").glob("version_0/checkpoints/last.ckpt")
+    assert scores_of("test", "--ckpt_path", last)["test/acc"].tolist() == records["test_accuracy"].to_list()
+    with pytest.raises(ValueError, match="--crossed contradicts the checkpoint, which has init, split, order"):
+        scores_of("test", "--ckpt_path", last, "--crossed", "[init]")
+
+
+def test_a_fit_refuses_what_cannot_be_crossed():
+    for options, message in (
+        (["--crossed", "[init, split]", "--vary", "[init]"], "--crossed: split does not vary"),
+        (["--crossed", "[init, split]", "--model.replicates", "26"], "5 seeds of each source in 25 replicates"),
+        (["--crossed", "[weather]"], "weather"),
+    ):
+        with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+            CommandCLI("fit", compose(options))
+
+
+def test_a_dry_run_counts_crossed_seeds(tmp_path, capsys):
+    from actbench.cli.main import main
+
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(given(tmp_path)))
+
+    assert main(["compare", "--config", str(path), "--dry_run"]) == 0
+
+    out = capsys.readouterr().out
+    assert "crossed seeds: 50 trainings more" in out
+    assert "missing: 56, in 4 cells" in out
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_tuned_arm_crosses_seeds_at_its_best_value(tmp_path):
+    tune = {"model.optimizer.lr": [0.001, 0.01], "replicates": 1}
+    own = given(tmp_path, activations=["relu"], tune=tune, fairness={"init": ["as_is", "gain"], "variance": True})
+
+    results = compare(own, progress=Lines())
+
+    records = read_records(tmp_path / "s" / "variance.parquet")
+    (chosen,) = {arm.chosen for tuning in results.tunings for arm in tuning.arms if tuning.network == "MLP"}
+    assert records["value"].unique().to_list() == [chosen]
+    assert records["network_name"].unique().to_list() == ["MLP"]
+    assert len(records) == 25
