@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from actbench.inference.stats import (
+    REST,
     Design,
     boundaries,
     crosses,
@@ -41,10 +42,12 @@ from actbench.inference.stats import (
     nominal_level,
     power,
     sign_flip,
+    variance_components,
 )
 from actbench.inference.stats.paired import EXACT, FLIPS, TIE, Alternative, signs
 from actbench.inference.stats.sequential import HISTORIES
 from actbench.inference.verdict.part_words import failures_come_first
+from actbench.seeding import CROSSED_REPLICATES, LEVELS, levels
 
 RESULTS = Path(__file__).parent / "results" / "error_rates.json"
 PACKAGES = ("numpy", "scipy")
@@ -67,6 +70,11 @@ HEADLINES = (
     "all seeds lead, though a failure was seen",
     "failures decide",
     "where both train, better or worse",
+)
+
+COMPONENT_MEASURES = tuple(
+    f"coverage of {what}"
+    for what in ("a source's variance", "its share", "the rest's variance", "the rest's share", "the whole variance")
 )
 
 Shape = tuple[int, ...]
@@ -149,6 +157,40 @@ ONE_FAILS: dict[str, Law] = {
 }
 MIXED = ("normal", "accuracy on 270 images", "one run in ten fails")  # where other families are tried
 PLAIN = ("normal", "accuracy on 270 images", "accuracy on 10,000 images")  # where the t interval has to hold
+
+
+def exponential(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """Skewed effects, of mean 0 and variance 1."""
+    return rng.exponential(size=shape) - 1
+
+
+def rarely_failing(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
+    """Effects of mean 0 and variance 1, of which one in ten is far off."""
+    return ((rng.random(shape) < 0.1) - 0.1) / 0.3
+
+
+class Effects(NamedTuple):
+    """Variances of the effects of crossed sources, beside a rest of variance 1, and the laws of effects and rest."""
+
+    variances: Sequence[float]
+    law: Law = lambda rng, shape: rng.normal(size=shape)
+    rest: Law = lambda rng, shape: rng.normal(size=shape)
+
+
+EFFECTS: dict[str, Effects] = {
+    "2 sources: 0, 0": Effects((0, 0)),
+    "3 sources: 0, 0, 0": Effects((0, 0, 0)),
+    "3 sources: 1, 0, 0": Effects((1, 0, 0)),
+    "3 sources: 5, 1, 0": Effects((5, 1, 0)),
+    "3 sources: .1, .1, .1": Effects((0.1,) * 3),
+    "4 sources: 1, 1, 0, 0": Effects((1, 1, 0, 0)),
+    "5 sources: 0, 0, 0, 0, 0": Effects((0,) * 5),
+    "5 sources: 1, 1, 1, 1, 1": Effects((1,) * 5),
+}
+UNUSUAL_EFFECTS: dict[str, Effects] = {
+    "3 sources: 1, 1, 0, exponential effects": Effects((1, 1, 0), exponential),
+    "3 sources: 1, 0, 0, one replicate in ten fails": Effects((1, 0, 0), rest=rarely_failing),
+}
 
 
 class Side(NamedTuple):
@@ -443,6 +485,30 @@ def repeated_coverage(name: str, *, studies: int, trial: int = 0) -> list[Row]:
     return [Row("coverage", name, DESIGN.most, len(DESIGN.looks), 1, studies, held, least)]
 
 
+def component_coverage(name: str, *, studies: int, trial: int = 0) -> list[Row]:
+    """How often the 95 % intervals of components of variance hold the truth; of several sources, the worst counts."""
+    variances, law, rest = (EFFECTS | UNUSUAL_EFFECTS)[name]
+    rng, whole = generator("components", name, trial), sum(variances) + 1
+    crossed = {f"source {column}": np.array(levels(column)) for column in range(len(variances))}
+    truths = {**dict(zip(crossed, variances, strict=True)), REST: 1}
+    held = []
+    for _ in range(studies):
+        drawn = zip(variances, crossed.values(), strict=True)
+        effects = sum(np.sqrt(variance) * law(rng, (LEVELS,))[of] for variance, of in drawn)
+        found = variance_components(effects + rest(rng, (CROSSED_REPLICATES,)), crossed, level=1 - ALPHA)
+        parts = [(found.parts[part], truth) for part, truth in truths.items()]
+        intervals = [(part.variance, truth) for part, truth in parts]
+        intervals += [(part.share, truth / whole) for part, truth in parts] + [(found.total, whole)]
+        held.append([interval.low <= truth <= interval.high for interval, truth in intervals])
+    rates, sources = np.mean(held, axis=0).tolist(), len(variances)
+    worst = (min(rates[:sources]), min(rates[sources + 1 : -2]))
+    least = 0.92 - 2 * float(np.sqrt(ALPHA * (1 - ALPHA) / studies)) if name in EFFECTS else 0.0
+    return [
+        Row(measure, name, CROSSED_REPLICATES, 1, 1, studies, rate, least)
+        for measure, rate in zip(COMPONENT_MEASURES, (worst[0], worst[1], rates[sources], *rates[-2:]), strict=True)
+    ]
+
+
 def power_seen(goal: float, *, pairs: int, studies: int, trial: int = 0) -> list[Row]:
     """Power of the sign-flip test for normal differences, where that of the t test is the goal."""
     effect = detectable(pairs, goal=goal)
@@ -510,6 +576,8 @@ def everything(studies: int) -> Iterator[Row]:
     yield from everything_on_failures(studies)
     for goal, pairs in product((0.5, 0.8, 0.95), (6, 10, 12, 30, 60)):
         yield from checked(power_seen, goal, pairs=pairs, studies=studies)
+    for name in EFFECTS | UNUSUAL_EFFECTS:
+        yield from checked(component_coverage, name, studies=studies)
     for effect in (detectable(DESIGN.most), 1.0):
         yield from checked(looking, effect, studies=studies)
 
@@ -550,6 +618,16 @@ def power_table(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
+def component_table(rows: Iterable[Row]) -> list[str]:
+    """Coverage of intervals of components in percent as Markdown, variances down, measures across."""
+    own = [row for row in rows if row.measure in COMPONENT_MEASURES]
+    heads = [measure.removeprefix("coverage of ") for measure in COMPONENT_MEASURES]
+    lines = [f"| variances of effects | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for law in dict.fromkeys(row.law for row in own):
+        lines.append(f"| {law} | {' | '.join(percent(row) for row in own if row.law == law)} |")
+    return lines
+
+
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
     """All tables, and what had to be simulated once more."""
     mixed = [labelled(*of) for of in product(MIXED, filter(None, FAMILIES))]
@@ -566,6 +644,7 @@ def markdown(rows: Sequence[Row]) -> Iterator[str]:
         ("Coverage of 95 % intervals", "coverage", LAWS | UNEVEN),
     ):
         yield from (f"**{title}, %**", "", *table(rows, measure, laws), "")
+    yield from ("**Coverage of 95 % intervals of components of variance, %**", "", *component_table(rows), "")
     yield from ("**Power of the sign-flip test, %**", "", *power_table(rows), "")
     for row in rows:
         if row.measure in ("saving", "power", "loss of power"):

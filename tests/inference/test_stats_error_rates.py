@@ -198,6 +198,20 @@ def test_the_simulated_parts_are_those_of_a_study(pairs, design, studies, law, m
     assert 0 < alarms < studies
 
 
+@pytest.mark.parametrize(
+    ("name", "studies"),
+    [
+        *((name, 100) for name in ("3 sources: 1, 0, 0", "5 sources: 0, 0, 0, 0, 0")),
+        *(pytest.param(name, 2_000, marks=pytest.mark.slow) for name in rates.EFFECTS),
+    ],
+)
+def test_intervals_of_components_cover_the_truth(name, studies):
+    rows = rates.checked(rates.component_coverage, name, studies=studies)
+
+    assert [row.measure for row in rows] == [*rates.COMPONENT_MEASURES]
+    assert missed(rows) == []
+
+
 def test_the_simulated_stops_are_those_of_a_study():
     drawn = np.random.default_rng(0).normal(0.6, 1, (12, 60))
 
