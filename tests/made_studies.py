@@ -11,6 +11,7 @@ import polars as pl
 from actbench import __version__
 from actbench.inference.stats import Interval
 from actbench.inference.verdict import (
+    VARIANCE,
     Certificate,
     History,
     PlannedArm,
@@ -21,6 +22,7 @@ from actbench.inference.verdict import (
 )
 from actbench.inference.verdict.timing import StepTiming, Timings
 from actbench.records import COLUMNS, fingerprint, to_frame, write_records
+from actbench.seeding import levels
 
 EPOCHS = 4
 KNOWN = {pl.String: "not known", pl.Int64: 1}
@@ -150,6 +152,24 @@ def failing_study(folder: Path) -> StudyResults:
         accuracies[:lost] = 18 / 180
         tables.append(records(arm, accuracies.tolist(), **size))
     return study(folder, tables, arms=("relu", "swish", "tanh"), replicates=30)
+
+
+def crossed_factors(sources: Sequence[str] = ("init", "split", "order"), first: int = 0) -> str:
+    """Factors of records whose seeds cross these sources, as JSON."""
+    crossed = [(source, levels(column)) for column, source in enumerate(sources)]
+    return json.dumps({"crossed": crossed, "first_seed": first})
+
+
+def noisy_study(folder: Path) -> StudyResults:
+    """Two arms with eight seeds, and 25 crossed ones of which the split makes up most of the difference."""
+    study(folder, [records("relu", [0.80, 0.81] * 4), records("swish", [0.82, 0.84] * 4)])
+    rng = np.random.default_rng(0)
+    base = 0.8 + rng.normal(0, 0.01, 25)
+    difference = 0.03 + 0.02 * (np.array(levels(1)) - 2) + rng.normal(0, 0.004, 25)
+    arms = {"relu": base, "swish": base + difference}
+    tables = [records(arm, scores.tolist(), factors=crossed_factors()) for arm, scores in arms.items()]
+    write_records(folder / VARIANCE, pl.concat(tables))
+    return load_results(folder)
 
 
 def step_timing(arm: str, log_ratios: Sequence[float], *, dataset: str = "Digits") -> StepTiming:

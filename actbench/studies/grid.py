@@ -44,7 +44,7 @@ class PlannedCell(NamedTuple):
     def label(self) -> str:
         """The name in messages."""
         at = "" if self.value is None else f" at {self.value:g}"
-        return "/".join(self.key) + at + (" with crossed seeds" if self.cell.crossed else "")
+        return "/".join(self.key) + at + (" (crossed)" if self.cell.crossed else "")
 
     @property
     def parameters(self) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from made_records import question, rows
-from made_studies import records
+from made_studies import crossed_factors, noisy_study, records
 from made_studies import study as made_study
 
 from actbench.inference.stats import REST, pairs_needed, variance_components
@@ -20,11 +20,7 @@ from actbench.report.tables import tables
 from actbench.seeding import levels
 
 SOURCES = ("init", "split", "order")
-
-
-def factors(sources=SOURCES, first=0):
-    crossed = [(source, levels(column)) for column, source in enumerate(sources)]
-    return json.dumps({"crossed": crossed, "first_seed": first})
+FACTORS = crossed_factors()
 
 
 def effects(sds, seed):
@@ -39,7 +35,7 @@ DIFFERENCE = 0.03 + effects({"split": 0.02, REST: 0.004}, 2)
 
 
 def crossed_table(made=rows, **columns):
-    columns = {"factors": factors(), **columns}
+    columns = {"factors": FACTORS, **columns}
     return pl.concat([made("relu", BASE.tolist(), **columns), made("swish", (BASE + DIFFERENCE).tolist(), **columns)])
 
 
@@ -89,7 +85,7 @@ def test_a_difference_is_told_with_what_to_spend():
 
 def test_without_evidence_no_source_is_named():
     scores = (0.8 + effects({REST: 0.01}, 5)).tolist()
-    table = pl.concat([rows("relu", [0.8] * 25, factors=factors()), rows("swish", scores, factors=factors())])
+    table = pl.concat([rows("relu", [0.8] * 25, factors=FACTORS), rows("swish", scores, factors=FACTORS)])
 
     (line,) = noise_lines(noise_sources(table, question()), question())
 
@@ -99,7 +95,7 @@ def test_without_evidence_no_source_is_named():
 
 
 def test_equal_differences_are_told_as_such():
-    table = pl.concat([rows(arm, [0.1 * shift] * 25, factors=factors()) for arm, shift in (("relu", 1), ("swish", 3))])
+    table = pl.concat([rows(arm, [0.1 * shift] * 25, factors=FACTORS) for arm, shift in (("relu", 1), ("swish", 3))])
 
     *_, difference = noise_sources(table, question())
 
@@ -112,7 +108,7 @@ def test_equal_differences_are_told_as_such():
 def test_failures_are_counted_and_told():
     scores = (BASE + DIFFERENCE).tolist()
     scores[3] = None
-    table = pl.concat([rows("relu", BASE.tolist(), factors=factors()), rows("swish", scores, factors=factors())])
+    table = pl.concat([rows("relu", BASE.tolist(), factors=FACTORS), rows("swish", scores, factors=FACTORS)])
 
     relu, swish, difference = noise_sources(table, question())
 
@@ -127,9 +123,11 @@ def test_what_is_incomplete_or_crossed_in_another_way_is_not_compared():
     whole = crossed_table()
     unfinished = whole.filter((pl.col("arm") == "relu") | (pl.col("seed") < 24))
     other = pl.concat(
-        [whole.filter(arm="relu"), rows("swish", BASE.tolist(), factors=factors(("init", "order", "split")))]
+        [whole.filter(arm="relu"), rows("swish", BASE.tolist(), factors=crossed_factors(("init", "order", "split")))]
     )
-    mixed = pl.concat([whole.filter(pl.col("seed") < 24), rows("relu", [0.8], first_seed=24, factors=factors(first=5))])
+    mixed = pl.concat(
+        [whole.filter(pl.col("seed") < 24), rows("relu", [0.8], first_seed=24, factors=crossed_factors(first=5))]
+    )
 
     assert [(each.arm, each.baseline) for each in noise_sources(unfinished, question())] == [("relu", None)]
     assert [(each.arm, each.baseline) for each in noise_sources(other, question())] == [("relu", None), ("swish", None)]
@@ -139,7 +137,7 @@ def test_what_is_incomplete_or_crossed_in_another_way_is_not_compared():
 def test_levels_count_from_the_first_seed():
     shifted = pl.concat(
         [
-            rows(arm, scores.tolist(), first_seed=40, factors=factors(first=40))
+            rows(arm, scores.tolist(), first_seed=40, factors=crossed_factors(first=40))
             for arm, scores in (("relu", BASE), ("swish", BASE + DIFFERENCE))
         ]
     )
@@ -149,20 +147,12 @@ def test_levels_count_from_the_first_seed():
     ]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """The folder of a study of eight seeds, with 25 that are crossed."""
-    made_study(tmp_path, [records("relu", [0.8, 0.81] * 4), records("swish", [0.82, 0.84] * 4)])
-    write_records(tmp_path / VARIANCE, crossed_table(made=records))
-    return tmp_path
-
-
-def test_every_view_of_a_study_shows_its_noise(folder):
-    results = load_results(folder)
+def test_every_view_of_a_study_shows_its_noise(tmp_path):
+    results = noisy_study(tmp_path)
 
     (line,) = noise_lines(results.noise, results.question)
     assert results.sentences[-1] == line
-    content = json.loads((folder / "verdict.json").read_text())
+    content = json.loads((tmp_path / "verdict.json").read_text())
     jsonschema.validate(content, schema())
     assert [entry["baseline"] for entry in content["variance"]] == [None, None, "relu"]
     assert content["variance"][2]["dominant"] == "split"
@@ -173,9 +163,9 @@ def test_every_view_of_a_study_shows_its_noise(folder):
     assert [row[0].text for row in table.rows[::5]] == ["relu", "swish", "swish – relu"]
     assert [row[1].text for row in table.rows[:5]] == [*SOURCES, "rest", "total"]
     for form in ("md", "tex", "csv"):
-        paths = {path.stem: path.read_text() for path in write_exports(results, folder, form)}
+        paths = {path.stem: path.read_text() for path in write_exports(results, tmp_path, form)}
         assert "split" in paths["variance"]
-    assert pl.read_csv(folder / "exports" / "variance.csv")["sd"].is_not_null().all()
+    assert pl.read_csv(tmp_path / "exports" / "variance.csv")["sd"].is_not_null().all()
     (story,) = (story for story in stories(results) if story.name == "noise")
     assert story.notes == [line]
     (figure,) = story.figures

@@ -9,7 +9,7 @@ import matplotlib
 import polars as pl
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from made_studies import failing_study, golden, random_study, records, study, timed_study, with_shapes
+from made_studies import failing_study, golden, noisy_study, random_study, records, study, timed_study, with_shapes
 from playwright.sync_api import sync_playwright
 
 from actbench.report import write_page
@@ -121,6 +121,15 @@ def test_every_figure_is_drawn_from_the_records(visit, results, width):
     assert overflow(page) == 0
     shown = page.locator("figure:visible .plot svg").count()
     assert shown >= page.locator("figure:visible").count() == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_components_of_variance_are_drawn(visit, tmp_path, width):
+    page = visit(noisy_study(tmp_path), width=width)
+
+    assert marks(page, "noise-0") == 3 + 2  # sources, the rest and the total
+    assert overflow(page) == 0
 
 
 def test_arms_scores_and_time_can_be_chosen(visit, results):

@@ -174,15 +174,20 @@ def scores_of(command, *words):
     return cli.model.replicate_scores()
 
 
-def test_a_study_says_where_its_noise_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    own, ran = given(tmp_path), Ran()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A study with crossed seeds that has run: its file, which cells it trained, and its results."""
+    own = given(tmp_path_factory.mktemp("crossed"), {"seed_everything": 2, "trainer": {"max_epochs": 1}})
+    ran = Ran()
+    return own, ran, compare(own, work=ran, progress=Lines())
 
-    results = compare(own, work=ran, progress=Lines())
+
+def test_a_study_says_where_its_noise_is(trained):
+    own, ran, results = trained
 
     assert ran == [
-        *(("ReLU", [0, 1, 2]), ("Swish", [0, 1, 2])),
-        *(("ReLU", [*range(25)]), ("Swish", [*range(25)])),
+        *(("ReLU", [2, 3, 4]), ("Swish", [2, 3, 4])),
+        *(("ReLU", [*range(2, 27)]), ("Swish", [*range(2, 27)])),
     ]
     assert len(results.table) == 2 * 3
     assert len(results.conclusion.findings) == 1
@@ -192,24 +197,27 @@ def test_a_study_says_where_its_noise_is(tmp_path, monkeypatch):
         ("swish", None, ["init", "split", "order"]),
         ("swish", "relu", ["init", "split", "order"]),
     ]
-    jsonschema.validate(json.loads((tmp_path / "s" / "verdict.json").read_text()), schema())
+    jsonschema.validate(json.loads(Path(own["study"]["root"], "s", "verdict.json").read_text()), schema())
 
-    # A second start trains nothing, and a plan without crossed seeds is the same plan.
+
+def test_crossed_seeds_are_trained_once_and_are_not_part_of_the_plan(trained):
+    own, _, results = trained
     again = Ran()
+
     assert compare(own, work=again, progress=Lines()).sentences == results.sentences
-    assert again == []
-    without = compare(given(tmp_path, fairness={}), work=again, progress=Lines())
+    without = compare(merge_config(own, {"study": {"fairness": {"variance": False}, "name": "t"}}), work=again)
+
     assert again == []
     assert without.noise == []
     assert without.question.hash == results.question.hash
 
 
-def test_the_yaml_of_crossed_seeds_trains_what_the_study_trained(tmp_path, monkeypatch, capsys):
+def test_the_yaml_of_crossed_seeds_trains_what_the_study_trained(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    compare(given(tmp_path, {"seed_everything": 2}, activations=["relu"]), progress=Lines())
-    records = read_records(tmp_path / "s" / "variance.parquet")
+    folder = Path(trained[0]["study"]["root"], "s")
+    records = read_records(folder / "variance.parquet").filter(arm="relu")
 
-    fitted = scores_of("fit", "--config", tmp_path / "s" / "arms" / "relu_crossed.yaml")
+    fitted = scores_of("fit", "--config", folder / "arms" / "relu_crossed.yaml")
 
     assert fitted["val/loss"].tolist() == records["val_loss"].to_list()
     (last,) = Path("lightning_logs").glob("version_0/checkpoints/last.ckpt")
@@ -232,16 +240,28 @@ def test_a_dry_run_counts_crossed_seeds(tmp_path, capsys):
     from actbench.cli.main import main
 
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(given(tmp_path)))
+    path.write_text(yaml.safe_dump(given(tmp_path, activations=["relu"])))
 
     assert main(["compare", "--config", str(path), "--dry_run"]) == 0
 
     out = capsys.readouterr().out
-    assert "crossed seeds: 50 trainings more" in out
-    assert "missing: 56, in 4 cells" in out
+    assert "crossed seeds: 25 trainings more" in out
+    assert "missing: 28, in 2 cells" in out
     assert not (tmp_path / "s").exists()
 
 
+def test_crossed_arms_have_their_tuned_values(tmp_path):
+    own = Study.of(given(tmp_path, tune={"model.optimizer.lr": [0.001, 0.01]}))
+    compared = planned_cells(own, lambda key: 0.01 if key[2] == "swish" else 0.001)
+
+    wanted = crossed_wanted(own, make_question(own, compared), compared, lambda line: None)
+
+    assert {entry.arm: entry.value for entry, _ in wanted} == {"relu": 0.001, "swish": 0.01}
+    rates = [entry.cell.config["model"]["optimizer"]["init_args"]["lr"] for entry, _ in wanted]
+    assert rates == [0.001, 0.01]
+
+
+@pytest.mark.slow
 def test_a_tuned_arm_crosses_seeds_at_its_best_value(tmp_path):
     tune = {"model.optimizer.lr": [0.001, 0.01], "replicates": 1}
     own = given(tmp_path, activations=["relu"], tune=tune, fairness={"init": ["as_is", "gain"], "variance": True})

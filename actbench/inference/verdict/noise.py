@@ -21,7 +21,8 @@ DECIMALS = 12  # of a difference: equal ones may differ in rounding
 NOISE_CLAIM = (
     "Components are those of a random-effects analysis of variance. Interactions of sources, and what cannot be "
     "repeated, are in the rest. Intervals suppose normal effects, stand outside the correction, and are wide, because "
-    "each source has few seeds. Estimates below 0 are shown as 0, so that shares may add up to more than 100 %."
+    "each source has few seeds. Estimates below 0 are shown as 0, so that shares may add up to more than 100 %, and "
+    "the rest may exceed the total."
 )
 
 
