@@ -71,7 +71,9 @@ def used_sources(cell: Cell) -> set[str]:
     Their weights are compared, and a forward pass in training shows whether the
     network draws. All replicates share the data of a DataModule that is not ours.
     """
-    two = replace(cell, seeds=range(cell.fixed_seed, cell.fixed_seed + 2), vary=SOURCES, crossed=())
+    model = {**cell.config["model"], "engine": "sequence", "compile": False}  # a stack would have to be proved
+    seeds = range(cell.fixed_seed, cell.fixed_seed + 2)
+    two = replace(cell, config={**cell.config, "model": model}, seeds=seeds, vary=SOURCES, crossed=())
     with tempfile.TemporaryDirectory() as folder, unchanged_process(SEED), shared_sources(two.sharing):
         cli = CellCLI(two, Path(folder), ())
         classifier, datamodule = cli.model, cli.datamodule

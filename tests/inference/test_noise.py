@@ -13,7 +13,7 @@ from made_studies import study as made_study
 from actbench.inference.stats import REST, pairs_needed, variance_components
 from actbench.inference.verdict import VARIANCE, load_results, schema
 from actbench.inference.verdict.noise import noise_lines, noise_sources
-from actbench.records import write_records
+from actbench.records import RecordError, write_records
 from actbench.report.exports import write_exports
 from actbench.report.sections import stories
 from actbench.report.tables import tables
@@ -191,3 +191,29 @@ def test_crossed_pairs_that_are_no_pairs_are_a_fault(tmp_path):
     assert load_results(tmp_path).faults == [
         "crossed seeds, swish: 25 seeds have another batch order than relu, or an unknown one"
     ]
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        '{"crossed": 3, "first_seed": 0}',
+        '{"crossed": [["init", [0, 1, 0]]], "first_seed": 0}',
+        '{"crossed": [["init", []]], "first_seed": 0}',
+        '{"crossed": [["init", [0, 1]]], "first_seed": "0"}',
+        '{"crossed": [["init", [0, 0, 1, 1]]]}',
+    ],
+)
+def test_records_with_another_design_are_refused_in_a_line(tmp_path, factors):
+    made_study(tmp_path, [records("relu", [0.8, 0.81] * 4), records("swish", [0.82, 0.84] * 4)])
+    write_records(tmp_path / VARIANCE, crossed_table(made=records, factors=factors))
+
+    with pytest.raises(RecordError, match=r"variance.parquet: not records of crossed seeds \([^\n]*\)"):
+        load_results(tmp_path)
+
+
+def test_records_that_lack_columns_are_refused_in_a_line(tmp_path):
+    made_study(tmp_path, [records("relu", [0.8, 0.81] * 4), records("swish", [0.82, 0.84] * 4)])
+    write_records(tmp_path / VARIANCE, crossed_table(made=records).drop("network_name"))
+
+    with pytest.raises(RecordError, match=r"variance.parquet lacks network_name; run its study again"):
+        load_results(tmp_path)

@@ -135,16 +135,15 @@ def test_a_study_with_nothing_to_cross_is_refused_before_training(tmp_path, conf
 # --- cells ---
 
 
-def cell(seeds, crossed=("init", "split", "order"), **model):
-    fit = {"model": {"network": "MLP", **model}, "data": "FakeImages", "trainer": {"max_epochs": 1}}
+def cell(seeds, crossed=("init", "split", "order"), data="FakeImages", **model):
+    fit = {"model": {"network": "MLP", **model}, "data": data, "trainer": {"max_epochs": 1}}
     config = cell_config(merge_config({}, fit))
     return Cell(config, seeds, data_digest(config), fixed_seed=3, crossed=crossed)
 
 
-@pytest.mark.parametrize("engine", ["stack", "sequence"])
-def test_replicates_share_sources_as_the_array_says(tmp_path, engine):
-    table = run_cell(cell(range(3, 11), engine=engine), tmp_path / "crossed")
-    plain = run_cell(cell(range(3, 8), crossed=(), engine=engine), tmp_path / "plain")
+def test_replicates_share_sources_as_the_array_says(tmp_path):
+    table = run_cell(cell(range(3, 11)), tmp_path / "crossed")
+    plain = run_cell(cell(range(3, 8), crossed=()), tmp_path / "plain")
 
     own = plain["init_fingerprint"].to_list()
     assert table["init_fingerprint"].to_list() == [own[level] for level in levels(0)[:8]]
@@ -152,6 +151,26 @@ def test_replicates_share_sources_as_the_array_says(tmp_path, engine):
     assert table["val_loss"][0] == pytest.approx(plain["val_loss"][0], rel=1e-4)
     assert table["order_fingerprint"][0] == plain["order_fingerprint"][0]
     assert table["order_fingerprint"].n_unique() == 8
+
+
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_crossed_dropout_and_augmentation_are_those_of_their_seeds(tmp_path, engine):
+    model = {"network": "test_crossing.WithDropout", "engine": engine}
+    small = replace(
+        cell(range(3, 9), crossed=("augmentation", "dropout"), data=USED["augmentation"][0]["data"], **model),
+        vary=("augmentation", "dropout"),
+    )
+
+    crossed = run_cell(small, tmp_path / "crossed")["val_loss"]
+
+    # Of six replicates, the second has the second seed of dropout, and the last that of augmentation.
+    alone = {
+        source: run_cell(replace(small, crossed=(), vary=(source,), seeds=range(4, 5)), tmp_path / source)["val_loss"]
+        for source in ("dropout", "augmentation")
+    }
+    assert crossed[1] == pytest.approx(alone["dropout"][0], rel=1e-4)
+    assert crossed[5] == pytest.approx(alone["augmentation"][0], rel=1e-4)
+    assert crossed.n_unique() == 6
 
 
 def test_the_key_holds_the_design():
@@ -236,6 +255,7 @@ def test_a_fit_refuses_what_cannot_be_crossed():
             CommandCLI("fit", compose(options))
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_crossed_seeds(tmp_path, capsys):
     from actbench.cli.main import main
 

@@ -91,10 +91,8 @@ def load_results(folder: Path) -> StudyResults:
     if question.tune and (folder / TUNING).is_file():
         ((setting, grid),) = ((name, values) for name, values in question.tune.items() if name != "replicates")
         tunings = summarize_tuning(read_records(folder / TUNING), setting, grid, level=1 - question.alpha)
-    crossed = read_named_records(folder / VARIANCE) if (folder / VARIANCE).is_file() else None
-    noise = [] if crossed is None else noise_sources(crossed, question)
+    noise, crossed_faults = read_noise(folder / VARIANCE, question) if (folder / VARIANCE).is_file() else ([], [])
     certificates = [Certificate.from_dict(values) for values in history.certificates.get(question.hash, [])]
-    crossed_faults = [] if crossed is None else pairing_faults(crossed, question.baseline)
     if looked is not history:
         looked.write(folder)
     changed = [line for result in by_condition(conclusion) for line in condition_sentences(result)]
@@ -107,7 +105,7 @@ def load_results(folder: Path) -> StudyResults:
         faults=[
             *planning_faults(table, question),
             *pairing_faults(table, question.baseline),
-            *(f"crossed seeds, {fault}" for fault in crossed_faults),
+            *crossed_faults,
         ],
         sentences=[*sentences(conclusion, tunings, certificates), *changed, *noise_lines(noise, question)],
         command=history.command,
@@ -125,6 +123,16 @@ def read_named_records(path: Path) -> pl.DataFrame:
     if lacking:
         raise RecordError(f"{path} lacks {', '.join(sorted(lacking))}; run its study again")
     return table
+
+
+def read_noise(path: Path, question: Question) -> tuple[list[NoiseSources], list[str]]:
+    """What the records of crossed seeds say, and faults of their pairing; a RecordError if they cannot be read."""
+    table = read_named_records(path)
+    try:
+        noise = noise_sources(table, question)
+    except (LookupError, TypeError, ValueError) as error:  # of factors in another form
+        raise RecordError(f"{path}: not records of crossed seeds ({error}); run its study again") from error
+    return noise, [f"crossed seeds, {fault}" for fault in pairing_faults(table, question.baseline)]
 
 
 def sibling_histories(folder: Path) -> Iterator[History]:
