@@ -57,3 +57,31 @@ def no_kept_tensors(network: nn.Module) -> Iterator[None]:
             if any(True for _ in kept_tensors(value)):
                 value.clear()
                 value.extend(original) if isinstance(value, list) else value.update(original)
+
+
+@contextmanager
+def unchanged_attributes(network: nn.Module) -> Iterator[None]:
+    """Restore what modules keep in Python besides tensors, such as a count of calls, after a probe."""
+    before = [(module, plain_attributes(module)) for module in network.modules()]
+    kept = [copy.deepcopy(values) for _, values in before]
+    try:
+        yield
+    finally:
+        for (module, _), values in zip(before, kept, strict=True):
+            vars(module).update(values)
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """Attributes of a module's own that are numbers, texts, or collections of these."""
+    return {
+        name: value for name, value in vars(module).items() if name not in MODULE_ATTRIBUTES and is_restorable(value)
+    }
+
+
+def is_restorable(value: Any) -> bool:
+    """Whether a value is a number, a text or None, or a collection of these."""
+    if isinstance(value, dict):
+        return all(map(is_restorable, value.values()))
+    if isinstance(value, list | tuple | set):
+        return all(map(is_restorable, value))
+    return value is None or isinstance(value, bool | int | float | str)

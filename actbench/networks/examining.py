@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from actbench.networks.calls import SwapError, Trace
-from actbench.networks.copies import no_kept_tensors
+from actbench.networks.copies import no_kept_tensors, unchanged_attributes
 from actbench.networks.sites import Identity, Site, find_sites, identified
 from actbench.networks.swap import is_counted, network_name
 from actbench.networks.tracing import record_forward
@@ -171,7 +171,7 @@ def check_kind(network: nn.Module) -> None:
 
 def recorded_forward(network: nn.Module, batch: Tensor, mode: str, *, draw: int = 0) -> Trace:
     """A recorded forward pass that returns one tensor; draws differ in what is random in it."""
-    with global_stream(draw, "dropout"), no_kept_tensors(network):
+    with global_stream(draw, "dropout"), no_kept_tensors(network), unchanged_attributes(network):
         before = generator_states()
         trace, output = record_forward(network, batch, gradients=mode == "train")
         trace.draws = generator_states() != before

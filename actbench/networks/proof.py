@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from actbench.networks.calls import MODULE, SwapError, Trace, function_name
 from actbench.networks.certificate import Swap, SwapCertificate
-from actbench.networks.copies import no_kept_tensors
+from actbench.networks.copies import no_kept_tensors, unchanged_attributes
 from actbench.networks.examining import MODES, Pass
 from actbench.networks.recomputing import nothing_recomputed
 from actbench.networks.sites import Site, replayed
@@ -173,7 +173,12 @@ def outputs_and_gradients(
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.grad = None
-    with torch.set_grad_enabled(gradients), global_stream(draw, "dropout"), no_kept_tensors(network):
+    with (
+        torch.set_grad_enabled(gradients),
+        global_stream(draw, "dropout"),
+        no_kept_tensors(network),
+        unchanged_attributes(network),
+    ):
         output = run(inputs.clone())
         weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
         if output.requires_grad:

@@ -6,6 +6,7 @@ each call. Configs and checkpoints hold it in one canonical form.
 """
 
 import difflib
+import math
 import sys
 from collections.abc import Mapping
 from functools import cache, partial
@@ -16,6 +17,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -154,7 +156,10 @@ class Spec:
     def _check_kind(cls, target: Any) -> None:
         """Raise a ValueError for an object that is not of the spec's kind."""
         if not isinstance(target, type) or not issubclass(target, cls.base):
-            raise ValueError(f"{cls.kind} {target!r} is not a subclass of {public_path(cls.base)}")
+            name = public_path(target) if hasattr(target, "__qualname__") else repr(target)
+            function = isinstance(target, FunctionType) and cls.base is nn.Module
+            advice = ", but a function: write a torch.nn.Module whose forward calls it" if function else ""
+            raise ValueError(f"{cls.kind} {name} is not a subclass of {public_path(cls.base)}{advice}")
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments with plain defaults written out, after checking them against the constructor's signature."""
@@ -211,12 +216,33 @@ class ActivationSpec(Spec):
     names = MappingProxyType({name: partial(entry.cls, **entry.init_args) for name, entry in CATALOGUE.items()})
 
     def _prove(self) -> None:
-        images = torch.linspace(-2, 2, 48).reshape(2, 4, 2, 3)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            result = self()(images)
-        got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-        if got != images.shape:
-            raise ValueError(f"not an activation: it maps an input of shape {tuple(images.shape)} to {got}")
+            module = self()
+            try:
+                check_shape(module, (2, 4, 2, 3))
+            except Exception:  # of any kind: a parameter for each channel fits only as many
+                values = (*module.parameters(), *module.buffers())
+                sizes = {size for value in values if not is_lazy(value) for size in value.shape if size > 1}
+                if not any(fits(module, shape) for size in sizes for shape in ((2, size, 2, 3), (2, size))):
+                    raise
+
+
+def check_shape(module: nn.Module, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError if an activation maps an input of this shape to anything else."""
+    inputs = torch.linspace(-2, 2, math.prod(shape)).reshape(shape)
+    result = module(inputs)
+    got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+    if got != shape:
+        raise ValueError(f"not an activation: it maps an input of shape {shape} to {got}")
+
+
+def fits(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether an activation takes an input of this shape."""
+    try:
+        check_shape(module, shape)
+    except Exception:  # of any kind, in the user's code
+        return False
+    return True
 
 
 class NetworkSpec(Spec):

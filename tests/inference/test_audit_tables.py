@@ -258,3 +258,52 @@ def test_the_command_shows_every_dataset(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.splitlines()[1].split()[:5] == ["dataset", "name", "mean", "se", "n"]
     assert "4 comparisons with Swish, unpaired" in printed
+
+
+@pytest.mark.parametrize(
+    ("cell", "mean", "spread"),
+    [
+        (r"75\std{3}", "75", "3"),
+        (r"$75_{\pm 3}$", "75", "3"),
+        (r"75.1\textsuperscript{2}", "75.1", None),
+        (r"75.1\footnotemark[2]", "75.1", None),
+        (r"\textbf{75.1} $\pm$ 0.2\tablefootnote{of 3 runs}", "75.1", "0.2"),
+    ],
+)
+def test_what_a_command_of_latex_prints_is_no_digit_of_the_number(tmp_path, cell, mean, spread):
+    path = tmp_path / "table.tex"
+    path.write_text(f"Method & A \\\\\nReLU & $94.5 \\pm 0.2$ \\\\\nSwish & {cell} \\\\\n")
+
+    _, row = read_table(path).rows
+
+    assert row.mean.text == mean
+    assert (row.spread and row.spread.text) == spread
+
+
+def test_a_number_that_an_unknown_command_goes_on_with_is_refused(tmp_path):
+    path = tmp_path / "table.tex"
+    path.write_text("Method & A \\\\\nReLU & $94.5 \\pm 0.2$ \\\\\nSwish & 75\\mine{3} \\\\\n")
+
+    with pytest.raises(TableError, match="'75 3' is not a number"):
+        read_table(path)
+
+
+def test_columns_named_like_activations_are_rows(tmp_path):
+    path = tmp_path / "table.md"
+    path.write_text(
+        "| | ReLU | Leaky ReLU |\n|---|---|---|\n| A | 94.5 ± 0.1 | 94.8 ± 0.1 |\n| B | 74.5 ± 0.1 | 74.8 ± 0.1 |"
+    )
+
+    rows = read_table(path).rows
+
+    assert [(row.dataset, row.name) for row in rows] == [
+        (dataset, name) for dataset in "AB" for name in ("ReLU", "Leaky ReLU")
+    ]
+
+
+def test_merged_cells_are_told(tmp_path):
+    path = tmp_path / "table.tex"
+    path.write_text("Method & \\multicolumn{2}{c}{A} \\\\\n & B & C \\\\\nReLU & 1 & 2 \\\\\n")
+
+    with pytest.raises(TableError, match="merged cells are not read"):
+        read_table(path)

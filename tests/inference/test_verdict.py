@@ -35,6 +35,7 @@ from actbench.inference.verdict import (
 )
 from actbench.inference.verdict.certificate import proportion_interval
 from actbench.inference.verdict.evidence import paired_cost
+from actbench.inference.verdict.words import tuning_sentences
 
 RELU = [0.95, 0.96, 0.94, 0.95, 0.97, 0.93, 0.95, 0.96]
 
@@ -476,7 +477,17 @@ def test_whether_the_winner_depends_on_the_tuned_setting_is_said():
 
     assert of.winner == "tanh"
     assert of.winners == {0.001: "tanh", 0.01: "relu", 0.1: "tanh"}
-    assert of.depends
+    assert of.others == {0.01: "relu"}
+    assert not of.depends  # two seeds a value, whose intervals overlap
+    *_, said = tuning_sentences(of)
+    assert said == (
+        "The highest mean on val is that of tanh where each arm has its own value, and that of relu at 0.01 where all "
+        "share it; 2 seeds a value do not tell whether the winner depends on model.optimizer.lr."
+    )
+    apart = {0.01: Interval(0.93, 0.92, 0.94)}, {0.01: Interval(0.9, 0.89, 0.91)}
+    relu, tanh = (arm._replace(val_accuracy=known) for arm, known in zip(of.arms, apart, strict=True))
+    assert of._replace(arms=[relu, tanh]).depends
+    assert not of._replace(arms=[tanh._replace(arm="relu"), relu._replace(arm="tanh")]).depends
     assert of.extended == [0.1]
     assert [(arm.chosen, arm.at_edge) for arm in of.arms] == [(0.01, False), (0.001, True)]
     assert of.arms[0].val_accuracy[0.001].estimate == pytest.approx(0.91)
@@ -592,7 +603,7 @@ def test_what_is_told_follows_its_schema(folder):
     jsonschema.validate(content, schema())
     assert [of["sentence"] for of in content["comparisons"]] == list(results.sentences)[: len(content["comparisons"])]
     assert content["certificates"][0]["passed"]
-    assert content["tuning"][0]["depends"]
+    assert content["tuning"][0]["depends"] is False
     assert content["plan"]["as_planned"]
     assert content["level_holds"]
 

@@ -35,6 +35,28 @@ class Base(nn.Module):
         return self.head(self.middle(self.a(x.flatten(1))))
 
 
+class Annealed(Base):
+    """Counts its passes in training; outputs and the slope of an activation follow from the count."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.passes, self.seen = 0, {"shapes": []}
+
+    def middle(self, x):
+        if self.training:
+            self.passes += 1
+            self.seen["shapes"].append(tuple(x.shape))
+        return self.c(F.leaky_relu(self.b(F.relu(x)) * (1 + self.passes / 100), 0.1 + self.passes / 100))
+
+
+def test_a_network_that_counts_its_passes_is_swapped_and_starts_at_none():
+    network = swapped("test_changing.Annealed")
+
+    assert len(network.activations) == 2
+    assert network.network.passes == 0
+    assert network.network.seen == {"shapes": []}
+
+
 # --- skipped at random ---
 
 

@@ -214,3 +214,30 @@ def test_a_network_that_hands_its_arguments_on_takes_them():
     network = NetworkSpec("test_specs.HandsOn")(activation=ActivationSpec("relu"), input_shape=(1, 8, 8), num_classes=3)
 
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+class Scaled(nn.Module):
+    """ReLU with a scale for each channel, of which there are ``channels``."""
+
+    def __init__(self, channels: int = 6):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x):
+        return torch.relu(x) * self.scale
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        {"class_path": "torch.nn.PReLU", "init_args": {"num_parameters": 128}},
+        {"class_path": "test_specs.Scaled", "init_args": {"channels": 5}},
+    ],
+)
+def test_an_activation_may_have_a_parameter_for_each_channel(activation):
+    assert ActivationSpec(activation).init_args.items() >= activation["init_args"].items()
+
+
+def test_a_function_is_no_activation_and_is_named():
+    with pytest.raises(ValueError, match=r"functional\.silu .*but a function: write a torch\.nn\.Module"):
+        ActivationSpec("torch.nn.functional.silu")

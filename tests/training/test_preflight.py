@@ -197,6 +197,13 @@ class Mine(nn.Module):
         return x.clamp(min=0)
 
 
+class Noisy(nn.Module):
+    """ReLU, of noisy inputs in training."""
+
+    def forward(self, x):
+        return torch.relu(x + 0.1 * torch.randn_like(x) if self.training else x)
+
+
 class ZeroHead(nn.Module):
     """A network whose logits are zero before the first step."""
 
@@ -224,6 +231,7 @@ class Unheard(ZeroHead):
     [
         ("MLP", ["relu", "test_preflight.Mine", "swish"], ["relu and Mine give the same outputs bit for bit in MLP"]),
         ("test_preflight.ZeroHead", ["relu", "swish"], []),
+        ("MLP", ["relu", "test_preflight.Noisy"], []),
         ("test_preflight.Unheard", ["relu", "swish"], ["relu and swish give the same outputs bit for bit in Unheard"]),
         ("MLP", ["relu", {"name": "fast", "activation": "relu", "model.optimizer.lr": 0.1}], []),
     ],

@@ -17,6 +17,7 @@ CELL = re.compile(
 )
 P_VALUE = re.compile(rf"(?:[pP]\s*)?(?P<sign>[<>=≤≥⩽⩾]?)\s*(?P<number>{NUMBER})")
 POWER = re.compile(r"(?:(\d[\d.,]*)\s*(?:×|·|\*|x)\s*)?10\s*\^\s*([-−]?\d+)")
+MERGED = r"\multicolumn"
 LATEX = (  # commands and what they print; of all others, only the arguments are kept
     (r"\\(?:cellcolor|textcolor|color|rowcolor)(?:\[[^]]*\])?\{[^}]*\}", ""),
     (r"[_^]?\s*\{?\s*(?:\\[a-z]+style\s*|\\[a-z]*size\s*|\\small\s*|\\tiny\s*)?\\pm(?![A-Za-z])", "±"),
@@ -24,6 +25,12 @@ LATEX = (  # commands and what they print; of all others, only the arguments are
     (r"\\(?:leq?|lt)(?![A-Za-z])", "<"),
     (r"\\(?:geq?|gt)(?![A-Za-z])", ">"),
     (r"\\(?:dagger|ddagger|ast|star)(?![A-Za-z])", ""),
+    (
+        r"\\(?:textsuperscript|footnote(?:mark|text)?|tablefootnote|tnote|cite[a-z]*|label)(?:\[[^]]*\])*(?:\{[^{}]*\})?",
+        "",
+    ),
+    (r"\\(?:std|sd|stdev)(?=\{)", "±"),
+    (r"(?<=[\d.,])\\[A-Za-z]+\*?(?:\[[^]]*\])?(?=\{)", " "),  # whose argument is not a part of the number
     (r"\\([%&_#$])", r"\1"),
     (r"\\[,;:! ]|~", " "),
     (r"\\[A-Za-z]+\*?(?:\[[^]]*\])?\s*", ""),
@@ -69,7 +76,10 @@ def split_lines(text: str) -> list[TextLine]:
     lines = [line for line in lines if any(line.cells)]
     for line in lines:
         if len(line.cells) != len(lines[0].cells):
-            raise TableError(f"line {line.number} has {len(line.cells)} cells, the first line {len(lines[0].cells)}")
+            merged = "; give each column a name of its own, for merged cells are not read" if MERGED in text else ""
+            raise TableError(
+                f"line {line.number} has {len(line.cells)} cells, the first line {len(lines[0].cells)}{merged}"
+            )
         if max(map(len, line.cells)) > LONGEST:
             raise TableError(f"line {line.number} has a cell of more than {LONGEST:,} characters")
     return [TextLine(line.number, [plain(cell) for cell in line.cells]) for line in lines] if latex else lines

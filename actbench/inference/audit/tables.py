@@ -44,6 +44,20 @@ ALIASES = {
     "effect": ("effect size", "cohens d", "hedges g"),
 }
 MEANINGS = {alias: name.replace(" ", "_") for name, aliases in ALIASES.items() for alias in (name, *aliases)}
+ACTIVATIONS = (
+    "relu",
+    "leakyrelu",
+    "prelu",
+    "elu",
+    "selu",
+    "gelu",
+    "swish",
+    "silu",
+    "mish",
+    "tanh",
+    "sigmoid",
+    "softplus",
+)
 LARGEST_FILE, MOST_ROWS = 2**22, 1000  # bytes of a table, and rows
 BLANK = ("", "-", "–", "—", "--", "---", "n/a", "na", "nan", "none")  # empty cells, in lower case
 
@@ -69,8 +83,9 @@ def read_table(path: Path, *, spread: Kind | None = None, runs: int | None = Non
     """Read a table of comma, semicolon or tab separated values, of Markdown or of LaTeX.
 
     A table has a row for each activation, or for each activation on each dataset;
-    or a column for each dataset, with cells such as ``87.48 ± 0.40``; or, if its
-    first column is named ``dataset``, a column for each activation.
+    or a column for each dataset, with cells such as ``87.48 ± 0.40``; or a column
+    for each activation, if its first column is named ``dataset`` or columns are named
+    like activations.
 
     Args:
         path: The file.
@@ -110,7 +125,8 @@ def read_table(path: Path, *, spread: Kind | None = None, runs: int | None = Non
 def find_columns(header: Sequence[str], body: Sequence[TextLine]) -> Layout:
     """Which columns hold what; a ValueError says which column is missing or comes twice."""
     meanings = [MEANINGS.get(column_name(cell)) for cell in header]
-    transposed = meanings[:1] == ["dataset"] and not {"name", "mean"} & set(meanings)
+    activations = sum(re.sub(r"\W|_", "", cell.lower()) in ACTIVATIONS for cell in header[1:])
+    transposed = (meanings[:1] == ["dataset"] or activations > 1) and not {"name", "mean"} & set(meanings[1:])
     if "name" not in meanings and meanings[:1] in ([None], ["dataset"]):
         meanings[0] = "name"
     for name in dict.fromkeys(("name", *filter(None, meanings))):

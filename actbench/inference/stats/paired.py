@@ -191,7 +191,8 @@ def superiority(difference: Float[np.ndarray, " pairs"], *, level: float = 0.95)
     z = float(distributions.norm.ppf((1 + level) / 2))
     middle = (share + z**2 / (2 * pairs)) / (1 + z**2 / pairs)
     half = z / (1 + z**2 / pairs) * np.sqrt(share * (1 - share) / pairs + z**2 / (4 * pairs**2))
-    return Interval(float(share), float(middle - half), float(middle + half))
+    # Of 0 and 1, rounding may put the bound on the other side.
+    return Interval(float(share), float(min(middle - half, share)), float(max(middle + half, share)))
 
 
 def effect_size(difference: Float[np.ndarray, " pairs"]) -> float:

@@ -78,7 +78,12 @@ def find_price(
         ratio = timing and timing.epoch_ratio
         equal_time = ratio and compare_at_equal_time(comparison, (arm, base), ratio, question)
         aim = timings.target or float(np.median([curve.at(curve.trained) for curve in base]))
-        # Without a ratio, epochs are compared.
-        target = compare_times_to_target(comparison, (arm, base), ratio or EPOCHS, aim, alpha=question.alpha)
+        guess = float(base[0].accuracy[0])
+        # Without a ratio, epochs are compared. Guessing is no target.
+        target = (
+            None
+            if aim <= guess + 1e-6
+            else compare_times_to_target(comparison, (arm, base), ratio or EPOCHS, aim, alpha=question.alpha)
+        )
     saved = {name: timings.saved_bytes.get(cells.get(name, "")) for name in (comparison.arm, comparison.baseline)}
     return Price(timing, equal_time, target, saved)

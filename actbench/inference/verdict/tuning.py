@@ -43,9 +43,17 @@ class Tuning(NamedTuple):
     winner: str
 
     @property
+    def others(self) -> dict[float, str]:
+        """Arms of higher mean than ``winner`` at values that all arms share."""
+        return {value: arm for value, arm in self.winners.items() if arm != self.winner}
+
+    @property
     def depends(self) -> bool:
-        """Whether another arm than ``winner`` is best at some value that all arms share."""
-        return any(arm != self.winner for arm in self.winners.values())
+        """Whether another arm is better than ``winner`` at some value that all share: their intervals lie apart."""
+        accuracies = {arm.arm: arm.val_accuracy for arm in self.arms}
+        return any(
+            accuracies[arm][value].low > accuracies[self.winner][value].high for value, arm in self.others.items()
+        )
 
 
 def val_scores(table: pl.DataFrame) -> pl.DataFrame:

@@ -155,11 +155,16 @@ def tuning_sentences(tuning: Tuning) -> Iterator[str]:
     if tuning.extended:
         added = ", ".join(f"{value:g}" for value in tuning.extended)
         yield f"A best value lay at the grid's edge, so {added} came in for every arm."
+    others = ", ".join(f"{arm} at {value:g}" for value, arm in tuning.others.items())
     if tuning.depends:
-        others = ", ".join(f"{arm} at {value:g}" for value, arm in tuning.winners.items() if arm != tuning.winner)
         yield (
             f"The winner on val depends on {tuning.setting}: {tuning.winner} where each arm has its own value, "
             f"but {others} where all share it."
+        )
+    elif others:
+        yield (
+            f"The highest mean on val is that of {tuning.winner} where each arm has its own value, and that of "
+            f"{others} where all share it; {seeds} a value do not tell whether the winner depends on {tuning.setting}."
         )
     else:
         yield f"The winner on val is {tuning.winner}, whether each arm has its own {tuning.setting} or all share one."
