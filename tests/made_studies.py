@@ -21,7 +21,18 @@ from actbench.inference.verdict import (
     to_json_values,
 )
 from actbench.inference.verdict.timing import StepTiming, Timings
-from actbench.records import COLUMNS, fingerprint, to_frame, write_records
+from actbench.records import (
+    COLUMN_OF,
+    COLUMNS,
+    LAYERS,
+    SITES,
+    STATISTICS,
+    TIMES,
+    fingerprint,
+    read_records,
+    to_frame,
+    write_records,
+)
 from actbench.seeding import levels
 
 EPOCHS = 4
@@ -245,3 +256,34 @@ def golden(folder: Path) -> StudyResults:
     )
     tune = {"model.optimizer.lr": list(grid), "replicates": 2}
     return study(folder, tables, arms=("relu", "swish", "tanh"), tuned=tuned, tested=True, tune=tune)
+
+
+def with_mechanism(table: pl.DataFrame, dead: Sequence[bool] = ()) -> pl.DataFrame:
+    """Records that hold a mechanism of two calls; the units of the second die in the first epoch of some seeds."""
+    seeds, epochs = len(table), [0, 1, 2, EPOCHS]
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {
+        SITES: [["layers.1", "layers.3"]] * seeds,
+        LAYERS: [["convolution 1", "linear layer 1"]] * seeds,
+        TIMES: [epochs] * seeds,
+        COLUMN_OF["rank"]: rng.uniform(1, 10, (seeds, len(epochs))).tolist(),
+    }
+    for name in STATISTICS:
+        values = rng.uniform(0.1, 0.5, (seeds, len(epochs), 2))
+        if name == "dead":
+            values[:] = 0
+            values[np.flatnonzero(dead), 1:, 1] = 1
+        columns[COLUMN_OF[name]] = values.tolist()
+    return table.with_columns(pl.Series(name, of, dtype=COLUMNS[name].type) for name, of in columns.items())
+
+
+def measured_study(folder: Path) -> StudyResults:
+    """`failing_study`, whose failed seeds of relu have dead units behind the first linear layer."""
+    failing_study(folder)
+    table = read_records(folder / "records.parquet")
+    tables = [
+        with_mechanism(own, own["val_accuracy"] < 0.5 if arm == "relu" else ())
+        for (arm,), own in table.group_by("arm", maintain_order=True)
+    ]
+    write_records(folder / "records.parquet", pl.concat(tables))
+    return load_results(folder)

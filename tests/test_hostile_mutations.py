@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from hostile import AWKWARD, FIT, guarded, mutated, plant_decoy
-from made_studies import golden, random_study, timed_study
+from made_studies import golden, random_study, timed_study, with_mechanism
 
 from actbench.cli.main import main
 from actbench.records import to_bytes
@@ -117,7 +117,7 @@ def test_mutated_records_do_no_harm(tmp_path, monkeypatch, capsys, seeds):
     monkeypatch.chdir(tmp_path)
     golden(tmp_path / "theirs")
     path = tmp_path / "theirs" / "records.parquet"
-    honest = pl.read_parquet(path)
+    honest = with_mechanism(pl.read_parquet(path))
     for seed in seeds:
         rng = np.random.default_rng(seed)
         name, new = str(rng.choice(honest.columns)), AWKWARD[rng.integers(len(AWKWARD))]

@@ -10,6 +10,7 @@ import pytest
 
 from actbench.records import (
     COLUMNS,
+    MECHANISM,
     RESULTS,
     RecordError,
     Store,
@@ -37,7 +38,8 @@ C0FFEE, DECAF = "c0ffee" * 5 + "c0", "decaf" * 6 + "de"  # hashes of cells
 
 
 def records(seeds, cell=C0FFEE, **values):
-    row = {name: EXAMPLES[column.type] for name, column in COLUMNS.items()} | {"epochs": 3, "factors": "{}"}
+    row = {name: EXAMPLES[column.type] for name, column in COLUMNS.items() if name not in MECHANISM}
+    row |= {"epochs": 3, "factors": "{}"}
     row |= {key: [0.5, 0.25] for key in ("curve_x", "curve_y", "curve_slope")}
     row |= {"config": "{}", "swap": None, "cell": cell, **values}
     return to_frame({**row, "seed": seed} for seed in seeds)

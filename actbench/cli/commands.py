@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actbench.cli.main import CommandParser, fail, shown_path
-from actbench.records import RecordError, Store, merge
+from actbench.records import MEASURED, RecordError, Store, merge
 
 
 def run_activations(options: Sequence[str]) -> int:
@@ -72,7 +72,10 @@ def run_merge(options: Sequence[str]) -> int:
     if {root.resolve() for root in chosen.roots} == {chosen.root.resolve()}:
         return fail(f"{chosen.root} is where studies are joined; give others, or another --root")
     try:
-        added = merge([Store(root / "cells") for root in chosen.roots], Store(chosen.root / "cells"))
+        added = sum(
+            merge([Store(root / folder) for root in chosen.roots], Store(chosen.root / folder))
+            for folder in (Path("cells"), Path("cells", MEASURED))
+        )
     except (RecordError, OSError) as error:
         return fail(error)
     print(f"added {added} cells to {shown_path(chosen.root / 'cells')}")

@@ -26,10 +26,10 @@ from actbench.inference.verdict import StudyResults, load_results
 from actbench.inference.verdict.results import to_json_values
 from actbench.records import RecordError, check_links, replace_file
 from actbench.report import markdown
+from actbench.report.cells import NONE, ReportTable, TableCell, TableColumn, text_cell
 from actbench.report.exports import FOLDER, to_csv
 from actbench.report.figures import figures_by_file, render
 from actbench.report.figures.cost import card_figures
-from actbench.report.tables import NONE, ReportTable, TableCell, TableColumn, text_cell
 from actbench.specs import ActivationSpec, NetworkSpec, UsageError, class_paths, compose, one_line, setting, without
 from actbench.specs.values import load_yaml
 from actbench.studies.cells.measurements import BUSY, OtherProcesses, device_name

@@ -31,7 +31,7 @@ from actbench import data
 from actbench.cli.main import fail, shown_path, shown_program
 from actbench.cli.saved import as_config, data_setting, read_saved, refuse_contradictions
 from actbench.networks import SwapError
-from actbench.records import check_links
+from actbench.records import RANK, STATISTICS, Statistic, check_links
 from actbench.seeding import SOURCES, Sharing, shared_sources
 from actbench.specs import (
     UsageError,
@@ -55,6 +55,7 @@ from actbench.training.callbacks import (
 )
 from actbench.training.config import BenchCLI, library_versions
 from actbench.training.engines import EngineError
+from actbench.training.mechanism import Mechanism
 from actbench.training.metrics import gather, summary_statistics
 from actbench.training.predictions import FORMATS, class_names, prediction_scores, write_predictions
 from actbench.training.threads import choose_threads, keep_memory
@@ -213,6 +214,8 @@ class CommandCLI(BenchCLI):
         """Print where a fit's checkpoints are, print scores, or write predictions."""
         if self.command == "fit":
             report_fit(self.trainer)
+            if self.model.mechanism:
+                report_mechanism(self.model.mechanism)
         elif self.command == "predict":
             self._write_predictions(result)
         else:
@@ -299,6 +302,30 @@ def report_fit(trainer: Trainer) -> None:
                 print(f"checkpoints: {shown_path(folder)}: {', '.join(written)}")
                 return
     print("no checkpoints were written")
+
+
+@rank_zero_only
+def report_mechanism(mechanism: Mechanism) -> None:
+    """Print the latest measurement of each call of the activation: means over replicates, with standard deviations."""
+    if not mechanism.snapshots:
+        return
+    epoch, statistics, rank = mechanism.snapshots[-1]
+
+    def cell(values: Tensor, statistic: Statistic) -> str:
+        summary = summary_statistics(100 * values if statistic.is_share else values)
+        spread = f" ± {summary['sd']:.2g}" if len(values) > 1 else ""
+        return f"{summary['mean']:.3g}{spread}"
+
+    units = [f"{statistic.title}{', %' if statistic.is_share else ''}" for statistic in STATISTICS.values()]
+    headings = [Column("call"), Column("behind"), *(Column(unit, justify="right") for unit in units)]
+    title = f"mechanism after epoch {epoch}{': mean ± sd' if len(rank) > 1 else ''}"
+    table = Table(*headings, box=box.SIMPLE, title=title, title_justify="left")
+    for index, names in enumerate(zip(mechanism.sites, mechanism.layers, strict=True)):
+        by_statistic = zip(statistics[:, :, index], STATISTICS.values(), strict=True)
+        table.add_row(*names, *(cell(values, statistic) for values, statistic in by_statistic))
+    Console(width=None if sys.stdout.isatty() else 170).print(table)
+    replicates = f"{len(rank)} replicate{'s' if len(rank) > 1 else ''}"
+    print(f"effective rank of the inputs of the last layer: {cell(rank, RANK)}; {replicates}")
 
 
 @rank_zero_only

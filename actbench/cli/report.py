@@ -13,7 +13,8 @@ from actbench.inference.verdict import RECORDS, VERDICT, StudyResults, load_resu
 from actbench.inference.verdict.changes import study_changes
 from actbench.inference.verdict.pairing import pairing_sentence
 from actbench.records import RecordError
-from actbench.report.tables import ReportTable, TableColumn, tables
+from actbench.report.cells import ReportTable, TableColumn
+from actbench.report.tables import tables
 
 FORMATS = ("html", "md", "tex", "csv", "json", "png", "svg", "tensorboard")
 PAGE = "report.html"

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from actbench.cli.main import CommandParser, fail
 from actbench.networks import Swap, list_sites
+from actbench.report.cells import ReportTable, TableColumn, markdown, text_cell
 from actbench.report.exports import to_csv
-from actbench.report.tables import ReportTable, TableColumn, markdown, text_cell
 from actbench.specs import NetworkSpec, UsageError, compose, one_line, without
 from actbench.specs.values import load_yaml
 

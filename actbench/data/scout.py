@@ -129,6 +129,12 @@ class Scout:
                 self.summaries[part] = self._summarise(part, loader)
         return self.summaries[part]
 
+    def batches(self, part: str) -> Iterator[Batch]:
+        """Labelled batches of a part in the first epoch, on the CPU."""
+        loader = self.loader(part)
+        with attached_trainer(self.data, part):
+            yield from self._read(part, loader)
+
     def _summarise(self, part: str, loader: Any) -> PartSummary:
         known, title = known_contents(loader), f"the {part} part of {self.name}"
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
@@ -195,10 +201,13 @@ def attached_trainer(datamodule: Any, part: str) -> Iterator[None]:
         return
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     before, logger.disabled = logger.disabled, True
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     finally:
         logger.disabled = before
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)  # which a Trainer sets
     trainer.state.stage = RunningStage("validate" if part == "val" else part)
     datamodule.trainer = datamodule.inner.trainer = trainer
     try:

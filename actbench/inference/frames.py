@@ -11,6 +11,7 @@ import polars as pl
 from actbench.inference.stats import Interval, mean_with_bounds
 from actbench.inference.verdict.evidence import scores
 from actbench.inference.verdict.findings import OUTCOME
+from actbench.inference.verdict.mechanism import measured_arm, site_differences
 from actbench.inference.verdict.part_words import failures_come_first
 from actbench.inference.verdict.price import weigh
 from actbench.inference.verdict.price_words import time_change
@@ -177,6 +178,27 @@ STANDING_COLUMNS = {
     **_with_bounds("interquartile_mean", "fraction", "mean of the middle half of the test accuracies on all datasets"),
     **_with_bounds("rank", "", "mean rank over the datasets, 1 the best"),
 }
+MECHANISM_COLUMNS = {
+    **{name: ARM_COLUMNS[name] for name in ("dataset", "network", "arm")},
+    "statistic": Quantity(pl.String, "", "name of the statistic; see `actbench.records.STATISTICS`"),
+    "depth": Quantity(pl.Int64, "", "number of the call of the activation in a forward pass, from 1 on"),
+    "site": Quantity(pl.String, "", "name of the call"),
+    "layer": Quantity(pl.String, "", "the layer with weights before the call"),
+    "epoch": Quantity(pl.Int64, "", "epochs trained before; 0 is before the first step"),
+    "seeds": Quantity(pl.Int64, "", "replicates whose value is finite"),
+    **_with_bounds("mean", "that of the statistic", "mean over these replicates"),
+}
+SITE_DIFFERENCE_COLUMNS = {
+    **{name: COMPARISON_COLUMNS[name] for name in ("dataset", "network", "arm", "baseline")},
+    **{name: MECHANISM_COLUMNS[name] for name in ("statistic", "site", "layer")},
+    "pairs": Quantity(pl.Int64, "", "pairs of which both values are finite"),
+    "arm_mean": Quantity(pl.Float64, "that of the statistic", "mean of the arm over the pairs, after training"),
+    "baseline_mean": Quantity(pl.Float64, "that of the statistic", "mean of the baseline over the pairs"),
+    **_with_bounds("difference", "that of the statistic", "mean paired difference, arm minus baseline, not corrected"),
+    **_with_bounds(
+        "correlation", "", "rank correlation over seeds with the difference in test accuracy, which is not a cause"
+    ),
+}
 
 
 def arm_frame(results: StudyResults) -> pl.DataFrame:
@@ -322,6 +344,33 @@ def noise_frame(results: StudyResults) -> pl.DataFrame:
 def standard_deviation(variance: Interval) -> Interval:
     """The standard deviation with its interval."""
     return Interval(*map(math.sqrt, variance))
+
+
+def mechanism_frame(results: StudyResults) -> pl.DataFrame:
+    """A row for each arm, statistic, call and measured epoch; see `MECHANISM_COLUMNS`."""
+    rows = list[dict[str, Any]]()
+    marked, level = results.marked, 1 - results.question.alpha
+    for panel, arm in product(results.question.panels, results.question.arms):
+        found = measured_arm(marked, panel, arm)
+        if found is None:
+            continue
+        for statistic, values in found.values.items():
+            calls = enumerate(found.sites_of(statistic))
+            for (time, epoch), (index, (site, layer)) in product(enumerate(found.epochs), calls):
+                known = values[np.isfinite(values[:, time, index]), time, index]
+                row = {**panel._asdict(), "arm": arm, "statistic": statistic, "epoch": epoch, "seeds": len(known)}
+                row |= {"depth": index + 1, "site": site, "layer": layer}
+                rows.append(row | _columns("mean", mean_with_bounds(known, level=level) if len(known) else None))
+    return _frame(rows, MECHANISM_COLUMNS)
+
+
+def site_difference_frame(results: StudyResults) -> pl.DataFrame:
+    """A row for each comparison, statistic and call, after training; see `SITE_DIFFERENCE_COLUMNS`."""
+    rows = []
+    for row in site_differences(results.marked, results.question):
+        values = {**row._asdict(), **row.comparison._asdict()}
+        rows.append(values | _columns("difference", row.difference) | _columns("correlation", row.correlation))
+    return _frame(rows, SITE_DIFFERENCE_COLUMNS)
 
 
 def standing_frame(results: StudyResults) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import polars as pl
 from actbench.records.files import RecordError
 from actbench.records.table import CELL, read_records, same_results, write_records
 
+MEASURED = "mechanism"  # folder of the cells whose mechanism was measured, inside of that of the other cells
 JOINED = 1024  # most replicates of one file that `merge` writes
 FILE = re.compile(rf"(?P<cell>{CELL.pattern})_(?P<first>[0-9]{{1,10}})-(?P<last>[0-9]{{1,10}})\.parquet")
 

@@ -12,6 +12,16 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from actbench.records.files import RecordError, replace_file
+from actbench.records.mechanism import (
+    COLUMN_OF,
+    LAYERS,
+    MECHANISM,
+    RANK,
+    SITES,
+    STATISTICS,
+    TIMES,
+    check_mechanism,
+)
 
 SCHEMA = 1
 CHECKSUM = "actbench.sha256"
@@ -61,6 +71,15 @@ COLUMNS = {
     "parameters": Column(pl.Int64, "trainable parameters of one replicate"),
     "init_fingerprint": Column(pl.String, "hash of the initial weights, without those of the activations"),
     "order_fingerprint": Column(pl.String, "hash of split and first epoch's batches; null if they are not known"),
+    # Mechanism, if it was measured; see docs/mechanism.md. It changes no result, so it may be there or not.
+    SITES: Column(pl.List(pl.String), "calls of the activation, in the order of a forward pass; else null", True),
+    LAYERS: Column(pl.List(pl.String), "the layer with weights before each call, such as convolution 3", True),
+    TIMES: Column(pl.List(pl.Int64), "epochs after which the mechanism was measured; 0 is before the first step", True),
+    **{
+        COLUMN_OF[name]: Column(pl.List(pl.List(pl.Float64)), f"{statistic.meaning}, by epoch and call", True)
+        for name, statistic in STATISTICS.items()
+    },
+    COLUMN_OF["rank"]: Column(pl.List(pl.Float64), f"{RANK.meaning}, by epoch", True),
     # Cost and provenance.
     "epoch_time_s": Column(pl.Float64, "seconds of a training epoch, over the replicates that ran together", True),
     "examples_per_s": Column(pl.Float64, "training images per second, of all replicates that ran together", True),
@@ -86,7 +105,14 @@ COLUMNS = {
 }
 # Columns that a study adds.
 NAMES = {"arm": pl.String, "dataset_name": pl.String, "network_name": pl.String, "value": pl.Float64}
-ADDED = ("engine", "engine_reason", "swap", "val_rows", "val_guess")  # columns that records of earlier versions lack
+ADDED = (
+    "engine",
+    "engine_reason",
+    "swap",
+    "val_rows",
+    "val_guess",
+    *MECHANISM,
+)  # columns that records of earlier versions lack
 JSON = ("factors", "config", "swap")  # columns of JSON objects
 NULLABLE = {
     *(f"{part}val_{name}" for part in ("", "epoch_") for name in ("accuracy", "loss", "ece")),
@@ -197,6 +223,7 @@ def check(table: pl.DataFrame) -> None:
             raise RecordError(f"its column {name} has a value outside {least:,} to {most:,}")
     check_texts(table)
     check_lists(table)
+    check_mechanism(table)
     if table.select("cell", "seed", *labels).is_duplicated().any():
         raise RecordError("it has a seed of a cell twice")
 
@@ -208,6 +235,8 @@ def check_texts(table: pl.DataFrame) -> None:
             texts = table[name].drop_nulls().unique()
             if not all(is_printable(text, LONGEST if name in NAMES else 1000) for text in texts):
                 raise RecordError(f"its column {name} has a text that is too long, or that cannot be printed")
+    if not all(map(is_printable, table.select(pl.concat_list(SITES, LAYERS).explode()).to_series().drop_nulls())):
+        raise RecordError(f"its columns {SITES} and {LAYERS} have a text that is too long, or that cannot be printed")
     if not all(map(CELL.fullmatch, table["cell"].unique())):
         raise RecordError("its column cell has a value that is not the hash of a cell")
     if not all(is_json(text) for name in JSON for text in table[name].drop_nulls().unique()):

@@ -8,6 +8,7 @@ import polars as pl
 from markupsafe import Markup
 
 from actbench.inference.verdict import StudyResults
+from actbench.records import MECHANISM
 from actbench.report.figures.curves import SCORES, SHAPES
 
 MOST_VALUES = 100_000  # of all curves; of more, each arm keeps the same number of its first seeds
@@ -31,7 +32,8 @@ def embed_records(results: StudyResults) -> EmbeddedRecords:
     where values repeat. NaN and infinities, which JSON lacks, are text outside
     lists and null inside.
     """
-    table, seeds = thin_curves(results.table.sort("seed", maintain_order=True))
+    # The mechanism has a list for each call and epoch, which no curve shows and no table of replicates holds.
+    table, seeds = thin_curves(results.table.drop(MECHANISM).sort("seed", maintain_order=True))
     records = len(table) <= MOST_ROWS
     if not records:
         table = table.filter(pl.any_horizontal(pl.col(list(SCORES)).is_not_null()))

@@ -6,12 +6,21 @@ from typing import Literal, get_args
 import polars as pl
 import polars.selectors as cs
 
-from actbench.inference.frames import arm_frame, comparison_frame, failure_frame, noise_frame, price_frame
+from actbench.inference.frames import (
+    arm_frame,
+    comparison_frame,
+    failure_frame,
+    mechanism_frame,
+    noise_frame,
+    price_frame,
+    site_difference_frame,
+)
 from actbench.inference.verdict import VERDICT, StudyResults
 from actbench.records import check_links, replace_file
 from actbench.report import figures
+from actbench.report.cells import latex, markdown
 from actbench.report.figures import Figure, figures_by_file, render
-from actbench.report.tables import latex, markdown, tables
+from actbench.report.tables import tables
 
 FOLDER = "exports"
 Format = Literal["md", "tex", "csv", "json", "png", "svg"]
@@ -23,8 +32,9 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
 
     Markdown and LaTeX (with booktabs) give a file for each table, in the units
     of the page. CSV gives the comparisons, failures to train, prices, components of
-    variance, the arms and all replicates, with full precision, as fractions, seconds
-    and MiB. JSON is ``verdict.json``. PNG and SVG give a file for each figure.
+    variance, the mechanism by epoch and its differences, the arms and all replicates,
+    with full precision, as fractions, seconds and MiB. JSON is ``verdict.json``. PNG and
+    SVG give a file for each figure.
 
     Raises:
         ValueError: The format is unknown.
@@ -40,6 +50,8 @@ def write_exports(results: StudyResults, folder: Path, format: Format) -> list[P
             "failures": failure_frame(results),
             "price": price_frame(results),
             "variance": noise_frame(results),
+            "mechanism": mechanism_frame(results),
+            "mechanism_differences": site_difference_frame(results),
             "arms": arm_frame(results).drop_nulls("test_accuracy"),
             "replicates": results.marked.drop(cs.by_dtype(pl.List)),
         }
@@ -71,4 +83,5 @@ def all_figures(results: StudyResults) -> list[Figure]:
         *figures.tuning_figures(results),
         *figures.noise_figures(results),
         *figures.shape_figures(results),
+        *figures.mechanism_figures(results),
     ]

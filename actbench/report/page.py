@@ -13,12 +13,13 @@ from actbench import __version__
 from actbench.inference.verdict import StudyResults
 from actbench.records import replace_file
 from actbench.report import answer, provenance
+from actbench.report.cells import latex, markdown
 from actbench.report.embedded import embed_records, json_in_page, pack_column
 from actbench.report.figures import SCORES
 from actbench.report.figures.figure import FONT, arm_labels, initial_arms, specification, vega_config
 from actbench.report.figures.palette import ARMS, INK, PAPER, QUIET, RULE, SIGNS, VERDICTS, arm_styles
 from actbench.report.sections import stories, study_facts, verdict_sentences, warnings
-from actbench.report.tables import latex, markdown, tables
+from actbench.report.tables import tables
 
 REPORT = "report.html"
 FOLDED = 6  # verdicts that are not folded away

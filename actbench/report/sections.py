@@ -1,11 +1,13 @@
 """The texts of the page, section by section."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from actbench.inference.stats import Verdict
 from actbench.inference.verdict import StudyResults, points
 from actbench.inference.verdict.conditions import by_condition, condition_sentences
+from actbench.inference.verdict.mechanism_words import mechanism_lines
 from actbench.inference.verdict.noise import NOISE_CLAIM, noise_lines
 from actbench.inference.verdict.pairing import pairing_sentence
 from actbench.inference.verdict.part_words import failure_rule
@@ -156,6 +158,16 @@ def stories(results: StudyResults) -> list[Story]:
             "were measured on a busy machine and say little.",
             figures.cost_figures(results),
             notes=price_lines(results.conclusion.findings, results.question),
+        ),
+        Story(
+            "mechanism",
+            "Mechanism",
+            "What each call of the activation does to signals and gradients, on some images of val: by depth after "
+            f"training, and over epochs where arms differ most. Means over seeds with {interval} intervals, outside "
+            "the family of the verdicts and not corrected. What goes with a score is not a cause of it.",
+            figures.mechanism_figures(results),
+            ("arms",),
+            notes=[*mechanism_lines(results.marked, results.question, name=partial(shorten, longest=SENTENCE))],
         ),
         Story(
             "activations",

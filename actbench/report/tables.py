@@ -1,9 +1,7 @@
 """The numbers of a study in a few tables, for the terminal, the page, Markdown and LaTeX."""
 
-import html
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -13,6 +11,7 @@ from actbench.inference.frames import (
     failure_frame,
     noise_frame,
     price_frame,
+    site_difference_frame,
     standing_frame,
 )
 from actbench.inference.verdict import StudyResults, p_value, points
@@ -22,94 +21,21 @@ from actbench.inference.verdict.part_words import contradiction_sentences
 from actbench.inference.verdict.phrases import count
 from actbench.inference.verdict.question import Panel, condition_name
 from actbench.inference.verdict.words import OUTCOMES
-from actbench.report.figures.palette import SIGNS
-
-NONE = "–"
-LATEX = str.maketrans(
-    {letter: f"\\{letter}" for letter in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--"}
-    | {"▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "◆": r"$\blacklozenge$", "○": r"$\circ$"}
+from actbench.records import RANK, STATISTICS
+from actbench.report.cells import (
+    NONE,
+    Columns,
+    ReportTable,
+    Row,
+    TableCell,
+    TableColumn,
+    both_sides,
+    interval,
+    number,
+    text,
+    text_cell,
 )
-
-
-class TableColumn(NamedTuple):
-    """Heading of a column, its unit, and whether it holds numbers, which are set on the right."""
-
-    name: str
-    unit: str = ""
-    number: bool = True
-
-    @property
-    def heading(self) -> str:
-        """Name and unit in one text."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-
-class TableCell(NamedTuple):
-    """A text, and the number or name by which it is sorted; None comes last."""
-
-    text: str
-    value: float | str | None
-
-
-class ReportTable(NamedTuple):
-    """A title, columns, and rows with a cell for each; ``notes`` stand below."""
-
-    name: str
-    title: str
-    columns: Sequence[TableColumn]
-    rows: Sequence[Sequence[TableCell]]
-    notes: Sequence[str] = ()
-
-
-Row = Mapping[str, Any]  # of a frame of numbers
-Formatter = Callable[[Row], TableCell]
-Columns = Sequence[tuple[TableColumn, Formatter]]
-
-
-def number(name: str, form: Callable[[Any], str], scale: float = 1, *, starred: bool = False) -> Formatter:
-    """Formats a number, or a dash where it is not known; a star marks a time measured on a busy machine."""
-
-    def format_cell(row: Row) -> TableCell:
-        value = row[name]
-        if value is None:
-            return TableCell(NONE, None)
-        star = "*" if starred and row["busy"] else ""
-        return TableCell(form(scale * value) + star, value)
-
-    return format_cell
-
-
-def interval(name: str, form: Callable[[Any], str], scale: float = 1) -> Formatter:
-    """Formats the bounds of an interval, sorted by the lower bound."""
-
-    def format_cell(row: Row) -> TableCell:
-        low, high = row[f"{name}_low"], row[f"{name}_high"]
-        return TableCell(NONE, None) if low is None else TableCell(f"{form(scale * low)} to {form(scale * high)}", low)
-
-    return format_cell
-
-
-def both_sides(name: str, form: Callable[[Any], str]) -> Formatter:
-    """Formats a number of the arm and the same of the baseline."""
-
-    def format_cell(row: Row) -> TableCell:
-        values = [row[f"{side}_{name}"] for side in ("arm", "baseline")]
-        texts = [NONE if value is None else form(value) for value in values]
-        return TableCell(NONE, None) if values == [None, None] else TableCell(" / ".join(texts), values[0])
-
-    return format_cell
-
-
-def text_cell(text: str) -> TableCell:
-    """A cell that is sorted by its text."""
-    return TableCell(text, text)
-
-
-def text(name: str, missing: str = NONE) -> Formatter:
-    """Formats a name or a word; ``missing`` stands for null."""
-    return lambda row: text_cell(row[name] or missing)
+from actbench.report.figures.palette import SIGNS
 
 
 def p_text(p: float) -> str:
@@ -225,7 +151,7 @@ STANDINGS: Columns = (
 
 
 def tables(results: StudyResults) -> list[ReportTable]:
-    """The tables that have rows: comparisons, failures to train, prices, other measures, arms, and standings.
+    """The tables that have rows: comparisons, failures, prices, other measures, mechanism, arms, and standings.
 
     Failures stand first where they come first in a comparison.
     """
@@ -261,10 +187,66 @@ def tables(results: StudyResults) -> list[ReportTable]:
             "price", f"Price, arm / baseline{suffix}: outside the family", [*names, *PRICES], price_frame(results)
         ),
         secondary,
+        *mechanism_tables(site_difference_frame(results), names, minus),
         format_table("arms", f"Arms{suffix}", [*name_columns([*where, "arm"]), *settings, *ARMS], arm_frame(results)),
         format_table("standings", "Arms over all datasets", standings, standing_frame(results)),
     ]
     return [table for table in found if table.rows]
+
+
+def mechanism_tables(frame: pl.DataFrame, names: Columns, minus: str) -> Iterator[ReportTable]:
+    """Differences in the mechanism after training, and how they go with the score, a row for each call."""
+    by_call: dict[tuple[Any, ...], dict[str, Row]] = {}
+    keys = ("dataset", "network", "arm", "baseline", "site", "layer")
+    for row in frame.to_dicts():
+        by_call.setdefault(tuple(row[key] for key in keys), {})[row["statistic"]] = row
+    statistics = {**STATISTICS, "rank": RANK}
+    units = {name: "points" if statistic.is_share else "" for name, statistic in statistics.items()}
+    apart = "outside the family and not corrected"
+    for quantity, title, note in (
+        ("difference", f"Mechanism after training, {minus}, with intervals: {apart}", ()),
+        (
+            "correlation",
+            f"Rank correlation over seeds of the difference in mechanism with that in test accuracy, {minus}: {apart}",
+            ("What goes with a score is not a cause of it. A dash stands where one of the two does not vary.",),
+        ),
+    ):
+        columns = [
+            *(column for column, _ in names),
+            *(TableColumn(name, number=False) for name in ("call of the activation", "behind")),
+            TableColumn("pairs"),
+            *(
+                TableColumn(statistic.title, units[name] if quantity == "difference" else "")
+                for name, statistic in statistics.items()
+            ),
+        ]
+        rows = [
+            [
+                *(format_cell({**dict(zip(keys, place, strict=True))}) for _, format_cell in names),
+                text_cell(place[-2]),
+                text_cell(place[-1] or NONE),
+                TableCell(f"{most_pairs(found)}", most_pairs(found)),
+                *(with_interval(found.get(name), quantity, units[name]) for name in statistics),
+            ]
+            for place, found in by_call.items()
+        ]
+        name = "mechanism" if quantity == "difference" else "mechanism-correlation"
+        yield ReportTable(name, title, columns, rows, note)
+
+
+def most_pairs(found: Mapping[str, Row]) -> int:
+    """The most pairs of any statistic of a call."""
+    return max(int(row["pairs"]) for row in found.values())
+
+
+def with_interval(row: Row | None, name: str, unit: str) -> TableCell:
+    """A number with its interval, in points or with three digits; a dash where it is not known."""
+    if row is None or row[name] is None:
+        return TableCell(NONE, None)
+    scale = 100 if unit == "points" and name == "difference" else 1
+    form = SIGNED if name == "correlation" else "{:+z.1f}".format if scale == 100 else "{:+.3g}".format
+    value, low, high = (form(scale * row[bound]) for bound in (name, f"{name}_low", f"{name}_high"))
+    return TableCell(f"{value} ({low} to {high})", row[name])
 
 
 def condition_table(results: StudyResults, comparisons: pl.DataFrame) -> ReportTable:
@@ -331,33 +313,3 @@ def secondary_cells(row: Row) -> Iterator[list[TableCell]]:
                 number(f"{name}_p", p_text)(row),
                 number(f"{name}_effect", SIGNED)(row),
             ]
-
-
-def markdown(table: ReportTable) -> str:
-    """A table as Markdown."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    def escape(text: str) -> str:
-        return re.sub(r"([\\|`*_!#~\[\]])", r"\\\1", " ".join(html.escape(text, quote=False).split()))
-
-    rule = ["---:" if column.number else "---" for column in table.columns]
-    head = [line([escape(column.heading) for column in table.columns]), line(rule)]
-    rows = [line([escape(cell.text) for cell in row]) for row in table.rows]
-    notes = [part for note in table.notes for part in (escape(note), "")]
-    return "\n".join([f"**{escape(table.title)}**", "", *head, *rows, "", *notes])
-
-
-def latex(table: ReportTable) -> str:
-    """A table as LaTeX, which needs the packages booktabs and amssymb."""
-
-    def line(cells: Sequence[str]) -> str:
-        return rf"{' & '.join(' '.join(cell.split()).translate(LATEX) for cell in cells)} \\"
-
-    columns = "".join("r" if column.number else "l" for column in table.columns)
-    head = line([column.heading for column in table.columns])
-    rows = [line([cell.text for cell in row]) for row in table.rows]
-    start = [r"% needs \usepackage{booktabs,amssymb}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    notes = [rf"\par {{\footnotesize {' '.join(note.split()).translate(LATEX)}}}" for note in table.notes]
-    return "\n".join([*start, head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", *notes, ""])

@@ -150,6 +150,8 @@ class Study:
             baseline at its end.
         tune: A setting and its grid, such as ``{model.optimizer.lr: [1e-4, 3e-4, 1e-3], replicates: 3}``: every arm is
             compared at its best value on val, found on separate seeds that are the same for every arm.
+        mechanism: Whether dead units, gradients and more are measured at each call of the activation, by epoch; see
+            ``model.mechanism``. Finished cells without it are trained again, with the same results.
         fairness: Conditions under which all arms are compared again, such as ``{init: [as_is, gain, data]}``, and
             whether to find out where the noise comes from (``variance: true``).
 
@@ -178,6 +180,7 @@ class Study:
     timing_s: NonNegativeFloat = 20.0
     target: OpenUnitInterval | None = None
     tune: dict[str, Any] | None = None
+    mechanism: bool = False
     fairness: Fairness = field(default_factory=Fairness)
 
     def __post_init__(self) -> None:
@@ -245,7 +248,7 @@ class Study:
         """The study of a study file: ``study`` beside ``model``, ``data``, ``trainer`` and ``seed_everything``.
 
         Settings of a single fit alone, such as ``trust``, are ignored.
-        ``model.replicates`` and ``vary`` count unless ``study`` has its own. A
+        ``model.replicates``, ``model.mechanism`` and ``vary`` count unless ``study`` has its own. A
         StudyError says which key is unknown, or which value makes no sense.
         """
         try:
@@ -253,7 +256,10 @@ class Study:
             if config.get("ckpt_path") not in (None, "null"):
                 raise UsageError("ckpt_path: a study trains every cell from its start; leave it out")
             section = dict(config.get("study") or {})
-            replicates = (config.get("model") or {}).get("replicates")
+            model = config.get("model") or {}
+            replicates = model.get("replicates")
+            if model.get("mechanism") is not None:
+                section.setdefault("mechanism", model["mechanism"])
             if str(replicates) not in ("None", "1"):
                 section.setdefault("replicates", replicates)
             if config.get("crossed"):

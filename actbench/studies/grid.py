@@ -154,7 +154,7 @@ def parse_arm(entry: Any) -> tuple[str, Any, dict[str, Any]]:
     except UsageError as error:
         raise StudyError(f"arm {name or short_name(activation)}: {error}") from error
     unknown = [key for key in settings if key not in ("model", "data", "trainer")]
-    unknown += ["model.activation"] if "activation" in settings.get("model", {}) else []
+    unknown += [f"model.{name}" for name in ("activation", "mechanism") if name in settings.get("model", {})]
     if unknown:
         raise StudyError(
             f"arm {name or short_name(activation)}: unknown {', '.join(map(str, unknown))}; an arm has activation, "
@@ -268,7 +268,8 @@ class CellConfigs:
     def given(self, model: Mapping[str, Any], data: Any) -> dict[str, Any]:
         """What all arms are given with some settings of the model and a dataset."""
         shared = without(self.study.fit.get("model") or {}, "activation", "replicates")
-        return {**self.study.fit, "model": {**shared, **model}, "data": data}
+        mechanism = {"mechanism": self.study.mechanism}
+        return {**self.study.fit, "model": {**shared, **mechanism, **model}, "data": data}
 
     def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The canonical config. A network is parsed once for all arms."""

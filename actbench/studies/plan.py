@@ -11,7 +11,7 @@ import polars as pl
 
 from actbench.data import ImageData
 from actbench.inference.verdict import PlannedArm, Question
-from actbench.records import NAMES, RecordError, Store, blocks, files_by_seed
+from actbench.records import MEASURED, NAMES, RecordError, Store, blocks, files_by_seed
 from actbench.studies.cells import Cell, build_data
 from actbench.studies.definition import Looks, Study, StudyError
 from actbench.studies.grid import PlannedCell, make_cells, planned_cells
@@ -97,8 +97,15 @@ def make_question(study: Study, compared: Sequence[PlannedCell]) -> Question:
 
 
 def study_store(study: Study) -> Store:
-    """Finished cells of all studies under the root, and of the folders in ``study.records``."""
-    return Store(Path(study.root, "cells"), *(Path(folder, "cells") for folder in study.records))
+    """Finished cells of all studies under the root, and of the folders in ``study.records``.
+
+    Those whose mechanism was measured lie in a folder of their own. A study that wants it needs these; any other may
+    use them, too.
+    """
+    plain = [Path(folder, "cells") for folder in (study.root, *study.records)]
+    measured = [folder / MEASURED for folder in plain]
+    own, *others = measured if study.mechanism else [*plain, *measured]
+    return Store(own, *others)
 
 
 def read_wanted(

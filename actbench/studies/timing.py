@@ -168,7 +168,8 @@ def timed_cell(each: Wanted, replicates: int, engines: Mapping[str, ChosenEngine
     Replicates that are trained one after another take the same time each, so one is enough.
     """
     cell = with_engine(each.entry.cell, engines)
-    model = {"compile": False} | cell.config["model"] | {"lr_scheduler": None}  # which may depend on the fit's length
+    # A schedule may depend on the fit's length.
+    model = {"compile": False} | cell.config["model"] | {"lr_scheduler": None, "mechanism": False}
     trainer = {**without(cell.config["trainer"], *UNTIMED), "max_epochs": -1, "limit_val_batches": 0}
     together = 1 if model.get("engine") == "sequence" else min(WIDTH, replicates)
     return replace(cell, config={**cell.config, "model": model, "trainer": trainer}, seeds=each.seeds[:together])

@@ -22,6 +22,7 @@ from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, Scheduler
 from actbench.training import checkpoints, device, preflight, transfer
 from actbench.training.callbacks import for_replicates
 from actbench.training.engines import make_engine
+from actbench.training.mechanism import Mechanism
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
 from actbench.training.predictions import Prediction
 
@@ -43,12 +44,11 @@ class Classifier(LightningModule):
     the choice of the best epoch act on each replicate separately. A replicate
     that diverges changes no bit of the others.
 
-    Logs ``train/loss``, ``val/loss`` and ``test/loss`` in nats per example,
-    ``val/acc`` and ``test/acc`` as a fraction of examples, and ``val/ece`` and
-    ``test/ece``, the expected calibration error over 15 bins of confidence, as a
-    fraction. Each is the mean over replicates that have not diverged; ``_sd``,
-    ``_min`` and ``_max`` after the name give their spread. ``train/loss`` is the
-    mean over the epoch while the weights change.
+    Logs ``train/loss``, ``val/loss`` and ``test/loss`` in nats per example; as
+    fractions, ``val/acc`` and ``test/acc``, and ``val/ece`` and ``test/ece``, the
+    calibration error over 15 bins of confidence. Each is the mean over replicates
+    that have not diverged; ``_sd``, ``_min`` and ``_max`` after the name give their
+    spread. ``train/loss`` is the mean over the epoch while the weights change.
 
     Args:
         activation: Activation to compare: a name ("python main.py activations" lists them), a class path, or a class
@@ -78,6 +78,8 @@ class Classifier(LightningModule):
         init: How drawn weights are scaled before the first step: "as_is", not at all; "gain", in each layer to the
             variance gain²/fan_in, with the gain of the activation that it reads; "data", layer after layer, so that
             outputs on the first batch have variance 1. Seeds keep their draws.
+        mechanism: Whether a fit measures dead units, gradients and more at each call of the activation, on some images
+            of val: before the first step, after epochs 1, 2, 4, 8, ..., and at the end. It changes no result.
         input_shape: Shape of one input, with any number of axes; for an image: channels, height, width.
         num_classes: Number of classes.
         seed: Seed of the first replicate. It keys the initial weights and the network's draws in training.
@@ -101,6 +103,7 @@ class Classifier(LightningModule):
         freeze: Sequence[str] | str | None = None,
         sites: str | Sequence[str] = "hidden",
         init: Init = "as_is",
+        mechanism: bool = False,
         *,
         input_shape: Sequence[int],
         num_classes: int,
@@ -141,8 +144,8 @@ class Classifier(LightningModule):
         )
         self.engine_reason: str | None = None if engine == "auto" else "model.engine names it"
         self.compiles = compile
-        # Replicates not stopped early; not a buffer, because callbacks that average weights also average buffers.
-        self.active = torch.ones(replicates, dtype=torch.bool)
+        self.mechanism = Mechanism() if mechanism else None
+        self.active = torch.ones(replicates, dtype=torch.bool)  # not stopped early; no buffer, for some are averaged
         self.normalization: dict[str, Any] | None = None  # in training, if that is known; see `ImageData`
         self.train_loss = MeanLoss(replicates)
         self.scores = nn.ModuleDict({part: Scores(replicates, self.num_classes) for part in ("val", "test")})
@@ -182,7 +185,7 @@ class Classifier(LightningModule):
     def configure_callbacks(self) -> Any:
         # The first hook that knows the Trainer, before callbacks look at the parameters.
         device.choose_engine(self, self.trainer.strategy.root_device, preflight.batch_size(self.trainer))
-        return super().configure_callbacks()
+        return [self.mechanism] if self.mechanism else []
 
     @override
     def setup(self, stage: str) -> None:
@@ -217,8 +220,10 @@ class Classifier(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             self.train_loss.reset()  # not at the epoch's end, whose checkpoint holds its sum
-            if self.scaling.init != "as_is" and self.trainer.global_step == 0:
+            if self.trainer.global_step == 0:
                 transfer.scale_weights(self, batch)
+                if self.mechanism:
+                    self.mechanism.measure_start(self.trainer, self)
 
     @override
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
@@ -274,8 +279,7 @@ class Classifier(LightningModule):
 
     def _log_scores(self, part: str) -> None:
         """Log a part's scores, and store every replicate's."""
-        metric = cast(Scores, self.scores[part])
-        # A view, because torchmetrics makes a single value a scalar.
+        metric = cast(Scores, self.scores[part])  # which makes a single value a scalar
         scores = {f"{part}/{name}": values.view(len(self.seeds)) for name, values in metric.compute().items()}
         self.labels[part] = cast(Tensor, self.trainer.strategy.reduce(metric.labels, reduce_op="sum"))
         metric.reset()

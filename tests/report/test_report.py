@@ -18,7 +18,7 @@ from scipy import stats
 from actbench import __version__
 from actbench.cli.report import print_results
 from actbench.inference.stats import Interval
-from actbench.records import to_frame
+from actbench.records import MECHANISM, to_frame
 from actbench.report import figures, latex, markdown, page, tables, write_page
 from actbench.report.embedded import MOST_VALUES, embed_records
 from actbench.report.exports import all_figures
@@ -411,7 +411,7 @@ def test_held_records_are_those_of_the_study(tmp_path):
         name: [of["levels"][code] for code in of["codes"]] if "codes" in of else of["values"]
         for name, of in held.columns.items()
     }
-    assert (held.records, held.seeds, set(unpacked)) == (True, None, set(table.columns))
+    assert (held.records, held.seeds, set(unpacked)) == (True, None, {*table.columns} - {*MECHANISM})
     assert unpacked["test_accuracy"] == table["test_accuracy"].to_list()
     assert unpacked["commit"] == table["commit"].to_list()
     assert {row for row, lost in zip(unpacked["val_loss"], table["diverged"], strict=True) if lost} == {"inf"}

@@ -52,6 +52,7 @@ OTHERS = {  # rows that are settings, with a value that is not the default
     "trainer.limit_val_batches": 3,
     "trainer.limit_test_batches": 3,
     "trainer.limit_predict_batches": 3,
+    "model.mechanism": True,
     "trainer.overfit_batches": 3,
     "trainer.val_check_interval": 3,
     "trainer.check_val_every_n_epoch": 3,

@@ -4,6 +4,7 @@ from actbench.inference.stats.components import REST as REST
 from actbench.inference.stats.components import Component as Component
 from actbench.inference.stats.components import Components as Components
 from actbench.inference.stats.components import variance_components as variance_components
+from actbench.inference.stats.correlation import rank_correlation as rank_correlation
 from actbench.inference.stats.failures import SHARES as SHARES
 from actbench.inference.stats.failures import Failed as Failed
 from actbench.inference.stats.failures import Shares as Shares

@@ -15,6 +15,7 @@ from actbench.inference.verdict.conditions import by_condition, condition_senten
 from actbench.inference.verdict.failures import mark_failures
 from actbench.inference.verdict.findings import OUTCOME, Conclusion, Finding, conclude
 from actbench.inference.verdict.history import FILE, History
+from actbench.inference.verdict.mechanism_words import mechanism_lines, mechanism_values
 from actbench.inference.verdict.noise import NOISE_CLAIM, NoiseSources, noise_lines, noise_sentences, noise_sources
 from actbench.inference.verdict.pairing import pairing_faults, planning_faults
 from actbench.inference.verdict.part_words import failure_rule, failures_come_first
@@ -107,7 +108,12 @@ def load_results(folder: Path) -> StudyResults:
             *pairing_faults(table, question.baseline),
             *crossed_faults,
         ],
-        sentences=[*sentences(conclusion, tunings, certificates), *changed, *noise_lines(noise, question)],
+        sentences=[
+            *sentences(conclusion, tunings, certificates),
+            *changed,
+            *noise_lines(noise, question),
+            *mechanism_lines(mark_failures(table, question), question),
+        ],
         command=history.command,
         troubles=history.troubles,
         noise=noise,
@@ -176,6 +182,7 @@ def write_verdict(path: Path, results: StudyResults, history: History) -> None:
             {**tuning._asdict(), "depends": tuning.depends, "sentences": list(tuning_sentences(tuning))}
             for tuning in results.tunings
         ],
+        "mechanism": mechanism_values(results.marked, question),
         "certificates": [
             {**certificate._asdict(), "passed": certificate.passed, "sentence": certificate_sentence(certificate)}
             for certificate in results.certificates

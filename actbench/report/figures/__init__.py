@@ -10,5 +10,6 @@ from actbench.report.figures.figure import Figure as Figure
 from actbench.report.figures.figure import figures_by_file as figures_by_file
 from actbench.report.figures.figure import render as render
 from actbench.report.figures.forest import forest_figures as forest_figures
+from actbench.report.figures.mechanism import mechanism_figures as mechanism_figures
 from actbench.report.figures.noise import noise_figures as noise_figures
 from actbench.report.figures.pairs import pair_figures as pair_figures

@@ -57,6 +57,7 @@ KEY: Mapping[str, Counts] = {
         ("model.replicates", "model.stack_width", "model.engine", "model.compile"),
         Counts(False, "a replicate does not depend on its company; engines agree to rounding"),
     ),
+    "model.mechanism": Counts(False, "it is measured beside training; cells that hold it lie in a folder of their own"),
     "data": Counts(True, "the split, the batches and how they are made"),
     "data.root": Counts(False, "of our datasets: where files are, not what they hold"),
     "data.download": Counts(False, "of our datasets: how files came there, not what they hold"),

@@ -89,6 +89,7 @@ def to_records(
             "diverged": any(diverged) or not np.isfinite(final["test_loss"]),
             "diverged_epoch": diverged.index(True) if any(diverged) else None,
             **curve,
+            **(classifier.mechanism.columns(replicate, len(trained)) if classifier.mechanism else {}),
             "init_fingerprint": measured["init"][replicate],
             "order_fingerprint": measured["order"][replicate] if measured["order"] else None,
         }

@@ -53,6 +53,7 @@ def describe_model(classifier: Any) -> dict[str, Any]:
     options = {"batch_keys": classifier.batch_keys, "sites": sites}
     options |= {"init": None if classifier.scaling.init == "as_is" else classifier.scaling.init}
     options |= {"weights": classifier.start.digest, "freeze": classifier.frozen}
+    mechanism = {"mechanism": True} if classifier.mechanism else {}
     return {
         "activation": classifier.activation.to_dict(),
         "network": classifier.network_spec.trained_form(),
@@ -63,6 +64,7 @@ def describe_model(classifier: Any) -> dict[str, Any]:
         "compile": classifier.compiles,
         "input_shape": list(classifier.input_shape),
         "num_classes": classifier.num_classes,
+        **mechanism,
     } | {name: value if isinstance(value, str) else list(value) for name, value in options.items() if value}
 
 

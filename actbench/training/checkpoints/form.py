@@ -52,6 +52,7 @@ def is_description(value: Mapping[str, Any]) -> bool:
                 and is_subset(value.get("crossed", []), sources)
                 and set(settings) <= set(TRAINER_SETTINGS)
                 and all(map(fits_json, (settings, value["data"], value["model"])))
+                and isinstance(value["model"].get("mechanism", False), bool)
                 and isinstance(local, list)
                 and isinstance(frozen, list)
                 and all(isinstance(name, str) for name in (*local, *frozen))

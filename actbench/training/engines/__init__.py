@@ -1,5 +1,6 @@
 """The engines that train the replicates of a network: a stack under vmap, or a sequence of plain modules."""
 
+from actbench.training.engines.base import Apply as Apply
 from actbench.training.engines.base import Engine as Engine
 from actbench.training.engines.base import EngineError as EngineError
 from actbench.training.engines.base import multiply_adds as multiply_adds

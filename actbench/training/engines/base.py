@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from inspect import signature
 from typing import Any, ClassVar, Self
@@ -19,6 +19,11 @@ from actbench.seeding import global_stream
 from actbench.specs import OptimizerSpec
 
 VECTOR = 64  # values, a multiple of the vector width of any CPU
+Apply = Callable[..., list[Tensor]]
+"""``apply(function, *tensors)``: what ``function(network, *tensors)`` returns for each replicate of a part.
+
+Tensors, given and returned, have a first axis for the replicates; the function sees those of one replicate.
+"""
 
 
 class EngineError(ValueError):
@@ -82,6 +87,16 @@ class Engine(nn.Module, ABC):
     @abstractmethod
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the gradients of a loss that was made from `losses`."""
+
+    @abstractmethod
+    def examine(self, run: Callable[[Apply, Sequence[int]], None], images: Tensor) -> None:
+        """Examine copies of the networks in evaluation, which leaves the networks and all generators as they are.
+
+        Args:
+            run: Called with a function that applies others to copies, and with the indices of their replicates, for one
+                part of the replicates after another. Where memory runs out, it is called again with fewer.
+            images: Batch like those that the networks will be given, which tells how many fit in memory.
+        """
 
     @abstractmethod
     def replicate(self, index: int) -> nn.Module:

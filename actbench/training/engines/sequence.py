@@ -1,7 +1,8 @@
 """The sequence: replicates as plain modules, which run and train one after another, as in plain torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from actbench.networks import SwappedNetwork, copy_network, network_name
-from actbench.seeding import global_stream
+from actbench.seeding import global_stream, unchanged_generators
 from actbench.specs import OptimizerSpec
-from actbench.training.engines.base import Engine, EngineError, KnownGradient, optimizer_of
+from actbench.training.engines.base import Apply, Engine, EngineError, KnownGradient, optimizer_of
 from actbench.training.engines.draws import Draws, global_draws
 from actbench.training.engines.optimizers import ReplicateOptimizers
 
@@ -134,6 +135,20 @@ class SequenceEngine(Engine):
                 loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
         else:
             loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    @override
+    def examine(self, run: Callable[[Apply, Sequence[int]], None], images: Tensor) -> None:
+        for index, own in enumerate(self.networks):
+            network = copy_network(own).eval().requires_grad_(requires_grad=False)
+            with unchanged_generators():
+                run(partial(self._run_copy, network, index), [index])
+
+    def _run_copy(
+        self, network: nn.Module, index: int, function: Callable[..., Sequence[Tensor]], *tensors: Tensor
+    ) -> list[Tensor]:
+        with global_stream(self.seeds[index], "dropout", device=tensors[0].device), self.draws:
+            results = function(network, *(tensor[0] for tensor in tensors))
+        return [result[None] for result in results]
 
     @override
     def replicate(self, index: int) -> nn.Module:

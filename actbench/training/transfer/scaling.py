@@ -35,8 +35,13 @@ class Scaling(NamedTuple):
 
 
 def scale_weights(classifier: Any, batch: Any) -> None:
-    """Scale the weights of each replicate, by its own part of the first batch if by data, and log what was done."""
+    """Scale the weights of each replicate, by its own part of the first batch if by data, and log what was done.
+
+    Weights of a classifier whose scaling is ``as_is`` stay as they are.
+    """
     (init, gain, _), engine = classifier.scaling, classifier.engine
+    if init == "as_is":
+        return
     images = read_batch(batch, classifier.batch_keys).inputs.to(classifier.dtype)
     state = engine.state_dict()
     for index in range(len(engine)):

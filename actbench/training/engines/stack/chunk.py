@@ -1,6 +1,6 @@
 """Some replicates of a stack, run together: their logits, losses and gradients."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class Chunk:
         self.usual = usual
         self.unfolded = unfolded
         self.met: set[Layer] | None = None  # convolutions, if asked for
+        self.replicates = replicates
         self.size = len(replicates)
         first = replicates[0]
         in_order = replicates == list(range(first, first + self.size))
@@ -90,26 +91,54 @@ class Chunk:
         assert losses is not None
         return losses, gradients
 
-    def _logits(self, draw: Draw, values: Values, images: Tensor) -> Float[Tensor, "chunk batch classes"]:
-        anchor = torch.zeros(self.size, device=images.device)
-        names = tied_names(self.network)
+    def apply(self, function: Callable[..., Sequence[Tensor]], *tensors: Tensor) -> list[Tensor]:
+        """What a function of the network and of tensors returns for each replicate; see `Apply`."""
+        names = {f"network.{name}": stack_name for name, stack_name in tied_names(self.network).items()}
+        values, module = self.parameters | self.buffers, Applied(self.network, function)
+        return [*self._each(module, names, self.draw, values, tensors, [0] * len(tensors))]
 
-        def call(values: Values, images: Tensor, anchor: Tensor) -> Tensor:
+    def _logits(self, draw: Draw, values: Values, images: Tensor) -> Float[Tensor, "chunk batch classes"]:
+        names, in_dim = tied_names(self.network), None if images.ndim == self.ndim else 0
+        logits: Tensor = self._each(self.network, names, draw, values, [images], [in_dim])
+        return logits
+
+    def _each(
+        self,
+        module: nn.Module,
+        names: Mapping[str, str],
+        draw: Draw,
+        values: Values,
+        inputs: Sequence[Tensor],
+        in_dims: Sequence[int | None],
+    ) -> Any:
+        """What a module returns for each replicate; ``names`` maps those of its values to the stack's."""
+        anchor = torch.zeros(self.size, device=inputs[0].device)
+
+        def call(values: Values, anchor: Tensor, *inputs: Tensor) -> Any:
             rules = Rules(draw, anchor, unfolded=self.unfolded, met=self.met)
             with no_kept_tensors(self.network), rules:
                 all_values = {name: values[stack_name] for name, stack_name in names.items()}
-                logits: Tensor = functional_call(self.network, all_values, (images,), tie_weights=False)
-            return logits
+                return functional_call(module, all_values, inputs, tie_weights=False)
 
-        in_dims = (0, None if images.ndim == self.ndim else 0, 0)
-        logits: Tensor = vmap(call, in_dims)(values, images, anchor)
-        return logits
+        return vmap(call, (0, 0, *in_dims))(values, anchor, *inputs)
 
     def write_back_buffers(self) -> None:
         """Write the buffers back to the stack."""
         if self.network.training:
             for name, buffer in self.network.named_buffers():
                 buffer[self.index] = self.buffers[name]
+
+
+class Applied(nn.Module):
+    """A function of a network and of tensors, as a module that holds the network."""
+
+    def __init__(self, network: nn.Module, function: Callable[..., Sequence[Tensor]]) -> None:
+        super().__init__()
+        self.network = network
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Sequence[Tensor]:
+        return self.function(self.network, *tensors)
 
 
 def tied_names(network: nn.Module) -> dict[str, str]:

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from actbench.networks import MODULE_ATTRIBUTES, copy_network, kept_tensors, network_name
-from actbench.seeding import global_stream
+from actbench.seeding import global_stream, unchanged_generators
 from actbench.specs import OptimizerSpec, one_line
-from actbench.training.engines.base import Engine, EngineError, KnownGradient, optimizer_of
+from actbench.training.engines.base import Apply, Engine, EngineError, KnownGradient, optimizer_of
 from actbench.training.engines.optimizers import check_elementwise
 from actbench.training.engines.stack.bytecode import Unguarded
 from actbench.training.engines.stack.chunk import Chunk, named_values, random_numbers
@@ -115,6 +115,17 @@ class Stack(Engine):
         loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     @override
+    def examine(self, run: Callable[[Apply, Sequence[int]], None], images: Tensor) -> None:
+        network, limit = copy_network(self.network).eval(), self.limit
+        try:
+            with unchanged_generators():
+                self._by_chunks(
+                    lambda chunk: run(chunk.apply, chunk.replicates), images, range(len(self)), network=network
+                )
+        finally:
+            self.limit = limit  # of training, which may need less memory
+
+    @override
     def replicate(self, index: int) -> nn.Module:
         network = copy_network(self.network)
         return replaced(network, {id(value): value.detach()[index].clone() for *_, value in named_values(network)})
@@ -188,23 +199,30 @@ class Stack(Engine):
     def chunk_width(self, batch: int, device: torch.device) -> int:
         return min(self.width or (CPU_WIDTH if device.type == "cpu" else len(self)), self.limit)
 
-    def _chunk(self, replicates: list[int], key: Sequence[int] = (), *, width: int = 0) -> Chunk:
+    def _chunk(
+        self, replicates: list[int], key: Sequence[int] = (), *, width: int = 0, network: nn.Module | None = None
+    ) -> Chunk:
         draw = random_numbers([self.seeds[replicate] for replicate in replicates], key)
-        usual = len(replicates) == min(width, len(self))
-        return Chunk(
-            self.network, replicates, draw, self.replay, ndim=self.ndim, usual=usual, unfolded=self.unfolded or ()
-        )
+        usual, unfolded = len(replicates) == min(width, len(self)), self.unfolded or ()
+        network = self.network if network is None else network
+        return Chunk(network, replicates, draw, self.replay, ndim=self.ndim, usual=usual, unfolded=unfolded)
 
     def _by_chunks(
-        self, run: Callable[[Chunk], None], images: Tensor, replicates: Sequence[int], key: Sequence[int] = ()
+        self,
+        run: Callable[[Chunk], None],
+        images: Tensor,
+        replicates: Sequence[int],
+        key: Sequence[int] = (),
+        *,
+        network: nn.Module | None = None,
     ) -> None:
-        """Run chunks of the replicates, and halve the width whenever memory runs out."""
+        """Run chunks of the replicates, of a copy of the network if given; halve the width whenever memory runs out."""
         batch, device = images.shape[-self.ndim], images.device
         start = 0
         while start < len(replicates):
             width = self.chunk_width(batch, device)
             chosen = list(replicates[start : start + width])
-            chunk = self._chunk(chosen, key, width=width)
+            chunk = self._chunk(chosen, key, width=width, network=network)
             try:
                 run(chunk)
             except RuntimeError as error:
