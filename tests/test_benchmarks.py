@@ -44,3 +44,19 @@ def test_the_benchmark_measures_all_arms(tmp_path):
     assert all(row["time_ms"] > 0 and 0 <= row["test_acc"] <= 1 for row in measured["arms"])
     assert (tmp_path / "digits.png").stat().st_size > 10_000
     assert sum(line.startswith("| ") for line in result.stdout.splitlines()) == 2 + 13 + 2  # headings, arms, scaling
+
+
+@pytest.mark.slow
+def test_the_cost_of_measuring_a_mechanism_is_told(tmp_path):
+    options = ["--repetitions=2", "--replicates=2", "--epochs=1"]
+
+    result = subprocess.run(
+        [sys.executable, BENCHMARKS / "mechanism.py", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "2 measurements of " in result.stdout
