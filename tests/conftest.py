@@ -24,6 +24,7 @@ from actbench.cli.main import (
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
+collect_ignore = ["imported.py"]  # for the process that commands are forked from; it has no doctests
 os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as commands set it, for the processes that they are forked from
 
 
@@ -82,6 +83,7 @@ def quick_workers(forked, monkeypatch):
 
 def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str], outputs: Sequence[Path | None]) -> None:
     """In a process of its own: ``python main.py ...`` in a folder, whose two outputs go to files; nobody reads None."""
+    sys.modules["imported"].draw_nothing()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)

@@ -15,8 +15,11 @@ from actbench.studies.cells.key import distributions
 distributions()
 # The engine that makes the page's script and draws takes a second to start, in every fork, and does not survive one.
 making = [sys.executable, "-c", "from actbench.report.page import vega_script; print(vega_script(), end='')"]
-script = Markup(subprocess.run(making, capture_output=True, text=True, check=True).stdout)
-sys.modules["actbench.report.page"].vega_script = lambda: script  # the package's attribute `page` is the function
-# Of TensorBoard's images, a PNG's header with width and height, which is all that is read of them here.
-tensorboard.render = lambda figures, form, dpi: b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1, 1)
+SCRIPT = Markup(subprocess.run(making, capture_output=True, text=True, check=True).stdout)
 gc.freeze()  # every fit collects garbage, and would go through all of it
+
+
+def draw_nothing() -> None:
+    """Give pages the script that was made, and TensorBoard images of which only width and height can be read."""
+    sys.modules["actbench.report.page"].vega_script = lambda: SCRIPT  # the package's attribute `page` is the function
+    tensorboard.render = lambda figures, form, dpi: b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1, 1)

@@ -86,6 +86,7 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(cost, "keep_memory", lambda: None)  # of this process, which has other tests to run
 
 
+@pytest.mark.slow  # it compiles; the others have no compiler
 def test_json_has_every_number_with_its_interval(actbench, my_acts):
     result = actbench("cost", "--activations", "[silu, my_acts.Foo]", "--format", "json", "--seconds", 0.05)
 
