@@ -30,7 +30,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as commands set it, for the pr
 
 def pytest_xdist_auto_num_workers(config):
     """A worker more than cores: tests wait for commands, browsers and clocks."""
-    return 1 + len(os.sched_getaffinity(0))
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def pytest_collection_finish():
