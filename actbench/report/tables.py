@@ -230,7 +230,7 @@ def mechanism_tables(frame: pl.DataFrame, names: Columns, minus: str) -> Iterato
             ]
             for place, found in by_call.items()
         ]
-        name = "mechanism" if quantity == "difference" else "mechanism-correlation"
+        name = f"mechanism-{quantity}"
         yield ReportTable(name, title, columns, rows, note)
 
 

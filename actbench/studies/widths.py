@@ -1,7 +1,7 @@
 """Widths at which a network has as many parameters with one activation as with another."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,8 @@ from actbench.studies.cells import build_data
 
 USUAL = ("width", "hidden", "channels", "hidden_size", "hidden_dim", "embed_dim", "width_mult")
 FARTHEST = 16.0  # factor by which a width may change
+FARTHEST_STEP = 16  # from a width with which no network can be built
+APART = 0.1  # most relative difference of numbers of parameters that count as matched
 STEPS = 16  # of a bisection, after which a factor is known to .01 %
 
 
@@ -60,12 +62,18 @@ def matched_network(config: Mapping[str, Any], baseline: Mapping[str, Any], argu
 
     def at(factor: float) -> int:
         """Number of parameters where the width is multiplied by a factor."""
-        value = scaled(given[name], factor)
-        if str(value) not in tried:
-            network = NetworkSpec({**spec, "init_args": {**given, name: value}})
-            count = parameter_count(network, config["model"], fitting)
-            tried[str(value)] = MatchedNetwork(network.to_dict(), count, goal, f"{name} {value}")
-        return tried[str(value)].parameters
+        problem = None
+        for value in near(scaled(given[name], factor)):  # heads or groups may have to divide a width
+            try:
+                if str(value) not in tried:
+                    network = NetworkSpec({**spec, "init_args": {**given, name: value}})
+                    count = parameter_count(network, config["model"], fitting)
+                    tried[str(value)] = MatchedNetwork(network.to_dict(), count, goal, f"{name} {value}")
+            except ValueError as error:
+                problem = problem or error
+            else:
+                return tried[str(value)].parameters
+        raise problem or ValueError(f"no width near {given[name]}")
 
     low, high = -math.log(FARTHEST), math.log(FARTHEST)
     if at(1.0) != goal:
@@ -73,7 +81,13 @@ def matched_network(config: Mapping[str, Any], baseline: Mapping[str, Any], argu
         for _ in range(STEPS):
             middle = (low + high) / 2
             low, high = (low, middle) if at(math.exp(middle)) > goal else (middle, high)
-    return min(tried.values(), key=lambda each: abs(each.parameters - goal))  # of equals the first, as wide as given
+    nearest = min(tried.values(), key=lambda each: abs(each.parameters - goal))  # of equals the first, as wide as given
+    if abs(nearest.parameters / goal - 1) > APART:
+        raise ValueError(
+            f"study.fairness.parameters: no width comes near the baseline's {goal:,} parameters; {nearest.width} has "
+            f"{nearest.parameters:,}"
+        )
+    return nearest
 
 
 def parameter_count(network: NetworkSpec, model: Mapping[str, Any], fitting: Mapping[str, Any]) -> int:
@@ -103,3 +117,11 @@ def scaled(width: Any, factor: float) -> Any:
     if isinstance(width, list | tuple):
         return [scaled(number, factor) for number in width]
     return max(1, round(width * factor)) if isinstance(width, int) else width * factor
+
+
+def near(width: Any) -> Iterator[Any]:
+    """A width, and, of a whole number, the nearest others."""
+    yield width
+    if isinstance(width, int):
+        for step in range(1, FARTHEST_STEP):
+            yield from (other for other in (width + step, width - step) if other > 0)

@@ -10,9 +10,9 @@ from made_records import question, rows
 from made_studies import crossed_factors, noisy_study, records
 from made_studies import study as made_study
 
-from actbench.inference.stats import REST, pairs_needed, variance_components
+from actbench.inference.stats import REST, Interval, pairs_needed, variance_components
 from actbench.inference.verdict import VARIANCE, load_results, schema
-from actbench.inference.verdict.noise import noise_lines, noise_sources
+from actbench.inference.verdict.noise import noise_lines, noise_sources, pairs_to_spend
 from actbench.records import RecordError, write_records
 from actbench.report.exports import write_exports
 from actbench.report.sections import stories
@@ -217,3 +217,9 @@ def test_records_that_lack_columns_are_refused_in_a_line(tmp_path):
 
     with pytest.raises(RecordError, match=r"variance.parquet lacks network_name; run its study again"):
         load_results(tmp_path)
+
+
+def test_no_fewer_pairs_are_advised_than_the_exact_test_needs():
+    pairs = pairs_to_spend(Interval(1e-8, 1e-9, 1e-6), 0.005, 0.05)
+
+    assert pairs == (6, 6, 6)  # 2 / 2^6 of the flips is below .05, 2 / 2^5 is not

@@ -65,7 +65,7 @@ def test_gradients_over_many_orders_of_magnitude_are_drawn(results):
 def test_tables_have_a_row_for_each_call_with_intervals(results):
     found = {table.name: table for table in tables(results)}
 
-    differences = found["mechanism"]
+    differences = found["mechanism-difference"]
     rows = {(row[0].text, row[1].text): row for row in differences.rows}
     assert rows["swish", "layers.3"][4].text.startswith("-30.0 (")
     assert len(differences.rows) == 2 * 3  # two arms, two calls and the inputs of the last layer
@@ -93,4 +93,6 @@ def test_an_arm_with_other_calls_than_the_baseline_has_no_difference(results):
 
     found = {table.name: table for table in tables(results._replace(table=table))}
 
-    assert [row[1].text for row in found["mechanism"].rows if row[0].text == "swish"] == ["inputs of the last layer"]
+    assert [row[1].text for row in found["mechanism-difference"].rows if row[0].text == "swish"] == [
+        "inputs of the last layer"
+    ]

@@ -35,6 +35,28 @@ class Foreign(nn.Module):
         return self.head(torch.relu(self.hidden(x.flatten(1))))
 
 
+class Grouped(nn.Module):
+    """A network whose groups have to divide its width."""
+
+    def __init__(self, activation, input_shape, num_classes, width: int = 32):
+        super().__init__()
+        norm = nn.GroupNorm(4, width)
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, width), norm, activation(), nn.Linear(width, num_classes)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Huge(Heavy):
+    """More parameters than any width makes up for."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = nn.Parameter(torch.zeros(10**6))
+
+
 def planned(config):
     return {(entry.network, entry.arm): entry for entry in planned_cells(Study.of(config))}
 
@@ -116,6 +138,24 @@ def test_a_network_without_a_width_is_refused(tmp_path, network, width, message)
         compare(config)
 
     assert not list(tmp_path.iterdir())
+
+
+def test_widths_that_a_network_does_not_take_are_passed_over(tmp_path):
+    config = study(tmp_path, activations=["relu", {"class_path": "torch.nn.PReLU"}, HEAVY], fairness=MATCHED)
+    config["model"]["network"] = {"class_path": "test_widths.Grouped", "init_args": {"width": 64}}
+
+    cells = planned(config)
+
+    # 77 parameters a unit: 2,000 more are those of 26 units, and 38 is no multiple of 4.
+    assert cells["Grouped, parameters matched", "Heavy"].matched.spec["init_args"]["width"] in (36, 40)
+    assert cells["Grouped, parameters matched", "PReLU"].matched.spec["init_args"]["width"] == 64
+
+
+def test_an_arm_that_no_width_matches_is_refused(tmp_path):
+    config = study(tmp_path, activations=["relu", "test_widths.Huge"], fairness=MATCHED)
+
+    with pytest.raises(StudyError, match=r"arm Huge: .* no width comes near the baseline's 26,122"):
+        planned(config)
 
 
 def test_a_width_without_matching_is_refused(tmp_path):

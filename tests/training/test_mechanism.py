@@ -9,6 +9,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from actbench.data import Digits, FakeImages, adopt
@@ -158,7 +159,7 @@ def test_engines_measure_alike_calls_that_are_repeated():
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-6)
     assert [call.name for call in recorded.calls] == ["activation", "activation#2", "head.2"]
     assert [call.layer for call in recorded.calls] == ["convolution 1", "convolution 2", "linear layer 1"]
-    assert [call.axis for call in recorded.calls] == [1, 1, -1]
+    assert [call.axis for call in recorded.calls] == [1, 1, 1]
 
 
 def test_an_activation_that_writes_into_its_input_is_measured_like_another():
@@ -408,3 +409,78 @@ def test_a_state_that_no_fit_has_is_refused(tmp_path, change):
 def test_a_fit_measures_nothing_unless_it_is_asked_to():
     assert classifier().mechanism is None
     assert isinstance(classifier(mechanism=True).mechanism, Mechanism)
+
+
+class Layouts(nn.Module):
+    """Activations where the features lie on other axes than the layer before has them; half of the units are off."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.conv, self.squeeze = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 6)
+        self.channels_last, self.norm, self.squeezed = activation(), nn.LayerNorm(6), activation()
+        self.rnn, self.recurrent = nn.GRU(6, 4, batch_first=True), activation()
+        self.head = nn.Linear(4, num_classes)
+        for layer in (self.conv, self.norm):
+            nn.init.constant_(layer.bias[:3], -50.0)
+
+    def forward(self, images):
+        x = self.conv(images)
+        x = self.channels_last(self.norm(x.movedim(1, -1))).movedim(-1, 1)
+        gates = self.squeeze(x.mean((2, 3)))
+        x = self.squeezed(x * 0 + self.conv.bias[:, None, None] + 0 * gates[:, :, None, None])
+        h, _ = self.rnn(x.flatten(2).movedim(1, -1))
+        return self.head(self.recurrent(h).mean(1))
+
+
+def test_units_are_features_wherever_they_lie():
+    model = classifier("relu", "test_mechanism.Layouts", replicates=2)
+
+    calls, statistics, _ = measure(model.engine, *batch(2), RecordedPass())
+
+    dead = dict(zip((call.name for call in calls), by_name(statistics)["dead"][0].tolist(), strict=True))
+    assert dead["channels_last"] == 0.5
+    assert dead["squeezed"] >= 0.5
+    assert [call.axis for call in calls] == [3, 1, 2]
+
+
+class Deep(nn.Module):
+    """An activation with a layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return torch.relu(x) * self.slope(torch.ones(1, 1, device=x.device)).exp().squeeze()
+
+
+def test_layers_within_an_activation_are_not_the_layers_before():
+    names = []
+    for activation in ("relu", "test_mechanism.Deep"):
+        recorded = RecordedPass()
+        measure(classifier(activation, "TutorialCNN", replicates=2).engine, *batch(2), recorded)
+        names.append([(call.name, call.layer, call.axis) for call in recorded.calls])
+
+    assert names[0] == names[1]
+
+
+class Checkpointed(nn.Module):
+    """A part that is computed again in the backward pass, and an activation of a parameter."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.scale, self.of_scale = nn.Parameter(torch.ones(16)), activation()
+        self.part, self.head = nn.Sequential(nn.Linear(64, 16), activation()), nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        x = checkpoint(self.part, images.flatten(1), use_reentrant=False)
+        return self.head(x * self.of_scale(self.scale))
+
+
+def test_parts_that_are_computed_again_and_calls_without_a_batch_do_no_harm():
+    calls, statistics, _ = measure(
+        classifier("relu", "test_mechanism.Checkpointed", replicates=2).engine, *batch(2), RecordedPass()
+    )
+
+    assert [call.name for call in calls] == ["part.1"]
+    assert by_name(statistics)["gradient"].isfinite().all()

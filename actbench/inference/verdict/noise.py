@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count as count_from
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from actbench.inference.stats import REST, Components, Interval, pairs_needed, variance_components
+from actbench.inference.stats import REST, Components, Interval, pairs_needed, smallest_p, variance_components
 from actbench.inference.verdict.evidence import by_cell, scores
 from actbench.inference.verdict.failures import failures_by_cell
 from actbench.inference.verdict.findings import OUTCOME
@@ -134,7 +135,9 @@ def crossed_scores(table: pl.DataFrame, question: Question) -> dict[tuple[str, s
 
 def pairs_to_spend(variance: Interval, margin: float, alpha: float) -> PairsToSpend:
     """Pairs with which a difference of the margin is seen, for an interval of the variance of a difference."""
-    return PairsToSpend(*(pairs_needed(margin / math.sqrt(value), alpha=alpha, most=MOST_PAIRS) for value in variance))
+    least = next(pairs for pairs in count_from(1) if smallest_p(pairs) <= alpha)  # with which the exact test can decide
+    needed = (pairs_needed(margin / math.sqrt(value), alpha=alpha, most=MOST_PAIRS) for value in variance)
+    return PairsToSpend(*(pairs and max(pairs, least) for pairs in needed))
 
 
 # --- words ---
@@ -155,8 +158,9 @@ def noise_sentences(noise: NoiseSources, question: Question) -> Iterator[str]:
         f"{dominance(noise)}."
     )
     if noise.failed:
+        failed = "all" if noise.failed == noise.components.replicates else count(noise.failed, "pair")
         yield (
-            f"In {count(noise.failed, 'pair')} of them, a replicate failed to train, so that effects are not normal "
+            f"In {failed} of them, a replicate failed to train, so that effects are not normal "
             "and the intervals may miss."
         )
     yield from spending(noise, question)
@@ -186,7 +190,7 @@ def share_words(share: Interval) -> str:
 
 def spending(noise: NoiseSources, question: Question) -> Iterator[str]:
     """How many pairs the next study should spend, and what holding or sharing a source would do."""
-    if noise.pairs is None:
+    if noise.pairs is None or noise.failed == noise.components.replicates:  # guesses say nothing of training
         return
     numbers = [f"more than {MOST_PAIRS:,}" if pairs is None else f"{pairs:,}" for pairs in noise.pairs]
     margin = f"{points(question.margin, sign=False)} points"

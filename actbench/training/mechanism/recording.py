@@ -5,9 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from actbench.networks import SwappedNetwork, compared_modules
+from actbench.networks.recomputing import nothing_recomputed
+
+FEATURED = (nn.Linear, _ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.RNNBase, nn.MultiheadAttention)
 
 
 class RecordedCall(NamedTuple):
@@ -17,7 +21,7 @@ class RecordedCall(NamedTuple):
         name: Path of the module, or of the call in whose place it runs, with ``#2`` where it is called a second time.
         layer: The layer with weights that ran before, such as ``convolution 3``; "" if there was none.
         module: Path of the module in the network as it runs.
-        axis: Axis of units in the input of one batch, 1 or the last one.
+        axis: Axis of units in the input of one batch; None if that is not known.
         shape: Of that input.
         dtype: Of that input.
     """
@@ -25,7 +29,7 @@ class RecordedCall(NamedTuple):
     name: str
     layer: str
     module: str
-    axis: int
+    axis: int | None
     shape: torch.Size
     dtype: torch.dtype
 
@@ -39,8 +43,11 @@ class RecordedPass:
     of vmap. They are added if they have the shapes of ``calls``, which are those
     of the latest pass.
 
-    Units lie along the last axis if the layer with weights before is a linear
-    one, and else along axis 1, as behind a convolution.
+    Units lie along the axis of features of the latest layer or normalisation whose
+    output has as many axes as the input, or, where that axis has another size by
+    now, along the only one of this size; see `LatestLayers.axis_of_units`. Inputs without an axis
+    for the batch, such as parameters, are no calls. Layers within an activation are
+    its own.
     """
 
     def __init__(self) -> None:
@@ -55,45 +62,41 @@ class RecordedPass:
         ]
 
     def __call__(self, network: nn.Module, images: Tensor, *leaves: Tensor) -> list[Tensor]:
-        calls, inputs, outputs, last = list[RecordedCall](), list[Tensor](), list[Tensor](), list[Tensor]()
-        names, times, layers = call_names(network), Counter[str](), Counter[str]()
-        layer = ""
-
-        def note_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal layer
-            kind = "linear layer" if isinstance(module, nn.Linear) else "convolution"
-            layers[kind] += 1
-            layer = f"{kind} {layers[kind]}"
-            last[:] = [*args, *kwargs.values()][:1]
+        calls, inputs, outputs = list[RecordedCall](), list[Tensor](), list[Tensor]()
+        names, times, layers = call_names(network), Counter[str](), LatestLayers()
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             x, path = next(iter((*args, *kwargs.values()))), paths[id(module)]
+            if x.ndim < 2:
+                return None
             times[path] += 1
             name = names[path] + (f"#{times[path]}" if times[path] > 1 else "")
-            axis = -1 if layer.startswith("linear") else 1
             place = len(calls)
-            calls.append(RecordedCall(name, layer, path, axis, x.shape, x.dtype))
+            calls.append(RecordedCall(name, layers.name, path, layers.axis_of_units(x.shape), x.shape, x.dtype))
             inputs.append(x.clone())  # what follows may change it
             if place < len(leaves) and leaves[place].shape == x.shape:
                 x = x + leaves[place]
             return ((x, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): x})
 
         def leave(module: nn.Module, args: Any, output: Tensor) -> None:
-            outputs.append(output.clone())
+            if output.ndim > 1:
+                outputs.append(output.clone())
 
         paths = {id(network.get_submodule(path)): path for path in names}
-        weighted = [module for module in network.modules() if isinstance(module, nn.Linear | _ConvNd)]
-        handles = [module.register_forward_pre_hook(note_layer, with_kwargs=True) for module in weighted]
+        weighted, featured = layers_of(network)
+        handles = [module.register_forward_pre_hook(layers.enter, with_kwargs=True) for module in weighted]
+        handles += [module.register_forward_hook(layers.leave) for module in featured]
         for module in compared_modules(network):
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(leave))
         try:
-            logits = network(images)
+            with nothing_recomputed():  # in the backward pass, without hooks
+                logits = network(images)
         finally:
             for handle in handles:
                 handle.remove()
-        self.calls, self.last = calls, layer
-        return [logits, *(last or [logits]), *inputs, *outputs]
+        self.calls, self.last = calls, layers.name
+        return [logits, *(layers.inputs or [logits]), *inputs, *outputs]
 
     def activate(self, network: nn.Module, *inputs: Tensor) -> list[Tensor]:
         """The outputs of the activations alone for the inputs of each call."""
@@ -112,3 +115,64 @@ def call_names(network: nn.Module) -> dict[str, str]:
         swapped = [site.name for site in network.certificate.sites if site.swapped]
         return {f"activations.{index}": name for index, name in enumerate(swapped)}
     return {path: path for path in paths}
+
+
+class LatestLayers:
+    """The latest layer with weights in a forward pass, and where units lie behind what has run.
+
+    ``name`` is that of the layer, such as ``convolution 3``, and ``inputs`` holds its inputs.
+    """
+
+    def __init__(self) -> None:
+        self.name, self.inputs, self.times = "", list[Any](), Counter[str]()
+        self.features = dict[int, tuple[int, int]]()  # by number of axes: the axis of features, and its size
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A hook for layers with weights."""
+        kind = "linear layer" if isinstance(module, nn.Linear) else "convolution"
+        self.times[kind] += 1
+        self.name = f"{kind} {self.times[kind]}"
+        self.inputs = [*args, *kwargs.values()][:1]
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """A hook for `FEATURED` modules."""
+        result = output[0] if isinstance(output, tuple) else output
+        if isinstance(result, Tensor):
+            self.features[result.ndim] = feature_axis(module)
+
+    def axis_of_units(self, shape: torch.Size) -> int | None:
+        """The axis of units in an input; None if it is not known. Behind no layer, axis 1 of vectors and images."""
+        axes = len(shape)
+        if axes not in self.features:
+            return 1 if axes in (2, 4) else None
+        axis, size = self.features[axes]
+        if shape[axis] == size:
+            return axis % axes
+        fitting = [place for place in range(1, axes) if shape[place] == size]
+        return fitting[0] if len(fitting) == 1 else None
+
+
+def layers_of(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Layers with weights, and all whose axis of features is known, but for those within activations."""
+    inside = {id(own) for module in compared_modules(network) for own in module.modules()}
+    others = [module for module in network.modules() if id(module) not in inside]
+    weighted: list[nn.Module] = [module for module in others if isinstance(module, nn.Linear | _ConvNd)]
+    return weighted, [module for module in others if isinstance(module, FEATURED)]
+
+
+def feature_axis(module: nn.Module) -> tuple[int, int]:
+    """The axis of features in the output of a layer or normalisation, and how many there are."""
+    match module:
+        case nn.Linear():
+            return -1, module.out_features
+        case _ConvNd():
+            return 1, module.out_channels
+        case nn.GroupNorm():
+            return 1, module.num_channels
+        case nn.LayerNorm():
+            return -1, module.normalized_shape[-1]
+        case nn.RNNBase():
+            return -1, (module.proj_size or module.hidden_size) * (1 + module.bidirectional)
+        case nn.MultiheadAttention():
+            return -1, module.embed_dim
+    return 1, int(module.num_features)  # type: ignore[arg-type]

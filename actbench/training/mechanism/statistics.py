@@ -13,7 +13,7 @@ def site_statistics(
     slopes: Float[Tensor, "replicates batch ..."],
     gradients: Float[Tensor, "replicates batch ..."],
     *,
-    axis: int,
+    axis: int | None,
 ) -> Float[Tensor, "statistics replicates"]:
     """The statistics of `actbench.records.STATISTICS`, in their order, for one call of an activation.
 
@@ -24,7 +24,8 @@ def site_statistics(
         outputs: Of the activation.
         slopes: Of the activation at these inputs.
         gradients: Of each image's own loss by the inputs.
-        axis: Of the units, after the axis for replicates: -1, or 1.
+        axis: Of the units, after the axis for replicates: 1 for the one behind the images, -1 for the last. With
+            None, dead and dormant units are not known, and their shares are NaN.
 
     Source:
         For dormant units Sokar et al. (2023), The dormant neuron phenomenon in
@@ -32,7 +33,7 @@ def site_statistics(
     """
     if inputs.ndim == 2:  # an activation of one number for each image
         inputs, outputs, slopes, gradients = (values.unsqueeze(-1) for values in (inputs, outputs, slopes, gradients))
-    units = inputs.ndim - 1 if axis == -1 else 1 + axis
+    units = inputs.ndim - 1 if axis == -1 else 1 + (axis or 1)
     every = tuple(range(1, inputs.ndim))
     within = tuple(dim for dim in every if dim != units)  # images and positions
     size = outputs.abs().mean(within, dtype=torch.float64)
@@ -48,6 +49,8 @@ def site_statistics(
             gradients.double().square().mean(every).sqrt(),
         ]
     )
+    if axis is None:
+        results[:2] = torch.nan
     return torch.where(mean.isfinite() & size.isfinite().all(1), results, torch.nan)
 
 
