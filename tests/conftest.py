@@ -28,11 +28,6 @@ collect_ignore = ["imported.py"]  # for the process that commands are forked fro
 os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as commands set it, for the processes that they are forked from
 
 
-def pytest_xdist_auto_num_workers(config):
-    """A worker more than cores: tests wait for commands, browsers and clocks."""
-    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
 def pytest_collection_finish():
     """What was imported stays: every fit collects garbage, and would go through all of it."""
     gc.freeze()

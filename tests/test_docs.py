@@ -29,7 +29,7 @@ def test_an_example_runs(tmp_path, monkeypatch, path):
     monkeypatch.syspath_prepend(str(path.parent))
     study = runpy.run_path(str(path))["STUDY"]
     study["study"] |= {"replicates": 2, "timing_s": 0}
-    study["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2}
+    study["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1}
 
     results = compare(study)
 

@@ -20,6 +20,8 @@ from actbench.studies.definition import Study, StudyError
 from actbench.studies.grid import PlannedCell
 from actbench.studies.plan import Wanted
 
+PROBED = 16  # images that a network is given to see whether it draws
+
 
 def crossed_wanted(
     study: Study, question: Question, compared: Sequence[PlannedCell], say: Callable[[str], None]
@@ -95,6 +97,7 @@ def states_differ(network: nn.Module, other: nn.Module) -> bool:
 def draws_random_numbers(network: nn.Module, input_shape: Sequence[int]) -> bool:
     """Whether a network in training draws from a global generator, as dropout does."""
     with torch.no_grad(), global_stream(SEED, "dropout"):
+        inputs = torch.rand(PROBED, *input_shape)  # not zeros, for which code may draw nothing
         before = generator_states()
-        network.train()(torch.zeros(2, *input_shape))
+        network.train()(inputs)
         return generator_states() != before

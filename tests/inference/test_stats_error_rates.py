@@ -154,7 +154,9 @@ def test_the_simulated_p_values_are_those_of_the_test(pairs, law):
 
 
 @pytest.mark.parametrize("law", ["normal", "accuracy on 270 images", "one run in ten fails"])
-@pytest.mark.parametrize(("pairs", "design", "studies"), [(12, None, 24), (60, rates.DESIGN, 8)])
+@pytest.mark.parametrize(
+    ("pairs", "design", "studies"), [(12, None, 24), pytest.param(60, rates.DESIGN, 8, marks=pytest.mark.slow)]
+)
 def test_the_simulated_decisions_are_those_of_a_study(pairs, design, studies, law):
     errors = rates.sequential_errors if design else rates.fixed_errors
     rng = np.random.default_rng(0)

@@ -265,7 +265,7 @@ def test_the_command_refuses_in_one_line(words, message, capsys):
 
 # --- timm ---
 
-TIMM_QUICK = ("test_vit", "test_efficientnet", "test_byobnet", "test_nfnet")
+TIMM_QUICK = ("test_vit", "test_efficientnet", "test_byobnet")
 TIMM_SLOW = {  # by the size of their inputs
     64: (
         "convmixer_768_32 cs3darknet_focus_s cspnext_tiny densenet121 dla46x_c dpn48b edgenext_xx_small "
@@ -276,7 +276,7 @@ TIMM_SLOW = {  # by the size of their inputs
         "tresnet_m legacy_xception"
     ),
     96: "inception_resnet_v2 inception_v4",
-    160: "test_resnet",
+    160: "test_resnet test_nfnet",
     224: "convit_tiny deit_tiny_patch16_224 eva02_tiny_patch14_224 levit_128s swin_tiny_patch4_window7_224",
 }
 

@@ -66,6 +66,7 @@ def test_every_task_has_its_result_or_its_error(executor):
     assert str(results[-2]) == "ValueError: -2 is negative"
 
 
+@pytest.mark.slow  # processes that import torch anew
 def test_processes_start_once_and_share_the_cores(monkeypatch):
     monkeypatch.setattr(local, "CONTEXT", multiprocessing.get_context("spawn"))  # as for a user
 

@@ -3,6 +3,7 @@ import errno
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import polars as pl
@@ -192,6 +193,7 @@ def test_a_replicates_run_has_each_epoch_once_after_resuming(tmp_path):
     first = shutil.copy(folder.path / "checkpoints" / "last.ckpt", tmp_path)
 
     for _ in range(2):  # the second time, the event files hold epochs that came after the checkpoint
+        time.sleep(1)  # files of one second are read in the order of a number in their names, 10 before 9
         callbacks = RunFolder(), LastCheckpoint(), ReplicateRuns()
         fit(tmp_path, *callbacks, logger=logger, log_every_n_steps=1, ckpt_path=first)
 
