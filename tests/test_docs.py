@@ -9,7 +9,10 @@ from conftest import ROOT
 
 from actbench.studies import compare
 
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem == "small_resnet" else ())
+    for path in sorted((ROOT / "examples").glob("*.py"))
+]
 
 
 @pytest.mark.filterwarnings("ignore")  # what a reader sees is what is tested
@@ -23,7 +26,7 @@ def test_the_examples_of_the_documentation_are_right(tmp_path, monkeypatch):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXAMPLES)
 def test_an_example_runs(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(path.parent))

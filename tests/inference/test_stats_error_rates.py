@@ -174,7 +174,10 @@ def test_the_simulated_decisions_are_those_of_a_study(pairs, design, studies, la
 
 
 @pytest.mark.parametrize("law", list(rates.FAILING))
-@pytest.mark.parametrize(("pairs", "design", "studies"), [(12, None, 24), (24, rates.Design(6, 24, 6), 12)])
+@pytest.mark.parametrize(
+    ("pairs", "design", "studies"),
+    [(12, None, 24), pytest.param(24, rates.Design(6, 24, 6), 12, marks=pytest.mark.slow)],
+)
 def test_the_simulated_parts_are_those_of_a_study(pairs, design, studies, law, monkeypatch):
     if design:
         monkeypatch.setattr(rates, "DESIGN", design)
