@@ -62,12 +62,11 @@ def no_kept_tensors(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def unchanged_attributes(network: nn.Module) -> Iterator[None]:
     """Restore what modules keep in Python besides tensors, such as a count of calls, after a probe."""
-    before = [(module, plain_attributes(module)) for module in network.modules()]
-    kept = [copy.deepcopy(values) for _, values in before]
+    before = [(module, copy.deepcopy(plain_attributes(module))) for module in network.modules()]
     try:
         yield
     finally:
-        for (module, _), values in zip(before, kept, strict=True):
+        for module, values in before:
             vars(module).update(values)
 
 

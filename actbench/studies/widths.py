@@ -43,7 +43,8 @@ def matched_network(config: Mapping[str, Any], baseline: Mapping[str, Any], argu
             the first of `USUAL` that it takes.
 
     Raises:
-        ValueError: The network takes no such argument, or cannot be built.
+        ValueError: The network takes no such argument, cannot be built, or has no width within `FARTHEST` that comes
+            nearer than `APART`.
     """
     spec = config["model"]["network"]
     given = spec.get("init_args") or {}
