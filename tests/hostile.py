@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,18 @@ from unittest.mock import patch
 import numpy as np
 
 DECOYS = ("hostile_decoy", "this", "turtledemo", "idlelib")  # importable, and trusted by nobody
-PROCESSOR_S, MEMORY_MB = 5, 1024
+MEMORY_MB = 1024
+
+
+def processor_seconds(seconds: float) -> float:
+    """Seconds that take this machine as far as so many take one that counts to 400,000 in .03 s, but not fewer."""
+    start, total = time.process_time(), 0
+    for number in range(400_000):
+        total += number
+    return seconds * max(1.0, (time.process_time() - start) / 0.03)
+
+
+PROCESSOR_S = max(processor_seconds(5) for _ in range(5))
 FIT = ["--model.network", "MLP", "--data", "FakeImages", "--data.rows", "200", "--trainer.accelerator", "cpu"]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {  # audit events that change files, and which of their arguments are paths
