@@ -36,7 +36,7 @@ from actbench.inference.stats import (
     crosses,
     detectable,
     histories,
-    judge,
+    judge_family,
     level_shares,
     mean_interval,
     nominal_level,
@@ -437,7 +437,7 @@ def headlines(name: str, *, pairs: int, studies: int, trial: int = 0) -> list[Ro
     that it does although a failure was seen.
     """
     drawn, failed = with_failures(name, generator("head", name, pairs, trial), studies=studies, arms=1, pairs=pairs)
-    found = [judge([values], [one])[0] for (values,), (one,) in zip(drawn, failed, strict=True)]
+    found = [judge_family([values], [one])[0] for (values,), (one,) in zip(drawn, failed, strict=True)]
     different = ("better", "worse")
     shown = {
         "all seeds better or worse": [one.verdict in different for one in found],

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from made_records import question, rows
 
-from actbench.inference.stats import Interval, judge
+from actbench.inference.stats import Interval, judge_family
 from actbench.inference.verdict import Comparison
 from actbench.inference.verdict.price import find_price, weigh
 from actbench.inference.verdict.price_words import NO_DIFFERENCE, price_sentences, time_words
@@ -166,13 +166,13 @@ def test_a_mean_over_datasets_has_no_price():
     ],
 )
 def test_an_arm_dominates_only_with_evidence_of_its_time(verdict, ratio, p, expected):
-    (judgement,) = judge([np.zeros(8)])
+    (judgement,) = judge_family([np.zeros(8)])
 
     assert weigh(judgement._replace(verdict=verdict), pair_timing(ratio, p)) == expected
 
 
 def test_accuracy_is_not_weighed_against_an_unknown_time():
-    (judgement,) = judge([np.zeros(8)])
+    (judgement,) = judge_family([np.zeros(8)])
 
     assert weigh(judgement, None) is None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actbench.inference.stats import judge, sign_flip, stops
+from actbench.inference.stats import judge_family, sign_flip, stops
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "error_rates.py"
 RESULTS = SCRIPT.parent / "results" / "error_rates.json"
@@ -166,9 +166,9 @@ def test_the_simulated_decisions_are_those_of_a_study(pairs, design, studies, la
 
     alarms, equivalents = errors(drawn, BOTH)
 
-    found = [judge(list(study), design=design) for study in drawn]
+    found = [judge_family(list(study), design=design) for study in drawn]
     assert alarms.tolist() == [any(one.verdict in ("better", "worse") for one in study) for study in found]
-    found = [judge(list(margin + study), margin=margin, design=design) for study in drawn]
+    found = [judge_family(list(margin + study), margin=margin, design=design) for study in drawn]
     assert equivalents.tolist() == [any(one.inside_margin for one in study) for study in found]
     assert 0 < alarms.sum() + equivalents.sum() < 2 * studies
 
@@ -191,12 +191,12 @@ def test_the_simulated_parts_are_those_of_a_study(pairs, design, studies, law, m
     alarms = equivalents = 0
     for values, lost in zip(drawn, failed, strict=True):
         at_looks = [
-            judge([one[:end] for one in values], [one[:end] for one in lost], alpha=0.4, design=design)
+            judge_family([one[:end] for one in values], [one[:end] for one in lost], alpha=0.4, design=design)
             for end in (design.looks if design else (pairs,))
         ]
         found = [part for study in at_looks for one in study for part in (one, one.failures, one.trained) if part]
         alarms += any(part.verdict in ("better", "worse") for part in found)
-        shifted = judge([1.0 + one for one in values], list(lost), alpha=0.4, margin=1.0, design=design)
+        shifted = judge_family([1.0 + one for one in values], list(lost), alpha=0.4, margin=1.0, design=design)
         equivalents += any(part.inside_margin for one in shifted for part in (one, one.trained) if part)
     assert rows["false alarms, any part"] == alarms / studies
     assert rows["false equivalents, any part"] == equivalents / studies

@@ -13,7 +13,7 @@ from actbench.inference.stats import (
     carrying_pairs,
     guessing_p,
     holm,
-    judge,
+    judge_family,
     level_shares,
     mcnemar,
     rate_difference,
@@ -132,9 +132,9 @@ def test_pairs_that_carry_a_difference_are_counted(difference, pairs):
 def test_without_failures_nothing_changes(design, counts):
     family = list((counts[1:] - counts[0]) / 270)
 
-    found = judge(family, [failing(24)] * 2, design=design)
+    found = judge_family(family, [failing(24)] * 2, design=design)
 
-    assert found == judge(family, design=design)
+    assert found == judge_family(family, design=design)
     assert all(one.failures is one.trained is None and one.share == 1 for one in found)
 
 
@@ -142,7 +142,7 @@ def test_the_parts_of_a_comparison_are_tested_apart():
     failed = failing(30, baseline=range(9))
     difference = with_failures(failed)
 
-    (found,) = judge([difference], [failed])
+    (found,) = judge_family([difference], [failed])
 
     assert (found.failures.arm, found.failures.baseline, found.failures.verdict) == (0, 9, "better")
     assert found.failures.p == pytest.approx(2 * 0.5**9)
@@ -162,7 +162,7 @@ def test_failures_alone_decide_where_the_mean_is_too_noisy():
     failed = failing(60, arm=range(2), baseline=range(2, 16))
     difference = with_failures(failed, shift=-0.1)
 
-    (found,) = judge([difference], [failed])
+    (found,) = judge_family([difference], [failed])
 
     assert found.failures.p == pytest.approx(contingency_tables.mcnemar([[0, 2], [14, 0]]).pvalue)
     assert (found.verdict, found.failures.verdict, found.trained.verdict) == ("undecided", "better", "worse")
@@ -173,7 +173,7 @@ def test_where_both_train_arms_may_be_equivalent():
     failed = failing(30, baseline=range(9))
     difference = np.where(failed.any(axis=1), 0.85, np.resize([0.001, -0.001], 30))
 
-    (found,) = judge([difference], [failed])
+    (found,) = judge_family([difference], [failed])
 
     assert (found.verdict, found.trained.verdict, found.trained.inside_margin) == ("better", "equivalent", True)
 
@@ -185,8 +185,8 @@ def test_swapping_arms_mirrors_all_parts(design, failed, shift):
     difference = with_failures(failed, shift=shift)
 
     (there,), (back,) = (
-        judge([difference], [failed], design=design),
-        judge([-difference], [failed[:, ::-1]], design=design),
+        judge_family([difference], [failed], design=design),
+        judge_family([-difference], [failed[:, ::-1]], design=design),
     )
 
     parts = ("failures", "trained") if failed.any() else ()
@@ -198,7 +198,7 @@ def test_swapping_arms_mirrors_all_parts(design, failed, shift):
 def test_a_design_of_one_look_tests_failures_as_mcnemar_does():
     failed = failing(24, arm=range(2), baseline=range(2, 13))
 
-    (found,) = judge([with_failures(failed)], [failed], design=Design(24, 24, 1))
+    (found,) = judge_family([with_failures(failed)], [failed], design=Design(24, 24, 1))
 
     assert found.failures.p == pytest.approx(mcnemar(2, 11), rel=0.25)  # of 20,000 flips
 
@@ -209,7 +209,7 @@ def test_a_comparison_that_failures_have_decided_stops():
 
     pairs, running = stops([difference], DESIGN, [failed])
 
-    (found,) = judge([difference[: pairs[0]]], [failed[: pairs[0]]], design=DESIGN)
+    (found,) = judge_family([difference[: pairs[0]]], [failed[: pairs[0]]], design=DESIGN)
     assert (found.verdict, found.failures.verdict) == ("undecided", "better")
     assert 6 < pairs[0] < 24
     assert running == []
@@ -220,7 +220,7 @@ def test_failures_of_one_comparison_leave_the_shares_of_another():
     failed = failing(30, baseline=range(9))
     clean = np.random.default_rng(1).normal(0.004, 0.005, 30)
 
-    first, second = judge([with_failures(failed), clean], [failed, failing(30)])
+    first, second = judge_family([with_failures(failed), clean], [failed, failing(30)])
 
     assert (first.share, second.share) == (SHARES.seeds, 1)
     p = [first.p, first.failures.p, first.trained.p, second.p]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.multitest import multipletests
 
-from actbench.inference.stats import Design, equivalence, holm, judge, pairs_needed, sign_flip, stops
+from actbench.inference.stats import Design, equivalence, holm, judge_family, pairs_needed, sign_flip, stops
 
 STABLE = settings(derandomize=True, deadline=None, max_examples=15)
 DESIGN = Design(4, 12, 4)
@@ -33,7 +33,7 @@ def test_verdicts_by_hand():
     noise = rng.normal(0, 0.001, 30)
     family = [0.02 + noise, -0.02 + noise, 0.002 + noise, rng.normal(0, 0.02, 30), 0.0001 + noise - noise.mean()]
 
-    judgements = judge(family)
+    judgements = judge_family(family)
 
     assert verdicts(judgements) == ["better", "worse", "better", "undecided", "equivalent"]
     assert [judgement.inside_margin for judgement in judgements] == [False, False, True, False, True]
@@ -46,7 +46,7 @@ def test_p_values_are_adjusted_over_the_family():
     rng = np.random.default_rng(1)
     family = [rng.normal(effect, 1, 12) for effect in (0.9, 0.7, 0.1)]
 
-    judgements = judge(family, margin=1.2)
+    judgements = judge_family(family, margin=1.2)
 
     p, inside = [sign_flip(values) for values in family], [equivalence(values, margin=1.2) for values in family]
     assert [judgement.p for judgement in judgements] == p
@@ -61,7 +61,7 @@ def test_p_values_are_adjusted_over_the_family():
 def test_below_six_pairs_nothing_is_decided(pairs, design):
     family = [np.full(pairs, 0.1) + np.arange(pairs) / 100]
 
-    (judgement,) = judge(family, design=design)
+    (judgement,) = judge_family(family, design=design)
 
     assert judgement.verdict == "undecided"
     assert judgement.pairs == pairs
@@ -70,7 +70,7 @@ def test_below_six_pairs_nothing_is_decided(pairs, design):
 
 
 def test_differences_without_spread_are_judged():
-    (judgement,) = judge([np.full(8, 0.3 - 0.2)])
+    (judgement,) = judge_family([np.full(8, 0.3 - 0.2)])
 
     assert judgement.verdict == "better"
     assert np.isnan(judgement.effect)
@@ -78,14 +78,14 @@ def test_differences_without_spread_are_judged():
 
 
 def test_a_family_of_none_has_no_verdicts():
-    assert judge([]) == []
+    assert judge_family([]) == []
     assert stops([], DESIGN) == ([], [])
 
 
 @pytest.mark.parametrize(("alpha", "margin"), [(0.0, 0.005), (1.0, 0.005), (0.05, 0.0), (0.05, -1.0)])
 def test_levels_and_margins_out_of_range_are_refused(alpha, margin):
     with pytest.raises(ValueError, match=f"got {alpha} and {margin}"):
-        judge([np.ones(6)], alpha=alpha, margin=margin)
+        judge_family([np.ones(6)], alpha=alpha, margin=margin)
 
 
 @LOOKING
@@ -94,8 +94,8 @@ def test_levels_and_margins_out_of_range_are_refused(alpha, margin):
 def test_swapping_arms_mirrors_the_verdict(design, scores, effect):
     arms, baseline = scored(scores, effect)
 
-    there = judge(differences(arms, baseline), design=design)
-    back = judge([baseline - arm for arm in arms], design=design)
+    there = judge_family(differences(arms, baseline), design=design)
+    back = judge_family([baseline - arm for arm in arms], design=design)
 
     assert verdicts(back) == [MIRROR.get(verdict, verdict) for verdict in verdicts(there)]
     for one, other in zip(there, back, strict=True):
@@ -109,8 +109,8 @@ def test_swapping_arms_mirrors_the_verdict(design, scores, effect):
 def test_shifting_all_scores_changes_nothing(design, scores, effect, shift):
     arms, baseline = scored(scores, effect)
 
-    before = judge(differences(arms, baseline), design=design)
-    after = judge(differences([arm + shift for arm in arms], baseline + shift), design=design)
+    before = judge_family(differences(arms, baseline), design=design)
+    after = judge_family(differences([arm + shift for arm in arms], baseline + shift), design=design)
 
     assert verdicts(after) == verdicts(before)
     assert [judgement.p for judgement in after] == [judgement.p for judgement in before]
@@ -122,8 +122,8 @@ def test_shifting_all_scores_changes_nothing(design, scores, effect, shift):
 def test_scaling_scores_and_margin_changes_nothing(design, scores, effect, factor):
     family = differences(*scored(scores, effect))
 
-    before = judge(family, design=design)
-    after = judge([factor * values for values in family], margin=factor * 0.005, design=design)
+    before = judge_family(family, design=design)
+    after = judge_family([factor * values for values in family], margin=factor * 0.005, design=design)
 
     assert verdicts(after) == verdicts(before)
     for one, other in zip(before, after, strict=True):
@@ -135,7 +135,7 @@ def test_scaling_scores_and_margin_changes_nothing(design, scores, effect, facto
 def test_the_order_of_seeds_does_not_matter(scores, effect, order):
     family = differences(*scored(scores, effect))
 
-    before, after = judge(family), judge([values[order] for values in family])
+    before, after = judge_family(family), judge_family([values[order] for values in family])
 
     assert verdicts(after) == verdicts(before)
     assert [judgement.adjusted_p for judgement in after] == [judgement.adjusted_p for judgement in before]
@@ -147,7 +147,10 @@ def test_the_order_of_seeds_within_a_batch_does_not_matter(scores, effect, order
     family = differences(*scored(scores, effect))
     order = [batch + place for batch in (0, 4, 8) for place in order]
 
-    before, after = judge(family, design=DESIGN), judge([values[order] for values in family], design=DESIGN)
+    before, after = (
+        judge_family(family, design=DESIGN),
+        judge_family([values[order] for values in family], design=DESIGN),
+    )
 
     assert verdicts(after) == verdicts(before)
     assert [judgement.adjusted_p for judgement in after] == [judgement.adjusted_p for judgement in before]
@@ -178,7 +181,7 @@ def test_a_comparison_stops_when_it_is_decided_and_the_others_go_on():
 
     assert pairs == [12, 30]
     assert running == []
-    judgements = judge([values[:count] for values, count in zip(family, pairs, strict=True)], design=design)
+    judgements = judge_family([values[:count] for values, count in zip(family, pairs, strict=True)], design=design)
     assert verdicts(judgements) == ["better", "undecided"]
 
 
@@ -192,8 +195,8 @@ def test_pairs_that_a_comparison_has_after_its_stop_help_no_other_one():
 
     assert pairs == [8, 16]
     assert stops([family[0][:8], family[1]], design) == (pairs, [])
-    assert verdicts(judge([family[0][:8], family[1][:12]], design=design)) == ["equivalent", "undecided"]
-    assert verdicts(judge([values[:12] for values in family], design=design)) == ["better", "worse"]
+    assert verdicts(judge_family([family[0][:8], family[1][:12]], design=design)) == ["equivalent", "undecided"]
+    assert verdicts(judge_family([values[:12] for values in family], design=design)) == ["better", "worse"]
 
 
 def test_none_goes_on_before_all_have_the_pairs_for_the_next_look():
@@ -206,16 +209,16 @@ def test_none_goes_on_before_all_have_the_pairs_for_the_next_look():
 def test_a_design_of_one_look_is_no_looking():
     drawn = np.random.default_rng(0).normal(0.7, 1, (6, 12))
 
-    found = [judge([values])[0].verdict for values in drawn]
+    found = [judge_family([values])[0].verdict for values in drawn]
 
-    assert [judge([values], design=Design(12, 12, 1))[0].verdict for values in drawn] == found
+    assert [judge_family([values], design=Design(12, 12, 1))[0].verdict for values in drawn] == found
 
 
 def test_a_verdict_over_looks_has_the_direction_that_it_was_reached_in():
     rng = np.random.default_rng(0)
     difference = np.concatenate([rng.normal(0.02, 0.002, 12), rng.normal(-0.02, 0.002, 24)])
 
-    (judgement,) = judge([difference], design=Design(6, 60, 6))
+    (judgement,) = judge_family([difference], design=Design(6, 60, 6))
 
     assert difference.mean() < 0
     assert judgement.verdict == "better"

@@ -8,8 +8,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from actbench.inference.stats import Design, boundaries, crosses, histories, nominal_level, sequential_p, sign_flip
-from actbench.inference.stats.sequential import HISTORIES, PRECISION, WALKS
+from actbench.inference.stats.sequential import HISTORIES, PRECISION
 
+WALKS = 500_000
 STABLE = settings(derandomize=True, deadline=None, max_examples=25)
 FEW, MANY = Design(3, 11, 4), Design(4, 24, 7)  # all flips, and some of them
 DESIGNS = st.sampled_from([FEW, MANY])
@@ -112,15 +113,26 @@ def test_boundaries_of_random_walks_are_published_ones():
     assert limits / np.sqrt(RPACT_TIMES) == pytest.approx(RPACT_Z, abs=0.02)
 
 
-@pytest.mark.parametrize("alpha", [0.05, 0.2])
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 1e-6])
 @pytest.mark.parametrize("design", [Design(12, 60, 12), Design(6, 60, 6), Design(10, 37, 9)])
 def test_nominal_levels_spend_what_the_design_says(design, alpha):
     levels = np.array([nominal_level(design, look, alpha) for look in design.looks])
 
     spent = first_crossings(stats.norm.isf(levels / 2) * np.sqrt(design.looks), design.looks, 2)
 
-    may = alpha * np.array(design.spending(design.most))
-    assert np.all(np.abs(spent - may) < 4 * np.sqrt(may / WALKS))
+    assert spent == pytest.approx(alpha * np.array(design.spending(design.most)), rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_random_walks_cross_nominal_levels_as_often_as_the_design_says(alpha):
+    design = Design(6, 60, 6)
+    limits = stats.norm.isf([nominal_level(design, look, alpha) / 2 for look in design.looks])
+
+    crossed = np.abs(walks(design.looks)) >= (limits * np.sqrt(design.looks))[:, None]
+
+    by_each_look = np.maximum.accumulate(crossed).mean(axis=1)
+    may = alpha * np.cumsum(design.spending(design.most))
+    assert np.all(np.abs(by_each_look - may) < 4 * np.sqrt(may / WALKS))
 
 
 def test_before_the_first_look_an_interval_has_the_level_itself():

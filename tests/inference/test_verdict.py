@@ -508,12 +508,12 @@ def test_a_sound_harness_passes_its_own_test():
 
 def test_a_harness_that_cries_wolf_fails_it(monkeypatch):
     def cries_wolf(family, failures, **_):
-        return [judgement._replace(verdict="better") for judgement in judge(family, failures)]
+        return [judgement._replace(verdict="better") for judgement in judge_family(family, failures)]
 
     from actbench.inference.verdict import certificate
 
-    judge = certificate.judge
-    monkeypatch.setattr(certificate, "judge", cries_wolf)
+    judge_family = certificate.judge_family
+    monkeypatch.setattr(certificate, "judge_family", cries_wolf)
 
     found = certificate.simulate_splits(np.linspace(0.8, 0.9, 16), alpha=0.05, margin=0.005, design=None, splits=50)
 

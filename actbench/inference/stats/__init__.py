@@ -16,7 +16,7 @@ from actbench.inference.stats.judgement import DifferenceTest as DifferenceTest
 from actbench.inference.stats.judgement import FailureTest as FailureTest
 from actbench.inference.stats.judgement import Judgement as Judgement
 from actbench.inference.stats.judgement import Verdict as Verdict
-from actbench.inference.stats.judgement import judge as judge
+from actbench.inference.stats.judgement import judge_family as judge_family
 from actbench.inference.stats.judgement import stops as stops
 from actbench.inference.stats.paired import Interval as Interval
 from actbench.inference.stats.paired import bootstrap as bootstrap

@@ -97,7 +97,7 @@ class Judgement(NamedTuple):
         return self.verdict != "undecided" or (self.failures is not None and self.failures.verdict != "undecided")
 
 
-def judge(
+def judge_family(
     family: Family,
     failures: Sequence[Failed] | None = None,
     *,
@@ -238,7 +238,7 @@ def stops(
     alpha: float = 0.05,
     margin: float = 0.005,
 ) -> tuple[list[int], list[int]]:
-    """Pairs of each comparison of a sequential design that count, and the comparisons that go on; see `judge`.
+    """Pairs of each comparison of a sequential design that count, and the comparisons that go on; see `judge_family`.
 
     The looks are repeated one by one on the pairs at hand, so that a recomputed
     study stops where it stopped before. A comparison stops when it is decided, or
@@ -255,7 +255,7 @@ def stops(
         counted, failed = (
             [values[:count] for values, count in zip(of, pairs, strict=True)] for of in (family, failures)
         )
-        judgements = judge(counted, failed, alpha=alpha, margin=margin, design=design)
+        judgements = judge_family(counted, failed, alpha=alpha, margin=margin, design=design)
         running = [index for index in running if not judgements[index].decided and look < design.most]
     return pairs, running
 

@@ -14,8 +14,11 @@ from jaxtyping import Bool, Float, Int8, UInt8
 from scipy import special
 from scipy import stats as distributions
 
+from actbench.inference.stats.tail import small_p
+
 EXACT = 16  # most pairs of which every flip of signs is examined
 FLIPS = 100_000  # flips that are drawn for more pairs
+RARE = 0.001  # below this p-value, drawn flips say little, and all flips are counted
 CARRIED = 0.9  # share of a difference that the pairs behind it make up
 TIE = 1e-9  # relative difference up to which sums are equal, for they differ by rounding
 
@@ -112,7 +115,8 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
     so that differences are symmetric around 0. Where only their mean is 0, it is
     not; ``benchmarks/README.md`` says by how much. Up to `EXACT` pairs, the test
     uses all flips; beyond, `FLIPS` seeded ones and the observed one, which keeps
-    it valid. The alternative ``greater`` is a mean above 0.
+    it valid. Where few of these are as extreme, p is that of all flips of
+    differences, see `with_tail`. The alternative ``greater`` is a mean above 0.
 
     Raises:
         ValueError: There is no difference, a difference is NaN or infinite, or the alternative is unknown.
@@ -134,7 +138,26 @@ def sign_flip(difference: Float[np.ndarray, " pairs"], *, alternative: Alternati
     if alternative == "two-sided":
         sums, observed = np.abs(sums), abs(observed)
     extreme = int(np.sum(sums >= observed - TIE * float(sizes.sum())))
-    return extreme / len(sums) if exact else (1 + extreme) / (1 + len(sums))
+    if exact:
+        return extreme / len(sums)
+    pairs, two_sided = len(sizes), alternative == "two-sided"
+    return with_tail((1 + extreme) / (1 + len(sums)), difference, [pairs], [1.0], two_sided=two_sided)
+
+
+def with_tail(
+    p: float,
+    difference: Float[np.ndarray, " pairs"],
+    looks: Sequence[int],
+    spending: Sequence[float],
+    *,
+    two_sided: bool,
+) -> float:
+    """A p-value from drawn flips; where it is below `RARE`, that of `small_p`, which is at most `RARE`, in its place.
+
+    Either is at most ``u`` with probability at most ``u`` under the null. So is the one that is returned: above
+    `RARE`, it is as small as ``u`` only if the first is, and below only if the second is.
+    """
+    return min(RARE, small_p(difference, looks, spending, two_sided=two_sided)) if p < RARE else p
 
 
 def smallest_p(pairs: int) -> float:

@@ -20,14 +20,15 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats as distributions
+from scipy import optimize, special
 
-from actbench.inference.stats.paired import EXACT, TIE, Alternative, check_finite, flipped_sums
+from actbench.inference.stats.paired import EXACT, TIE, Alternative, check_finite, flipped_sums, with_tail
+from actbench.inference.stats.tail import PRECISION
 
 POWER = 2.0  # exponent of the spending function
 HISTORIES = 20_000  # flips of a history, where a design has more than `EXACT` pairs
-PRECISION = 1.01  # relative precision of a p-value
-WALKS = 500_000  # random walks from which the levels of intervals are taken
+LEAST_CHANCE = 1e-300  # which has a logarithm
+NODES = 200  # of a quadrature over random walks, from which the levels of intervals are taken
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,10 @@ def _sequential_p(content: bytes, design: Design, alternative: Alternative) -> f
     while high > PRECISION * low:
         middle = float(np.sqrt(low * high))
         low, high = (low, middle) if crosses(observed, boundaries(sums, spending, level=middle)) else (middle, high)
-    return high
+    if design.most <= EXACT:
+        return high
+    looks = design.looks[: len(spending)]
+    return with_tail(high, np.frombuffer(content), looks, spending, two_sided=alternative == "two-sided")
 
 
 def histories(
@@ -147,7 +151,6 @@ def crosses(observed: Float[np.ndarray, " looks"], limits: Sequence[float]) -> b
     return bool(np.any(observed >= limits))
 
 
-@lru_cache(maxsize=256)
 def nominal_level(design: Design, pairs: int, alpha: float) -> float:
     """Level at which the intervals of all looks together cover the truth with probability 1 - alpha.
 
@@ -157,10 +160,29 @@ def nominal_level(design: Design, pairs: int, alpha: float) -> float:
         Jennison & Turnbull (1989), Interim analyses: the repeated confidence
         interval approach, J. R. Stat. Soc. B 51(3), 305-361.
     """
-    looks = [look for look in design.looks if look <= pairs]
-    if not looks:
-        return alpha
-    rng = np.random.default_rng(0)
-    steps = [np.sqrt(after - before) * rng.standard_normal(WALKS) for before, after in pairwise((0, *looks))]
-    limits = boundaries(np.abs(np.cumsum(steps, axis=0)), design.spending(pairs), level=alpha)
-    return float(2 * distributions.norm.sf(limits[-1] / np.sqrt(looks[-1])))
+    return next((level for look, level in nominal_levels(design, alpha) if look <= pairs), alpha)
+
+
+@lru_cache(maxsize=64)
+def nominal_levels(design: Design, alpha: float) -> list[tuple[int, float]]:
+    """Pairs and `nominal_level` of each look, the last one first.
+
+    Source:
+        Armitage, McPherson & Rowe (1969), Repeated significance tests on
+        accumulating data, J. R. Stat. Soc. A 132(2), 235-244.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    places, masses, levels = np.zeros(1), np.ones(1), list[tuple[int, float]]()  # of walks that have not crossed yet
+    for (before, look), share in zip(pairwise((0, *design.looks)), design.spending(design.most), strict=True):
+        step = np.sqrt(look - before)
+
+        def unspent(limit: float, share: float = share, step: float = step) -> float:
+            beyond = special.ndtr((places - limit) / step) + special.ndtr((-limit - places) / step)  # noqa: B023
+            return float(np.log(masses @ beyond + LEAST_CHANCE) - np.log(alpha * share))  # noqa: B023
+
+        limit = float(optimize.brentq(unspent, 0.0, 38 * np.sqrt(look)))
+        levels.insert(0, (look, float(2 * special.ndtr(-limit / np.sqrt(look)))))
+        ahead = limit * nodes
+        density = np.exp(-0.5 * ((ahead[:, None] - places) / step) ** 2) / (step * np.sqrt(2 * np.pi)) @ masses
+        places, masses = ahead, limit * weights * density
+    return levels

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats as distributions
 
-from actbench.inference.stats import Design, Failed, Interval, detectable, judge, smallest_p
+from actbench.inference.stats import Design, Failed, Interval, detectable, judge_family, smallest_p
 
 POWER = 0.8  # with which the planted difference would be seen
 
@@ -75,7 +75,7 @@ def simulate_splits(
     design: Design | None,
     splits: int = 2_000,
 ) -> SplitTest:
-    """False alarms and power of `judge`, in any part, on the scores of one arm, where the truth is known.
+    """False alarms and power of `judge_family`, in any part, on the scores of one arm, where the truth is known.
 
     The seeds are split at random into two arms, so that there is no difference.
     Then a difference is planted in one of them. A design's last look is at half of
@@ -95,7 +95,7 @@ def simulate_splits(
     planted = detectable(pairs, alpha=alpha, goal=POWER) * float(np.sqrt(2) * np.std(scores, ddof=1))
 
     def different(difference: Float[np.ndarray, " pairs"], lost: Failed) -> bool:
-        (judgement,) = judge([difference], [lost], alpha=alpha, margin=margin, design=halved)
+        (judgement,) = judge_family([difference], [lost], alpha=alpha, margin=margin, design=halved)
         parts = (judgement, judgement.failures, judgement.trained)
         return any(part is not None and part.verdict in ("better", "worse") for part in parts)
 

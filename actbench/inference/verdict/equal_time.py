@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Float
 from scipy import stats as distributions
 
-from actbench.inference.stats import Interval, Judgement, Reaching, judge, time_to_reach
+from actbench.inference.stats import Interval, Judgement, Reaching, judge_family, time_to_reach
 from actbench.inference.verdict.question import Comparison, Question
 
 
@@ -113,7 +113,7 @@ def compare_at_equal_time(
 
     def judged(factor: float) -> Judgement:
         mine, other = scores(factor)[:2]
-        return judge([mine - other], alpha=question.alpha, margin=question.margin, design=question.design)[0]
+        return judge_family([mine - other], alpha=question.alpha, margin=question.margin, design=question.design)[0]
 
     names, (judgement, *ends) = (comparison.arm, comparison.baseline), map(judged, ratio)
     accuracies, epochs = np.split(scores(ratio.estimate), 2)

@@ -15,7 +15,7 @@ from actbench.inference.stats import (
     Verdict,
     bootstrap,
     effect_size,
-    judge,
+    judge_family,
     mean_interval,
     sign_flip,
     stops,
@@ -114,7 +114,7 @@ def conclude(
         failed_pairs(failures, comparison, question, pair.seeds)
         for comparison, pair in zip(question.family, pairs, strict=True)
     ]
-    judgements = judge(
+    judgements = judge_family(
         [pair.difference for pair in pairs],
         failed,
         alpha=question.alpha,
@@ -223,7 +223,7 @@ def without_diverged(
     reduced = [*family[:index], family[index][kept], *family[index + 1 :]]
     reduced_failed[index] = failed[index][kept]
     before, after = (
-        judge(*parts, alpha=question.alpha, margin=question.margin)[index].verdict
+        judge_family(*parts, alpha=question.alpha, margin=question.margin)[index].verdict
         for parts in ((family, failed), (reduced, reduced_failed))
     )
     return after if before != after else None
