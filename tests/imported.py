@@ -8,7 +8,8 @@ import sys
 from markupsafe import Markup
 
 import actbench.cli.compare
-import actbench.cli.lightning  # noqa: F401
+import actbench.cli.lightning
+import actbench.judging.trial  # noqa: F401
 from actbench.report import tensorboard
 from actbench.studies.cells.key import distributions
 

@@ -21,6 +21,7 @@ ROOMS = (  # each imports only from those before it
     "inference",
     "studies",
     "report",
+    "judging",
     "cli",
     "__main__",
 )

@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": "write a table of a checkpoint's predictions for the test part",
     "export": "write one replicate of a checkpoint as a plain network that runs without actbench",
     "compare": "compare activations over many seeds: a study, of which only missing cells run",
+    "judge": "judge one activation of a series against a baseline, for programs: one line of JSON and an exit status",
     "report": "write a study's page, tables or figures from its folder alone, or print what changed between two",
     "merge": "join studies that ran on several machines",
     "audit": "recompute a published table of means and spreads, and point out rows that cannot be right",
@@ -38,6 +39,7 @@ COMMANDS = {
 MODULES = {  # the module of actbench.cli that defines run_COMMAND; LightningCLI runs the other commands
     "export": "commands",
     "compare": "compare",
+    "judge": "judge",
     "report": "report",
     "merge": "commands",
     "audit": "audit",

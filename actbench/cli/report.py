@@ -44,6 +44,7 @@ SPARE = {  # columns of each table that are left out in a narrow terminal, the l
     ),
     "variance": ("replicates", "degrees of freedom", "failed", "interval of share", "interval", "sd"),
     "secondary": ("effect", "pairs", "unit", "interval", "arm against baseline"),
+    "ledger": ("judged", "fails", "pairs", "remarks", "interval", "level"),
     "standings": ("interval of rank", "interval", "interquartile mean"),
     "cost": (
         *("formula", "monotone", "curve", "range", "trainable", "compiled bfloat16", "bfloat16", "compiled", "growth"),

@@ -1,0 +1,235 @@
+"""The ledger: every candidate that was judged in one series, in a file whose past cannot change unnoticed.
+
+The file holds what is compared and by which rule, and a list of events, of which
+each holds the digest of the one before:
+
+- ``refused``: a candidate that cannot be judged, and why. It spends no level.
+- ``opened``: a candidate with its level and its seeds, before anything is trained.
+- ``judged``: the verdict on a candidate that was opened, with its evidence.
+
+A ledger is written whole or not at all, by one process at a time.
+"""
+
+import json
+import math
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from jaxtyping import Float
+
+from actbench.inference.stats.online import Control, next_level
+from actbench.inference.verdict.history import utc_now
+from actbench.records import RecordError, fingerprint, replace_file
+
+FORMAT = 1
+LARGEST = 2**29  # bytes of a file
+FIRST_SEED, LAST_SEED, BLOCK = 10**6, 10**9, 1024  # confirmations use seeds from here to here, in blocks
+SAME = 1e-6  # largest difference of equal values, relative to 1 + |value|
+
+Event = Mapping[str, Any]
+Values = Float[np.ndarray, " values"]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A series of candidates, as its file holds it.
+
+    Args:
+        path: The file.
+        control: What is controlled over the series; see `next_level`.
+        alpha: The chance or rate.
+        study: What candidates are compared with, on what, and by which rule.
+        created: UTC, ISO 8601.
+        events: Oldest first.
+    """
+
+    path: Path
+    control: Control
+    alpha: float
+    study: Mapping[str, Any]
+    created: str
+    events: Sequence[Event] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> "Ledger":
+        """Read a ledger.
+
+        Raises:
+            RecordError: The file is damaged, or its past was changed; one line.
+        """
+        try:
+            if not path.is_file() or path.stat().st_size > LARGEST:
+                raise ValueError("it is not a file, or is larger than any ledger")
+            content = json.loads(path.read_bytes())
+            if content["format"] != FORMAT:
+                raise ValueError(f"its format is {content['format']!r}, and this version reads {FORMAT}")
+            ledger = cls(
+                path, content["control"], content["alpha"], content["study"], content["created"], content["events"]
+            )
+            ledger.check()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise RecordError(f"{path} cannot be trusted: {reason}") from error
+        return ledger
+
+    def check(self) -> None:
+        """Raise a ValueError if an event is not the one that was written, or one is missing."""
+        digest, number, judged = self.head, 0, set[int]()
+        for place, event in enumerate(self.events):
+            written = {name: value for name, value in event.items() if name != "digest"}
+            if event["previous"] != digest or event["digest"] != fingerprint(written):
+                raise ValueError(f"its past was changed, in event {place + 1} or before")
+            digest = event["digest"]
+            number += event["event"] == "opened"
+            if event["event"] == "opened" and event["number"] != number:
+                raise ValueError(f"event {place + 1} has number {event['number']}, not {number}")
+            if event["event"] == "judged" and not 0 < event["number"] <= number:
+                raise ValueError(f"event {place + 1} judges what was not opened")
+            if event["event"] == "judged" and event["number"] in judged:
+                raise ValueError(f"candidate {event['number']} was judged twice")
+            judged |= {event["number"]} if event["event"] == "judged" else set()
+        for folder in self.folder.glob("[0-9]*_*"):
+            if int(folder.name.partition("_")[0]) > number:
+                raise ValueError(f"its end is missing, for it has {number} candidates, and there is a study {folder}")
+
+    @property
+    def head(self) -> str:
+        """Digest of what the ledger is about, on which the first event stands."""
+        return fingerprint([FORMAT, self.control, self.alpha, self.study, self.created])
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the studies, beside the file."""
+        return self.path.with_suffix("")
+
+    @property
+    def opened(self) -> list[Event]:
+        """Candidates that were opened, in their order."""
+        return [event for event in self.events if event["event"] == "opened"]
+
+    @property
+    def verdicts(self) -> dict[int, Event]:
+        """Events of candidates that were judged, by number, in the order in which they were."""
+        return {event["number"]: event for event in self.events if event["event"] == "judged"}
+
+    @property
+    def discoveries(self) -> list[int]:
+        """For each candidate that is better, how many candidates had been opened when that became known."""
+        opened, known = 0, list[int]()
+        for event in self.events:
+            opened += event["event"] == "opened"
+            if event["event"] == "judged" and event["verdict"] == "better":
+                known.append(opened)
+        return known
+
+    @property
+    def next_level(self) -> float:
+        """Level of the next candidate, rounded down to two digits."""
+        level = next_level(self.control, alpha=self.alpha, started=len(self.opened), discoveries=self.discoveries)
+        unit = 10.0 ** (math.floor(math.log10(level)) - 1)
+        return float(f"{unit * math.floor(level / unit):.2g}")
+
+    @property
+    def left(self) -> float:
+        """What is left of alpha; for ``fdr``, which earns and has no end, the level of the next candidate."""
+        if self.control == "fdr":
+            return self.next_level
+        return self.alpha - math.fsum(event["level"] for event in self.opened)
+
+    def by_digest(self, digest: str) -> Event | None:
+        """The event of a candidate with the same source that was opened or refused."""
+        return next((event for event in self.events if event.get("source_digest") == digest), None)
+
+    def by_values(self, values: Sequence[float] | None) -> Event | None:
+        """The first candidate that was opened and has the same values and slopes; None if values are not known."""
+        if values is None:
+            return None
+        own = np.array(values)
+        for event in self.opened:
+            theirs = event["values"]
+            if theirs is not None and same_values(own, np.array(theirs)):
+                return event
+        return None
+
+    def start_seed(self, replicates: int, avoid: int) -> int:
+        """The first of so many seeds that no candidate has had, and that lie apart from a study's own.
+
+        Nobody can know it before: it is drawn from the system's randomness.
+        """
+        room = BLOCK * -(-replicates // BLOCK)
+        spent = {avoid, *(event["seed"] for event in self.opened)}
+        while True:
+            seed = FIRST_SEED // BLOCK * BLOCK + BLOCK * secrets.randbelow((LAST_SEED - FIRST_SEED - room) // BLOCK)
+            if all(abs(seed - other) >= room for other in spent):
+                return seed
+
+    def with_event(self, event: str, **values: Any) -> "Ledger":
+        """The ledger with one more event, not yet written."""
+        previous = self.events[-1]["digest"] if self.events else self.head
+        written = json.loads(json.dumps({"event": event, **values, "when": utc_now(), "previous": previous}))
+        return replace(self, events=[*self.events, {**written, "digest": fingerprint(written)}])
+
+    def write(self) -> "Ledger":
+        """Write the ledger, and return it."""
+        content = {"format": FORMAT, "control": self.control, "alpha": self.alpha, "created": self.created}
+        lines = ",\n".join(json.dumps(event, ensure_ascii=False) for event in self.events)
+        head = json.dumps({**content, "study": self.study}, ensure_ascii=False, indent=1).removesuffix("\n}")
+        replace_file(self.path, f'{head},\n "events": [\n{lines}\n]\n}}\n'.encode())
+        return self
+
+    @contextmanager
+    def locked(self) -> Iterator["tuple[Ledger, bool]"]:
+        """The ledger as it is now, which no other process changes meanwhile, and whether it was as it should be.
+
+        If the file is damaged, or does not continue what this process has read, it
+        is written again as it was read.
+        """
+        with FileLock(f"{self.path}.lock"):
+            try:
+                now = Ledger.read(self.path)
+                intact = (now.head, list(now.events[: len(self.events)])) == (self.head, list(self.events))
+            except (RecordError, OSError):
+                intact = False
+            yield (now, True) if intact else (self.write(), False)
+
+
+def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: Control | None) -> Ledger:
+    """Read a ledger, or begin one.
+
+    Raises:
+        RecordError: The ledger cannot be trusted, or is about something else; one line.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            ledger = Ledger(path, control or "fwer", alpha, json.loads(json.dumps(study)), utc_now())
+            ledger.check()
+            return ledger.write()
+        ledger = Ledger.read(path)
+    for name, own, given in (("alpha", ledger.alpha, alpha), ("control", ledger.control, control or ledger.control)):
+        if own != given:
+            raise RecordError(f"{path} has {name} {own}, which holds for its whole series, and not {given}")
+    changed = [name for name, own, given in differences(ledger.study, json.loads(json.dumps(study)))]
+    if changed:
+        raise RecordError(f"{path} is the ledger of another study, with another {', '.join(changed[:5])}")
+    return ledger
+
+
+def differences(own: Any, given: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of settings that differ, with both values."""
+    if isinstance(own, Mapping) and isinstance(given, Mapping):
+        for name in [*own, *(name for name in given if name not in own)]:
+            yield from differences(own.get(name), given.get(name), f"{prefix}.{name}".lstrip("."))
+    elif own != given:
+        yield prefix, own, given
+
+
+def same_values(values: Values, others: Values) -> bool:
+    """Whether two activations have the same values on the grid, up to rounding."""
+    return len(values) == len(others) and bool(np.all(np.abs(values - others) <= SAME * (1 + np.abs(others))))

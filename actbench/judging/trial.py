@@ -1,0 +1,197 @@
+"""One candidate against the baseline: what the process does in which candidates run."""
+
+import copy
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from typing_extensions import override
+
+from actbench.inference.verdict import StudyResults
+from actbench.inference.verdict.words import sentence
+from actbench.judging.candidate import Examination, examine_candidate, global_state, source_of, user_sources
+from actbench.judging.child import RefusedError, WrongInputError
+from actbench.records import RecordError, fingerprint
+from actbench.report import write_page
+from actbench.specs import ActivationSpec, UsageError, compose, one_line, without
+from actbench.specs.values import load_yaml
+from actbench.studies import (
+    FLAGS,
+    MissingError,
+    Study,
+    StudyError,
+    Wanted,
+    arms,
+    compare,
+    make_plan,
+    planned_cells,
+    rehearse,
+)
+from actbench.studies.executors import ExecutorError
+from actbench.studies.executors.local import end_with_parent
+from actbench.studies.grid import arguments_of, full_name, short_name
+from actbench.studies.progress import Progress
+
+ELSEWHERE = (  # settings of a study on which no verdict depends
+    *("name", "root", "workers", "executor", "checkpoints", "records", "timing_s", "target", "mechanism"),
+    *("alpha", "activations", "baseline"),  # the ledger has them by themselves
+)
+PLACES = ("accelerator", "devices", "strategy", "logger", "default_root_dir")  # of the Trainer
+SEEDS = re.compile(r",? seeds? \d[\d-]*")
+
+
+class Trial:
+    """A candidate and the study under whose rules it is judged.
+
+    Args:
+        candidate: The candidate, as a study's file names it.
+        given: The study: command line words, or the content of a study file.
+    """
+
+    def __init__(self, candidate: Any, given: Any) -> None:
+        self.candidate, self.given = candidate, given
+        self.before = global_state()
+
+    def answer(self, request: str, arguments: Mapping[str, Any]) -> tuple[str, Any]:
+        """The answer to a request, or the kind of an error with its message."""
+        try:
+            return "done", getattr(self, request)(**arguments)
+        except RefusedError as error:
+            return "refused", str(error)
+        except (StudyError, UsageError, RecordError, WrongInputError) as error:
+            return "wrong", one_line(error)
+        except (MissingError, ExecutorError, OSError) as error:
+            failures = getattr(error, "failures", ())
+            return "fault", "; ".join([one_line(error), *failures[:1]])
+
+    def start(self) -> dict[str, Any]:
+        """Read the study, and say what it is about."""
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        given = self.given if isinstance(self.given, Mapping) else compose(self.given, [*FLAGS])
+        self.study = Study.of(given)
+        if self.study.conditions[1:] or self.study.fairness.variance:
+            raise WrongInputError("study.fairness asks several questions, and judge answers one: leave it out")
+        if self.study.comparisons == "all" or len(self.study.networks or [1]) > 1:
+            raise WrongInputError("judge compares with the baseline in one network: give one, and no other comparisons")
+        names = [name for name, _ in arms(self.study)]
+        baseline = names[0] if self.study.baseline is None else str(self.study.baseline)
+        if baseline not in names:
+            raise WrongInputError(f"study.baseline: {baseline} is not among the arms {', '.join(names)}")
+        self.baseline, self.entry = baseline, self.study.activations[names.index(baseline)]
+        return {
+            "baseline": baseline,
+            "alpha": self.study.alpha,
+            "study": self.rules(),
+            "replicates": self.study.most,
+            "seed": self.study.seed,
+        }
+
+    def rules(self) -> dict[str, Any]:
+        """What candidates are compared with, on what, and by which rule; no place where anything lies or runs."""
+        config = copy.deepcopy(without(self.study.to_config(), "seed_everything"))
+        trainer = without(config.pop("trainer", None) or {}, *PLACES)
+        section = without(config.pop("study"), *ELSEWHERE)
+        return {**config, "trainer": trainer, "study": section, "baseline": self.entry}
+
+    def identify(self) -> dict[str, Any]:
+        """Import the candidate, and say by what it is known again."""
+        value = load_yaml(self.candidate) if isinstance(self.candidate, str) else self.candidate
+        if not isinstance(value, str | Mapping) or "activation" in value:
+            raise WrongInputError(f"a candidate is a name, a class path, or a class path with arguments, got {value!r}")
+        try:
+            cls, preset = ActivationSpec.find(value["class_path"] if isinstance(value, Mapping) else value)
+        except (ValueError, KeyError) as error:
+            raise WrongInputError(f"candidate: {one_line(error)}") from error
+        self.value = value
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        self.sources = user_sources(path)
+        arguments = {**preset, **arguments_of(value)}
+        return {
+            "candidate": full_name(short_name(value), arguments_of(value)),
+            "class_path": path,
+            "source": source_of(cls),
+            "source_digest": fingerprint([path, arguments, sorted(self.sources.items())]),
+        }
+
+    def examine(self) -> dict[str, Any]:
+        """Find out what the candidate is, and whether one batch of it can be trained, validated and tested."""
+        found = examine_candidate(self.value, [*self.sources], self.before)
+        same = self._is_baseline(found)
+        if not same:
+            try:
+                study = self._study(name="rehearsal", root=self.study.root)
+                own = [entry for entry in planned_cells(study) if entry.arm == self.arm]
+                rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in own]), self._say)
+            except StudyError as error:
+                raise RefusedError(one_line(error)) from error
+        return {**found._asdict(), "is_baseline": same}
+
+    def train(self, *, level: float, seed: int, root: str, name: str) -> dict[str, Any]:
+        """Train what is missing of the candidate and the baseline, with these seeds; returns the evidence."""
+        study = self._study(name=name, root=root, alpha=level, seed=seed)
+        results = compare(study, progress=Quiet())
+        write_page(results, study.folder)
+        return evidence(results, self.arm)
+
+    @property
+    def arm(self) -> str:
+        """The candidate's name in its study."""
+        name = full_name(short_name(self.value), arguments_of(self.value))
+        return f"{name} (candidate)" if name.lower() == self.baseline.lower() else name
+
+    def _study(self, *, name: str, root: str, **changes: Any) -> Study:
+        entries = [self.entry, {"name": self.arm, "activation": self.value}]
+        return replace(
+            self.study, activations=entries, baseline=self.baseline, name=name, root=root, records=[], **changes
+        )
+
+    def _is_baseline(self, found: Examination) -> bool:
+        """Whether the baseline is the same function, with the same settings."""
+        entry = self.entry
+        if isinstance(entry, Mapping) and "class_path" not in entry:
+            if without(entry, "name", "activation"):
+                return False
+            entry = entry["activation"]
+        return found.values is not None and found.values == examine_candidate(entry, [], {}).values
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(SEEDS.sub("", line), file=sys.stderr, flush=True)
+
+
+class Quiet(Progress):
+    """Progress on standard error, which names neither seeds nor scores."""
+
+    @override
+    def say(self, line: str) -> None:
+        Trial._say(line)
+
+    @override
+    def end_cell(self, line: str, replicates: int) -> None:
+        super().end_cell(line.partition(": ")[0], replicates)
+
+
+def evidence(results: StudyResults, arm: str) -> dict[str, Any]:
+    """The verdict on a candidate, and what it rests on: over all datasets, where there are several."""
+    finding = results.conclusion.findings[-1]  # that over all datasets is the last one
+    judgement, failures = finding.judgement, finding.judgement.failures
+    verdict = judgement.verdict
+    if verdict == "undecided" and failures:
+        verdict = failures.verdict
+    timing = finding.price.timing if finding.price else None
+    difference = judgement.difference
+    return {
+        "verdict": verdict,
+        "difference": difference and difference.estimate,
+        "low": difference and difference.low,
+        "high": difference and difference.high,
+        "pairs": judgement.pairs,
+        "failures": failures
+        and {"candidate": failures.arm, "baseline": failures.baseline, "verdict": failures.verdict},
+        "time_ratio": list(timing.epoch_ratio) if timing and timing.epoch_ratio else None,
+        "sentence": sentence(finding, results.question),
+        "versions": {name: results.table[f"{name}_version"][0] for name in ("actbench", "torch")},
+    }

@@ -1,0 +1,193 @@
+"""Candidates of many kinds, as programs write them."""
+
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Cubic(nn.Module):
+    def forward(self, x):
+        return x + 0.1 * x**3 * torch.sigmoid(x)
+
+
+class Dead(nn.Module):
+    """With it, no network trains."""
+
+    def forward(self, x):
+        return x * 0.0
+
+
+class SwishByAnotherName(nn.Module):
+    def forward(self, x):
+        return x / (1 + torch.exp(-x))
+
+
+class ReLUByAnotherName(nn.Module):
+    def forward(self, x):
+        return (x.abs() + x) / 2
+
+
+class Learned(nn.Module):
+    def __init__(self, slope: float = 0.3) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slope * x)
+
+
+class PerChannel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.full((128,), 0.3))
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slope * x)
+
+
+class Surrogate(nn.Module):
+    """The values of ReLU, and other slopes."""
+
+    def forward(self, x):
+        smooth = F.silu(x)
+        return smooth + (F.relu(x) - smooth).detach()
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return F.relu(x) * (1 + 0.1 * torch.rand_like(x)) if self.training else F.relu(x)
+
+
+class DeclaredNoisy(Noisy):
+    differs_in_training = True
+
+
+class NoisyAlways(nn.Module):
+    def forward(self, x):
+        return F.relu(x) + 0.1 * torch.rand_like(x)
+
+
+class OtherInTraining(nn.Module):
+    def forward(self, x):
+        return F.silu(x) if self.training else F.relu(x)
+
+
+class ByNumpy(nn.Module):
+    def forward(self, x):
+        return x * np.random.default_rng().random()
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        Counting.total = getattr(Counting, "total", 0) + 1
+        return x * Counting.total
+
+
+class EachAnother(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("slope", torch.rand(()))
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slope * x)
+
+
+class WrongShape(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)
+
+
+class GivesNaN(nn.Module):
+    def forward(self, x):
+        return torch.sqrt(x)
+
+
+class GrowsFast(nn.Module):
+    def forward(self, x):
+        return torch.exp(x * x)
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise KeyError("nothing\nhere")
+
+
+class Exits(nn.Module):
+    def forward(self, x):
+        os._exit(7)
+
+
+class Loops(nn.Module):
+    def forward(self, x):
+        while True:
+            time.sleep(0.01)
+
+
+class WritesToTheLedger(nn.Module):
+    def forward(self, x):
+        for ledger in Path().glob("*.json"):
+            os.truncate(ledger, 10)  # not opened, so that only the file shows it
+        return F.relu(x) + 0.01 * x
+
+
+class ReadsFiles(nn.Module):
+    def forward(self, x):
+        return x * len(Path("/etc/hostname").read_bytes())
+
+
+class ReadsAsItIsMade(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = 0.1 + 0.0 * len(Path(__file__).read_bytes())
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slope * x)
+
+
+class LooksAtFrames(nn.Module):
+    def forward(self, x):
+        import inspect
+
+        return x * (1 + 0 * len(inspect.currentframe().f_back.f_locals))
+
+
+class LooksAtObjects(nn.Module):
+    def forward(self, x):
+        import gc
+
+        return x * (1 + 0 * len(gc.get_objects()))
+
+
+class PatchesLosses(nn.Module):
+    def forward(self, x):
+        F.cross_entropy = lambda logits, labels, **options: logits.sum() * 0
+        return F.relu(x)
+
+
+class SetsThreads(nn.Module):
+    def forward(self, x):
+        os.environ["OMP_NUM_THREADS"] = "7"
+        return F.relu(x)
+
+
+class SetsPrecision(nn.Module):
+    def forward(self, x):
+        torch.set_default_dtype(torch.float64)
+        return F.relu(x)
+
+
+class Seeds(nn.Module):
+    def forward(self, x):
+        torch.manual_seed(0)
+        random.seed(0)
+        return F.relu(x)

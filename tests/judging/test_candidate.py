@@ -1,0 +1,149 @@
+"""What is found of candidates, each in a process of its own, which no hook and no patch survives."""
+
+import re
+import sys
+
+import candidates
+import pytest
+import torch
+
+from actbench.judging.candidate import examine_candidate, global_state, user_sources
+from actbench.judging.child import RefusedError
+
+
+def send_found(pipe, name):
+    """Send what `examine_candidate` finds, or why it refuses."""
+    path = name if "." in name else f"candidates.{name}"
+    if name != "Learned":  # fewer curves to compare with
+        sys.modules["actbench.activations.twins"].FAMILIES = ()
+    state = global_state()
+    try:
+        pipe.send(examine_candidate(path, [*user_sources(path)], state))
+    except RefusedError as error:
+        pipe.send(str(error))
+
+
+@pytest.fixture(scope="module")
+def found(forked):
+    """What `examine_candidate` finds, or why it refuses, in a process of its own."""
+
+    def run(name):
+        mine, theirs = forked.Pipe()
+        process = forked.Process(target=send_found, args=(theirs, name))
+        process.start()
+        theirs.close()
+        result = mine.recv()
+        process.join()
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["Cubic", "torch.nn.GELU", "actbench.activations.Squareplus"])
+def test_a_plain_function_is_known_by_its_values(name, found):
+    result = found(name)
+
+    assert len(result.values) == 2 * 2 * 101
+    assert result.notes == []
+
+
+def test_values_and_slopes_are_those_of_the_function(found):
+    inputs = torch.linspace(-11.97, 11.93, 89, dtype=torch.float64)
+
+    result = found("torch.nn.Tanh")
+
+    assert result.values[12:101] == pytest.approx(torch.tanh(inputs).tolist(), abs=1e-8)
+    assert result.values[113:202] == pytest.approx((1 - torch.tanh(inputs) ** 2).tolist(), abs=1e-8)
+    assert result.values[:202] == result.values[202:]
+
+
+@pytest.mark.parametrize(
+    ("name", "equals"),
+    [
+        ("SwishByAnotherName", "torch.nn.SiLU"),
+        ("ReLUByAnotherName", "torch.nn.ReLU"),
+    ],
+)
+def test_what_a_candidate_equals_in_the_catalogue_is_found(name, equals, found):
+    assert equals in found(name).equals
+
+
+def test_what_a_trainable_candidate_equals_is_said_to_be_so_at_first(found):
+    assert found("Learned").equals == ["torch.nn.LeakyReLU(negative_slope=0.3) at first"]
+
+
+def test_other_slopes_make_another_function(found):
+    assert found("Surrogate").values[:101] == pytest.approx(found("torch.nn.ReLU").values[:101])
+    assert found("Surrogate").values != found("torch.nn.ReLU").values
+    assert "torch.nn.ReLU" not in found("Surrogate").equals
+
+
+@pytest.mark.parametrize("name", ["Learned", "PerChannel"])
+def test_what_is_trained_is_not_known_by_its_first_values(name, found):
+    result = found(name)
+
+    assert result.values is None
+    assert result.notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "notes"),
+    [
+        ("Noisy", ["in training, it is random, or depends on the seed", "it is another function in training"]),
+        ("DeclaredNoisy", []),
+        ("torch.nn.RReLU", []),
+        ("NoisyAlways", ["in evaluation, it is random", "in training, it is random"]),
+        ("OtherInTraining", ["it is another function in training than in evaluation"]),
+        (
+            "ByNumpy",
+            ["in evaluation, it draws from outside of torch's generator", "in training, it draws from outside"],
+        ),
+        ("Counting", ["in evaluation, it draws from outside of torch's generator, or counts", "in training"]),
+        ("EachAnother", ["each of its instances is another function"]),
+        ("ReadsAsItIsMade", ["as it is made, it does more than that: open"]),
+    ],
+)
+def test_what_a_reader_should_know_is_noted(name, notes, found):
+    result = found(name)
+
+    assert len(result.notes) >= len(notes) if notes else result.notes == []
+    for note in notes:
+        assert any(note in line for line in result.notes), result.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("WrongShape", r"not an activation: it maps an input of shape \(2, 4, 2, 3\) to \(2, 24\)"),
+        ("GivesNaN", "it gives NaN for inputs from -12 to 12"),
+        ("Fails", r"candidates.Fails\(\): 'nothing"),
+        ("ReadsFiles", "while it computes, it does something else: open /etc/hostname"),
+        ("LooksAtFrames", "while it computes, it does something else: sys._getframe"),
+        ("LooksAtObjects", "while it computes, it does something else: gc.get_objects"),
+        ("PatchesLosses", "it changes what is not its own: torch.nn.functional.cross_entropy"),
+        ("SetsThreads", "it changes what is not its own: environment variables"),
+        ("SetsPrecision", "it changes what is not its own: .*torch.get_default_dtype"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_in_one_line(name, reason, found):
+    result = found(name)
+
+    assert isinstance(result, str)
+    assert "\n" not in result
+    assert re.search(reason, result), result
+
+
+def test_infinities_far_out_are_no_reason_to_refuse(found):
+    result = found("GrowsFast")
+
+    assert not isinstance(result, str)
+    assert result.values is None
+
+
+def test_bytes_kept_are_counted(found):
+    assert found("torch.nn.ReLU").saved_bytes == 0
+    assert found("torch.nn.SiLU").saved_bytes == 4
+
+
+def test_candidates_are_plain_modules():
+    assert candidates.Cubic()(torch.zeros(3)).tolist() == [0, 0, 0]

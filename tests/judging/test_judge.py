@@ -1,0 +1,345 @@
+"""One candidate after the other, against a baseline, in processes that may do anything."""
+
+import json
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from actbench.cli.main import main
+from actbench.judging import EndedError, Ledger, WrongInputError, as_json, child, judge, series
+from actbench.judging.trial import Trial
+from actbench.records import RecordError
+
+STUDY = {
+    "model": {"network": "MLP"},
+    "data": {"class_path": "FakeImages", "init_args": {"rows": 300}},
+    "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+    "study": {"activations": ["relu"], "replicates": {"min": 4, "max": 8, "batch": 4}, "timing_s": 0},
+}
+
+
+def answer_quickly(*arguments):
+    """`answer_requests` with pages that are not drawn, and fewer curves to compare with."""
+    sys.modules["imported"].draw_nothing()
+    sys.modules["actbench.activations.twins"].FAMILIES = ()
+    child.answer_requests(*arguments)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch, forked):
+    """A folder of its own, and processes that are forked, so that they need not import torch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(child, "CONTEXT", forked)
+    monkeypatch.setattr(child, "answer_requests", answer_quickly)  # the forked process has the original one
+
+
+def judged(name, **options):
+    path = name if "." in name or not name[0].isupper() else f"candidates.{name}"
+    return judge(path, STUDY, "ledger.json", **options)
+
+
+def exit_with(name):
+    os._exit(judged(name).exit_status)
+
+
+def test_a_candidate_is_judged_and_found_again():
+    first = judged("Cubic")
+    again = judged("Cubic")
+
+    assert first.verdict in ("better", "worse", "equivalent", "undecided")
+    assert (first.number, first.judged_before, first.pairs) == (1, 0, 8)
+    assert first.low < first.difference < first.high
+    assert first.confidence == 1 - 0.024
+    assert first.level.spent == 0.024
+    assert first.level.left == pytest.approx(0.026)
+    assert first.same_as is None
+    assert again.same_as == "candidate 1 (Cubic)"
+    assert again._replace(seconds=0, same_as=None) == first._replace(seconds=0)
+    assert json.loads(as_json(first))["candidate"] == "Cubic"
+
+
+def test_the_page_and_the_study_lie_beside_the_ledger(tmp_path):
+    answer = judged("Cubic")
+
+    assert "<b>0001_Cubic</b>" in (tmp_path / answer.page).read_text()
+    (event,) = Ledger.read(tmp_path / "ledger.json").opened
+    assert f"seed_everything: {event['seed']}" in (tmp_path / "ledger/0001_Cubic/study.yaml").read_text()
+    assert "class Cubic(nn.Module)" in event["source"]
+
+
+def test_the_same_function_under_another_name_is_answered_from_the_ledger():
+    judged("torch.nn.SiLU")
+
+    answer = judged("SwishByAnotherName")
+
+    assert answer.same_as == "candidate 1 (SiLU)"
+    assert answer.number == 1
+    assert answer.level.spent == 0.024
+    assert "torch.nn.SiLU" in answer.equals
+    assert len(Ledger.read(series.Path("ledger.json")).opened) == 1
+
+
+@pytest.mark.parametrize("name", ["relu", "ReLUByAnotherName", "torch.nn.ReLU"])
+def test_the_baseline_itself_is_equivalent_and_spends_nothing(name):
+    answer = judged(name)
+
+    assert (answer.verdict, answer.exit_status, answer.level.spent) == ("equivalent", 10, 0)
+    assert answer.same_as == "the baseline relu"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("WrongShape", "not an activation"),
+        ("GivesNaN", "it gives NaN"),
+        ("Fails", "nothing"),
+        ("Exits", "while it was examined, it ended the process with status 7"),
+        ("Loops", "while it was examined, it took more than 1 s"),
+        ("WritesToTheLedger", "the ledger's file was changed while it ran, and is as it was before"),
+        ("PatchesLosses", "it changes what is not its own"),
+    ],
+)
+def test_a_broken_candidate_is_refused_spends_nothing_and_harms_nothing(name, reason, monkeypatch):
+    judged("relu")
+    before = Ledger.read(series.Path("ledger.json"))
+    monkeypatch.setattr(series, "CHECKS_S", 1.0 if name == "Loops" else 60.0)
+
+    answer = judged(name)
+    again = judged(name)
+
+    assert (answer.verdict, answer.exit_status, answer.number) == ("refused", 2, None)
+    assert reason in answer.sentence
+    assert answer.level.left == 0.05
+    assert again.sentence == answer.sentence
+    after = Ledger.read(series.Path("ledger.json"))
+    assert [event["event"] for event in after.events] == [*(event["event"] for event in before.events), "refused"]
+
+
+def test_a_candidate_that_never_trains_is_worse_or_fails(monkeypatch):
+    monkeypatch.setitem(STUDY, "data", {"class_path": "Digits"})
+    monkeypatch.setitem(STUDY, "trainer", {"max_epochs": 3, "accelerator": "cpu"})
+    monkeypatch.setitem(STUDY, "study", {"activations": ["relu"], "replicates": 8, "timing_s": 0})
+
+    answer = judged("Dead")
+
+    assert answer.verdict == "worse"
+    assert answer.exit_status == 11
+    assert (answer.failures.candidate, answer.failures.baseline) == (8, 0)
+    assert answer.difference < -0.5
+
+
+def test_neither_seeds_nor_scores_are_told_before_the_answer(capfd):
+    trial = Trial("candidates.Cubic", STUDY)
+    trial.start()
+    trial.identify()
+
+    trial.train(level=0.02, seed=7_654_400, root="ledger", name="0001_Cubic")
+
+    said = capfd.readouterr()
+    assert "2/2 FakeImages/MLP/Cubic" in said.err
+    assert "7654400" not in said.out + said.err
+    assert "accuracy" not in said.out + said.err
+
+
+def test_what_was_interrupted_goes_on_with_the_same_seeds_and_level(monkeypatch):
+    answer = child.Child.ask
+
+    def killed(self, request, *arguments, **options):
+        if request == "train":
+            os.kill(self.process.pid, signal.SIGKILL)
+        return answer(self, request, *arguments, **options)
+
+    monkeypatch.setattr(child.Child, "ask", killed)
+    with pytest.raises(EndedError, match="SIGKILL"):
+        judged("Cubic")
+    (opened,) = Ledger.read(series.Path("ledger.json")).events
+    monkeypatch.setattr(child.Child, "ask", answer)
+
+    done = judged("Cubic")
+
+    events = Ledger.read(series.Path("ledger.json")).events
+    assert events[0] == opened
+    assert [event["event"] for event in events] == ["opened", "judged"]
+    assert done.number == 1
+    assert f"seed_everything: {opened['seed']}" in series.Path("ledger/0001_Cubic/study.yaml").read_text()
+
+
+def test_a_candidate_whose_time_is_over_is_undecided_and_goes_on_with_more():
+    trained = series.trained
+
+    def too_late(process, book, event, limit_s, start_s):
+        return trained(process, book, event, 0.001, start_s)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(series, "trained", too_late)
+        answer = judged("Cubic", limit_s=100)
+
+    assert (answer.verdict, answer.number, answer.pairs) == ("undecided", 1, 0)
+    assert "the time of 100 s is over" in answer.sentence
+    assert judged("Cubic").pairs == 8
+
+
+def test_two_callers_share_one_ledger(tmp_path):
+    with ThreadPoolExecutor() as pool:
+        answers = [*pool.map(judged, ["Cubic", "Cubic", "torch.nn.SiLU"])]
+
+    ledger = Ledger.read(tmp_path / "ledger.json")
+    assert sorted(event["candidate"] for event in ledger.opened) == ["Cubic", "SiLU"]
+    assert len(ledger.verdicts) == 2
+    assert sum(event["level"] for event in ledger.opened) == pytest.approx(0.024 + 0.0065)
+    assert answers[0].difference == answers[1].difference
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fairness": {"init": ["as_is", "gain"]}}, "study.fairness asks several questions"),
+        ({"comparisons": "all"}, "no other comparisons"),
+        ({"networks": ["MLP", "TutorialCNN"]}, "in one network"),
+        ({"baseline": "mish"}, "study.baseline: mish is not among the arms relu"),
+        ({"replicates": 0}, "replicates"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_a_study_that_cannot_judge_is_refused_before_a_ledger_begins(changes, message, tmp_path):
+    study = {**STUDY, "study": {**STUDY["study"], **changes}}
+
+    with pytest.raises(WrongInputError, match=message):
+        judge("candidates.Cubic", study, "ledger.json")
+
+    assert not (tmp_path / "ledger.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        ("candidates.Nothing", "no attribute 'Nothing'"),
+        ("nowhere.Cubic", "nowhere"),
+        ("swich", "unknown activation 'swich'"),
+        ("candidates.os", "is not a subclass"),
+        (["relu"], "a candidate is a name"),
+        ({"activation": "relu", "name": "r"}, "a candidate is a name"),
+    ],
+)
+def test_a_candidate_that_was_not_found_is_refused_in_one_line(candidate, message):
+    with pytest.raises(WrongInputError, match=message) as error:
+        judge(candidate, STUDY, "ledger.json")
+
+    assert "\n" not in str(error.value)
+
+
+def test_a_candidate_has_arguments_and_may_be_a_class():
+    from candidates import Learned
+
+    first = judge({"class_path": "candidates.Learned", "init_args": {"slope": 0.2}}, STUDY, "ledger.json")
+    other = judge(Learned, STUDY, "ledger.json")
+
+    assert (first.candidate, first.number) == ("Learned(slope=0.2)", 1)
+    assert (other.candidate, other.number) == ("Learned", 2)
+
+
+def test_another_study_is_refused():
+    judged("relu")
+
+    with pytest.raises(RecordError, match=r"another study, with another trainer\.max_epochs"):
+        judge("candidates.Cubic", {**STUDY, "trainer": {"max_epochs": 2}}, "ledger.json")
+
+
+def test_where_cells_run_and_lie_makes_no_other_study():
+    judged("relu")
+
+    moved = {
+        **STUDY,
+        "trainer": {**STUDY["trainer"], "accelerator": "auto"},
+        "study": {**STUDY["study"], "root": "elsewhere", "name": "other", "timing_s": 1},
+    }
+
+    assert judge("relu", moved, "ledger.json").verdict == "equivalent"
+
+
+def test_the_command_prints_one_line_and_its_status_is_the_verdict(capfd, tmp_path):
+    (tmp_path / "study.yaml").write_text(json.dumps(STUDY))
+    options = ["--config", "study.yaml", "--ledger", "own/ledger.json"]
+
+    assert main(["judge", "relu", *options]) == 10
+    (line,) = capfd.readouterr().out.splitlines()
+    assert json.loads(line)["verdict"] == "equivalent"
+
+    assert main(["judge", "candidates.GivesNaN", *options]) == 2
+    (line,) = capfd.readouterr().out.splitlines()
+    assert json.loads(line)["verdict"] == "refused"
+
+    status = main(["judge", "candidates.Cubic", *options, "--study.replicates", "2"])
+    assert status == 2
+    assert "another study, with another study.replicates" in capfd.readouterr().err
+
+    status = main(["judge", "candidates.Cubic", *options])
+    (line,) = capfd.readouterr().out.splitlines()
+    answer = json.loads(line)
+    assert status == {"better": 0, "equivalent": 10, "worse": 11, "undecided": 12}[answer["verdict"]]
+    assert (tmp_path / answer["page"]).exists()
+
+    assert main(["judge", "--list", "--ledger", "own/ledger.json"]) == 0
+    shown = capfd.readouterr().out
+    assert "Cubic" in shown
+    assert "1 candidate against relu" in shown
+    page = (tmp_path / "own/ledger.html").read_text()
+    assert "0001_Cubic/report.html" in page
+    assert page.count("<svg") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "which candidate?"),
+        (["relu", "--list"], "--list takes --ledger alone"),
+        (["--list", "--ledger", "none.json"], "none.json"),
+        (["relu", "--control", "both"], "both"),
+        (["relu", "--limit_s", "-1"], "limit_s is a number of seconds above 0"),
+        (["relu", "--config", "none.yaml"], "file none.yaml not found"),
+    ],
+)
+def test_wrong_options_end_in_one_line(options, message, capfd):
+    try:
+        status = main(["judge", *options])
+    except SystemExit as exit:
+        status = exit.code
+
+    said = capfd.readouterr()
+    assert status == 2
+    assert said.out == ""
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_as_if_never_killed(tmp_path, forked):
+    """Seeds are new each time, so that only what does not depend on them can agree."""
+    names = ["Cubic", "torch.nn.SiLU", "SwishByAnotherName", "GivesNaN", "torch.nn.Tanh", "ReLUByAnotherName"]
+    kills, seen = 0, {}
+    for name in names:
+        while True:
+            process = forked.Process(target=exit_with, args=(name,))
+            process.start()
+            process.join(0.5 + kills % 7)
+            if process.exitcode is not None:
+                break
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+            time.sleep(0.2)
+            if (tmp_path / "ledger.json").exists():
+                events = Ledger.read(tmp_path / "ledger.json").events
+                seen |= {event["digest"]: event for event in events}
+                assert all(event in events for event in seen.values())  # nothing is ever lost
+        assert process.exitcode in (0, 2, 10, 11, 12)
+
+    ledger = Ledger.read(tmp_path / "ledger.json")
+    assert kills > 3
+    assert [event["candidate"] for event in ledger.opened] == ["Cubic", "SiLU", "Tanh"]
+    assert len(ledger.verdicts) == 3
+    assert [event["event"] for event in ledger.events].count("refused") == 1
