@@ -87,7 +87,8 @@ def test_a_study_is_short_and_makes_sense(path, tmp_path, monkeypatch):
     study = Study.of(content)
 
     assert len(lines) < 30
-    assert any(line.startswith(f"#   python main.py compare --config configs/studies/{path.name}") for line in lines)
+    command = re.compile(rf"#   python main.py (compare|judge \S+) --config configs/studies/{path.name}")
+    assert any(map(command.match, lines))
     assert study.name == path.stem
     arms, blocks = len(study.activations), -(-study.most // 32)
     assert (make_plan(study).cached, len(make_plan(study).missing)) == (0, arms * blocks)
