@@ -10,8 +10,13 @@ from actbench.judging import EXIT_STATUS, EndedError, Ledger, WrongInputError, a
 from actbench.records import RecordError
 
 FAULT = 1
+USAGE = """\
+main.py judge CANDIDATE [--config STUDY] [--ledger FILE] [options of compare]
+       main.py judge --list [--ledger FILE]"""
 EPILOG = f"""\
-The study's file says what the candidate is compared with, on what, and by which rule: see main.py compare --help. Of
+CANDIDATE is a name, a class path, or a class path with arguments in YAML, and comes first.
+
+The study's file says what it is compared with, on what, and by which rule: see main.py compare --help. Of
 its arms, only the baseline is trained. Any option of compare may follow, such as --study.replicates.
 
 One line of JSON is printed: the verdict, the difference of test accuracy with its interval, how often candidate and
@@ -35,8 +40,7 @@ examples:
 
 def run_judge(options: Sequence[str]) -> int:
     """Judge a candidate, or list a ledger; returns the exit status."""
-    parser = CommandParser("judge", epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("candidate", nargs="?", help="A name, a class path, or a class path with arguments, in YAML.")
+    parser = CommandParser("judge", usage=USAGE, epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument(
         "--ledger", type=Path, default=Path("ledger.json"), help="File of the series (default: ledger.json)."
     )
@@ -48,15 +52,16 @@ def run_judge(options: Sequence[str]) -> int:
     )
     parser.add_argument("--limit_s", type=float, help="Most seconds for this candidate, after which it is undecided.")
     parser.add_argument("--list", action="store_true", help="Print the ledger as a table, and write it as a page.")
-    chosen, others = parser.parse_known_args(options)
+    first = options[0] if options and not options[0].startswith("-") else None
+    chosen, others = parser.parse_known_args(options[1:] if first else options)
     try:
         if chosen.list:
-            if chosen.candidate or others:
+            if first or others:
                 return fail("judge: --list takes --ledger alone")
             return list_ledger(chosen.ledger)
-        if chosen.candidate is None:
+        if first is None:
             return fail("judge: which candidate? Name it first, before the options")
-        answer = judge(chosen.candidate, others, chosen.ledger, control=chosen.control, limit_s=chosen.limit_s)
+        answer = judge(first, others, chosen.ledger, control=chosen.control, limit_s=chosen.limit_s)
     except (WrongInputError, RecordError) as error:
         return fail(f"judge: {error}")
     except (EndedError, RuntimeError, OSError) as error:

@@ -101,9 +101,10 @@ def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[st
         raise RefusedError(f"it changes what is not its own: {', '.join(changed[:3])}")
     if nan := [where for where, values in (("", evaluated), (" in training", trained)) if has_nan(values)]:
         raise RefusedError(f"it gives NaN for inputs from -12 to 12{nan[0]}")
-    notes = [*watch.made, *random_notes(spec, module), *mode_notes(module, evaluated, trained)]
+    random_lines = [*random_notes(spec, module)]
+    notes = [*watch.made, *random_lines, *mode_notes(module, evaluated, trained)]
     own = sum(parameter.numel() for parameter in module.parameters())
-    known = evaluated is not None and trained is not None and not own and not any("random" in note for note in notes)
+    known = evaluated is not None and trained is not None and not own and not random_lines
     values = np.concatenate([evaluated, trained]) if known else None
     finite = values is not None and bool(np.isfinite(values).all())
     return Examination(

@@ -143,8 +143,13 @@ class Ledger:
         return self.alpha - math.fsum(event["level"] for event in self.opened)
 
     def by_digest(self, digest: str) -> Event | None:
-        """The event of a candidate with the same source that was opened or refused."""
-        return next((event for event in self.events if event.get("source_digest") == digest), None)
+        """The candidate with the same source that was opened."""
+        return next((event for event in self.opened if event["source_digest"] == digest), None)
+
+    def refusal(self, digest: str, reason: str) -> Event | None:
+        """The event of a candidate with the same source that was refused for the same reason."""
+        same = {"event": "refused", "source_digest": digest, "reason": reason}
+        return next((event for event in self.events if same.items() <= event.items()), None)
 
     def by_values(self, values: Sequence[float] | None) -> Event | None:
         """The first candidate that was opened and has the same values and slopes; None if values are not known."""
@@ -209,7 +214,10 @@ def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: 
     with FileLock(f"{path}.lock"):
         if not path.exists():
             ledger = Ledger(path, control or "fwer", alpha, json.loads(json.dumps(study)), utc_now())
-            ledger.check()
+            try:
+                ledger.check()
+            except ValueError as error:
+                raise RecordError(f"{path} cannot begin: {error}") from error
             return ledger.write()
         ledger = Ledger.read(path)
     for name, own, given in (("alpha", ledger.alpha, alpha), ("control", ledger.control, control or ledger.control)):

@@ -14,6 +14,7 @@ from actbench.judging.ledger import Event, Ledger, open_ledger
 from actbench.report.figures.figure import file_name
 
 CHECKS_S = 60.0  # for a candidate to be imported, and again for it to be examined
+REHEARSAL_S = 600.0  # for one batch of it in the study's network
 TAMPERED = "the ledger's file was changed while it ran, and is as it was before"
 
 
@@ -39,7 +40,8 @@ def judge(
         ledger: The file of the series, which is begun if it does not exist. Studies lie in a folder beside it.
         control: For a new ledger: ``fwer``, the default, controls the chance of any false verdict of a difference in
             the series; ``fdr`` the share of false ones among those that are better. The study's alpha is the bound.
-        limit_s: Most seconds for this candidate, after which it is undecided. Examining may take 60 s in any case.
+        limit_s: Most seconds for this candidate, after which it is undecided. To examine it may take 60 s, and
+            one batch of it 600 s.
 
     Returns:
         The verdict with its evidence.
@@ -62,7 +64,7 @@ def judge(
         identity = identify(child, min(CHECKS_S, limit_s or CHECKS_S))
         identity |= {"baseline": facts["baseline"], "start_s": start_s}
         event = book.by_digest(identity["source_digest"])
-        if event is None:
+        if event is None:  # one that was refused is examined again, for its surroundings may have changed
             book, event = examined(child, book, identity, facts, limit_s)
         if event["event"] == "refused":
             return refused_answer(book, event, identity)
@@ -96,6 +98,8 @@ def examined(
     reason, found = None, dict[str, Any]()
     try:
         found = child.ask("examine", min(CHECKS_S, limit_s or CHECKS_S))
+        if not found["is_baseline"]:
+            child.ask("rehearse", REHEARSAL_S)
     except EndedError as error:
         if error.killed:
             raise
@@ -108,8 +112,9 @@ def examined(
         if earlier is not None:  # another process was quicker
             return now, earlier
         if reason:
-            now = now.with_event("refused", **entry, reason=reason).write()
-            return now, now.events[-1]
+            known = now.refusal(entry["source_digest"], reason)
+            now = now if known else now.with_event("refused", **entry, reason=reason).write()
+            return now, known or now.events[-1]
         if found.pop("is_baseline"):
             return now, {"event": "same", **entry, **found, "same_as": f"the baseline {identity['baseline']}"}
         twin = now.by_values(found["values"])

@@ -65,7 +65,7 @@ class Trial:
             return "wrong", one_line(error)
         except (MissingError, ExecutorError, OSError) as error:
             failures = getattr(error, "failures", ())
-            return "fault", "; ".join([one_line(error), *failures[:1]])
+            return "fault", SEEDS.sub("", "; ".join([one_line(error), *failures[:1]]))
 
     def start(self) -> dict[str, Any]:
         """Read the study, and say what it is about."""
@@ -81,6 +81,8 @@ class Trial:
         if baseline not in names:
             raise WrongInputError(f"study.baseline: {baseline} is not among the arms {', '.join(names)}")
         self.baseline, self.entry = baseline, self.study.activations[names.index(baseline)]
+        alone = replace(self.study, activations=[self.entry], baseline=None)
+        self.factors = {entry.dataset: entry.cell.factors for entry in planned_cells(alone)}
         return {
             "baseline": baseline,
             "alpha": self.study.alpha,
@@ -92,9 +94,19 @@ class Trial:
     def rules(self) -> dict[str, Any]:
         """What candidates are compared with, on what, and by which rule; no place where anything lies or runs."""
         config = copy.deepcopy(without(self.study.to_config(), "seed_everything"))
-        trainer = without(config.pop("trainer", None) or {}, *PLACES)
-        section = without(config.pop("study"), *ELSEWHERE)
-        return {**config, "trainer": trainer, "study": section, "baseline": self.entry}
+        return {
+            **config,
+            "model": without(config.get("model") or {}, "activation", "replicates", "mechanism"),
+            "trainer": without(config.get("trainer") or {}, *PLACES),
+            "study": without(config["study"], *ELSEWHERE),
+            "baseline": self.entry,
+            "content": {
+                "data": {name: factors["digest"] for name, factors in self.factors.items()},
+                "code": {
+                    module: code for each in self.factors.values() for module, code in each.get("code", {}).items()
+                },
+            },
+        }
 
     def identify(self) -> dict[str, Any]:
         """Import the candidate, and say by what it is known again."""
@@ -117,22 +129,28 @@ class Trial:
         }
 
     def examine(self) -> dict[str, Any]:
-        """Find out what the candidate is, and whether one batch of it can be trained, validated and tested."""
+        """Find out what the candidate is."""
         found = examine_candidate(self.value, [*self.sources], self.before)
-        same = self._is_baseline(found)
-        if not same:
-            try:
-                study = self._study(name="rehearsal", root=self.study.root)
-                own = [entry for entry in planned_cells(study) if entry.arm == self.arm]
-                rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in own]), self._say)
-            except StudyError as error:
-                raise RefusedError(one_line(error)) from error
-        return {**found._asdict(), "is_baseline": same}
+        return {**found._asdict(), "is_baseline": self._is_baseline(found)}
+
+    def rehearse(self) -> None:
+        """Train, validate and test one batch with the candidate in the study's network."""
+        try:
+            study = self._study(name="rehearsal", root=self.study.root)
+            own = [entry for entry in planned_cells(study) if entry.arm == self.arm]
+            rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in own]), self._say)
+        except StudyError as error:
+            raise RefusedError(one_line(error)) from error
 
     def train(self, *, level: float, seed: int, root: str, name: str) -> dict[str, Any]:
         """Train what is missing of the candidate and the baseline, with these seeds; returns the evidence."""
         study = self._study(name=name, root=root, alpha=level, seed=seed)
-        results = compare(study, progress=Quiet())
+        try:
+            results = compare(study, progress=Quiet())
+        except MissingError as error:
+            if all(f"/{self.arm} seeds " in failure for failure in error.failures):
+                raise RefusedError(f"its training failed: {SEEDS.sub('', error.failures[0])}") from error
+            raise
         write_page(results, study.folder)
         return evidence(results, self.arm)
 

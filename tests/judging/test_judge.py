@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from actbench.cli.main import main
-from actbench.judging import EndedError, Ledger, WrongInputError, as_json, child, judge, series
-from actbench.judging.trial import Trial
+from actbench.judging import EndedError, Ledger, WrongInputError, as_json, child, judge, series, trial
 from actbench.records import RecordError
+from actbench.studies import MissingError
 
 STUDY = {
     "model": {"network": "MLP"},
@@ -34,6 +34,7 @@ def _here(tmp_path, monkeypatch, forked):
     """A folder of its own, and processes that are forked, so that they need not import torch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(child, "CONTEXT", forked)
+    monkeypatch.setattr(series, "CHECKS_S", 300.0)  # on a machine that does much else
     monkeypatch.setattr(child, "answer_requests", answer_quickly)  # the forked process has the original one
 
 
@@ -106,7 +107,7 @@ def test_the_baseline_itself_is_equivalent_and_spends_nothing(name):
 def test_a_broken_candidate_is_refused_spends_nothing_and_harms_nothing(name, reason, monkeypatch):
     judged("relu")
     before = Ledger.read(series.Path("ledger.json"))
-    monkeypatch.setattr(series, "CHECKS_S", 1.0 if name == "Loops" else 60.0)
+    monkeypatch.setattr(series, "CHECKS_S", 1.0 if name == "Loops" else 300.0)
 
     answer = judged(name)
     again = judged(name)
@@ -133,11 +134,11 @@ def test_a_candidate_that_never_trains_is_worse_or_fails(monkeypatch):
 
 
 def test_neither_seeds_nor_scores_are_told_before_the_answer(capfd):
-    trial = Trial("candidates.Cubic", STUDY)
-    trial.start()
-    trial.identify()
+    own = trial.Trial("candidates.Cubic", STUDY)
+    own.start()
+    own.identify()
 
-    trial.train(level=0.02, seed=7_654_400, root="ledger", name="0001_Cubic")
+    own.train(level=0.02, seed=7_654_400, root="ledger", name="0001_Cubic")
 
     said = capfd.readouterr()
     assert "2/2 FakeImages/MLP/Cubic" in said.err
@@ -292,10 +293,66 @@ def test_the_command_prints_one_line_and_its_status_is_the_verdict(capfd, tmp_pa
     assert page.count("<svg") == 2
 
 
+def test_data_or_code_that_changed_make_another_series(tmp_path):
+    (tmp_path / "my_network.py").write_text("from actbench.networks import MLP\n\nclass Net(MLP):\n    pass\n")
+    study = {**STUDY, "model": {"network": "my_network.Net"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        assert judge("relu", study, "ledger.json").verdict == "equivalent"
+
+        with (tmp_path / "my_network.py").open("a") as file:
+            file.write("# changed\n")
+        with pytest.raises(RecordError, match=r"with another content\.code\.my_network"):
+            judge("relu", study, "ledger.json")
+
+
+FAILURES = {
+    "its own": (
+        ["FakeImages/MLP/Cubic seeds 64-71: KeyError: 3"],
+        "its training failed: FakeImages/MLP/Cubic: KeyError: 3",
+    ),
+    "others": (["Fake/MLP/relu seeds 64-71: OSError", "Fake/MLP/Cubic seeds 64-71: OSError"], None),
+}
+
+
+@pytest.mark.parametrize(("failures", "refusal"), FAILURES.values(), ids=FAILURES)
+def test_only_failures_of_the_candidate_alone_are_its_fault(failures, refusal, monkeypatch):
+    def fail(*_, **__):
+        raise MissingError(failures)
+
+    monkeypatch.setattr(trial, "compare", fail)
+    own = trial.Trial("candidates.Cubic", STUDY)
+    own.start()
+    own.identify()
+
+    kind, message = own.answer("train", {"level": 0.02, "seed": 7_654_400, "root": "ledger", "name": "0001"})
+
+    assert kind == ("refused" if refusal else "fault")
+    assert message == refusal or "the same command tries again" in message
+    assert "64-71" not in message
+
+
+def test_a_candidate_whose_training_fails_is_undecided_and_has_spent_its_level(monkeypatch):
+    ask = child.Child.ask
+
+    def failing(self, request, *arguments, **options):
+        if request == "train":
+            raise child.RefusedError("its training failed: KeyError: 3")
+        return ask(self, request, *arguments, **options)
+
+    monkeypatch.setattr(child.Child, "ask", failing)
+    answer = judged("Cubic")
+
+    assert (answer.verdict, answer.number, answer.level.spent) == ("undecided", 1, 0.024)
+    assert answer.sentence == "Undecided: its training failed: KeyError: 3."
+    assert judged("Cubic").sentence == answer.sentence
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "which candidate?"),
+        (["--config", "relu"], "Name it first"),
         (["relu", "--list"], "--list takes --ledger alone"),
         (["--list", "--ledger", "none.json"], "none.json"),
         (["relu", "--control", "both"], "both"),

@@ -194,8 +194,12 @@ def test_no_two_ledgers_have_the_same_seeds(ledger):
 def test_candidates_are_found_by_source_and_by_values(ledger):
     after = three_candidates(ledger)
 
+    after = after.with_event("refused", source_digest="b", reason="it exits")
+
     assert after.by_digest("a2")["number"] == 2
     assert after.by_digest("b") is None
+    assert after.refusal("b", "it exits")["event"] == "refused"
+    assert after.refusal("b", "it loops") is None
     assert after.by_values([3 + 1e-7, 1.0])["number"] == 3
     assert after.by_values([3.1, 1.0]) is None
     assert after.by_values(None) is None
