@@ -21,13 +21,16 @@ from actbench.activations.properties import derivative
 from actbench.activations.saved_bytes import saved_bytes
 from actbench.activations.twins import same_as
 from actbench.judging.child import RefusedError
-from actbench.judging.ledger import same_values
+from actbench.judging.ledger import SAME, same_values
 from actbench.specs import ActivationSpec, one_line
 from actbench.specs.spec import fits
-from actbench.studies.cells.key import source_file, user_code
+from actbench.studies.cells.key import source_file
 
 LONGEST = 20_000  # letters of a source that a ledger keeps
 SHAPES = ((2, 4, 2, 3), (3, 4))
+FAR = 12  # beyond, single precision may differ
+SINGLE = 1e-4  # largest difference between precisions, relative and absolute
+CALLS = 300  # after which a function is still the same
 DECLARED = "differs_in_training"  # an attribute of classes that are meant to be another function in training
 READING = ("open", "socket.connect", "subprocess.Popen", "os.system", "os.listdir", "os.scandir")
 LOOKING = ("sys._getframe", "gc.get_objects", "gc.get_referrers", "gc.get_referents")
@@ -55,11 +58,6 @@ def source_of(cls: type) -> str:
         return inspect.getsource(cls)[:LONGEST]
     except (OSError, TypeError):
         return ""
-
-
-def user_sources(class_path: str) -> dict[str, str]:
-    """Hashes of the user's own modules that a class comes from or imports."""
-    return user_code({"class_path": class_path})[0]
 
 
 def files_of(modules: Sequence[str]) -> set[str]:
@@ -91,7 +89,7 @@ def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[st
                 outputs_and_slopes(module, training=training, grid=grid()) for training in (False, True)
             )
             for shape in SHAPES:
-                if fits(module, shape):
+                if fits(copy.deepcopy(module), shape):
                     backward(module, shape)
         except Exception as error:  # of any kind, in the user's code
             raise RefusedError(one_line(error)) from error
@@ -104,7 +102,7 @@ def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[st
     random_lines = [*random_notes(spec, module)]
     notes = [*watch.made, *random_lines, *mode_notes(module, evaluated, trained)]
     own = sum(parameter.numel() for parameter in module.parameters())
-    known = evaluated is not None and trained is not None and not own and not random_lines
+    known = evaluated is not None and trained is not None and not own and not random_lines and is_elementwise(module)
     values = np.concatenate([evaluated, trained]) if known else None
     finite = values is not None and bool(np.isfinite(values).all())
     return Examination(
@@ -130,9 +128,34 @@ def outputs_and_slopes(module: nn.Module, *, training: bool, grid: Tensor) -> np
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
             curves = [derivative(lambda inputs: function(inputs * 1), grid, order=order) for order in (0, 1)]
-    except (RuntimeError, ValueError, IndexError):  # as of one parameter for each channel
+    except Exception:  # of any kind, in the user's code, as of one parameter for each channel
         return None
     return torch.cat(curves).numpy() if all(curve.shape == grid.shape for curve in curves) else None
+
+
+def is_elementwise(module: nn.Module) -> bool:
+    """Whether an activation treats each number by itself, in any shape and either precision, however often called."""
+    inputs = grid()[torch.randperm(len(grid()), generator=torch.Generator().manual_seed(0))][:96]
+    inputs = inputs[inputs.abs() < FAR]
+    inputs = inputs[: len(inputs) // 16 * 16]
+    for training in (False, True):
+        function = copy.deepcopy(module).double().train(training).requires_grad_(requires_grad=False)
+        single = copy.deepcopy(module).float().train(training).requires_grad_(requires_grad=False)
+        try:
+            expected = function(inputs * 1)
+            for shape in ((-1, 4), (4, -1), (2, 4, 2, -1)):
+                if not torch.allclose(function(inputs.reshape(shape)).flatten(), expected, rtol=SAME, atol=SAME):
+                    return False
+                values = single(inputs.reshape(shape).float()).flatten().double()
+                if not torch.allclose(values, expected, rtol=SINGLE, atol=SINGLE):
+                    return False
+            for _ in range(CALLS):
+                function(inputs * 1)
+            if not torch.equal(function(inputs * 1), expected):
+                return False
+        except Exception:  # of any kind, in the user's code
+            return False
+    return True
 
 
 def has_nan(values: np.ndarray | None) -> bool:
@@ -275,8 +298,9 @@ class Watcher:
             near = [code for code in callers if not code.co_filename.endswith(f"{os.sep}inspect.py")][:1]
             own = [code for code in (callers if event in READING else near) if code.co_filename in self.files]
             what = f"{event} {arguments[0]}" if event == "open" else event
+            made = f"as it is made, it does more than that: {what}"
             if own and not importing and any(code.co_name == "__init__" for code in own):
-                self.made.append(f"as it is made, it does more than that: {what}")
+                self.made += [made] if made not in self.made else []
             elif own and not importing:
                 self.seen.append(what)
         finally:

@@ -4,13 +4,13 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from typing_extensions import override
 
+OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # by others; by any other signal, a process ends itself
 GRACE_S = 5  # for the process to end before it is killed
 CONTEXT: Any = multiprocessing.get_context("spawn")
 
@@ -84,7 +84,8 @@ class Child(AbstractContextManager["Child"]):
             self.process.join(GRACE_S)
             code = self.process.exitcode
             if code is not None and code < 0:
-                raise EndedError(f"its process died with {signal.Signals(-code).name}", killed=True) from None
+                name = signal.Signals(-code).name
+                raise EndedError(f"its process died with {name}", killed=name in OUTSIDE) from None
             raise EndedError(f"it ended the process with status {code}") from None
         if kind != "done":
             raise ERRORS[kind](content)
@@ -102,8 +103,3 @@ def answer_requests(pipe: Any, candidate: Any, given: Any) -> None:
         while True:
             request, arguments = pipe.recv()
             pipe.send(trial.answer(request, arguments))
-
-
-def time_left(start_s: float, limit_s: float | None) -> float | None:
-    """Seconds that are left of a limit, by the clock of `time.monotonic`; None without a limit."""
-    return None if limit_s is None else max(0.0, start_s + limit_s - time.monotonic())

@@ -94,9 +94,10 @@ class Ledger:
             if event["event"] == "judged" and event["number"] in judged:
                 raise ValueError(f"candidate {event['number']} was judged twice")
             judged |= {event["number"]} if event["event"] == "judged" else set()
-        for folder in self.folder.glob("[0-9]*_*"):
-            if int(folder.name.partition("_")[0]) > number:
-                raise ValueError(f"its end is missing, for it has {number} candidates, and there is a study {folder}")
+        for study in self.folder.glob("[0-9][0-9][0-9][0-9]*_*/study.yaml"):
+            named = study.parent.name.partition("_")[0]
+            if named.isdecimal() and int(named) > number:
+                raise ValueError(f"its end is missing, for it has {number} candidates, and there is {study}")
 
     @property
     def head(self) -> str:
@@ -140,11 +141,11 @@ class Ledger:
         """What is left of alpha; for ``fdr``, which earns and has no end, the level of the next candidate."""
         if self.control == "fdr":
             return self.next_level
-        return self.alpha - math.fsum(event["level"] for event in self.opened)
+        return float(f"{self.alpha - math.fsum(event['level'] for event in self.opened):.6g}")
 
     def by_digest(self, digest: str) -> Event | None:
-        """The candidate with the same source that was opened."""
-        return next((event for event in self.opened if event["source_digest"] == digest), None)
+        """The last candidate with the same source that was opened."""
+        return next((event for event in reversed(self.opened) if event["source_digest"] == digest), None)
 
     def refusal(self, digest: str, reason: str) -> Event | None:
         """The event of a candidate with the same source that was refused for the same reason."""
@@ -183,8 +184,8 @@ class Ledger:
     def write(self) -> "Ledger":
         """Write the ledger, and return it."""
         content = {"format": FORMAT, "control": self.control, "alpha": self.alpha, "created": self.created}
-        lines = ",\n".join(json.dumps(event, ensure_ascii=False) for event in self.events)
-        head = json.dumps({**content, "study": self.study}, ensure_ascii=False, indent=1).removesuffix("\n}")
+        lines = ",\n".join(map(json.dumps, self.events))
+        head = json.dumps({**content, "study": self.study}, indent=1).removesuffix("\n}")
         replace_file(self.path, f'{head},\n "events": [\n{lines}\n]\n}}\n'.encode())
         return self
 
@@ -210,6 +211,10 @@ def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: 
     Raises:
         RecordError: The ledger cannot be trusted, or is about something else; one line.
     """
+    if path.suffix != ".json":
+        raise RecordError(f"a ledger is a file such as ledger.json, beside which studies and a page lie, not {path}")
+    if path.with_suffix("").is_file():
+        raise RecordError(f"{path.with_suffix('')} is a file, and has to be the folder of the studies of {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import altair as alt
 import polars as pl
@@ -121,11 +122,11 @@ def write_ledger_page(ledger: Ledger) -> Path:
         signs=SIGNS,
         sentences=ledger_sentences(ledger),
         table=ledger_table(ledger),
-        pages=[verdict.get("page") for _, verdict in candidates(ledger)],
-        sources=[(event["candidate"], event["source"]) for event in ledger.opened if event["source"]],
+        pages=[verdict.get("page") and quote(verdict["page"]) for _, verdict in candidates(ledger)],
+        sources=[(event["number"], event["candidate"], event["source"]) for event in ledger.opened if event["source"]],
         figures=[(figure.title, figure.finding, drawing(figure)) for figure in figures(ledger)] if shown else [],
     )
-    replace_file(path, text.encode())
+    replace_file(path, text.encode(errors="replace"))
     return path
 
 

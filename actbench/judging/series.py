@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from actbench.inference.stats.online import Control
 from actbench.judging.answer import Answer, Failures, Level
-from actbench.judging.child import Child, EndedError, RefusedError, WrongInputError, time_left
-from actbench.judging.ledger import Event, Ledger, open_ledger
+from actbench.judging.child import Child, EndedError, RefusedError, WrongInputError
+from actbench.judging.ledger import Event, Ledger, open_ledger, same_values
 from actbench.report.figures.figure import file_name
 
 CHECKS_S = 60.0  # for a candidate to be imported, and again for it to be examined
@@ -40,8 +42,8 @@ def judge(
         ledger: The file of the series, which is begun if it does not exist. Studies lie in a folder beside it.
         control: For a new ledger: ``fwer``, the default, controls the chance of any false verdict of a difference in
             the series; ``fdr`` the share of false ones among those that are better. The study's alpha is the bound.
-        limit_s: Most seconds for this candidate, after which it is undecided. To examine it may take 60 s, and
-            one batch of it 600 s.
+        limit_s: Most seconds of training for this candidate, after which it is undecided. To examine it may take 60 s
+            before, and one batch of it 600 s.
 
     Returns:
         The verdict with its evidence.
@@ -52,6 +54,7 @@ def judge(
         EndedError: The process that trained was killed from outside; the same call goes on.
         RuntimeError: Training failed for another reason; the same call tries again.
     """
+    start_s = time.monotonic()
     if limit_s is not None and not (limit_s > 0 and math.isfinite(limit_s)):
         raise WrongInputError(f"limit_s is a number of seconds above 0, got {limit_s}")
     if isinstance(candidate, type):
@@ -59,13 +62,10 @@ def judge(
     given = study.to_config() if hasattr(study, "to_config") else {} if study is None else study
     with Child(candidate, given) as child:
         facts = child.ask("start")
-        start_s = time.monotonic()  # importing torch is not the candidate's time
         book = open_ledger(Path(ledger), facts["study"], alpha=facts["alpha"], control=control)
-        identity = identify(child, min(CHECKS_S, limit_s or CHECKS_S))
+        identity = identify(child)
         identity |= {"baseline": facts["baseline"], "start_s": start_s}
-        event = book.by_digest(identity["source_digest"])
-        if event is None:  # one that was refused is examined again, for its surroundings may have changed
-            book, event = examined(child, book, identity, facts, limit_s)
+        book, event = examined(child, book, identity, facts)
         if event["event"] == "refused":
             return refused_answer(book, event, identity)
         if event["event"] == "same":
@@ -79,10 +79,10 @@ def judge(
         return judged_answer(book, event, identity, fresh=fresh)
 
 
-def identify(child: Child, limit_s: float) -> dict[str, Any]:
+def identify(child: Child) -> dict[str, Any]:
     """Who the candidate is; an error of its import, or an end of the process there, is the user's to mend."""
     try:
-        facts: dict[str, Any] = child.ask("identify", limit_s)
+        facts: dict[str, Any] = child.ask("identify", CHECKS_S)
     except EndedError as error:
         if error.killed:
             raise
@@ -90,15 +90,16 @@ def identify(child: Child, limit_s: float) -> dict[str, Any]:
     return facts
 
 
-def examined(
-    child: Child, book: Ledger, identity: Mapping[str, Any], facts: Mapping[str, Any], limit_s: float | None
-) -> tuple[Ledger, Event]:
-    """Examine a candidate, and enter it in the ledger: refused, opened, or the same as an earlier one."""
+def examined(child: Child, book: Ledger, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[Ledger, Event]:
+    """Examine a candidate, and enter it in the ledger: refused, opened, or the same as an earlier one.
+
+    That is done each time: a source may read files, and do something else than before.
+    """
     entry = {name: identity[name] for name in ("candidate", "class_path", "source", "source_digest")}
     reason, found = None, dict[str, Any]()
     try:
-        found = child.ask("examine", min(CHECKS_S, limit_s or CHECKS_S))
-        if not found["is_baseline"]:
+        found = child.ask("examine", CHECKS_S)
+        if not found["is_baseline"] and known_before(book, entry, found) is None:
             child.ask("rehearse", REHEARSAL_S)
     except EndedError as error:
         if error.killed:
@@ -108,23 +109,34 @@ def examined(
         reason = str(error)
     with book.locked() as (now, intact):
         reason = reason if intact else TAMPERED
-        earlier = now.by_digest(entry["source_digest"])
-        if earlier is not None:  # another process was quicker
-            return now, earlier
         if reason:
             known = now.refusal(entry["source_digest"], reason)
             now = now if known else now.with_event("refused", **entry, reason=reason).write()
             return now, known or now.events[-1]
         if found.pop("is_baseline"):
             return now, {"event": "same", **entry, **found, "same_as": f"the baseline {identity['baseline']}"}
-        twin = now.by_values(found["values"])
-        if twin is not None:
-            return now, {"event": "same", **entry, **found, "twin": twin["number"]}
+        earlier = known_before(now, entry, found)
+        if earlier is not None and (
+            earlier["source_digest"] == entry["source_digest"] or earlier["number"] not in now.verdicts
+        ):
+            return now, earlier  # it goes on, even under another name
+        if earlier is not None:
+            return now, {"event": "same", **entry, **found, "twin": earlier["number"]}
         seed = now.start_seed(facts["replicates"], facts["seed"])
         now = now.with_event(
             "opened", number=len(now.opened) + 1, **entry, **found, level=now.next_level, seed=seed
         ).write()
         return now, now.events[-1]
+
+
+def known_before(book: Ledger, entry: Event, found: Event) -> Event | None:
+    """The candidate that was opened and has the same source and values, or the same values under another name."""
+    same = book.by_digest(entry["source_digest"])
+    own, theirs = found["values"], same and same["values"]
+    unknown = own is None and theirs is None
+    if same is not None and (unknown or (own and theirs and same_values(np.array(theirs), np.array(own)))):
+        return same
+    return book.by_values(own)
 
 
 def trained(child: Child, book: Ledger, event: Event, limit_s: float | None, start_s: float) -> Ledger:
@@ -134,7 +146,7 @@ def trained(child: Child, book: Ledger, event: Event, limit_s: float | None, sta
     try:
         evidence = child.ask(
             "train",
-            time_left(start_s, limit_s),
+            limit_s,
             level=event["level"],
             seed=event["seed"],
             root=str(book.folder),
@@ -198,12 +210,7 @@ def equal_answer(book: Ledger, event: Event, identity: Mapping[str, Any]) -> Ans
     if "twin" not in event:
         text = f"{identity['candidate']} is {event['same_as']}, so that nothing was trained"
         return make_answer(book, event, identity, verdict="equivalent", sentence=text, same_as=event["same_as"])
-    twin = next(opened for opened in book.opened if opened["number"] == event["twin"])
-    if twin["number"] not in book.verdicts:
-        text = (
-            f"{identity['candidate']} equals candidate {twin['number']} ({twin['candidate']}), which is not judged yet"
-        )
-        return open_answer(book, twin, identity, text)
+    twin = book.opened[event["twin"] - 1]
     return judged_answer(book, twin, identity)._replace(equals=event["equals"], saved_bytes=event["saved_bytes"])
 
 

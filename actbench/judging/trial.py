@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.words import sentence
-from actbench.judging.candidate import Examination, examine_candidate, global_state, source_of, user_sources
+from actbench.judging.candidate import Examination, examine_candidate, global_state, source_of
 from actbench.judging.child import RefusedError, WrongInputError
-from actbench.records import RecordError, fingerprint
+from actbench.records import RecordError, fingerprint, is_printable
 from actbench.report import write_page
 from actbench.specs import ActivationSpec, UsageError, compose, one_line, without
 from actbench.specs.values import load_yaml
@@ -30,6 +30,7 @@ from actbench.studies import (
     planned_cells,
     rehearse,
 )
+from actbench.studies.cells.key import named_files, user_code
 from actbench.studies.executors import ExecutorError
 from actbench.studies.executors.local import end_with_parent
 from actbench.studies.grid import arguments_of, full_name, short_name
@@ -53,7 +54,6 @@ class Trial:
 
     def __init__(self, candidate: Any, given: Any) -> None:
         self.candidate, self.given = candidate, given
-        self.before = global_state()
 
     def answer(self, request: str, arguments: Mapping[str, Any]) -> tuple[str, Any]:
         """The answer to a request, or the kind of an error with its message."""
@@ -83,6 +83,7 @@ class Trial:
         self.baseline, self.entry = baseline, self.study.activations[names.index(baseline)]
         alone = replace(self.study, activations=[self.entry], baseline=None)
         self.factors = {entry.dataset: entry.cell.factors for entry in planned_cells(alone)}
+        self.before = global_state()  # only now, for reading data imports what changes some of it
         return {
             "baseline": baseline,
             "alpha": self.study.alpha,
@@ -119,13 +120,14 @@ class Trial:
             raise WrongInputError(f"candidate: {one_line(error)}") from error
         self.value = value
         path = f"{cls.__module__}.{cls.__qualname__}"
-        self.sources = user_sources(path)
         arguments = {**preset, **arguments_of(value)}
+        named = {"class_path": path, "init_args": arguments}
+        self.sources = user_code(named)[0]
         return {
-            "candidate": full_name(short_name(value), arguments_of(value)),
+            "candidate": self.name,
             "class_path": path,
             "source": source_of(cls),
-            "source_digest": fingerprint([path, arguments, sorted(self.sources.items())]),
+            "source_digest": fingerprint([named, self.sources, dict(named_files(named, self.sources))]),
         }
 
     def examine(self) -> dict[str, Any]:
@@ -157,8 +159,13 @@ class Trial:
     @property
     def arm(self) -> str:
         """The candidate's name in its study."""
+        return f"{self.name} (candidate)" if self.name.lower() == self.baseline.lower() else self.name
+
+    @property
+    def name(self) -> str:
+        """The candidate's name, with its arguments, or a digest of them where they are long."""
         name = full_name(short_name(self.value), arguments_of(self.value))
-        return f"{name} (candidate)" if name.lower() == self.baseline.lower() else name
+        return name if is_printable(name) else f"{short_name(self.value)} {fingerprint(arguments_of(self.value))[:8]}"
 
     def _study(self, *, name: str, root: str, **changes: Any) -> Study:
         entries = [self.entry, {"name": self.arm, "activation": self.value}]

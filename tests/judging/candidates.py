@@ -59,6 +59,50 @@ class Surrogate(nn.Module):
         return smooth + (F.relu(x) - smooth).detach()
 
 
+class FallsBack(nn.Module):
+    """ReLU, where it sees no features."""
+
+    def forward(self, x):
+        return F.relu(x) if x.dim() < 2 else F.relu(x) * torch.sigmoid(x.mean(1, keepdim=True))
+
+
+class WarmsUp(nn.Module):
+    """ReLU at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return F.relu(x) if self.calls < 100 else torch.sin(3 * x)
+
+
+class ByPrecision(nn.Module):
+    def forward(self, x):
+        return F.relu(x) if x.dtype == torch.float64 else torch.sin(3 * x)
+
+
+class Wraps(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class OnlyBatches(nn.Module):
+    def forward(self, x):
+        assert x.ndim in (2, 4)
+        return F.silu(x)
+
+
+class Aborts(nn.Module):
+    def forward(self, x):
+        os.abort()
+
+
 class Noisy(nn.Module):
     def forward(self, x):
         return F.relu(x) * (1 + 0.1 * torch.rand_like(x)) if self.training else F.relu(x)

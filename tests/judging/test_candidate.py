@@ -7,8 +7,9 @@ import candidates
 import pytest
 import torch
 
-from actbench.judging.candidate import examine_candidate, global_state, user_sources
+from actbench.judging.candidate import examine_candidate, global_state
 from actbench.judging.child import RefusedError
+from actbench.studies.cells.key import user_code
 
 
 def send_found(pipe, name):
@@ -18,7 +19,7 @@ def send_found(pipe, name):
         sys.modules["actbench.activations.twins"].FAMILIES = ()
     state = global_state()
     try:
-        pipe.send(examine_candidate(path, [*user_sources(path)], state))
+        pipe.send(examine_candidate(path, [*user_code([path])[0]], state))
     except RefusedError as error:
         pipe.send(str(error))
 
@@ -76,6 +77,14 @@ def test_other_slopes_make_another_function(found):
     assert found("Surrogate").values[:101] == pytest.approx(found("torch.nn.ReLU").values[:101])
     assert found("Surrogate").values != found("torch.nn.ReLU").values
     assert "torch.nn.ReLU" not in found("Surrogate").equals
+
+
+@pytest.mark.parametrize("name", ["FallsBack", "WarmsUp", "ByPrecision", "OnlyBatches"])
+def test_what_is_another_function_elsewhere_is_not_known_by_its_values(name, found):
+    result = found(name)
+
+    assert not isinstance(result, str)
+    assert result.values is None
 
 
 @pytest.mark.parametrize("name", ["Learned", "PerChannel"])

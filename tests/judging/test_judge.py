@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import ROOT
 
 from actbench.cli.main import main
 from actbench.judging import EndedError, Ledger, WrongInputError, as_json, child, judge, series, trial
@@ -99,6 +101,7 @@ def test_the_baseline_itself_is_equivalent_and_spends_nothing(name):
         ("GivesNaN", "it gives NaN"),
         ("Fails", "nothing"),
         ("Exits", "while it was examined, it ended the process with status 7"),
+        ("Aborts", "while it was examined, its process died with SIGABRT"),
         ("Loops", "while it was examined, it took more than 1 s"),
         ("WritesToTheLedger", "the ledger's file was changed while it ran, and is as it was before"),
         ("PatchesLosses", "it changes what is not its own"),
@@ -291,6 +294,70 @@ def test_the_command_prints_one_line_and_its_status_is_the_verdict(capfd, tmp_pa
     page = (tmp_path / "own/ledger.html").read_text()
     assert "0001_Cubic/report.html" in page
     assert page.count("<svg") == 2
+
+
+def test_what_its_arguments_and_files_hold_makes_another_candidate(tmp_path):
+    (tmp_path / "slopes.txt").write_text("0.5")
+    (tmp_path / "inner.py").write_text("import torch\nfrom torch import nn\n" + INNER.format("torch.sin(x)"))
+    (tmp_path / "table.py").write_text(TABLE)
+    wrapped = {"class_path": "candidates.Wraps", "init_args": {"inner": {"class_path": "inner.Inner"}}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        answers = [judge(candidate, STUDY, "ledger.json") for candidate in (wrapped, "table.Table")]
+        (tmp_path / "inner.py").write_text("import torch\nfrom torch import nn\n" + INNER.format("torch.cos(x)"))
+        (tmp_path / "slopes.txt").write_text("0.7")
+        answers += [judge(candidate, STUDY, "ledger.json") for candidate in (wrapped, "table.Table")]
+
+    assert [answer.number for answer in answers] == [1, 2, 3, 4]
+    assert all(answer.same_as is None for answer in answers)
+
+
+INNER = """
+class Inner(nn.Module):
+    def forward(self, x):
+        return {}
+"""
+TABLE = """
+from pathlib import Path
+from torch import nn, where
+
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = float((Path(__file__).parent / "slopes.txt").read_text())
+
+    def forward(self, x):
+        return where(x > 0, x, self.slope * x)
+"""
+
+
+def test_a_process_that_imports_everything_itself_judges_on_the_digits(tmp_path):
+    """Reading data imports what changes the environment, which is not the candidate's doing."""
+    (tmp_path / "study.yaml").write_text(json.dumps({**STUDY, "data": "Digits"}))
+    command = [sys.executable, ROOT / "main.py", "judge", "gelu", "--config", "study.yaml"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KMP_")}
+
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["number"] == 1
+    assert json.loads(line)["pairs"] == 8
+    assert done.returncode in (0, 10, 11, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("ledger", "a ledger is a file such as"), ("l.html", "ledger is a file")]
+)
+def test_a_ledger_is_a_json_file(name):
+    with pytest.raises(RecordError, match=r"a ledger is a file such as ledger\.json"):
+        judge("relu", STUDY, name)
+
+
+def test_folders_of_others_beside_the_ledger_do_no_harm(tmp_path):
+    (tmp_path / "ledger" / "2024_data").mkdir(parents=True)
+    (tmp_path / "ledger" / "2nd_run").mkdir()
+
+    assert judged("relu").verdict == "equivalent"
 
 
 def test_data_or_code_that_changed_make_another_series(tmp_path):

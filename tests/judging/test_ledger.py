@@ -111,6 +111,7 @@ def test_a_forgotten_end_is_noticed_by_the_studies_that_are_left(ledger):
     path = three_candidates(ledger).path
     content = json.loads(path.read_text())
     (path.with_suffix("") / "0003_A3").mkdir(parents=True)
+    (path.with_suffix("") / "0003_A3" / "study.yaml").touch()
     Ledger.read(path)
 
     del content["events"][4:]
