@@ -50,7 +50,11 @@ def run_judge(options: Sequence[str]) -> int:
         help="Of a new ledger. fwer: the chance of any false verdict of a difference (default); fdr: the share of "
         "false ones among the candidates that are better. At most the study's alpha.",
     )
-    parser.add_argument("--limit_s", type=float, help="Most seconds for this candidate, after which it is undecided.")
+    parser.add_argument(
+        "--limit_s",
+        type=float,
+        help="Most seconds of training, after which the candidate is undecided; with more time, it goes on.",
+    )
     parser.add_argument("--list", action="store_true", help="Print the ledger as a table, and write it as a page.")
     first = options[0] if options and not options[0].startswith("-") else None
     chosen, others = parser.parse_known_args(options[1:] if first else options)
