@@ -112,14 +112,12 @@ def write_ledger_page(ledger: Ledger) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["points"] = points
     shown = [verdict for _, verdict in candidates(ledger) if verdict.get("low") is not None]
     text = environment.get_template("ledger.html.j2").render(
         version=__version__,
         name=ledger.path.name,
         styles=packaged_text("report.css"),
         tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
-        signs=SIGNS,
         sentences=ledger_sentences(ledger),
         table=ledger_table(ledger),
         pages=[verdict.get("page") and quote(verdict["page"]) for _, verdict in candidates(ledger)],
@@ -160,9 +158,7 @@ def figures(ledger: Ledger) -> list[Figure]:
     axis = alt.Axis(format="d", grid=False, tickMinStep=1)
     x = alt.X("number:Q", title="candidate", axis=axis, scale=alt.Scale(domain=[0.5, len(rows) + 0.5], nice=False))
     data = alt.Chart(alt.NamedData("differences")).transform_filter("isValid(datum.difference)")
-    zero = (
-        alt.Chart(alt.NamedData("differences")).mark_rule(color=QUIET.light, strokeDash=[2, 3]).encode(y=alt.datum(0))
-    )
+    zero = alt.Chart(alt.NamedData("differences")).mark_rule(color=QUIET.light, strokeDash=[2, 3])
     y = alt.Y("difference:Q", title="points of test accuracy")
     differences = alt.layer(
         zero.encode(y=alt.datum(0)),

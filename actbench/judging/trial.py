@@ -154,7 +154,7 @@ class Trial:
                 raise RefusedError(f"its training failed: {SEEDS.sub('', error.failures[0])}") from error
             raise
         write_page(results, study.folder)
-        return evidence(results, self.arm)
+        return evidence(results)
 
     @property
     def arm(self) -> str:
@@ -199,7 +199,7 @@ class Quiet(Progress):
         super().end_cell(line.partition(": ")[0], replicates)
 
 
-def evidence(results: StudyResults, arm: str) -> dict[str, Any]:
+def evidence(results: StudyResults) -> dict[str, Any]:
     """The verdict on a candidate, and what it rests on: over all datasets, where there are several."""
     finding = results.conclusion.findings[-1]  # that over all datasets is the last one
     judgement, failures = finding.judgement, finding.judgement.failures
