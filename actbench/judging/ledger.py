@@ -7,14 +7,17 @@ each holds the digest of the one before:
 - ``opened``: a candidate with its level and its seeds, before anything is trained.
 - ``judged``: the verdict on a candidate that was opened, with its evidence.
 
-A ledger is written whole or not at all, by one process at a time.
+A ledger is written whole or not at all, by one process at a time. A second copy
+lies in the folder of its studies, for a candidate may damage the file and be
+killed before anybody has put it back.
 """
 
 import json
 import math
 import secrets
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,16 +60,17 @@ class Ledger:
     events: Sequence[Event] = ()
 
     @classmethod
-    def read(cls, path: Path) -> "Ledger":
-        """Read a ledger.
+    def read(cls, path: Path, *, copied: bool = False) -> "Ledger":
+        """Read a ledger, or its second copy.
 
         Raises:
             RecordError: The file is damaged, or its past was changed; one line.
         """
+        file = copy_of(path) if copied else path
         try:
-            if not path.is_file() or path.stat().st_size > LARGEST:
+            if not file.is_file() or file.stat().st_size > LARGEST:
                 raise ValueError("it is not a file, or is larger than any ledger")
-            content = json.loads(path.read_bytes())
+            content = json.loads(file.read_bytes())
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']!r}, and this version reads {FORMAT}")
             ledger = cls(
@@ -75,7 +79,7 @@ class Ledger:
             ledger.check()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise RecordError(f"{path} cannot be trusted: {reason}") from error
+            raise RecordError(f"{file} cannot be trusted: {reason}") from error
         return ledger
 
     def check(self) -> None:
@@ -186,23 +190,32 @@ class Ledger:
         content = {"format": FORMAT, "control": self.control, "alpha": self.alpha, "created": self.created}
         lines = ",\n".join(map(json.dumps, self.events))
         head = json.dumps({**content, "study": self.study}, indent=1).removesuffix("\n}")
-        replace_file(self.path, f'{head},\n "events": [\n{lines}\n]\n}}\n'.encode())
+        text = f'{head},\n "events": [\n{lines}\n]\n}}\n'.encode()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.path, copy_of(self.path)):
+            replace_file(path, text)
         return self
+
+    def continues(self, other: "Ledger") -> bool:
+        """Whether this is another ledger as it is now, or as it became."""
+        return (self.head, list(self.events[: len(other.events)])) == (other.head, list(other.events))
 
     @contextmanager
     def locked(self) -> Iterator["tuple[Ledger, bool]"]:
         """The ledger as it is now, which no other process changes meanwhile, and whether it was as it should be.
 
         If the file is damaged, or does not continue what this process has read, it
-        is written again as it was read.
+        is written again as its second copy has it, or as it was read.
         """
         with FileLock(f"{self.path}.lock"):
-            try:
-                now = Ledger.read(self.path)
-                intact = (now.head, list(now.events[: len(self.events)])) == (self.head, list(self.events))
-            except (RecordError, OSError):
-                intact = False
-            yield (now, True) if intact else (self.write(), False)
+            for copied in (False, True):
+                with suppress(RecordError, OSError):
+                    now = Ledger.read(self.path, copied=copied)
+                    if now.continues(self):
+                        break
+            else:
+                now, copied = self, True
+            yield (now.write(), False) if copied else (now, True)
 
 
 def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: Control | None) -> Ledger:
@@ -217,14 +230,14 @@ def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: 
         raise RecordError(f"{path.with_suffix('')} is a file, and has to be the folder of the studies of {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if not path.exists():
+        if not path.exists() and not copy_of(path).exists():
             ledger = Ledger(path, control or "fwer", alpha, json.loads(json.dumps(study)), utc_now())
             try:
                 ledger.check()
             except ValueError as error:
                 raise RecordError(f"{path} cannot begin: {error}") from error
             return ledger.write()
-        ledger = Ledger.read(path)
+        ledger = read_or_restore(path)
     for name, own, given in (("alpha", ledger.alpha, alpha), ("control", ledger.control, control or ledger.control)):
         if own != given:
             raise RecordError(f"{path} has {name} {own}, which holds for its whole series, and not {given}")
@@ -232,6 +245,41 @@ def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: 
     if changed:
         raise RecordError(f"{path} is the ledger of another study, with another {', '.join(changed[:5])}")
     return ledger
+
+
+def copy_of(path: Path) -> Path:
+    """The second copy of a ledger's file."""
+    return path.with_suffix("") / "ledger.json"
+
+
+def read_or_restore(path: Path) -> Ledger:
+    """Read a ledger; a file that is gone or is no JSON, as after a damage, is written again from its copy.
+
+    Raises:
+        RecordError: The ledger cannot be trusted, or its copy has a longer past; one line.
+    """
+    try:
+        copied = Ledger.read(path, copied=True)
+    except RecordError:
+        return Ledger.read(path)
+    if not is_json(path):
+        print(f"{path} was damaged, and is again as {copy_of(path)} has it", file=sys.stderr)
+        return copied.write()
+    try:
+        ledger = Ledger.read(path)
+    except RecordError as error:
+        raise RecordError(f"{error}; {copy_of(path)} is as it was") from error
+    if copied.continues(ledger) and not ledger.continues(copied):
+        raise RecordError(f"{path} cannot be trusted: its end is missing, which {copy_of(path)} has")
+    return ledger
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file can be read as JSON at all."""
+    with suppress(OSError, ValueError, RecursionError):
+        json.loads(path.read_bytes() if path.stat().st_size <= LARGEST else b"")
+        return True
+    return False
 
 
 def differences(own: Any, given: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

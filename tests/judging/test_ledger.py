@@ -145,6 +145,61 @@ def test_a_file_that_was_written_to_meanwhile_is_as_it_was(ledger, content):
     assert Ledger.read(before.path) == before
 
 
+def test_a_file_that_is_damaged_loses_nothing_that_another_process_entered(ledger):
+    mine = three_candidates(ledger)
+    theirs = opened(mine, 4).write()
+    mine.path.write_bytes(b"")
+
+    with mine.locked() as (now, intact):
+        assert now == theirs
+        assert not intact
+
+    assert Ledger.read(mine.path) == theirs
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format', None])
+def test_a_file_that_was_damaged_is_written_again_at_the_next_start(ledger, content, capsys):
+    before = three_candidates(ledger)
+    if content is None:
+        before.path.unlink()
+    else:
+        before.path.write_bytes(content)
+
+    after = open_ledger(before.path, STUDY, alpha=0.05, control=None)
+
+    assert after == Ledger.read(before.path) == before
+    assert "ledger.json was damaged, and is again as " in capsys.readouterr().err
+
+
+def test_a_changed_past_is_no_damage(ledger):
+    path = three_candidates(ledger).path
+    content = json.loads(path.read_text())
+    change_verdict(content)
+    path.write_text(json.dumps(content))
+
+    with pytest.raises(RecordError, match=r"past was changed, in event 2 or before; .*ledger.json is as it was$"):
+        open_ledger(path, STUDY, alpha=0.05, control=None)
+
+
+def test_a_forgotten_end_is_noticed_by_the_copy(ledger):
+    path = three_candidates(ledger).path
+    content = json.loads(path.read_text())
+    del content["events"][4:]
+    path.write_text(json.dumps(content))
+
+    with pytest.raises(RecordError, match="its end is missing, which "):
+        open_ledger(path, STUDY, alpha=0.05, control=None)
+
+
+def test_a_copy_that_is_damaged_or_old_does_no_harm(ledger):
+    old = (ledger.folder / "ledger.json").read_bytes()
+    written = three_candidates(ledger)
+
+    for content in (old, b"{"):
+        (ledger.folder / "ledger.json").write_bytes(content)
+        assert open_ledger(ledger.path, STUDY, alpha=0.05, control=None) == written
+
+
 def test_what_another_process_appended_is_read(ledger):
     mine = three_candidates(ledger)
     theirs = opened(mine, 4).write()
