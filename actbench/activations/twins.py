@@ -91,9 +91,9 @@ def same_as(activation: Callable[[Tensor], Tensor]) -> list[Twin]:
     return list(found.values())
 
 
-def curve_of(activation: Callable[[Tensor], Tensor], *, training: bool = False) -> Curve:
-    """Values and slopes of an activation on a grid, one after the other."""
-    function, points = on_curve(activation, training=training), twin_grid()
+def curve_of(activation: Callable[[Tensor], Tensor], *, training: bool = False, points: Tensor | None = None) -> Curve:
+    """Values and slopes of an activation, one after the other, at given points or on the grid of `same_as`."""
+    function, points = on_curve(activation, training=training), twin_grid() if points is None else points
     return torch.cat([derivative(function, points, order=order) for order in (0, 1)]).numpy()
 
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from actbench.activations import CATALOGUE
-from actbench.activations.properties import derivative
 from actbench.activations.saved_bytes import saved_bytes
-from actbench.activations.twins import same_as
+from actbench.activations.twins import curve_of, same_as
 from actbench.judging.child import RefusedError
 from actbench.judging.ledger import SAME, same_values
 from actbench.specs import ActivationSpec, one_line
@@ -85,9 +84,7 @@ def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[st
         try:
             spec = ActivationSpec(candidate)
             module = spec()
-            evaluated, trained = (
-                outputs_and_slopes(module, training=training, grid=grid()) for training in (False, True)
-            )
+            evaluated, trained = (outputs_and_slopes(module, training=training) for training in (False, True))
             for shape in SHAPES:
                 if fits(copy.deepcopy(module), shape):
                     backward(module, shape)
@@ -115,22 +112,18 @@ def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[st
 
 @cache
 def grid() -> Tensor:
-    """Inputs near 0 and far from it, none of them round, since conventions differ at a kink."""
+    """Inputs near 0 and far from it, none of them round, since conventions differ at a kink; a ledger keeps them."""
     far = torch.tensor([0.0013, 0.041, 12.3, 20.3, 50.7, 99.9], dtype=torch.float64)
     return torch.cat([-far, far, torch.linspace(-11.97, 11.93, 89, dtype=torch.float64)])
 
 
-def outputs_and_slopes(module: nn.Module, *, training: bool, grid: Tensor) -> np.ndarray | None:
-    """Values and slopes of an activation, one after the other; None if it does not take single numbers."""
-    function = copy.deepcopy(module).double().train(training)
-    function.requires_grad_(False)
+def outputs_and_slopes(module: nn.Module, *, training: bool) -> np.ndarray | None:
+    """Values and slopes of an activation on the grid; None if it does not take single numbers."""
     try:
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(0)
-            curves = [derivative(lambda inputs: function(inputs * 1), grid, order=order) for order in (0, 1)]
+        curve = curve_of(module, training=training, points=grid())
     except Exception:  # of any kind, in the user's code, as of one parameter for each channel
         return None
-    return torch.cat(curves).numpy() if all(curve.shape == grid.shape for curve in curves) else None
+    return curve if curve.shape == (2 * len(grid()),) else None
 
 
 def is_elementwise(module: nn.Module) -> bool:

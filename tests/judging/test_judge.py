@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import polars as pl
 import pytest
 from conftest import ROOT
 
@@ -49,11 +50,13 @@ def exit_with(name):
     os._exit(judged(name).exit_status)
 
 
-def test_a_candidate_is_judged_and_found_again():
+def test_a_candidate_is_judged_and_found_again(tmp_path):
     first = judged("Cubic")
     again = judged("Cubic")
 
-    assert first.verdict in ("better", "worse", "equivalent", "undecided")
+    scores = pl.read_parquet(tmp_path / "ledger/0001_Cubic/records.parquet").sort("seed").partition_by("arm")
+    own, baseline = (table["test_accuracy"].to_numpy() for table in sorted(scores, key=lambda table: table["arm"][0]))
+    assert first.difference == pytest.approx((own - baseline).mean())
     assert (first.number, first.judged_before, first.pairs) == (1, 0, 8)
     assert first.low < first.difference < first.high
     assert first.confidence == 1 - 0.024
@@ -123,17 +126,25 @@ def test_a_broken_candidate_is_refused_spends_nothing_and_harms_nothing(name, re
     assert [event["event"] for event in after.events] == [*(event["event"] for event in before.events), "refused"]
 
 
-def test_a_candidate_that_never_trains_is_worse_or_fails(monkeypatch):
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "margin", "verdict", "status", "failures"),
+    [
+        ("relu", "Dead", 0.005, "worse", 11, (8, 0)),
+        ("candidates.Dead", "relu", 0.005, "better", 0, (0, 8)),
+        ("relu", "gelu", 0.3, "equivalent", 10, None),
+    ],
+)
+def test_verdicts_are_what_everybody_knows(baseline, candidate, margin, verdict, status, failures, monkeypatch):
     monkeypatch.setitem(STUDY, "data", {"class_path": "Digits"})
     monkeypatch.setitem(STUDY, "trainer", {"max_epochs": 3, "accelerator": "cpu"})
-    monkeypatch.setitem(STUDY, "study", {"activations": ["relu"], "replicates": 8, "timing_s": 0})
+    study = {"activations": [baseline], "replicates": 8, "timing_s": 0, "margin": margin}
+    monkeypatch.setitem(STUDY, "study", study)
 
-    answer = judged("Dead")
+    answer = judged(candidate)
 
-    assert answer.verdict == "worse"
-    assert answer.exit_status == 11
-    assert (answer.failures.candidate, answer.failures.baseline) == (8, 0)
-    assert answer.difference < -0.5
+    assert (answer.verdict, answer.exit_status) == (verdict, status)
+    assert (answer.failures and answer.failures[:2]) == failures
+    assert (abs(answer.difference) > 0.5) == (failures is not None)
 
 
 def test_neither_seeds_nor_scores_are_told_before_the_answer(capfd):
