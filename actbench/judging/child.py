@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any
@@ -94,6 +95,15 @@ class Child(AbstractContextManager["Child"]):
 
 def answer_requests(pipe: Any, candidate: Any, given: Any) -> None:
     """Answer the requests that come through a pipe until it is closed; what is printed goes to standard error."""
+    parent = multiprocessing.parent_process()
+
+    def end_with_caller() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    # Before the import, which takes seconds: callers that are killed again and again leave nobody behind.
+    threading.Thread(target=end_with_caller, daemon=True).start()
     with suppress(OSError, ValueError):
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     from actbench.judging.trial import Trial

@@ -3,7 +3,6 @@
 import copy
 import re
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,7 +31,6 @@ from actbench.studies import (
 )
 from actbench.studies.cells.key import named_files, user_code
 from actbench.studies.executors import ExecutorError
-from actbench.studies.executors.local import end_with_parent
 from actbench.studies.grid import arguments_of, full_name, short_name
 from actbench.studies.progress import Progress
 
@@ -69,7 +67,6 @@ class Trial:
 
     def start(self) -> dict[str, Any]:
         """Read the study, and say what it is about."""
-        threading.Thread(target=end_with_parent, daemon=True).start()
         given = self.given if isinstance(self.given, Mapping) else compose(self.given, [*FLAGS])
         self.study = Study.of(given)
         if self.study.conditions[1:] or self.study.fairness.variance:
