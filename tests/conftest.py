@@ -224,3 +224,19 @@ def said(monkeypatch):
     for module in (image_folder, decoding):
         monkeypatch.setattr(module, "rank_zero_info", lines.append)
     return lines
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory, ended_in) -> Path:
+    """Folder of a run of two epochs with other settings than the defaults, made by a process."""
+    folder = tmp_path_factory.mktemp("fitted")
+    options = "--trainer.max_epochs 2 --seed_everything 5 --data.val_fraction 0.2 --data.batch_size 50"
+    result = ended_in(folder, "fit", "--config", ROOT / "configs" / "digits_swish.yaml", *options.split())
+    (folder / "output").write_text(result.stderr + result.stdout)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(fitted) -> Path:
+    """The last checkpoint of `fitted`."""
+    return fitted / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
