@@ -7,17 +7,15 @@ from urllib.parse import quote
 
 import altair as alt
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from actbench import __version__
 from actbench.inference.verdict.phrases import count, points
 from actbench.judging.ledger import Event, Ledger
 from actbench.records import replace_file
 from actbench.report.cells import NONE, ReportTable, TableCell, TableColumn, text_cell
 from actbench.report.figures.figure import PAGE, Figure, render, shorten, tooltips, unvalidated
-from actbench.report.figures.palette import INK, PAPER, QUIET, RULE, SIGNS, SYMBOLS, VERDICTS
-from actbench.report.page import packaged_text
+from actbench.report.figures.palette import INK, QUIET, SIGNS, SYMBOLS, VERDICTS
+from actbench.report.page import render_page
 
 CONTROLS = {
     "fwer": "the chance of any false verdict of a difference in the whole series is at most {alpha:g}",
@@ -105,20 +103,13 @@ def ledger_sentences(ledger: Ledger) -> list[str]:
 def write_ledger_page(ledger: Ledger) -> Path:
     """Write a ledger's page beside it, whole or not at all; returns its path."""
     path = ledger.path.with_suffix(".html")
-    environment = Environment(
-        loader=PackageLoader("actbench.judging", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = [verdict for _, verdict in candidates(ledger) if verdict.get("low") is not None]
-    text = environment.get_template("ledger.html.j2").render(
-        version=__version__,
+    answer, *sentences = ledger_sentences(ledger)
+    text = render_page(
+        "ledger.html.j2",
         name=ledger.path.name,
-        styles=packaged_text("report.css"),
-        tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
-        sentences=ledger_sentences(ledger),
+        answer=answer,
+        sentences=sentences,
         table=ledger_table(ledger),
         pages=[verdict.get("page") and quote(verdict["page"]) for _, verdict in candidates(ledger)],
         sources=[(event["number"], event["candidate"], event["source"]) for event in ledger.opened if event["source"]],

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -34,14 +35,6 @@ def write_page(results: StudyResults, folder: Path) -> Path:
 
 def page(results: StudyResults, *, name: str) -> str:
     """The page of a study as text."""
-    environment = Environment(
-        loader=PackageLoader("actbench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["json"] = json_in_page
     with ThreadPoolExecutor() as pool:
         script = pool.submit(vega_script)  # takes a second, beside all the rest
         data, report_tables, sections = embed_records(results), tables(results), stories(results)
@@ -54,16 +47,14 @@ def page(results: StudyResults, *, name: str) -> str:
             for story in sections
             for figure in story.figures
         }
-    return environment.get_template("report.html.j2").render(
-        version=__version__,
+    return render_page(
+        "report.html.j2",
         name=name,
         results=results,
         folded=FOLDED,
-        styles=packaged_text("report.css"),
         script=packaged_text("report.js"),
         vega=script.result(),
         licences=packaged_text("vega.LICENSE"),
-        tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
         dark=dict([INK, QUIET, RULE, PAPER, *VERDICTS.values(), *ARMS]),
         style=vega_config(FONT),
         drawings=drawings,
@@ -88,6 +79,24 @@ def page(results: StudyResults, *, name: str) -> str:
         warnings=warnings(results),
         verdicts=verdict_sentences(results),
         facts=study_facts(results),
+    )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page in this program's look, from one of its templates."""
+    environment = Environment(
+        loader=PackageLoader("actbench.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["json"] = json_in_page
+    return environment.get_template(template).render(
+        version=__version__,
+        styles=packaged_text("report.css"),
+        tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
+        **values,
     )
 
 
