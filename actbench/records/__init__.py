@@ -18,6 +18,7 @@ from actbench.records.mechanism import SATURATED as SATURATED
 from actbench.records.mechanism import SITES as SITES
 from actbench.records.mechanism import STATISTICS as STATISTICS
 from actbench.records.mechanism import TIMES as TIMES
+from actbench.records.mechanism import UNMEASURED as UNMEASURED
 from actbench.records.mechanism import Statistic as Statistic
 from actbench.records.store import FILE as FILE
 from actbench.records.store import MEASURED as MEASURED

@@ -40,6 +40,7 @@ STATISTICS: Mapping[str, Statistic] = {
 RANK = Statistic("effective rank", "effective rank of the inputs of the last layer with weights")
 SITES, LAYERS, TIMES = "mechanism_sites", "mechanism_layers", "mechanism_epochs"  # columns
 COLUMN_OF = {name: f"mechanism_{name}" for name in (*STATISTICS, "rank")}  # column of each statistic
+UNMEASURED = "the network keeps it where torch knows no module, or calls it on what has no batch"
 MECHANISM = (SITES, LAYERS, TIMES, *COLUMN_OF.values())
 
 

@@ -96,3 +96,21 @@ def test_an_arm_with_other_calls_than_the_baseline_has_no_difference(results):
     assert [row[1].text for row in found["mechanism-difference"].rows if row[0].text == "swish"] == [
         "inputs of the last layer"
     ]
+
+
+def test_an_arm_of_which_no_call_was_measured_is_named(results):
+    table = results.table
+    columns = [name for name in MECHANISM if name not in ("mechanism_epochs", "mechanism_rank")]
+    nothing = {
+        name: pl.lit([] if table.schema[name] == pl.List(pl.String) else [[]] * 4, dtype=table.schema[name])
+        for name in columns
+    }
+    swish = pl.col("arm") == "swish"
+    emptied = table.with_columns(
+        pl.when(swish).then(value).otherwise(pl.col(name)).alias(name) for name, value in nothing.items()
+    )
+
+    notes = next(story.notes for story in stories(results._replace(table=emptied)) if story.name == "mechanism")
+
+    assert any(note.startswith("No call of swish could be measured: the network keeps it where") for note in notes)
+    assert not any("No call of relu" in note for note in notes)

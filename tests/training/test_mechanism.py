@@ -477,6 +477,26 @@ class Checkpointed(nn.Module):
         return self.head(x * self.of_scale(self.scale))
 
 
+class Hidden(nn.Module):
+    """An activation in a plain list."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.body, self.head, self.activations = nn.Linear(64, 8), nn.Linear(8, num_classes), [activation()]
+
+    def forward(self, images):
+        return self.head(self.activations[0](self.body(images.flatten(1))))
+
+
+def test_a_fit_says_that_no_call_can_be_measured(tmp_path):
+    model = classifier("relu", "test_mechanism.Hidden", mechanism=True)
+
+    with pytest.warns(UserWarning, match="no call of the activation can be measured: the network keeps it"):
+        trainer(tmp_path, max_epochs=1).fit(model, Digits())
+
+    assert model.mechanism.columns(0, 1)["mechanism_sites"] == []
+
+
 def test_parts_that_are_computed_again_and_calls_without_a_batch_do_no_harm():
     calls, statistics, _ = measure(
         classifier("relu", "test_mechanism.Checkpointed", replicates=2).engine, *batch(2), RecordedPass()

@@ -1,13 +1,19 @@
 """What the calls of activations say of failures to train, in plain words."""
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import polars as pl
 
-from actbench.inference.verdict.mechanism import DeadBeforeFailure, dead_before_failure, site_differences
-from actbench.inference.verdict.question import Question
-from actbench.records import SITES
+from actbench.inference.verdict.mechanism import (
+    DeadBeforeFailure,
+    dead_before_failure,
+    measured_arm,
+    site_differences,
+)
+from actbench.inference.verdict.question import Panel, Question
+from actbench.records import SITES, UNMEASURED
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
@@ -24,10 +30,20 @@ def mechanism_values(marked: pl.DataFrame, question: Question) -> dict[str, Any]
 
 
 def mechanism_lines(marked: pl.DataFrame, question: Question, *, name: Callable[[str], str] = str) -> Iterator[str]:
-    """A sentence for each arm whose failures go with dead units; ``name`` shortens the names of arms."""
+    """A sentence for each arm whose failures go with dead units, or of which no call was measured.
+
+    ``name`` shortens the names of arms.
+    """
+
+    def named(arm: str, panel: Panel) -> str:
+        return f"{name(arm)} on {panel.title}" if len(question.panels) > 1 else name(arm)
+
     for found in dead_before_failure(marked, question):
-        where = f" on {found.panel.title}" if len(question.panels) > 1 else ""
-        yield dead_sentence(found, f"{name(found.arm)}{where}")
+        yield dead_sentence(found, named(found.arm, found.panel))
+    for panel, arm in product(question.panels, question.arms):
+        measured = measured_arm(marked, panel, arm)
+        if measured and not measured.sites:
+            yield f"No call of {named(arm, panel)} could be measured: {UNMEASURED}."
 
 
 def dead_sentence(found: DeadBeforeFailure, arm: str) -> str:

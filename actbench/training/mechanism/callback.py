@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
 from typing_extensions import override
 
 from actbench.data import Batch, ForeignData, ImageData, Rows, read_batch
-from actbench.records import COLUMN_OF, LAYERS, LONGEST, SITES, STATISTICS, TIMES
+from actbench.records import COLUMN_OF, LAYERS, LONGEST, SITES, STATISTICS, TIMES, UNMEASURED
 from actbench.seeding import unchanged_generators
 from actbench.training.checkpoints import CheckpointError, check_state
 from actbench.training.mechanism.measuring import measure, with_calls
@@ -110,6 +111,8 @@ class Mechanism(Callback):
             calls, statistics, rank = measure(classifier.engine, images.to(classifier.dtype), labels, self.recorded)
         if not self.snapshots:
             self.sites, self.layers = [call.name[-LONGEST:] for call in calls], [call.layer for call in calls]
+            if not calls:
+                rank_zero_warn(f"model.mechanism: no call of the activation can be measured: {UNMEASURED}")
         self.snapshots.append(Snapshot(epoch, with_calls(statistics, len(self.sites)), rank))
         for logger in trainer.loggers:
             logger.log_metrics(dict(self.scalars()), step=trainer.global_step)
