@@ -262,7 +262,7 @@ def read_or_restore(path: Path) -> Ledger:
         copied = Ledger.read(path, copied=True)
     except RecordError:
         return Ledger.read(path)
-    if not is_json(path):
+    if not is_readable(path):
         print(f"{path} was damaged, and is again as {copy_of(path)} has it", file=sys.stderr)
         return copied.write()
     try:
@@ -274,7 +274,7 @@ def read_or_restore(path: Path) -> Ledger:
     return ledger
 
 
-def is_json(path: Path) -> bool:
+def is_readable(path: Path) -> bool:
     """Whether a file can be read as JSON at all."""
     with suppress(OSError, ValueError, RecursionError):
         json.loads(path.read_bytes() if path.stat().st_size <= LARGEST else b"")
