@@ -48,8 +48,11 @@ def deciding_rows(results: StudyResults) -> list[dict[str, Any]]:
     """
     name, rows = partial(shorten, longest=SENTENCE), comparison_frame(results).to_dicts()
     for row, finding in zip(rows, results.conclusion.findings, strict=True):
+        row["failures"] = None
         about = finding.comparison, finding.judgement, results.question
-        row["failures"] = f"{failure_sentence(*about, tests=False, name=name)}." if row["failures_first"] else None
+        if row["failures_first"]:
+            said = failure_sentence(*about, tests=False, name=name)
+            row["failures"] = f"{'N' + said[1:] if finding.judgement.neither_trains else said}."  # else an arm is first
         timing = finding.price and finding.price.timing
         row["time"] = time_words(timing) if timing else None
     return [row for row in rows if row["dataset"] is None] or rows

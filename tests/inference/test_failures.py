@@ -15,7 +15,7 @@ from actbench.inference.verdict.failures import fewest_rows, passing_share
 from actbench.records import write_records
 from actbench.report import markdown, tables
 from actbench.report.answer import answer_sentence
-from actbench.report.figures import pair_figures
+from actbench.report.figures import curve_figures, pair_figures
 from actbench.report.sections import study_facts
 
 VAL = {"val_rows": 180, "val_guess": 0.1}
@@ -202,6 +202,17 @@ def test_an_interval_that_agrees_with_the_verdict_has_none():
 
 
 # --- tables and page ---
+
+
+def test_a_page_on_which_nothing_trains_says_so_and_names_no_best_arm(tmp_path):
+    guesses = [0.1] * 8
+    tables = [records(arm, guesses, val_rows=180, val_guess=0.11) for arm in ("relu", "swish", "tanh")]
+
+    results = study(tmp_path, tables, arms=("relu", "swish", "tanh"))
+
+    assert answer_sentence(results).startswith("Neither swish nor relu trains in any of 8 seeds")
+    curves = next(figure for figure in curve_figures(results) if "accuracy" in figure.name)
+    assert curves.finding.endswith(" for all arms.")
 
 
 def test_the_headline_says_failures_first(tmp_path):

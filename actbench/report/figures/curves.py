@@ -98,6 +98,8 @@ def describe_ends(rows: pl.DataFrame, title: str, results: StudyResults) -> str:
         interval = "" if low is None else f" ({low:z.{digits}f} to {high:z.{digits}f})"
         return f"{mean:z.{digits}f}{unit}{interval}"
 
+    if len(ends) > 1 and len({end(arm) for arm in ends}) == 1:
+        return f"After {count(len(rows.filter(arm=best)), 'epoch')}, mean {score} is {end(best)} for all arms."
     against = f", against {end(base)} of {arms[base]}" if base in ends and base != best else ""
     return (
         f"After {count(len(rows.filter(arm=best)), 'epoch')}, mean {score} is {order} for {arms[best]}: "

@@ -1,6 +1,7 @@
 """Recorded steps compiled by Inductor, and recorded steps as CUDA graphs."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,7 +33,9 @@ def compile_step(run: Run, values: Sequence[Tensor], expected: Results) -> Run:
     or if the compiled step has others.
     """
     compiled: Run = torch.compile(run, dynamic=False)
-    losses, *gradients = compiled(*values)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor\.")  # of its own code
+        losses, *gradients = compiled(*values)
     assert_close(losses, expected[0], rtol=1e-4, atol=1e-5, equal_nan=True)
     for gradient, right in zip(gradients, expected[1:], strict=True):
         if gradient is not None and right is not None and right.isfinite().all():
