@@ -64,9 +64,11 @@ class Ledger:
         """Read a ledger, or its second copy.
 
         Raises:
-            RecordError: The file is damaged, or its past was changed; one line.
+            RecordError: The file was not found, is damaged, or its past was changed; one line.
         """
         file = copy_of(path) if copied else path
+        if not file.exists():
+            raise RecordError(f"{file} was not found")
         try:
             if not file.is_file() or file.stat().st_size > LARGEST:
                 raise ValueError("it is not a file, or is larger than any ledger")

@@ -48,6 +48,11 @@ def test_a_ledger_comes_back_as_it_was_written(ledger):
     assert read.verdicts[2]["verdict"] == "better"
 
 
+def test_a_ledger_that_does_not_exist_was_not_found(tmp_path):
+    with pytest.raises(RecordError, match=r"none\.json was not found$"):
+        Ledger.read(tmp_path / "none.json")
+
+
 def test_a_second_start_continues_the_ledger(ledger):
     written = three_candidates(ledger)
 
