@@ -15,7 +15,8 @@ from actbench.judging.child import Child, EndedError, RefusedError, WrongInputEr
 from actbench.judging.ledger import Event, Ledger, open_ledger, same_values
 from actbench.report.figures.figure import file_name
 
-CHECKS_S = 60.0  # for a candidate to be imported, and again for it to be examined
+CHECKS_S = 60.0  # at least, for a candidate to be imported, and again for it to be examined
+SLOWER = 5  # times as long as it took to read the study, on a machine that is slow or does much else
 REHEARSAL_S = 600.0  # for one batch of it in the study's network
 TAMPERED = "the ledger's file was changed while it ran, and is as it was before"
 
@@ -43,7 +44,7 @@ def judge(
         control: For a new ledger: ``fwer``, the default, controls the chance of any false verdict of a difference in
             the series; ``fdr`` the share of false ones among those that are better. The study's alpha is the bound.
         limit_s: Most seconds of training for this candidate, after which it is undecided. To examine it may take 60 s
-            before, and one batch of it 600 s.
+            before, or more on a slow machine, and one batch of it 600 s.
 
     Returns:
         The verdict with its evidence.
@@ -62,10 +63,11 @@ def judge(
     given = study.to_config() if hasattr(study, "to_config") else {} if study is None else study
     with Child(candidate, given) as child:
         facts = child.ask("start")
+        checks_s = max(CHECKS_S, SLOWER * (time.monotonic() - start_s))
         book = open_ledger(Path(ledger), facts["study"], alpha=facts["alpha"], control=control)
-        identity = identify(child)
+        identity = identify(child, checks_s)
         identity |= {"baseline": facts["baseline"], "start_s": start_s}
-        book, event = examined(child, book, identity, facts)
+        book, event = examined(child, book, identity, facts, checks_s)
         if event["event"] == "refused":
             return refused_answer(book, event, identity)
         if event["event"] == "same":
@@ -79,10 +81,10 @@ def judge(
         return judged_answer(book, event, identity, fresh=fresh)
 
 
-def identify(child: Child) -> dict[str, Any]:
+def identify(child: Child, checks_s: float) -> dict[str, Any]:
     """Who the candidate is; an error of its import, or an end of the process there, is the user's to mend."""
     try:
-        facts: dict[str, Any] = child.ask("identify", CHECKS_S)
+        facts: dict[str, Any] = child.ask("identify", checks_s)
     except EndedError as error:
         if error.killed:
             raise
@@ -90,7 +92,9 @@ def identify(child: Child) -> dict[str, Any]:
     return facts
 
 
-def examined(child: Child, book: Ledger, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[Ledger, Event]:
+def examined(
+    child: Child, book: Ledger, identity: Mapping[str, Any], facts: Mapping[str, Any], checks_s: float
+) -> tuple[Ledger, Event]:
     """Examine a candidate, and enter it in the ledger: refused, opened, or the same as an earlier one.
 
     That is done each time: a source may read files, and do something else than before.
@@ -98,7 +102,7 @@ def examined(child: Child, book: Ledger, identity: Mapping[str, Any], facts: Map
     entry = {name: identity[name] for name in ("candidate", "class_path", "source", "source_digest")}
     reason, found = None, dict[str, Any]()
     try:
-        found = child.ask("examine", CHECKS_S)
+        found = child.ask("examine", checks_s)
         if not found["is_baseline"] and known_before(book, entry, found) is None:
             child.ask("rehearse", REHEARSAL_S)
     except EndedError as error:
