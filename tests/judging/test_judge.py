@@ -129,6 +129,13 @@ def test_a_broken_candidate_is_refused_spends_nothing_and_harms_nothing(name, re
     assert [event["event"] for event in after.events] == [*(event["event"] for event in before.events), "refused"]
 
 
+def test_where_reading_the_study_is_slow_a_candidate_has_more_time(monkeypatch):
+    monkeypatch.setattr(series, "CHECKS_S", 0.001)
+    monkeypatch.setattr(series, "SLOWER", 1000)
+
+    assert judged("relu").verdict == "equivalent"
+
+
 @pytest.mark.parametrize(
     ("baseline", "candidate", "margin", "verdict", "status", "failures"),
     [
