@@ -54,6 +54,7 @@ class Child(AbstractContextManager["Child"]):
     """
 
     def __init__(self, candidate: Any, given: Any) -> None:
+        self.busy = False
         self.pipe, theirs = CONTEXT.Pipe()
         self.process = CONTEXT.Process(target=answer_requests, args=(theirs, candidate, given))
         self.process.start()
@@ -62,6 +63,8 @@ class Child(AbstractContextManager["Child"]):
     @override
     def __exit__(self, *error: object) -> None:
         self.pipe.close()
+        if not self.busy:  # it ends by itself, and cleans up what libraries have begun
+            self.process.join(GRACE_S)
         self.process.terminate()
         self.process.join(GRACE_S)
         self.process.kill()
@@ -77,10 +80,12 @@ class Child(AbstractContextManager["Child"]):
             RuntimeError: Something failed that is not the candidate's fault.
         """
         try:
+            self.busy = True
             self.pipe.send((request, arguments))
             if not self.pipe.poll(limit_s):
                 raise EndedError(f"it took more than {limit_s:.3g} s", late=True)
             kind, content = self.pipe.recv()
+            self.busy = False
         except (EOFError, OSError):
             self.process.join(GRACE_S)
             code = self.process.exitcode

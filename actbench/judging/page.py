@@ -1,5 +1,6 @@
 """A ledger as a table, in sentences, and as a page of one file."""
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ CONTROLS = {
     "fwer": "the chance of any false verdict of a difference in the whole series is at most {alpha:g}",
     "fdr": "of the candidates that are better, a share of at most {alpha:g} is expected to be so falsely",
 }
+TICKS = 20  # at most, of candidates
 OPEN = {"verdict": "open", "pairs": 0}
 
 
@@ -146,7 +148,8 @@ def figures(ledger: Ledger) -> list[Figure]:
     names = [*VERDICTS]
     color = alt.Color("verdict:N", scale=alt.Scale(domain=names, range=[tone.light for tone in VERDICTS.values()]))
     shape = alt.Shape("verdict:N", scale=alt.Scale(domain=names, range=[SYMBOLS[name] for name in names]))
-    axis = alt.Axis(format="d", grid=False, tickMinStep=1)
+    step = math.ceil(len(rows) / TICKS)
+    axis = alt.Axis(format="d", grid=False, values=[*range(step, len(rows) + 1, step)])
     x = alt.X("number:Q", title="candidate", axis=axis, scale=alt.Scale(domain=[0.5, len(rows) + 0.5], nice=False))
     data = alt.Chart(alt.NamedData("differences")).transform_filter("isValid(datum.difference)")
     zero = alt.Chart(alt.NamedData("differences")).mark_rule(color=QUIET.light, strokeDash=[2, 3])

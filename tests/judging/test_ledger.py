@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actbench.judging.ledger import BLOCK, FIRST_SEED, Ledger, open_ledger, same_values
+from actbench.judging.page import figures
 from actbench.records import RecordError
+from actbench.report.figures import render
 
 STUDY = {"data": "Digits", "model": {"network": "MLP"}, "baseline": "relu"}
 OPENED = {"candidate": "A", "source_digest": "a", "source": "", "class_path": "m.A", "values": [0.0, 1.0], "notes": []}
@@ -294,3 +297,12 @@ def test_a_ledger_is_never_half_written(ledger, monkeypatch):
         replace(before, events=[*before.events, *before.events]).write()
 
     assert Ledger.read(before.path) == before
+
+
+def test_the_levels_of_candidates_are_drawn_one_by_one(ledger):
+    levels = next(figure for figure in figures(three_candidates(ledger)) if figure.name == "levels")
+
+    drawn = render([levels], "svg").decode()
+
+    assert re.findall(r">(\d+)</text>", drawn) == ["1", "2", "3"]
+    assert levels.data["level"].to_list() == [0.024, 0.0065, 0.003]
