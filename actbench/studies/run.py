@@ -137,10 +137,9 @@ def add_recorded_engines(study: Study, compared: Sequence[PlannedCell], context:
                 engine = store.read(files[entry.cell.hash][0])["engine"][0]
                 recorded |= {kind: engine} if engine else {}
     for kind, engine in recorded.items():
-        name = engine.removeprefix("compiled ")
-        as_before = ChosenEngine(name, "it trained the finished arms", compiles=name != engine)
+        as_before = ChosenEngine.recorded(engine, "it trained the finished arms")
         chosen = context.engines.setdefault(kind, as_before)
-        if name == "sequence" or chosen.name == "stack" or chosen.reason == ALONE:
+        if as_before.name == "sequence" or chosen.name == "stack" or chosen.reason == ALONE:
             context.engines[kind] = as_before
         else:
             context.progress.say("finished arms were trained in a stack, the others cannot be: times are not compared")

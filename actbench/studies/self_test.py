@@ -18,6 +18,7 @@ from actbench.inference.verdict import (
     simulate_splits,
 )
 from actbench.records import RESULTS
+from actbench.studies.cells import ChosenEngine, kind_of, with_engine
 from actbench.studies.definition import Study
 from actbench.studies.executors import Failure
 from actbench.studies.grid import make_cells
@@ -30,15 +31,19 @@ LEAST = 12  # fewest seeds of the baseline, so that an exact test on the pairs o
 def certify(wanted: Wanted, study: Study, results: StudyResults, context: RunContext) -> Certificate:
     """Test the harness with the baseline on one dataset and network.
 
-    The baseline is trained again in the same blocks of seeds and compared with
-    itself. Then its seeds are split into two arms many times. Raises MissingError
+    The baseline is trained again in the same blocks of seeds by the same engine, and
+    compared with itself. Then its seeds are split into two arms many times. Raises MissingError
     if the baseline cannot be trained again.
     """
     entry, question = wanted.entry, results.question
     table = results.table.filter(dataset_name=entry.dataset, network_name=entry.network, arm=entry.arm).sort("seed")
-    fits = groupby(table.select("started", "seed").iter_rows(), itemgetter(0))  # replicates of a fit start together
-    blocks = [[seed for _, seed in rows] for _, rows in fits]
-    cells = make_cells(entry, [range(seeds[0], seeds[-1] + 1) for seeds in blocks])
+    rows = table.select("started", "engine", "seed").iter_rows()
+    cells = []
+    for (_, engine), fit in groupby(rows, itemgetter(0, 1)):  # replicates of a fit start together
+        seeds = [seed for *_, seed in fit]
+        (cell,) = make_cells(entry, [range(seeds[0], seeds[-1] + 1)])
+        chosen = {kind_of(cell): ChosenEngine.recorded(engine, "it trained these seeds")} if engine else {}
+        cells.append(with_engine(cell, chosen))
     context.progress.begin(len(cells), len(table))
     repeated = []
     with tempfile.TemporaryDirectory(dir=study.folder) as folder:

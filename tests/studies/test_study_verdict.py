@@ -296,6 +296,20 @@ def test_a_self_test_notices_training_that_does_not_repeat(tmp_path, few_splits)
     assert any("FAILED" in line for line in results.sentences)
 
 
+def test_a_self_test_trains_by_the_engine_that_trained_the_baseline(tmp_path, few_splits):
+    ran, models, tables = Ran(), [], []
+
+    def trained_once(task):
+        models.append(task[0].config["model"])
+        if len(models) < 3:
+            tables.append(ran(task).with_columns(engine=pl.lit("compiled stack")))
+        return tables[0] if len(models) == 3 else tables[-1]
+
+    compare(Study.of(study(tmp_path, replicates=12)), self_test=True, work=trained_once, progress=Lines())
+
+    assert [(model["engine"], model["compile"]) for model in models] == [("stack", False)] * 2 + [("stack", True)]
+
+
 def test_a_self_test_of_too_few_seeds_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(StudyError, match="needs 12 at least"):
         compare(Study.of(study(tmp_path / "studies")), self_test=True)

@@ -79,6 +79,12 @@ class ChosenEngine(NamedTuple):
     reason: str
     compiles: bool = False
 
+    @classmethod
+    def recorded(cls, engine: str, reason: str) -> "ChosenEngine":
+        """The engine that records name."""
+        name = engine.removeprefix("compiled ")
+        return cls(name, reason, compiles=name != engine)
+
 
 def with_engine(cell: Cell, engines: Mapping[str, ChosenEngine]) -> Cell:
     """The cell with the engine of its kind, on which its key does not depend; what its config names stays."""
