@@ -54,7 +54,7 @@ def thin_curves(table: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
     seeds = max(1, int(most * MOST_VALUES / total))
     kept = pl.int_range(pl.len()).over(keys) < seeds
     table = table.drop(SHAPES, strict=False)
-    return table.with_columns(pl.when(kept).then(pl.col(curves))), seeds
+    return table.with_columns(pl.when(kept).then(pl.col(curves))), seeds if seeds < most else None
 
 
 def pack_column(column: pl.Series) -> dict[str, Any]:

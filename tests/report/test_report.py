@@ -19,10 +19,11 @@ from actbench import __version__
 from actbench.cli.report import print_results
 from actbench.inference.stats import Interval
 from actbench.records import MECHANISM, to_frame
-from actbench.report import figures, latex, markdown, page, tables, write_page
+from actbench.report import embedded, figures, latex, markdown, page, tables, write_page
 from actbench.report.embedded import MOST_VALUES, embed_records
 from actbench.report.exports import all_figures
 from actbench.report.figures import palette
+from actbench.report.figures.curves import SHAPES
 
 GOLDEN = Path(__file__).parent / "golden" / "report.txt"
 COMMAND = "python main.py compare --config study.yaml --study.name 'a & b'"
@@ -439,6 +440,21 @@ def test_of_many_records_the_curves_are_thinned(tmp_path):
     kept = [curves["levels"][code] if "codes" in curves else None for code in curves["codes"]]
     assert held.seeds == many // 2
     assert sum(of is not None for of in kept) == 2 * held.seeds
+
+
+def test_where_shapes_alone_have_no_room_no_curve_is_said_to_be_missing(tmp_path, monkeypatch):
+    results = study(tmp_path, [records("relu", [0.9, 0.8])], arms=["relu"], replicates=2)
+    table = results.table.with_columns(
+        pl.Series(name, [[0.0] * 50] * 2, dtype=results.table.schema[name]) for name in SHAPES
+    )
+    monkeypatch.setattr(embedded, "MOST_VALUES", 200)
+
+    held = embed_records(results._replace(table=table))
+
+    assert held.seeds is None
+    assert "curve_x" not in held.columns
+    curves = held.columns["epoch_val_loss"]
+    assert None not in curves.get("levels", curves.get("values"))
 
 
 @pytest.mark.slow
