@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from actbench.studies.grid import short_name
 from actbench.studies.plan import Plan
 from actbench.training import preflight
 from actbench.training.classifier import Classifier
-from actbench.training.device import reason_to_compile
 
 
 def rehearse(
@@ -50,12 +48,11 @@ def rehearse(
     one_by_one = set[str]()  # kinds of cells of which that was said
     epoch_steps = dict[str, float]()
     rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # cells and outputs, by data and network
-    cells = Counter(map(kind_of, plan.missing))
     for cell in plan.missing:
         if cell.hash in epoch_steps:
             continue
         kind = kind_of(cell)
-        watch = Rehearsal(cell, 0 if kind in engines else cells[kind])
+        watch = Rehearsal(cell)
         network = short_name(cell.config["model"]["network"])
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -116,15 +113,13 @@ def shortened(cell: Cell) -> Cell:
 class Rehearsal(Callback):
     """Checks that a cell would run to its end, and keeps its first outputs.
 
-    It weighs whether compiling would pay in so many cells, unless there are 0.
-
     Raises a ValueError for a network that never calls its activation, and
     Lightning's MisconfigurationException for a schedule that does not fit the
     cell's length.
     """
 
-    def __init__(self, cell: Cell, cells: int) -> None:
-        self.cell, self.cells = cell, cells
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
         self.settings = cell.config["trainer"]
         self.inputs = self.outputs = torch.empty(0)
         self.epoch_steps = math.nan
@@ -154,11 +149,6 @@ class Rehearsal(Callback):
         batches = (epochs or 0) * trainer.num_training_batches
         unsettled = preflight.unsettled_statistics(classifier.engine.replicate(0), batches) if batches else None
         self.start = [*self.start, *filter(None, [unsettled])]
-        if self.cells and classifier.compiles == "auto":
-            steps = batches * self.cells
-            reason = reason_to_compile(trainer, classifier, steps, len(self.cell.seeds))
-            if reason:
-                self.engine = ChosenEngine(self.engine.name, f"{self.engine.reason}; {reason}", compiles=True)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -236,26 +236,22 @@ def test_only_a_stack_is_compiled(tmp_path):
 
 
 @needs_compiler
-def test_a_study_compiles_all_arms_or_none(tmp_path, monkeypatch):
-    asked = []
+def test_a_study_compiles_only_if_it_says_so_and_then_all_arms(tmp_path, monkeypatch):
+    monkeypatch.setattr("actbench.training.device.reason_to_compile", lambda *arguments: "it pays")
+    plain, config = study(tmp_path / "plain"), study(tmp_path / "compiled")
+    config["model"]["compile"] = True
 
-    def reason(trainer, classifier, steps, replicates):
-        asked.append((steps, replicates))
-        return "it pays"
-
-    monkeypatch.setattr("actbench.studies.rehearsal.reason_to_compile", reason)
-    config = study(tmp_path)
+    assert compare(plain, progress=Lines()).table["engine"].unique().to_list() == ["stack"]
+    for path in tmp_path.glob("plain/s/arms/*.yaml"):
+        assert yaml.safe_load(path.read_text())["model"]["compile"] is False
 
     table = compare(config, progress=Lines()).table
-
-    assert len(asked) == 1  # for all arms
     assert table["engine"].unique().to_list() == ["compiled stack"]
-    assert table["engine_reason"].str.contains("it pays; recorded steps were compiled").all()
-    for path in tmp_path.glob("s/arms/*.yaml"):
+    assert table["engine_reason"].str.contains("recorded steps were compiled").all()
+    for path in tmp_path.glob("compiled/s/arms/*.yaml"):
         assert yaml.safe_load(path.read_text())["model"]["compile"] is True
 
-    monkeypatch.undo()
+    del config["model"]["compile"]
     config["study"]["activations"] = ["relu", "swish", "tanh"]
     grown = compare(config, progress=Lines()).table
-
     assert grown["engine"].unique().to_list() == ["compiled stack"]
