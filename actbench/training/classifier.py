@@ -65,9 +65,8 @@ class Classifier(LightningModule):
         replicates: Number of seeds to train together: seed, seed + 1, and so on.
         engine: How replicates are trained: "stack", all at once under vmap; "sequence", one after another as plain
             modules, which trains whatever plain torch trains; or "auto", the stack where it is proved and faster.
-        compile: Whether Inductor compiles the steps of a stack, which changes results by rounding and takes up to a
-            minute; "auto" does so in a long fit on one device, if a trial shows that it pays several times over, and
-            never in a study.
+        compile: Whether Inductor compiles the steps of a stack, which changes results by rounding. "auto" does so in a
+            long fit on one device if a trial shows that it pays several times over, and never in a study.
         stack_width: Most replicates that a stack computes at once; by default 32 on a CPU. It is halved where memory
             runs out.
         batch_keys: Keys of the images and labels in batches that are mappings with unusual names.
