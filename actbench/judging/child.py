@@ -12,6 +12,7 @@ from typing import Any
 from typing_extensions import override
 
 OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # by others; by any other signal, a process ends itself
+INTERRUPTED = {128 + signal.Signals[name]: name for name in ("SIGTERM", "SIGINT")}  # statuses of a training that they end
 GRACE_S = 5  # for the process to end before it is killed
 CONTEXT: Any = multiprocessing.get_context("spawn")
 
@@ -89,8 +90,8 @@ class Child(AbstractContextManager["Child"]):
         except (EOFError, OSError):
             self.process.join(GRACE_S)
             code = self.process.exitcode
-            if code is not None and code < 0:
-                name = signal.Signals(-code).name
+            if code is not None and (code < 0 or code in INTERRUPTED):
+                name = INTERRUPTED.get(code) or signal.Signals(-code).name
                 raise EndedError(f"its process died with {name}", killed=name in OUTSIDE) from None
             raise EndedError(f"it ended the process with status {code}") from None
         if kind != "done":
@@ -111,10 +112,13 @@ def answer_requests(pipe: Any, candidate: Any, given: Any) -> None:
     threading.Thread(target=end_with_caller, daemon=True).start()
     with suppress(OSError, ValueError):
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    from actbench.judging.trial import Trial
+    try:
+        from actbench.judging.trial import Trial
 
-    trial = Trial(candidate, given)
-    with suppress(EOFError, ConnectionError, KeyboardInterrupt):
-        while True:
-            request, arguments = pipe.recv()
-            pipe.send(trial.answer(request, arguments))
+        trial = Trial(candidate, given)
+        with suppress(EOFError, ConnectionError):
+            while True:
+                request, arguments = pipe.recv()
+                pipe.send(trial.answer(request, arguments))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -460,8 +461,11 @@ def test_wrong_options_end_in_one_line(options, message, capfd):
 
 
 class SlowToImport:
+    __spec__ = None  # asked for by the import system, which passes over errors
+
     def __getattr__(self, name):
-        time.sleep(600)
+        while True:
+            time.sleep(0.1)
 
 
 def ask_slowly(pipe):
@@ -470,6 +474,47 @@ def ask_slowly(pipe):
     with child.Child("gelu", STUDY) as asked:
         pipe.send(asked.process.pid)
         asked.ask("start")
+
+
+def interrupt_slowly(pipe, number):
+    """Send a signal to a process that answers nothing, as whoever wants the machine for something else may do."""
+    sys.modules["actbench.judging.trial"] = SlowToImport()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which may have been ignored, as in the background
+    child.CONTEXT = multiprocessing.get_context("fork")
+    with child.Child("gelu", STUDY) as asked:
+        threading.Timer(1, os.kill, (asked.process.pid, number)).start()
+        try:
+            asked.ask("train")
+        except EndedError as error:
+            pipe.send((str(error), error.killed))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_signal_to_the_process_that_trains_is_not_the_candidates_fault(name, forked):
+    mine, theirs = forked.Pipe()
+    process = forked.Process(target=interrupt_slowly, args=(theirs, signal.Signals[name]))
+    process.start()
+
+    assert mine.poll(60)
+    assert mine.recv() == (f"its process died with {name}", True)
+    process.join()
+
+
+def test_a_training_that_a_signal_ended_goes_on(monkeypatch):
+    ask = child.Child.ask
+
+    def interrupted(self, request, *arguments, **options):
+        if request == "train":
+            threading.Timer(3, os.kill, (self.process.pid, signal.SIGTERM)).start()
+        return ask(self, request, *arguments, **options)
+
+    monkeypatch.setattr(child.Child, "ask", interrupted)
+    monkeypatch.setitem(STUDY, "trainer", {"max_epochs": 10_000, "accelerator": "cpu"})
+    with pytest.raises(EndedError, match="its process died with SIGTERM") as error:
+        judged("Cubic")
+
+    assert error.value.killed
+    assert not Ledger.read(series.Path("ledger.json")).verdicts
 
 
 def test_whoever_is_killed_leaves_nobody_behind(forked):
