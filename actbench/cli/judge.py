@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actbench.cli.main import CommandParser, fail, printable, shown_path
-from actbench.judging import EXIT_STATUS, EndedError, Ledger, WrongInputError, as_json, judge
+from actbench.judging import EXIT_STATUS, EndedError, WrongInputError, as_json, judge, read_or_restore
 from actbench.records import RecordError
 
 FAULT = 1
@@ -30,6 +30,7 @@ the ledger. One that was interrupted goes on.
 exit status:
 {chr(10).join(f"  {status:>2}  {verdict}" for verdict, status in EXIT_STATUS.items())}, or wrong input
    {FAULT}  a fault that is not the candidate's; the same command tries again
+ 130  interrupted; the same command goes on
 
 examples:
   python main.py judge my_acts.Candidate --config configs/studies/judge.yaml --ledger ledger.json
@@ -82,7 +83,7 @@ def list_ledger(path: Path) -> int:
     from actbench.cli.report import UNLIMITED, print_table
     from actbench.judging.page import ledger_sentences, ledger_table, write_ledger_page
 
-    ledger = Ledger.read(path)
+    ledger = read_or_restore(path)
     console = Console(width=None if sys.stdout.isatty() else UNLIMITED, markup=False, emoji=False, highlight=False)
     print_table(console, ledger_table(ledger))
     print(*map(printable, ledger_sentences(ledger)), sep="\n")

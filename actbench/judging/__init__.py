@@ -10,5 +10,6 @@ from actbench.judging.answer import Answer as Answer
 from actbench.judging.child import EndedError as EndedError
 from actbench.judging.child import WrongInputError as WrongInputError
 from actbench.judging.ledger import Ledger as Ledger
+from actbench.judging.ledger import read_or_restore as read_or_restore
 from actbench.judging.series import as_json as as_json
 from actbench.judging.series import judge as judge

@@ -12,7 +12,9 @@ from typing import Any
 from typing_extensions import override
 
 OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # by others; by any other signal, a process ends itself
-INTERRUPTED = {128 + signal.Signals[name]: name for name in ("SIGTERM", "SIGINT")}  # statuses of a training that they end
+INTERRUPTED = {
+    128 + signal.Signals[name]: name for name in ("SIGTERM", "SIGINT")
+}  # statuses of a training that they end
 GRACE_S = 5  # for the process to end before it is killed
 CONTEXT: Any = multiprocessing.get_context("spawn")
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from filelock import FileLock
 from jaxtyping import Float
 
 from actbench.inference.stats.online import Control, next_level
+from actbench.inference.stats.paired import smallest_p
 from actbench.inference.verdict.history import utc_now
+from actbench.judging.child import WrongInputError
 from actbench.records import RecordError, fingerprint, replace_file
 
 FORMAT = 1
@@ -66,6 +69,7 @@ class Ledger:
         Raises:
             RecordError: The file was not found, is damaged, or its past was changed; one line.
         """
+        path = followed(path)
         file = copy_of(path) if copied else path
         if not file.exists():
             raise RecordError(f"{file} was not found")
@@ -141,6 +145,17 @@ class Ledger:
         level = next_level(self.control, alpha=self.alpha, started=len(self.opened), discoveries=self.discoveries)
         unit = 10.0 ** (math.floor(math.log10(level)) - 1)
         return float(f"{unit * math.floor(level / unit):.2g}")
+
+    def check_pairs(self, most: int) -> None:
+        """Raise a WrongInputError if not even so many pairs of one sign could show a difference at the next level."""
+        level, least = self.next_level, smallest_p(most)
+        if least > level:
+            needed = next(pairs for pairs in count(most) if smallest_p(pairs) <= level)
+            raise WrongInputError(
+                f"study.replicates: {most} pairs cannot show a difference at level {level:g}, which candidate "
+                f"{len(self.opened) + 1} of {self.path} has, for an exact test of them gives p >= {least:.2g}; it takes "
+                f"{needed} or more, in a ledger of their own"
+            )
 
     @property
     def left(self) -> float:
@@ -220,24 +235,31 @@ class Ledger:
             yield (now.write(), False) if copied else (now, True)
 
 
-def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: Control | None) -> Ledger:
-    """Read a ledger, or begin one.
+def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: Control | None, pairs: int) -> Ledger:
+    """Read a ledger, or begin one that can judge a candidate with at most so many pairs of replicates.
 
     Raises:
-        RecordError: The ledger cannot be trusted, or is about something else; one line.
+        WrongInputError: There are too few pairs.
+        RecordError: The ledger cannot be trusted, cannot lie there, or is about something else; one line.
     """
+    path = followed(path)
     if path.suffix != ".json":
         raise RecordError(f"a ledger is a file such as ledger.json, beside which studies and a page lie, not {path}")
     if path.with_suffix("").is_file():
         raise RecordError(f"{path.with_suffix('')} is a file, and has to be the folder of the studies of {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{path}.lock").acquire()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written: {error.strerror}") from error
+    with lock:
         if not path.exists() and not copy_of(path).exists():
             ledger = Ledger(path, control or "fwer", alpha, json.loads(json.dumps(study)), utc_now())
             try:
                 ledger.check()
             except ValueError as error:
                 raise RecordError(f"{path} cannot begin: {error}") from error
+            ledger.check_pairs(pairs)
             return ledger.write()
         ledger = read_or_restore(path)
     for name, own, given in (("alpha", ledger.alpha, alpha), ("control", ledger.control, control or ledger.control)):
@@ -247,6 +269,11 @@ def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: 
     if changed:
         raise RecordError(f"{path} is the ledger of another study, with another {', '.join(changed[:5])}")
     return ledger
+
+
+def followed(path: Path) -> Path:
+    """The ledger's file itself, for beside a link to it there are no studies, and a lock of its own."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def copy_of(path: Path) -> Path:
@@ -260,6 +287,7 @@ def read_or_restore(path: Path) -> Ledger:
     Raises:
         RecordError: The ledger cannot be trusted, or its copy has a longer past; one line.
     """
+    path = followed(path)
     try:
         copied = Ledger.read(path, copied=True)
     except RecordError:

@@ -64,7 +64,9 @@ def judge(
     with Child(candidate, given) as child:
         facts = child.ask("start")
         checks_s = max(CHECKS_S, SLOWER * (time.monotonic() - start_s))
-        book = open_ledger(Path(ledger), facts["study"], alpha=facts["alpha"], control=control)
+        book = open_ledger(
+            Path(ledger), facts["study"], alpha=facts["alpha"], control=control, pairs=facts["replicates"]
+        )
         identity = identify(child, checks_s)
         identity |= {"baseline": facts["baseline"], "start_s": start_s}
         book, event = examined(child, book, identity, facts, checks_s)
@@ -126,6 +128,7 @@ def examined(
             return now, earlier  # it goes on, even under another name
         if earlier is not None:
             return now, {"event": "same", **entry, **found, "twin": earlier["number"]}
+        now.check_pairs(facts["replicates"])
         seed = now.start_seed(facts["replicates"], facts["seed"])
         now = now.with_event(
             "opened", number=len(now.opened) + 1, **entry, **found, level=now.next_level, seed=seed

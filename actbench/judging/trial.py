@@ -68,6 +68,8 @@ class Trial:
     def start(self) -> dict[str, Any]:
         """Read the study, and say what it is about."""
         given = self.given if isinstance(self.given, Mapping) else compose(self.given, [*FLAGS])
+        if flags := [f"--{flag}" for flag in FLAGS if given.get(flag)]:
+            raise WrongInputError(f"judge has no {' and no '.join(flags)}, which compare has")
         self.study = Study.of(given)
         if self.study.conditions[1:] or self.study.fairness.variance:
             raise WrongInputError("study.fairness asks several questions, and judge answers one: leave it out")

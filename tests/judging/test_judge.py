@@ -23,7 +23,7 @@ STUDY = {
     "model": {"network": "MLP"},
     "data": {"class_path": "FakeImages", "init_args": {"rows": 300}},
     "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-    "study": {"activations": ["relu"], "replicates": {"min": 4, "max": 8, "batch": 4}, "timing_s": 0},
+    "study": {"activations": ["relu"], "replicates": {"min": 8, "max": 16, "batch": 8}, "timing_s": 0},
 }
 
 
@@ -59,7 +59,7 @@ def test_a_candidate_is_judged_and_found_again(tmp_path):
     scores = pl.read_parquet(tmp_path / "ledger/0001_Cubic/records.parquet").sort("seed").partition_by("arm")
     own, baseline = (table["test_accuracy"].to_numpy() for table in sorted(scores, key=lambda table: table["arm"][0]))
     assert first.difference == pytest.approx((own - baseline).mean())
-    assert (first.number, first.judged_before, first.pairs) == (1, 0, 8)
+    assert (first.number, first.judged_before, first.pairs) == (1, 0, 16)
     assert first.low < first.difference < first.high
     assert first.confidence == 1 - 0.024
     assert first.level.spent == 0.024
@@ -206,7 +206,7 @@ def test_a_candidate_whose_time_is_over_is_undecided_and_goes_on_with_more():
 
     assert (answer.verdict, answer.number, answer.pairs) == ("undecided", 1, 0)
     assert "the time of 100 s is over" in answer.sentence
-    assert judged("Cubic").pairs == 8
+    assert judged("Cubic").pairs == 16
 
 
 def test_two_callers_share_one_ledger(tmp_path):
@@ -229,6 +229,7 @@ def test_two_callers_share_one_ledger(tmp_path):
         ({"baseline": "mish"}, "study.baseline: mish is not among the arms relu"),
         ({"replicates": 0}, "replicates"),
         ({"nonsense": 1}, "nonsense"),
+        ({"replicates": 4}, "4 pairs cannot show a difference at level 0.024, .* gives p >= 0.12; it takes 7"),
     ],
 )
 def test_a_study_that_cannot_judge_is_refused_before_a_ledger_begins(changes, message, tmp_path):
@@ -363,7 +364,7 @@ def test_a_process_that_imports_everything_itself_judges_on_the_digits(tmp_path)
 
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["number"] == 1
-    assert json.loads(line)["pairs"] == 8
+    assert json.loads(line)["pairs"] == 16
     assert done.returncode in (0, 10, 11, 12)
 
 
@@ -445,6 +446,8 @@ def test_a_candidate_whose_training_fails_is_undecided_and_has_spent_its_level(m
         (["relu", "--control", "both"], "both"),
         (["relu", "--limit_s", "-1"], "limit_s is a number of seconds above 0"),
         (["relu", "--config", "none.yaml"], "file none.yaml not found"),
+        (["relu", "--data", "FakeImages", "--self_test"], "judge has no --self_test, which compare has"),
+        (["relu", "--data", "FakeImages", "--dry_run"], "judge has no --dry_run, which compare has"),
     ],
 )
 def test_wrong_options_end_in_one_line(options, message, capfd):

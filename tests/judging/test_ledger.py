@@ -19,7 +19,7 @@ OPENED = {"candidate": "A", "source_digest": "a", "source": "", "class_path": "m
 
 @pytest.fixture
 def ledger(tmp_path):
-    return open_ledger(tmp_path / "ledger.json", STUDY, alpha=0.05, control=None)
+    return open_ledger(tmp_path / "ledger.json", STUDY, alpha=0.05, control=None, pairs=60)
 
 
 def opened(ledger, number, **values):
@@ -59,7 +59,7 @@ def test_a_ledger_that_does_not_exist_was_not_found(tmp_path):
 def test_a_second_start_continues_the_ledger(ledger):
     written = three_candidates(ledger)
 
-    assert open_ledger(written.path, STUDY, alpha=0.05, control="fwer") == written
+    assert open_ledger(written.path, STUDY, alpha=0.05, control="fwer", pairs=60) == written
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_second_start_continues_the_ledger(ledger):
 )
 def test_a_ledger_of_something_else_is_refused(ledger, study, alpha, control, message):
     with pytest.raises(RecordError, match=message):
-        open_ledger(ledger.path, study, alpha=alpha, control=control)
+        open_ledger(ledger.path, study, alpha=alpha, control=control, pairs=60)
 
 
 def change_verdict(content):
@@ -173,10 +173,30 @@ def test_a_file_that_was_damaged_is_written_again_at_the_next_start(ledger, cont
     else:
         before.path.write_bytes(content)
 
-    after = open_ledger(before.path, STUDY, alpha=0.05, control=None)
+    after = open_ledger(before.path, STUDY, alpha=0.05, control=None, pairs=60)
 
     assert after == Ledger.read(before.path) == before
     assert "ledger.json was damaged, and is again as " in capsys.readouterr().err
+
+
+def test_a_link_leads_to_the_same_series(ledger, tmp_path):
+    before = three_candidates(ledger)
+    link = tmp_path / "elsewhere" / "link.json"
+    link.parent.mkdir()
+    link.symlink_to(before.path)
+
+    opened(open_ledger(link, STUDY, alpha=0.05, control=None, pairs=60), 4).write()
+
+    assert link.is_symlink()
+    assert len(Ledger.read(before.path).opened) == len(Ledger.read(link).opened) == 4
+    assert [*link.parent.iterdir()] == [link]
+
+
+def test_where_no_ledger_can_lie_is_said_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(RecordError, match=r"file/below/ledger\.json cannot be written: Not a directory"):
+        open_ledger(tmp_path / "file" / "below" / "ledger.json", STUDY, alpha=0.05, control=None, pairs=60)
 
 
 def test_a_changed_past_is_no_damage(ledger):
@@ -186,7 +206,7 @@ def test_a_changed_past_is_no_damage(ledger):
     path.write_text(json.dumps(content))
 
     with pytest.raises(RecordError, match=r"past was changed, in event 2 or before; .*ledger.json is as it was$"):
-        open_ledger(path, STUDY, alpha=0.05, control=None)
+        open_ledger(path, STUDY, alpha=0.05, control=None, pairs=60)
 
 
 def test_a_forgotten_end_is_noticed_by_the_copy(ledger):
@@ -196,7 +216,7 @@ def test_a_forgotten_end_is_noticed_by_the_copy(ledger):
     path.write_text(json.dumps(content))
 
     with pytest.raises(RecordError, match="its end is missing, which "):
-        open_ledger(path, STUDY, alpha=0.05, control=None)
+        open_ledger(path, STUDY, alpha=0.05, control=None, pairs=60)
 
 
 def test_a_copy_that_is_damaged_or_old_does_no_harm(ledger):
@@ -205,7 +225,7 @@ def test_a_copy_that_is_damaged_or_old_does_no_harm(ledger):
 
     for content in (old, b"{"):
         (ledger.folder / "ledger.json").write_bytes(content)
-        assert open_ledger(ledger.path, STUDY, alpha=0.05, control=None) == written
+        assert open_ledger(ledger.path, STUDY, alpha=0.05, control=None, pairs=60) == written
 
 
 def test_what_another_process_appended_is_read(ledger):
@@ -228,7 +248,7 @@ def test_levels_are_rounded_down_and_leave_the_rest(ledger):
 
 
 def test_with_fdr_a_candidate_that_is_better_earns_level(tmp_path):
-    ledger = open_ledger(tmp_path / "l.json", STUDY, alpha=0.05, control="fdr")
+    ledger = open_ledger(tmp_path / "l.json", STUDY, alpha=0.05, control="fdr", pairs=60)
 
     after = three_candidates(ledger)
 
