@@ -153,8 +153,8 @@ class Ledger:
             needed = next(pairs for pairs in count(most) if smallest_p(pairs) <= level)
             raise WrongInputError(
                 f"study.replicates: {most} pairs cannot show a difference at level {level:g}, which candidate "
-                f"{len(self.opened) + 1} of {self.path} has, for an exact test of them gives p >= {least:.2g}; {needed} "
-                "or more could, in a ledger of their own"
+                f"{len(self.opened) + 1} of {self.path} has, for an exact test of them gives p >= {least:.2g}; "
+                f"{needed} or more could, in a ledger of their own"
             )
 
     @property
