@@ -18,18 +18,15 @@ from torch import Tensor, nn
 
 from actbench.activations import CATALOGUE
 from actbench.activations.saved_bytes import saved_bytes
-from actbench.activations.twins import curve_of, same_as
+from actbench.activations.twins import same_as
 from actbench.judging.child import RefusedError
-from actbench.judging.ledger import SAME, same_values
+from actbench.judging.identity import SHAPES, grid, known_values, outputs_and_slopes, start_of
+from actbench.judging.ledger import same_values
 from actbench.specs import ActivationSpec, one_line
 from actbench.specs.spec import fits
 from actbench.studies.cells.key import source_file
 
 LONGEST = 20_000  # letters of a source that a ledger keeps
-SHAPES = ((2, 4, 2, 3), (3, 4))
-FAR = 12  # beyond, single precision may differ
-SINGLE = 1e-4  # largest difference between precisions, relative and absolute
-CALLS = 300  # after which a function is still the same
 DECLARED = "differs_in_training"  # an attribute of classes that are meant to be another function in training
 READING = ("open", "socket.connect", "subprocess.Popen", "os.system", "os.listdir", "os.scandir")
 LOOKING = ("sys._getframe", "gc.get_objects", "gc.get_referrers", "gc.get_referents")
@@ -38,11 +35,12 @@ LOOKING = ("sys._getframe", "gc.get_objects", "gc.get_referrers", "gc.get_refere
 class Examination(NamedTuple):
     """What was found of a candidate.
 
-    ``values`` are those on a grid, with slopes, in evaluation and then in training;
-    None where they are random, depend on trainable parameters, or are not known.
+    ``values`` are those of `known_values`, None where they do not say all of it.
+    Then it is known by its source and its ``start``; see `start_of`.
     """
 
     values: Sequence[float] | None
+    start: str
     equals: Sequence[str]
     notes: Sequence[str]
     saved_bytes: float | None
@@ -83,7 +81,9 @@ def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[st
     with watch.watching(files_of(modules)):
         try:
             spec = ActivationSpec(candidate)
-            module = spec()
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(0)  # so that parameters that are drawn are the same at each start
+                module = spec()
             evaluated, trained = (outputs_and_slopes(module, training=training) for training in (False, True))
             for shape in SHAPES:
                 if fits(copy.deepcopy(module), shape):
@@ -98,57 +98,13 @@ def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[st
         raise RefusedError(f"it gives NaN for inputs from -12 to 12{nan[0]}")
     random_lines = [*random_notes(spec, module)]
     notes = [*watch.made, *random_lines, *mode_notes(module, evaluated, trained)]
-    own = sum(parameter.numel() for parameter in module.parameters())
-    known = evaluated is not None and trained is not None and not own and not random_lines and is_elementwise(module)
-    values = np.concatenate([evaluated, trained]) if known else None
-    finite = values is not None and bool(np.isfinite(values).all())
     return Examination(
-        [float(f"{value:.9g}") for value in values] if values is not None and finite else None,
+        None if random_lines else known_values(module),
+        start_of(module),
         names_of_equals(module) if evaluated is not None else [],
         notes,
         bytes_kept(module),
     )
-
-
-@cache
-def grid() -> Tensor:
-    """Inputs near 0 and far from it, none of them round, since conventions differ at a kink; a ledger keeps them."""
-    far = torch.tensor([0.0013, 0.041, 12.3, 20.3, 50.7, 99.9], dtype=torch.float64)
-    return torch.cat([-far, far, torch.linspace(-11.97, 11.93, 89, dtype=torch.float64)])
-
-
-def outputs_and_slopes(module: nn.Module, *, training: bool) -> np.ndarray | None:
-    """Values and slopes of an activation on the grid; None if it does not take single numbers."""
-    try:
-        curve = curve_of(module, training=training, points=grid())
-    except Exception:  # of any kind, in the user's code, as of one parameter for each channel
-        return None
-    return curve if curve.shape == (2 * len(grid()),) else None
-
-
-def is_elementwise(module: nn.Module) -> bool:
-    """Whether an activation treats each number by itself, in any shape and either precision, however often called."""
-    inputs = grid()[torch.randperm(len(grid()), generator=torch.Generator().manual_seed(0))][:96]
-    inputs = inputs[inputs.abs() < FAR]
-    inputs = inputs[: len(inputs) // 16 * 16]
-    for training in (False, True):
-        function = copy.deepcopy(module).double().train(training).requires_grad_(requires_grad=False)
-        single = copy.deepcopy(module).float().train(training).requires_grad_(requires_grad=False)
-        try:
-            expected = function(inputs * 1)
-            for shape in ((-1, 4), (4, -1), (2, 4, 2, -1)):
-                if not torch.allclose(function(inputs.reshape(shape)).flatten(), expected, rtol=SAME, atol=SAME):
-                    return False
-                values = single(inputs.reshape(shape).float()).flatten().double()
-                if not torch.allclose(values, expected, rtol=SINGLE, atol=SINGLE):
-                    return False
-            for _ in range(CALLS):
-                function(inputs * 1)
-            if not torch.equal(function(inputs * 1), expected):
-                return False
-        except Exception:  # of any kind, in the user's code
-            return False
-    return True
 
 
 def has_nan(values: np.ndarray | None) -> bool:

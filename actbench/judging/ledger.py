@@ -164,25 +164,23 @@ class Ledger:
             return self.next_level
         return float(f"{self.alpha - math.fsum(event['level'] for event in self.opened):.6g}")
 
-    def by_digest(self, digest: str) -> Event | None:
-        """The last candidate with the same source that was opened."""
-        return next((event for event in reversed(self.opened) if event["source_digest"] == digest), None)
+    def known(self, digest: str, values: Sequence[float] | None, start: str) -> Event | None:
+        """The candidate that was opened and has the same values: the last with the same source, or else the first.
+
+        Where values are not known, the source and the start have to be the same.
+        """
+        if values is None:
+            same = {"source_digest": digest, "values": None, "start": start}
+            return next((event for event in reversed(self.opened) if same.items() <= event.items()), None)
+        own = np.array(values)
+        equal = [event for event in self.opened if event["values"] and same_values(own, np.array(event["values"]))]
+        of_source = [event for event in equal if event["source_digest"] == digest]
+        return next(iter(of_source[-1:] or equal[:1]), None)
 
     def refusal(self, digest: str, reason: str) -> Event | None:
         """The event of a candidate with the same source that was refused for the same reason."""
         same = {"event": "refused", "source_digest": digest, "reason": reason}
         return next((event for event in self.events if same.items() <= event.items()), None)
-
-    def by_values(self, values: Sequence[float] | None) -> Event | None:
-        """The first candidate that was opened and has the same values and slopes; None if values are not known."""
-        if values is None:
-            return None
-        own = np.array(values)
-        for event in self.opened:
-            theirs = event["values"]
-            if theirs is not None and same_values(own, np.array(theirs)):
-                return event
-        return None
 
     def start_seed(self, replicates: int, avoid: int) -> int:
         """The first of so many seeds that no candidate has had, and that lie apart from a study's own.

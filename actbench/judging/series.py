@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from actbench.inference.stats.online import Control
 from actbench.judging.answer import Answer, Failures, Level
 from actbench.judging.child import Child, EndedError, RefusedError, WrongInputError
-from actbench.judging.ledger import Event, Ledger, open_ledger, same_values
+from actbench.judging.ledger import Event, Ledger, open_ledger
 from actbench.report.figures.figure import file_name
 
 CHECKS_S = 60.0  # at least, for a candidate to be imported, and again for it to be examined
@@ -105,7 +103,7 @@ def examined(
     reason, found = None, dict[str, Any]()
     try:
         found = child.ask("examine", checks_s)
-        if not found["is_baseline"] and known_before(book, entry, found) is None:
+        if not found["is_baseline"] and book.known(entry["source_digest"], found["values"], found["start"]) is None:
             child.ask("rehearse", REHEARSAL_S)
     except EndedError as error:
         if error.killed:
@@ -121,7 +119,7 @@ def examined(
             return now, known or now.events[-1]
         if found.pop("is_baseline"):
             return now, {"event": "same", **entry, **found, "same_as": f"the baseline {identity['baseline']}"}
-        earlier = known_before(now, entry, found)
+        earlier = now.known(entry["source_digest"], found["values"], found["start"])
         if earlier is not None and (
             earlier["source_digest"] == entry["source_digest"] or earlier["number"] not in now.verdicts
         ):
@@ -134,16 +132,6 @@ def examined(
             "opened", number=len(now.opened) + 1, **entry, **found, level=now.next_level, seed=seed
         ).write()
         return now, now.events[-1]
-
-
-def known_before(book: Ledger, entry: Event, found: Event) -> Event | None:
-    """The candidate that was opened and has the same source and values, or the same values under another name."""
-    same = book.by_digest(entry["source_digest"])
-    own, theirs = found["values"], same and same["values"]
-    unknown = own is None and theirs is None
-    if same is not None and (unknown or (own and theirs and same_values(np.array(theirs), np.array(own)))):
-        return same
-    return book.by_values(own)
 
 
 def trained(child: Child, book: Ledger, event: Event, limit_s: float | None, start_s: float) -> Ledger:

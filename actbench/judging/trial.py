@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from torch import nn
 from typing_extensions import override
 
 from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.words import sentence
 from actbench.judging.candidate import Examination, examine_candidate, global_state, source_of
 from actbench.judging.child import RefusedError, WrongInputError
+from actbench.judging.ledger import same_values
 from actbench.records import RecordError, fingerprint, is_printable
 from actbench.report import write_page
 from actbench.specs import ActivationSpec, UsageError, compose, one_line, without
@@ -114,17 +117,14 @@ class Trial:
         if not isinstance(value, str | Mapping) or "activation" in value:
             raise WrongInputError(f"a candidate is a name, a class path, or a class path with arguments, got {value!r}")
         try:
-            cls, preset = ActivationSpec.find(value["class_path"] if isinstance(value, Mapping) else value)
+            cls, named = activation_facts(value)
         except (ValueError, KeyError) as error:
             raise WrongInputError(f"candidate: {one_line(error)}") from error
         self.value = value
-        path = f"{cls.__module__}.{cls.__qualname__}"
-        arguments = {**preset, **arguments_of(value)}
-        named = {"class_path": path, "init_args": arguments}
         self.sources = user_code(named)[0]
         return {
             "candidate": self.name,
-            "class_path": path,
+            "class_path": named["class_path"],
             "source": source_of(cls),
             "source_digest": fingerprint([named, self.sources, dict(named_files(named, self.sources))]),
         }
@@ -179,11 +179,21 @@ class Trial:
             if without(entry, "name", "activation"):
                 return False
             entry = entry["activation"]
-        return found.values is not None and found.values == examine_candidate(entry, [], {}).values
+        baseline = examine_candidate(entry, [], {})
+        if found.values is None or baseline.values is None:
+            return found.start == baseline.start and activation_facts(self.value) == activation_facts(entry)
+        return same_values(np.array(found.values), np.array(baseline.values))
 
     @staticmethod
     def _say(line: str) -> None:
         print(SEEDS.sub("", line), file=sys.stderr, flush=True)
+
+
+def activation_facts(value: Any) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The class of an activation, and its class path with all arguments that it is given."""
+    cls, preset = ActivationSpec.find(value["class_path"] if isinstance(value, Mapping) else value)
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    return cls, {"class_path": path, "init_args": {**preset, **arguments_of(value)}}
 
 
 class Quiet(Progress):

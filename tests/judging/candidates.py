@@ -42,6 +42,40 @@ class Learned(nn.Module):
         return torch.where(x > 0, x, self.slope * x)
 
 
+class LearnedByAnotherName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x):
+        return torch.relu(x) - self.a * torch.relu(-x)
+
+
+class LearnedSquared(nn.Module):
+    """The same at first, and another one as soon as it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = nn.Parameter(torch.tensor(0.3**0.5))
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.root**2 * x)
+
+
+class FromTheEnvironment(Learned):
+    def __init__(self) -> None:
+        super().__init__(float(os.environ.get("SLOPE", "0.1")))
+
+
+class PerChannelFromTheEnvironment(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.full((128,), float(os.environ.get("SLOPE", "0.1"))))
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slope * x)
+
+
 class PerChannel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +98,32 @@ class FallsBack(nn.Module):
 
     def forward(self, x):
         return F.relu(x) if x.dim() < 2 else F.relu(x) * torch.sigmoid(x.mean(1, keepdim=True))
+
+
+class CutFarOut(nn.Module):
+    """ReLU, in any but a very deep network."""
+
+    def forward(self, x):
+        return F.relu(x).clamp(max=500)
+
+
+class Doubled(nn.Module):
+    """ReLU, in another precision than its inputs."""
+
+    def forward(self, x):
+        return F.relu(x).double()
+
+
+class WarmsUpSlowly(nn.Module):
+    """ReLU for longer than anybody looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += self.training
+        return torch.where(self.calls < 10_000, F.relu(x), torch.sin(3 * x))
 
 
 class WarmsUp(nn.Module):

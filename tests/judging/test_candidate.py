@@ -1,19 +1,23 @@
 """What is found of candidates, each in a process of its own, which no hook and no patch survives."""
 
+import os
 import re
 import sys
 
 import candidates
+import numpy as np
 import pytest
 import torch
 
 from actbench.judging.candidate import examine_candidate, global_state
 from actbench.judging.child import RefusedError
+from actbench.judging.ledger import same_values
 from actbench.studies.cells.key import user_code
 
 
-def send_found(pipe, name):
+def send_found(pipe, name, environment):
     """Send what `examine_candidate` finds, or why it refuses."""
+    os.environ.update(environment)
     path = name if "." in name else f"candidates.{name}"
     if name != "Learned":  # fewer curves to compare with
         sys.modules["actbench.activations.twins"].FAMILIES = ()
@@ -28,9 +32,9 @@ def send_found(pipe, name):
 def found(forked):
     """What `examine_candidate` finds, or why it refuses, in a process of its own."""
 
-    def run(name):
+    def run(name, **environment):
         mine, theirs = forked.Pipe()
-        process = forked.Process(target=send_found, args=(theirs, name))
+        process = forked.Process(target=send_found, args=(theirs, name, environment))
         process.start()
         theirs.close()
         result = mine.recv()
@@ -44,7 +48,7 @@ def found(forked):
 def test_a_plain_function_is_known_by_its_values(name, found):
     result = found(name)
 
-    assert len(result.values) == 2 * 2 * 101
+    assert len(result.values) == 2 * (2 * 101 + 8)
     assert result.notes == []
 
 
@@ -55,7 +59,8 @@ def test_values_and_slopes_are_those_of_the_function(found):
 
     assert result.values[12:101] == pytest.approx(torch.tanh(inputs).tolist(), abs=1e-8)
     assert result.values[113:202] == pytest.approx((1 - torch.tanh(inputs) ** 2).tolist(), abs=1e-8)
-    assert result.values[:202] == result.values[202:]
+    assert result.values[202:210] == [1, 1, 1, 1, -1, -1, -1, -1]  # from 300 to 100,000
+    assert result.values[:210] == result.values[210:]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,9 @@ def test_other_slopes_make_another_function(found):
     assert "torch.nn.ReLU" not in found("Surrogate").equals
 
 
-@pytest.mark.parametrize("name", ["FallsBack", "WarmsUp", "ByPrecision", "OnlyBatches"])
+@pytest.mark.parametrize(
+    "name", ["FallsBack", "WarmsUp", "WarmsUpSlowly", "ByPrecision", "Doubled", "OnlyBatches", "PerChannel"]
+)
 def test_what_is_another_function_elsewhere_is_not_known_by_its_values(name, found):
     result = found(name)
 
@@ -87,12 +94,32 @@ def test_what_is_another_function_elsewhere_is_not_known_by_its_values(name, fou
     assert result.values is None
 
 
-@pytest.mark.parametrize("name", ["Learned", "PerChannel"])
-def test_what_is_trained_is_not_known_by_its_first_values(name, found):
-    result = found(name)
+def test_what_is_cut_off_far_out_is_another_function(found):
+    cut, relu = found("CutFarOut"), found("torch.nn.ReLU")
 
-    assert result.values is None
-    assert result.notes == []
+    assert cut.values[:202] == relu.values[:202]
+    assert cut.values != relu.values
+
+
+def test_what_is_trained_is_known_by_what_it_becomes(found):
+    learned = np.array(found("Learned").values)
+
+    assert same_values(np.array(found("LearnedByAnotherName").values), learned)
+    assert not same_values(np.array(found("LearnedSquared").values), learned)
+    assert found("Learned").notes == []
+
+
+@pytest.mark.parametrize("name", ["FromTheEnvironment", "PerChannelFromTheEnvironment"])
+def test_what_the_environment_says_makes_another_candidate(name, found):
+    first, again, other = (found(name, SLOPE=slope) for slope in ("0.1", "0.1", "0.2"))
+
+    assert first == again
+    assert (first.values, first.start) != (other.values, other.start)
+
+
+def test_drawn_parameters_are_the_same_at_each_start(found):
+    assert found("EachAnother").start == found("EachAnother").start
+    assert found("EachAnother").values is None
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,17 @@ def test_the_baseline_itself_is_equivalent_and_spends_nothing(name):
 
 
 @pytest.mark.parametrize(
+    ("baseline", "name"),
+    [("prelu", "torch.nn.PReLU"), ("rrelu", "rrelu"), ("candidates.Learned", "LearnedByAnotherName")],
+)
+def test_a_trainable_or_random_baseline_is_known_again(baseline, name, monkeypatch):
+    monkeypatch.setitem(STUDY, "study", {**STUDY["study"], "activations": [baseline]})
+
+    assert judged(name).verdict == "equivalent"
+    assert not Ledger.read(series.Path("ledger.json")).opened
+
+
+@pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("WrongShape", "not an activation"),

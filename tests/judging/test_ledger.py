@@ -14,7 +14,8 @@ from actbench.records import RecordError
 from actbench.report.figures import render
 
 STUDY = {"data": "Digits", "model": {"network": "MLP"}, "baseline": "relu"}
-OPENED = {"candidate": "A", "source_digest": "a", "source": "", "class_path": "m.A", "values": [0.0, 1.0], "notes": []}
+OPENED = {"candidate": "A", "source_digest": "a", "source": "", "class_path": "m.A", "values": [0.0, 1.0]}
+OPENED |= {"start": "s", "notes": []}
 
 
 @pytest.fixture
@@ -280,13 +281,27 @@ def test_candidates_are_found_by_source_and_by_values(ledger):
 
     after = after.with_event("refused", source_digest="b", reason="it exits")
 
-    assert after.by_digest("a2")["number"] == 2
-    assert after.by_digest("b") is None
+    assert after.known("a2", None, "s") is None  # whose values were known then
     assert after.refusal("b", "it exits")["event"] == "refused"
     assert after.refusal("b", "it loops") is None
-    assert after.by_values([3 + 1e-7, 1.0])["number"] == 3
-    assert after.by_values([3.1, 1.0]) is None
-    assert after.by_values(None) is None
+    assert after.known("b", [3 + 1e-7, 1.0], "s")["number"] == 3
+    assert after.known("b", [3.1, 1.0], "s") is None
+
+
+def test_of_candidates_with_the_same_values_that_with_the_same_source_is_found(ledger):
+    for number, digest in enumerate("abb", 1):
+        ledger = opened(ledger, number, source_digest=digest, values=[1.0])
+
+    assert [ledger.known(digest, [1.0], "s")["number"] for digest in "abc"] == [1, 3, 1]
+
+
+def test_without_values_source_and_start_have_to_be_the_same(ledger):
+    ledger = opened(opened(ledger, 1, values=None), 2, source_digest="a1", values=None, start="t")
+
+    assert ledger.known("a1", None, "s")["number"] == 1
+    assert ledger.known("a1", None, "t")["number"] == 2
+    assert ledger.known("a1", None, "u") is None
+    assert ledger.known("a2", None, "s") is None
 
 
 @settings(derandomize=True, max_examples=25)
