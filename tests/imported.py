@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 
+import torch
 from markupsafe import Markup
 
 import actbench.cli.compare
@@ -14,6 +15,7 @@ from actbench.report import tensorboard
 from actbench.studies.cells.key import distributions
 
 distributions()
+torch._dynamo.list_backends()  # imports all of them, as the first use of torch.compile does
 # The engine that makes the page's script and draws takes a second to start, in every fork, and does not survive one.
 making = [sys.executable, "-c", "from actbench.report.page import vega_script; print(vega_script(), end='')"]
 SCRIPT = Markup(subprocess.run(making, capture_output=True, text=True, check=True).stdout)

@@ -65,6 +65,8 @@ def files_of(modules: Sequence[str]) -> set[str]:
 # --- examination ---
 
 
+# Compiling for all that is tried would take minutes, and read files.
+@torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
 def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[str, Any]) -> Examination:
     """What a candidate is and does.
 
@@ -187,6 +189,8 @@ def bytes_kept(module: nn.Module) -> float | None:
 
 def global_state() -> dict[str, Any]:
     """What a candidate has no business to change: settings, generators, and functions and classes of others."""
+    with torch.compiler.set_stance("force_eager"):  # the first use changes torch, and a candidate may be compiled
+        torch.compile(nn.Identity(), backend="eager")(torch.zeros(1))
     owners: list[Any] = [
         torch,
         torch.nn,

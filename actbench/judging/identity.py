@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from actbench.activations.properties import derivative, on_curve
 from actbench.activations.twins import curve_of
@@ -46,6 +48,8 @@ def known_values(module: nn.Module) -> list[float] | None:
     A function with trainable parameters is known by these, and by what it is after
     they have moved. None if it is not the same for each number, or is not finite.
     """
+    if any(map(is_lazy, module.parameters())):  # it gets its shape from the network
+        return None
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     if trained > MOST or not is_elementwise(module):
         return None
@@ -114,7 +118,8 @@ def start_of(module: nn.Module) -> str:
 
 def start_state(module: nn.Module) -> list[Any]:
     """Parameters, buffers and plain attributes of a module and its parts, in plain values."""
-    tensors = [[name, value.flatten().tolist()] for name, value in module.state_dict().items()]
+    named = chain(module.named_parameters(), module.named_buffers())
+    tensors = [[name, value.detach().flatten().tolist()] for name, value in named if not is_lazy(value)]
     plain = [
         [f"{path}.{name}", repr(value)]
         for path, part in module.named_modules()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 
 class Cubic(nn.Module):
@@ -156,6 +157,37 @@ class OnlyBatches(nn.Module):
     def forward(self, x):
         assert x.ndim in (2, 4)
         return F.silu(x)
+
+
+class Compiled(nn.Module):
+    @torch.compile
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
+class CompiledAsItIsMade(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.function = torch.compile(nn.SiLU())
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Lazy(LazyModuleMixin, nn.Module):
+    """One slope for each channel, however many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.UninitializedParameter()
+
+    def initialize_parameters(self, x):
+        if self.has_uninitialized_params():
+            self.slope.materialize((x.shape[1],))
+            nn.init.constant_(self.slope, 0.3)
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slope.view(-1, *[1] * (x.ndim - 2)) * x)
 
 
 class Aborts(nn.Module):

@@ -117,6 +117,22 @@ def test_what_the_environment_says_makes_another_candidate(name, found):
     assert (first.values, first.start) != (other.values, other.start)
 
 
+@pytest.mark.parametrize("name", ["Compiled", "CompiledAsItIsMade"])
+def test_what_is_compiled_is_examined_without_compiling(name, found):
+    result = found(name)
+
+    assert "torch.nn.SiLU" in result.equals
+    assert result.notes == []
+    assert result.values == pytest.approx(found("torch.nn.SiLU").values, abs=1e-6)
+
+
+def test_lazy_parameters_are_made_by_the_network(found):
+    result = found("Lazy")
+
+    assert (result.values, result.notes) == (None, [])
+    assert result.start == found("Lazy").start
+
+
 def test_drawn_parameters_are_the_same_at_each_start(found):
     assert found("EachAnother").start == found("EachAnother").start
     assert found("EachAnother").values is None
