@@ -18,7 +18,7 @@ from actbench.inference.verdict import StudyResults, p_value, points
 from actbench.inference.verdict.conditions import by_condition
 from actbench.inference.verdict.noise import NOISE_CLAIM
 from actbench.inference.verdict.part_words import contradiction_sentences
-from actbench.inference.verdict.phrases import count
+from actbench.inference.verdict.phrases import count, three_digits
 from actbench.inference.verdict.question import Panel, condition_name
 from actbench.inference.verdict.words import OUTCOMES
 from actbench.records import RANK, STATISTICS
@@ -48,11 +48,6 @@ def verdict_cell(row: Row) -> TableCell:
     first = "failures first; " if row["failures_first"] else ""
     inside = ", inside margin" if row["inside_margin"] and row["verdict"] != "equivalent" else ""
     return TableCell(f"{first}{SIGNS[row['verdict']]} {row['verdict']}{inside}", row["verdict"])
-
-
-def three_digits(value: float) -> str:
-    """A positive number with three digits, or rounded to ones where it has more before the point."""
-    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 WHOLE, THOUSANDS, TWO, SIGNED = "{:d}".format, "{:,d}".format, "{:z.2f}".format, "{:+z.2f}".format
@@ -95,11 +90,11 @@ PRICES: Columns = (
     (TableColumn("val at equal time", "points"), number("equal_time_difference", points)),
     (TableColumn("interval", "points"), interval("equal_time_difference", SIGNED, 100)),
     (TableColumn("verdict on val", number=False), text("equal_time_verdict")),
-    (TableColumn("epochs", number=False), both_sides("epochs", "{:.3g}".format)),
+    (TableColumn("epochs", number=False), both_sides("epochs", three_digits)),
     (TableColumn("target", "% on val"), number("target", "{:.1f}".format, 100)),
     (TableColumn("reached by", "seeds", number=False), both_sides("reached", WHOLE)),
-    (TableColumn("median", "epochs", number=False), both_sides("epochs_to_target", "{:.3g}".format)),
-    (TableColumn("median", "s a replicate", number=False), both_sides("time_to_target_s", "{:.3g}".format)),
+    (TableColumn("median", "epochs", number=False), both_sides("epochs_to_target", three_digits)),
+    (TableColumn("median", "s a replicate", number=False), both_sides("time_to_target_s", three_digits)),
     (TableColumn("kept", "bytes an element", number=False), both_sides("saved_bytes", "{:g}".format)),
 )
 SECONDARY = (

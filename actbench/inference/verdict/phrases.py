@@ -38,6 +38,15 @@ def listed(words: Sequence[str], most: int = 6) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
+def three_digits(value: float) -> str:
+    """A positive number with three digits, or rounded to ones where it has more before the point.
+
+    >>> [three_digits(value) for value in (0.012345, 3.14159, 999.4, 1843.2)]
+    ['0.0123', '3.14', '999', '1,843']
+    """
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
 def count(number: int, noun: str) -> str:
     """A number with its noun, in the plural unless the number is 1."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

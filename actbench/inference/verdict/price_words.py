@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from actbench.inference.verdict.equal_time import EqualTime, TargetTime
 from actbench.inference.verdict.findings import Finding
-from actbench.inference.verdict.phrases import count, p_value, percent, points
+from actbench.inference.verdict.phrases import count, p_value, percent, points, three_digits
 from actbench.inference.verdict.price import Price
 from actbench.inference.verdict.question import Comparison, Question
 from actbench.inference.verdict.timing import PairTiming
@@ -68,7 +68,7 @@ def equal_time_sentence(equal: EqualTime, timing: PairTiming, comparison: Compar
     depends = "" if equal.holds else " Within the interval of the ratio of times, the verdict on val changes."
     if timing.epoch_ratio and timing.epoch_ratio.estimate == 1:
         return f"As {NO_DIFFERENCE} between {arm} and {base}, equal epochs stand for equal time.{depends}"
-    epochs = f"{arm} after {equal.epochs[arm]:.3g} epochs and {base} after {equal.epochs[base]:.3g}"
+    epochs = f"{arm} after {three_digits(equal.epochs[arm])} epochs and {base} after {three_digits(equal.epochs[base])}"
     if judgement.difference is None:
         return f"At equal time, which is {epochs}, a verdict needs two pairs."
     margin = f"{points(question.margin, sign=False)} points"
@@ -93,8 +93,9 @@ def target_sentence(target: TargetTime, timing: PairTiming | None, comparison: C
     for name, reaching in target.epochs.items():
         median = reaching.median.estimate
         epoch_s = seconds and seconds[name]
-        unit = f" ({median * epoch_s:.3g} s a replicate)" if epoch_s else ""
-        time = f"with a median of {median:.3g} epochs{unit}" if math.isfinite(median) else "so there is no median time"
+        unit = f" ({three_digits(median * epoch_s)} s a replicate)" if epoch_s else ""
+        epochs = f"with a median of {three_digits(median)} epochs{unit}"
+        time = epochs if math.isfinite(median) else "so there is no median time"
         parts.append(f"{reaching.reached} of {count(reaching.seeds, 'seed')} of {name}, {time}")
     sooner = "was sooner" if timing else "needed fewer epochs"
     order = (

@@ -9,7 +9,7 @@ import polars as pl
 from actbench.inference.frames import arm_frame
 from actbench.inference.stats import pareto
 from actbench.inference.verdict import StudyResults
-from actbench.inference.verdict.phrases import listed
+from actbench.inference.verdict.phrases import listed, three_digits
 from actbench.inference.verdict.question import Panel
 from actbench.report.figures.figure import (
     PAGE,
@@ -25,13 +25,13 @@ from actbench.report.figures.palette import PAPER, QUIET
 
 NAMED = 10  # most arms of which each has a mark of its own
 TIMED = " Times are those of training steps, timed in turns; without evidence of a difference, they count as equal."
-COSTS = {  # columns of the arms' frame, with a factor, the name, the axis, and the form in words
-    "epoch_time_s": (1000, "time", "ms an epoch, for one replicate", "{:.3g} ms"),
-    "peak_memory_mb": (1, "memory", "peak memory, MiB", "{:,.0f} MiB"),
+COSTS = {  # columns of the arms' frame, with a factor, the name, the axis, and the unit
+    "epoch_time_s": (1000, "time", "ms an epoch, for one replicate", "ms"),
+    "peak_memory_mb": (1, "memory", "peak memory, MiB", "MiB"),
 }
 CARD = {  # the same of an arm's activation on its cost card
-    "float32_eager_copies": (1, "its activation's time", "forward and backward pass, in copies", "{:.3g} copies"),
-    "float32_bytes": (1, "its activation's memory", "bytes kept for each element", "{:g} bytes"),
+    "float32_eager_copies": (1, "its activation's time", "forward and backward pass, in copies", "copies"),
+    "float32_bytes": (1, "its activation's memory", "bytes kept for each element", "bytes"),
 }
 
 
@@ -72,12 +72,12 @@ def accuracy_figures(
     """A figure for each column of costs, dataset and network; on ``timed`` panels, time is that of timed steps."""
     figures = []
     for number, panel in enumerate(results.question.panels):
-        for column, (factor, title, axis, form) in costs.items():
+        for column, (factor, title, axis, unit) in costs.items():
             of_panel = arms.filter(**panel._asdict()).with_columns(cost=factor * pl.col(column))
             rows = cost_rows(of_panel.drop_nulls(["cost", "test_accuracy"]), results)
             if len(rows):
                 name = f"{kind}-{number}-{column.split('_')[1]}"
-                chart, finding = cost_chart(name, rows, axis, results), describe_front(rows, form, results)
+                chart, finding = cost_chart(name, rows, axis, results), describe_front(rows, unit, results)
                 if panel in timed and column == "epoch_time_s":
                     finding += TIMED
                 full_title = f"{panel.title}: {title}"
@@ -113,11 +113,11 @@ def cost_rows(arms: pl.DataFrame, results: StudyResults) -> pl.DataFrame:
     )
 
 
-def describe_front(rows: pl.DataFrame, form: str, results: StudyResults) -> str:
+def describe_front(rows: pl.DataFrame, unit: str, results: StudyResults) -> str:
     """The front in words, the cheapest first."""
     arms = names_by_label(results)
     best = rows.filter("front").sort("cost").select("arm", "cost", "accuracy").iter_rows()
-    names = [f"{arms[arm]} ({form.format(cost)}, {accuracy:.1f} %)" for arm, cost, accuracy in best]
+    names = [f"{arms[arm]} ({three_digits(cost)} {unit}, {accuracy:.1f} %)" for arm, cost, accuracy in best]
     busy = [arms[arm] for arm in rows.filter("busy")["arm"]]
     busy_arms = "all arms" if len(busy) == len(rows) else listed(busy)
     more = f" The machine was busy with other things during all fits of {busy_arms}: that says little." if busy else ""
