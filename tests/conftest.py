@@ -24,6 +24,15 @@ from actbench.cli.main import (
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 300
+CHROMIUM = "/usr/bin/chromium"
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 collect_ignore = ["imported.py"]  # for the process that commands are forked from; it has no doctests
 os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as commands set it, for the processes that they are forked from
 
@@ -71,6 +80,46 @@ def forked():
 def check_imported() -> None:
     """In a process of its own: exit with 0 if that has imported what commands need."""
     sys.exit("imported" not in sys.modules)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Debian's chromium, which `.ci/run` installs, with the fonts that matplotlib brings and no other."""
+    import matplotlib
+    from playwright.sync_api import sync_playwright
+
+    folder = tmp_path_factory.mktemp("fonts")
+    (folder / "fonts.conf").write_text(
+        f"<fontconfig><dir>{matplotlib.get_data_path()}/fonts/ttf</dir><cachedir>{folder}</cachedir></fontconfig>"
+    )
+    with sync_playwright() as playwright:
+        fonts = {**os.environ, "FONTCONFIG_FILE": str(folder / "fonts.conf")}
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS, env=fonts)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def silent_page(browser):
+    """Opens a file; its page must say nothing in the console, and ask for nothing but itself."""
+    contexts, troubles = [], []
+
+    def opened(path, *, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        address = path.as_uri()
+        page.on("request", lambda of: of.url == address or of.url.startswith("blob:") or troubles.append(of.url))
+        page.on("console", lambda of: troubles.append(of.text))
+        page.on("pageerror", lambda of: troubles.append(str(of)))
+        page.on("dialog", lambda of: troubles.append(of.message))
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
 
 
 @pytest.fixture

@@ -122,9 +122,10 @@ def write_ledger_page(ledger: Ledger) -> Path:
 
 
 def drawing(figure: Figure) -> Markup:
-    """A figure as SVG within a page."""
+    """A figure as SVG within an element of the page that says what it shows."""
     svg = render([figure], "svg").decode()
-    return Markup(re.sub(r'(width|height)="[\d.]+in"', "", svg, count=2))
+    svg = re.sub(r'(width|height)="[\d.]+in"', "", svg, count=2)
+    return Markup(svg.replace("<svg", '<svg aria-hidden="true"', 1))
 
 
 @unvalidated

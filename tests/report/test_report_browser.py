@@ -1,30 +1,18 @@
 """The page in a real browser: Debian's chromium, which `.ci/run` installs, driven by playwright."""
 
 import json
-import os
 import re
 from io import StringIO
 
-import matplotlib
 import polars as pl
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from browsing import barriers, overflow
 from made_studies import failing_study, golden, noisy_study, random_study, records, study, timed_study, with_shapes
-from playwright.sync_api import sync_playwright
 
 from actbench.records import MECHANISM
 from actbench.report import write_page
 from actbench.report.figures import palette
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDTHS = [1280, 768, 390]
 DRAWN = "html[data-drawn]"
 NAMES = [
@@ -38,43 +26,17 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A browser with the fonts that matplotlib brings and no other, so that every machine shows the same."""
-    folder = tmp_path_factory.mktemp("fonts")
-    (folder / "fonts.conf").write_text(
-        f"<fontconfig><dir>{matplotlib.get_data_path()}/fonts/ttf</dir><cachedir>{folder}</cachedir></fontconfig>"
-    )
-    with sync_playwright() as playwright:
-        fonts = {**os.environ, "FONTCONFIG_FILE": str(folder / "fonts.conf")}
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, env=fonts)
-        yield found
-        found.close()
-
-
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Writes the page of a study and opens it; the page must be silent, and ask for nothing but itself."""
-    contexts, troubles = [], []
+def visit(silent_page, tmp_path):
+    """Writes the page of a study and opens it."""
 
-    def opened(results, *, width=1280, scheme="light"):
+    def opened(results, **options):
         path = write_page(results._replace(command="python main.py compare --config study.yaml"), tmp_path)
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        address = path.as_uri()
-        page.on("request", lambda of: of.url == address or of.url.startswith("blob:") or troubles.append(of.url))
-        page.on("console", lambda of: troubles.append(of.text))
-        page.on("pageerror", lambda of: troubles.append(str(of)))
-        page.on("dialog", lambda of: troubles.append(of.message))
-        page.goto(address)
+        page = silent_page(path, **options)
         page.wait_for_selector(DRAWN, state="attached", timeout=120_000)
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert troubles == []
+    return opened
 
 
 @pytest.fixture
@@ -102,11 +64,6 @@ def view(page, figure, of):
 def settled(page):
     """Wait until what was asked for is drawn."""
     page.wait_for_selector(DRAWN, state="attached")
-
-
-def overflow(page):
-    """Pixels by which the page is wider than the screen."""
-    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -291,9 +248,7 @@ def test_nothing_serious_is_in_the_way_of_those_who_see_or_hear_it_otherwise(vis
     page = visit(results, width=width, scheme=scheme)
     page.locator("details").evaluate_all("all => all.forEach(of => { of.open = true })")
 
-    found = Axe().run(page).response["violations"]
-
-    assert [(of["id"], of["nodes"][0]["html"]) for of in found if of["impact"] in ("serious", "critical")] == []
+    assert barriers(page) == []
 
 
 def cut(page):
