@@ -172,6 +172,33 @@ def test_an_activation_that_writes_into_its_input_is_measured_like_another():
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
+class ReadsAgain(nn.Module):
+    """Adds the activation's output to itself, or to the input into which the activation has written."""
+
+    def __init__(self, activation, input_shape, num_classes, itself=True):
+        super().__init__()
+        self.itself = itself
+        self.first, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+        self.activation = activation()
+
+    def forward(self, images):
+        x = self.first(images.flatten(1))
+        y = self.activation(x)
+        return self.head(y + (y if self.itself else x))
+
+
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_what_an_activation_writes_into_its_input_is_read_by_others(engine):
+    found = []
+    for inplace in (False, True):
+        relu = {"class_path": "torch.nn.ReLU", "init_args": {"inplace": inplace}}
+        network = {"class_path": "test_mechanism.ReadsAgain", "init_args": {"itself": not inplace}}
+        model = classifier(relu, network, replicates=2, engine=engine)
+        found.append(measure(model.engine, *batch(2), RecordedPass())[1:])
+
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 def test_a_batch_that_all_replicates_share_is_measured_by_each():
     images, labels = batch(1)
     engine = classifier(replicates=3, engine="stack").engine

@@ -63,24 +63,28 @@ class RecordedPass:
 
     def __call__(self, network: nn.Module, images: Tensor, *leaves: Tensor) -> list[Tensor]:
         calls, inputs, outputs = list[RecordedCall](), list[Tensor](), list[Tensor]()
+        entered = list[tuple[Tensor, Tensor]]()
         names, times, layers = call_names(network), Counter[str](), LatestLayers()
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             x, path = next(iter((*args, *kwargs.values()))), paths[id(module)]
             if x.ndim < 2:
+                entered.append((x, x))
                 return None
             times[path] += 1
             name = names[path] + (f"#{times[path]}" if times[path] > 1 else "")
             place = len(calls)
             calls.append(RecordedCall(name, layers.name, path, layers.axis_of_units(x.shape), x.shape, x.dtype))
             inputs.append(x.clone())  # what follows may change it
-            if place < len(leaves) and leaves[place].shape == x.shape:
-                x = x + leaves[place]
-            return ((x, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): x})
+            z = x + leaves[place] if place < len(leaves) and leaves[place].shape == x.shape else x
+            entered.append((x, z))
+            return ((z, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): z})
 
-        def leave(module: nn.Module, args: Any, output: Tensor) -> None:
+        def leave(module: nn.Module, args: Any, output: Tensor) -> Any:
+            x, z = entered.pop()
             if output.ndim > 1:
                 outputs.append(output.clone())
+            return x.copy_(z) if output is z is not x else output  # written into the input, which others may read
 
         paths = {id(network.get_submodule(path)): path for path in names}
         weighted, featured = layers_of(network)
