@@ -1,6 +1,7 @@
 """Tuning: choosing the value of a setting at which each arm is compared, on separate seeds."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from actbench.inference.verdict import EXTENSIONS, TUNING, choose_values, extended_values
 from actbench.records import write_records
@@ -16,6 +17,7 @@ def tune(study: Study, context: RunContext) -> Callable[[tuple[str, str, str]], 
 
     Raises MissingError when cells have failed.
     """
+    study = replace(study, mechanism=False)  # which is shown of the seeds that are compared
     assert study.grid
     values = list(study.grid.values)
     for extension in range(EXTENSIONS + 1):

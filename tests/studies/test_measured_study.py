@@ -43,6 +43,17 @@ def test_measured_cells_are_merged_and_serve_a_study_that_does_not_ask(tmp_path,
     assert table["mechanism_sites"].null_count() == 0
 
 
+def test_only_seeds_that_are_compared_are_measured(tmp_path):
+    tune = {"model.optimizer.lr": [0.001, 0.002], "replicates": 1}
+
+    table, _, _ = run(tmp_path, mechanism=True, tune=tune)
+    _, again, _ = run(tmp_path, tune=tune)
+
+    assert table["mechanism_epochs"].null_count() == 0
+    assert pl.read_parquet(tmp_path / "s" / "tuning.parquet")["mechanism_epochs"].null_count() > 0
+    assert again == []
+
+
 def test_the_models_setting_is_that_of_the_study_and_no_arm_has_its_own(tmp_path):
     config = {"model": {"mechanism": True}, "data": "FakeImages", "study": {"root": str(tmp_path)}}
     arm = {"activation": "relu", "model.mechanism": True}
