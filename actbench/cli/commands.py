@@ -1,13 +1,12 @@
 """The short commands: ``activations``, ``export`` and ``merge``. Each imports late what it alone needs."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from actbench.cli.console import table_console
 from actbench.cli.main import CommandParser, fail, shown_path
 from actbench.records import MEASURED, RecordError, Store, merge
 
@@ -18,8 +17,7 @@ def run_activations(options: Sequence[str]) -> int:
     from actbench.activations.catalogue import trainable_parameters
 
     CommandParser("activations").parse_args(options)
-    # Text that is piped on is not wrapped to the width of a terminal.
-    console = Console(width=None if sys.stdout.isatty() else 300)
+    console = table_console()
     table = Table("name", "formula", "trainable", "gain", "growth", "source", box=box.SIMPLE_HEAD)
     for name, entry in sorted(CATALOGUE.items()):
         moments = gaussian_moments(entry.cls(**entry.init_args))

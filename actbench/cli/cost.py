@@ -20,8 +20,9 @@ from rich.progress import track
 from actbench import __version__
 from actbench.activations import CATALOGUE
 from actbench.cli.cards import BATCH, CLASSES, COLUMNS, ELEMENTS, Card, CostBench, compile_ahead, network_with
+from actbench.cli.console import table_console
 from actbench.cli.main import CommandParser, fail, printable, shown_path
-from actbench.cli.report import UNLIMITED, print_table
+from actbench.cli.report import print_table
 from actbench.inference.verdict import StudyResults, load_results
 from actbench.inference.verdict.results import to_json_values
 from actbench.records import RecordError, check_links, replace_file
@@ -224,7 +225,7 @@ def print_cards(cards: Sequence[Card], machine: Mapping[str, Any], form: str | N
     if form == "md":
         print(markdown(card_table(cards)), told, sep="\n")
         return
-    console = Console(width=None if sys.stdout.isatty() else UNLIMITED, markup=False, emoji=False, highlight=False)
+    console = table_console()
     print_table(console, card_table(cards))
     print(printable(told), NOTES, sep="\n", end="")
 

@@ -1,6 +1,5 @@
 """``judge``: whether an activation is better than the baseline, for programs that try many."""
 
-import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,13 +77,12 @@ def run_judge(options: Sequence[str]) -> int:
 
 def list_ledger(path: Path) -> int:
     """Print a ledger, and write its page; returns the exit status."""
-    from rich.console import Console
-
-    from actbench.cli.report import UNLIMITED, print_table
+    from actbench.cli.console import table_console
+    from actbench.cli.report import print_table
     from actbench.judging.page import ledger_sentences, ledger_table, write_ledger_page
 
     ledger = read_or_restore(path)
-    console = Console(width=None if sys.stdout.isatty() else UNLIMITED, markup=False, emoji=False, highlight=False)
+    console = table_console()
     print_table(console, ledger_table(ledger))
     print(*map(printable, ledger_sentences(ledger)), sep="\n")
     print(f"page: {shown_path(write_ledger_page(ledger))}")

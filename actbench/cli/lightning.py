@@ -22,12 +22,12 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 from typing_extensions import override
 
 from actbench import data
+from actbench.cli.console import table_console
 from actbench.cli.main import fail, shown_path, shown_program
 from actbench.cli.saved import as_config, data_setting, read_saved, refuse_contradictions
 from actbench.networks import SwapError
@@ -317,13 +317,13 @@ def report_mechanism(mechanism: Mechanism) -> None:
         return f"{summary['mean']:.3g}{spread}"
 
     units = [f"{statistic.title}{', %' if statistic.is_share else ''}" for statistic in STATISTICS.values()]
-    headings = [Column("call"), Column("behind"), *(Column(unit, justify="right") for unit in units)]
+    headings = [Column("call", overflow="fold"), Column("behind"), *(Column(unit, justify="right") for unit in units)]
     title = f"mechanism after epoch {epoch}{': mean ± sd' if len(rank) > 1 else ''}"
     table = Table(*headings, box=box.SIMPLE, title=title, title_justify="left")
     for index, names in enumerate(zip(mechanism.sites, mechanism.layers, strict=True)):
         by_statistic = zip(statistics[:, :, index], STATISTICS.values(), strict=True)
         table.add_row(*names, *(cell(values, statistic) for values, statistic in by_statistic))
-    Console(width=None if sys.stdout.isatty() else 170).print(table)
+    table_console().print(table)
     replicates = f"{len(rank)} replicate{'s' if len(rank) > 1 else ''}"
     print(f"effective rank of the inputs of the last layer: {cell(rank, RANK)}; {replicates}")
 
@@ -341,7 +341,7 @@ def report_scores(scores: Mapping[str, Tensor], seeds: Sequence[int], metrics: M
             table.add_row(statistic, *(f"{summary[statistic]:z.6f}" for summary in summaries))
         table.add_section()
         table.add_row("ensemble", *(f"{metrics[f'{name}_ensemble']:.6f}" for name in scores))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    table_console().print(table)
     if len(seeds) > 1:
         members = next(value for name, value in metrics.items() if name.endswith("members_ensemble"))
         diverged = max(int((~values.isfinite()).sum()) for values in scores.values())

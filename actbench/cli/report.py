@@ -1,6 +1,5 @@
 """``report``: the results of a study, from its folder alone."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from actbench.cli.console import UNLIMITED, table_console
 from actbench.cli.main import CommandParser, fail, printable, shown_path
 from actbench.inference.verdict import RECORDS, VERDICT, StudyResults, load_results
 from actbench.inference.verdict.changes import study_changes
@@ -18,7 +18,6 @@ from actbench.report.tables import tables
 
 FORMATS = ("html", "md", "tex", "csv", "json", "png", "svg", "tensorboard")
 PAGE = "report.html"
-UNLIMITED = 10_000  # columns of output that is not a terminal
 SPARE = {  # columns of each table that are left out in a narrow terminal, the least important first
     "arms": (
         *("parameters", "memory", "val accuracy", "calibration error", "epochs", "an epoch", "test loss", "interval"),
@@ -99,7 +98,7 @@ def write_views(results: StudyResults, folder: Path, *, tensorboard: bool = True
 
 def print_results(results: StudyResults, folder: Path) -> None:
     """Print the tables of a study's page, arms first, and the verdicts in words."""
-    console = Console(width=None if sys.stdout.isatty() else UNLIMITED, markup=False, emoji=False, highlight=False)
+    console = table_console()
     by_name = {table.name: table for table in tables(results)}
     for name in SPARE:
         if name in by_name:

@@ -1,16 +1,15 @@
 """``sites``: list where a network calls activations, without training it."""
 
 import json
-import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from actbench.cli.console import table_console
 from actbench.cli.main import CommandParser, fail
 from actbench.networks import Swap, list_sites
 from actbench.report.cells import ReportTable, TableColumn, markdown, text_cell
@@ -120,5 +119,4 @@ def print_sites(swap: Swap, format: str) -> None:
         table = Table(*COLUMNS, box=box.SIMPLE_HEAD)
         for row in rows:
             table.add_row(*row)
-        # Text that is piped on is not wrapped to the width of a terminal, and paths are not markup.
-        Console(width=None if sys.stdout.isatty() else 300, markup=False, emoji=False).print(table)
+        table_console().print(table)

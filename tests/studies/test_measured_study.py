@@ -2,14 +2,18 @@
 
 import polars as pl
 import pytest
+import torch
 from small_studies import run
 
 from actbench.cli import main
+from actbench.cli.lightning import report_mechanism
 from actbench.inference.verdict import History
 from actbench.records import MECHANISM, STATISTICS, same_results
 from actbench.report import page
 from actbench.studies.definition import Study, StudyError
 from actbench.studies.grid import planned_cells
+from actbench.training.mechanism import Mechanism
+from actbench.training.mechanism.callback import Snapshot
 
 
 def test_a_study_that_asks_trains_finished_cells_again_with_the_same_results(tmp_path):
@@ -80,6 +84,17 @@ def test_a_fit_shows_its_last_measurement_and_logs_all(tmp_path, monkeypatch, ca
     tags = [tag for tag in logged.Tags()["scalars"] if tag.startswith("mechanism/")]
     assert len(tags) == 2 * len(STATISTICS) + 1
     assert len(logged.Scalars("mechanism/dead/layers.2")) == 3
+
+
+def test_names_of_calls_are_neither_cut_nor_markup(capsys):
+    name = f"blocks[bold].{'x' * 300}"
+    mechanism = Mechanism()
+    mechanism.sites, mechanism.layers = [name], ["convolution 1"]
+    mechanism.snapshots.append(Snapshot(1, torch.zeros(len(STATISTICS), 2, 1), torch.zeros(2)))
+
+    report_mechanism(mechanism)
+
+    assert name in capsys.readouterr().out
 
 
 def test_a_resumed_fit_goes_on_measuring(tmp_path, monkeypatch, capsys):
