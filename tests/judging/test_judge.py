@@ -500,7 +500,7 @@ def interrupt_slowly(pipe, number):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which may have been ignored, as in the background
     child.CONTEXT = multiprocessing.get_context("fork")
     with child.Child("gelu", STUDY) as asked:
-        threading.Timer(1, os.kill, (asked.process.pid, number)).start()
+        threading.Timer(3, os.kill, (asked.process.pid, number)).start()
         try:
             asked.ask("train")
         except EndedError as error:
