@@ -8,5 +8,5 @@ UNLIMITED = 10_000  # columns of output that is not a terminal
 
 
 def table_console() -> Console:
-    """A console whose lines are cut to the width of a terminal, and of nothing else; names are no markup."""
+    """A console as wide as the terminal, or without a limit where output goes elsewhere; names are not markup."""
     return Console(width=None if sys.stdout.isatty() else UNLIMITED, markup=False, emoji=False, highlight=False)

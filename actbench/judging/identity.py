@@ -22,7 +22,7 @@ FARTHER = (300.0, 1e3, 1e4, 1e5)  # where functions may be cut off
 NAN, INFINITY = 1e300, 2e300  # as a ledger has them
 SINGLE = 1e-4  # largest difference between precisions, relative and absolute
 CALLS = 300  # after which a function is still the same
-MOVES = (0.0, 0.1, 0.2)  # of trainable parameters, which have all been moved by more than rounding
+MOVES = (0.0, 0.1, 0.2)  # of trainable parameters: where they are, and twice elsewhere, as training may take them
 MOST = 1000  # trainable parameters whose function is known by its values
 
 

@@ -220,7 +220,7 @@ def pilot(study: Study) -> pl.DataFrame:
     Raises StudyError and MissingError as `compare` does.
     """
     seeds = range(2 * FIRST_OTHER_SEED, 2 * FIRST_OTHER_SEED + PILOT)
-    study = replace(study, mechanism=False)
+    study = replace(study, mechanism=False)  # a plan needs scores alone
     context = make_context(study)
     wanted = [Wanted(entry, seeds) for entry in planned_cells(study)]
     rehearse(make_plan(study, wanted), context.progress.say, context.engines)

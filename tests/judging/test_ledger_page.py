@@ -60,9 +60,7 @@ def test_every_candidate_is_on_the_page_and_nothing_is_in_the_way(silent_page, l
     assert barriers(page) == []
 
 
-def test_a_candidate_leads_to_its_study_and_shows_its_source(silent_page, ledger, tmp_path):
-    (tmp_path / "0004 <b>").mkdir()
-    (tmp_path / "0004 <b>/report.html").write_text("<title>its study</title>")
+def test_a_candidate_leads_to_its_study_and_shows_its_source(silent_page, ledger):
     page = silent_page(write_ledger_page(ledger))
 
     summary = page.locator("summary").first
