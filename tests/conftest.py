@@ -289,3 +289,26 @@ def fitted(tmp_path_factory, ended_in) -> Path:
 def checkpoint(fitted) -> Path:
     """The last checkpoint of `fitted`."""
     return fitted / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def make_data(tmp_path, monkeypatch):
+    """Makes a DataModule by name and sets it up, with generated files where it needs files."""
+    from datasets import FROM_FILES, write_dataset
+
+    from actbench import data
+
+    written = set()
+
+    def make_data(name, **options):
+        if name in FROM_FILES:
+            options.setdefault("root", str(tmp_path / name))
+            if name not in written:
+                write_dataset(name, Path(options["root"]), monkeypatch)
+                written.add(name)
+        datamodule = getattr(data, name)(**options)
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        return datamodule
+
+    return make_data

@@ -13,7 +13,11 @@ from threading import Thread
 
 import numpy as np
 import scipy.io
+import torch
 import torchvision.datasets
+
+FROM_FILES = ["MNIST", "FashionMNIST", "KMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN"]
+DATASETS = ["Digits", "FakeImages", *FROM_FILES]
 
 
 def made_up(rows, classes, shape, seed):
@@ -162,3 +166,7 @@ def serve(folder):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def all_rows(loader):
+    return torch.cat([batch.rows[0] for batch in loader])
