@@ -4,10 +4,10 @@
     python benchmarks/error_rates.py --studies 200
     python benchmarks/error_rates.py --markdown       # tables of the results at hand, nothing simulated
 
-The laws that scores follow are in `LAWS`, in a unit that does not matter. An
-arm has the same law as the one baseline that all are compared with, so that the
-scores of a pair are exchangeable; in `UNEVEN`, only their means agree. What a
-study compares are its `FAMILIES`.
+Scores follow the laws of `laws.py`, in a unit that does not matter. An arm has
+the same law as the one baseline that all are compared with, so that the scores
+of a pair are exchangeable; in `UNEVEN`, only their means agree. What a study
+compares are its `FAMILIES`.
 
 A rate has to lie within its limit by two standard errors of the simulation.
 Where the true rate is the limit itself, one in 40 does not, by chance: what
@@ -19,7 +19,7 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import pairwise, product
@@ -48,6 +48,30 @@ from actbench.inference.stats.paired import EXACT, FLIPS, TIE, Alternative, sign
 from actbench.inference.stats.sequential import HISTORIES
 from actbench.inference.verdict.part_words import failures_come_first
 from actbench.seeding import CROSSED_REPLICATES, LEVELS, levels
+from error_tables import (
+    COMPONENT_MEASURES,
+    FALSE_ALARMS,
+    FALSE_EQUIVALENTS,
+    FALSE_EQUIVALENTS_WORSE,
+    Row,
+    labelled,
+    markdown,
+)
+from laws import (
+    EFFECTS,
+    FAILING,
+    FAMILIES,
+    LAWS,
+    MIXED,
+    ONE_FAILS,
+    PLAIN,
+    UNEVEN,
+    UNUSUAL_EFFECTS,
+    Scores,
+    differences,
+    generator,
+    with_failures,
+)
 
 RESULTS = Path(__file__).parent / "results" / "error_rates.json"
 PACKAGES = ("numpy", "scipy")
@@ -56,141 +80,11 @@ DESIGN = Design(least=6, most=60, batch=6)
 PAIRS = (6, 12, 30, 60)
 ARMS = (1, 3, 10)
 FEW_ARMS = (1, 3, 7)
-FAILED = 0.5  # accuracy below which a run has failed
 SCREEN = 2_000  # flips that tell which tests cannot be passed
 AGAIN = 10  # times as many studies, where a limit is missed
 CHUNK = 40  # comparisons at once, so that their flips fit into memory
 
-PART_MEASURES = (
-    *(f"false alarms, {part}" for part in ("any part", "all seeds", "failures", "where both train")),
-    "false equivalents, any part",
-)
-HEADLINES = (
-    "all seeds better or worse",
-    "all seeds lead, though a failure was seen",
-    "failures decide",
-    "where both train, better or worse",
-)
-
-COMPONENT_MEASURES = tuple(
-    f"coverage of {what}"
-    for what in ("a source's variance", "its share", "the rest's variance", "the rest's share", "the whole variance")
-)
-
-Shape = tuple[int, ...]
-Scores = Float[np.ndarray, "studies arms pairs"]
-ScoresAndFailures = tuple[Scores, Bool[np.ndarray, "studies arms pairs 2"]]
 Errors = Bool[np.ndarray, " cases"]
-Law = Callable[[np.random.Generator, Shape], Float[np.ndarray, "..."]]
-
-
-def normal(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """About what is seen on digits."""
-    return rng.normal(0.967, 0.005, shape)
-
-
-def skewed(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """A lognormal share of errors."""
-    return 1 - 0.03 * rng.lognormal(sigma=0.8, size=shape)
-
-
-def heavy_tailed(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """Student's t with 2 degrees of freedom, whose variance is infinite."""
-    return 0.967 + 0.005 * rng.standard_t(2, shape)
-
-
-def on_270_images(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """Accuracies on the digits' test set."""
-    return rng.binomial(270, np.clip(normal(rng, shape), 0, 1)) / 270
-
-
-def on_10_000_images(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """Accuracies on MNIST's."""
-    return rng.binomial(10_000, np.clip(rng.normal(0.985, 0.001, shape), 0, 1)) / 10_000
-
-
-def failing(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """One run in ten ends at chance."""
-    return np.where(rng.random(shape) < 0.1, 0.1, normal(rng, shape))
-
-
-def skewed_arm(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """Exponential errors of the arm, hardly any spread of the baseline."""
-    scores = 0.977 - rng.exponential(0.01, shape)
-    scores[:, 0] = rng.normal(0.967, 0.001, scores[:, 0].shape)
-    return scores
-
-
-def failing_arm(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """One run of the arm in ten ends at chance; the baseline never does, but is worse by that elsewhere."""
-    scores = failing(rng, shape)
-    scores[:, 0] = rng.normal(0.9 * 0.967 + 0.1 * 0.1, 0.005, scores[:, 0].shape)
-    return scores
-
-
-def often_failing(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """Three runs in ten end at chance, as on the digits."""
-    return np.where(rng.random(shape) < 0.3, 0.1, normal(rng, shape))
-
-
-def only_failing_arm(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """One run of the arm in ten ends at chance; otherwise, arm and baseline are alike."""
-    scores = normal(rng, shape)
-    scores[:, 1:] = failing(rng, scores[:, 1:].shape)
-    return scores
-
-
-LAWS: dict[str, Law] = {
-    "normal": normal,
-    "skewed": skewed,
-    "heavy-tailed": heavy_tailed,
-    "accuracy on 270 images": on_270_images,
-    "accuracy on 10,000 images": on_10_000_images,
-    "one run in ten fails": failing,
-}
-UNEVEN: dict[str, Law] = {"arm skewed, baseline not": skewed_arm, "arm fails, baseline does not": failing_arm}
-# Laws of which some runs fail: of both arms alike, so that the scores of a pair are exchangeable, or of one arm.
-FAILING: dict[str, Law] = {"one run in ten fails": failing, "three runs in ten fail": often_failing}
-ONE_FAILS: dict[str, Law] = {
-    "arm fails, baseline does not": failing_arm,
-    "arm fails, equal where both train": only_failing_arm,
-}
-MIXED = ("normal", "accuracy on 270 images", "one run in ten fails")  # where other families are tried
-PLAIN = ("normal", "accuracy on 270 images", "accuracy on 10,000 images")  # where the t interval has to hold
-
-
-def exponential(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """Skewed effects, of mean 0 and variance 1."""
-    return rng.exponential(size=shape) - 1
-
-
-def rarely_failing(rng: np.random.Generator, shape: Shape) -> Float[np.ndarray, "..."]:
-    """Effects of mean 0 and variance 1, of which one in ten is far off."""
-    return ((rng.random(shape) < 0.1) - 0.1) / 0.3
-
-
-class Effects(NamedTuple):
-    """Variances of the effects of crossed sources, beside a rest of variance 1, and the laws of effects and rest."""
-
-    variances: Sequence[float]
-    law: Law = lambda rng, shape: rng.normal(size=shape)
-    rest: Law = lambda rng, shape: rng.normal(size=shape)
-
-
-EFFECTS: dict[str, Effects] = {
-    "2 sources: 0, 0": Effects((0, 0)),
-    "3 sources: 0, 0, 0": Effects((0, 0, 0)),
-    "3 sources: 1, 0, 0": Effects((1, 0, 0)),
-    "3 sources: 5, 1, 0": Effects((5, 1, 0)),
-    "3 sources: .1, .1, .1": Effects((0.1,) * 3),
-    "4 sources: 1, 1, 0, 0": Effects((1, 1, 0, 0)),
-    "5 sources: 0, 0, 0, 0, 0": Effects((0,) * 5),
-    "5 sources: 1, 1, 1, 1, 1": Effects((1,) * 5),
-}
-UNUSUAL_EFFECTS: dict[str, Effects] = {
-    "3 sources: 1, 1, 0, exponential effects": Effects((1, 1, 0), exponential),
-    "3 sources: 1, 0, 0, one replicate in ten fails": Effects((1, 0, 0), rest=rarely_failing),
-}
 
 
 class Side(NamedTuple):
@@ -209,57 +103,10 @@ class Side(NamedTuple):
 # test against the other end never fails: the worst case. What is left to the one at this end are the differences
 # without the margin.
 SIDES = (
-    Side("false alarms", 1, "two-sided"),
-    Side("false equivalents", -1, "greater"),
-    Side("false equivalents, arm worse", 1, "greater"),
+    Side(FALSE_ALARMS, 1, "two-sided"),
+    Side(FALSE_EQUIVALENTS, -1, "greater"),
+    Side(FALSE_EQUIVALENTS_WORSE, 1, "greater"),
 )
-
-
-class Row(NamedTuple):
-    """What was measured of a law."""
-
-    measure: str
-    law: str
-    pairs: int  # at most
-    looks: int
-    arms: int
-    studies: int
-    rate: float
-    least: float = 0.0  # limits, with the simulation's error
-    most: float = 1.0
-    first: float | None = None  # what fewer studies gave, where that missed the limits
-
-    @property
-    def met(self) -> bool:
-        """Whether the rate is within its limits."""
-        return self.least <= self.rate <= self.most
-
-
-def differences(name: str, rng: np.random.Generator, *, studies: int, arms: int, pairs: int) -> Scores:
-    """Scores of arms minus those of the one baseline of their study."""
-    scores = (LAWS | UNEVEN)[name](rng, (studies, 1 + arms, pairs))
-    return scores[:, 1:] - scores[:, :1]
-
-
-def all_pairs(name: str, rng: np.random.Generator, *, studies: int, arms: int, pairs: int) -> Scores:
-    """Differences of every two arms, the baseline among them."""
-    scores = (LAWS | UNEVEN)[name](rng, (studies, 1 + arms, pairs))
-    one, other = np.triu_indices(1 + arms, k=1)
-    return scores[:, other] - scores[:, one]
-
-
-def two_datasets(name: str, rng: np.random.Generator, *, studies: int, arms: int, pairs: int) -> Scores:
-    """Differences on two datasets, and their means."""
-    one, other = (differences(name, rng, studies=studies, arms=arms, pairs=pairs) for _ in range(2))
-    return np.concatenate([one, other, (one + other) / 2], axis=1)
-
-
-FAMILIES = {"": differences, "all pairs": all_pairs, "two datasets and their mean": two_datasets}
-
-
-def generator(*key: object) -> np.random.Generator:
-    """Random numbers of a simulation, which do not depend on what else is simulated."""
-    return np.random.default_rng(list("/".join(map(str, key)).encode()))
 
 
 def limit(studies: int) -> float:
@@ -336,14 +183,6 @@ def error_rates(
         Row(side.measure, labelled(name, family), pairs, looks, arms, studies, float(found.mean()), most=most)
         for side, found in zip(sides, errors, strict=True)
     ]
-
-
-def with_failures(name: str, rng: np.random.Generator, *, studies: int, arms: int, pairs: int) -> ScoresAndFailures:
-    """Differences from the baseline, and which replicates of each pair failed."""
-    scores = (FAILING | ONE_FAILS)[name](rng, (studies, 1 + arms, pairs))
-    failed = scores < FAILED
-    baseline = np.broadcast_to(failed[:, :1], failed[:, 1:].shape)
-    return scores[:, 1:] - scores[:, :1], np.stack([failed[:, 1:], baseline], axis=3)
 
 
 def may_pass(
@@ -455,11 +294,6 @@ def headlines(name: str, *, pairs: int, studies: int, trial: int = 0) -> list[Ro
         Row(measure, name, pairs, 1, 1, studies, float(np.mean(of)), most=limits.get(measure, 1.0))
         for measure, of in shown.items()
     ]
-
-
-def labelled(name: str, family: str) -> str:
-    """How a law is called in tables."""
-    return f"{name}, {family}" if family else name
 
 
 def coverage(name: str, *, pairs: int, studies: int, trial: int = 0) -> list[Row]:
@@ -586,76 +420,6 @@ def say(row: Row) -> None:
     """Tell how far it is."""
     words = f"{row.measure}, {row.law}, {row.pairs} pairs, {row.looks} looks, {row.arms} arms: {row.rate:.4f}"
     print(words + ("" if row.first is None else f", after {row.first:.4f}"), file=sys.stderr, flush=True)
-
-
-def table(rows: Iterable[Row], measure: str, laws: Iterable[str]) -> list[str]:
-    """A measure in percent as Markdown, laws down, pairs across, the numbers of arms side by side."""
-    laws = list(laws)
-    own = [row for row in rows if row.measure == measure and row.law in laws]
-    columns = sorted({(row.looks, row.pairs) for row in own})
-    heads = [f"{pairs} pairs" if looks == 1 else f"up to {pairs}, {looks} looks" for looks, pairs in columns]
-    lines = [f"| scores | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    for law in laws:
-        found = [[row for row in own if row.law == law and (row.looks, row.pairs) == column] for column in columns]
-        lines.append(f"| {law} | {' | '.join(' / '.join(map(percent, rows)) for rows in found)} |")
-    return lines
-
-
-def percent(row: Row) -> str:
-    """Its rate; bold if it misses a limit."""
-    rate = f"{100 * row.rate:.1f}"
-    return rate if row.met else f"**{rate}**"
-
-
-def power_table(rows: Iterable[Row]) -> list[str]:
-    """Power in percent as Markdown, what is planned down, pairs across."""
-    own = [row for row in rows if row.measure.startswith("power where")]
-    measures, sizes = dict.fromkeys(row.measure for row in own), sorted({row.pairs for row in own})
-    lines = [f"| planned | {' | '.join(f'{pairs} pairs' for pairs in sizes)} |", "|---" * (1 + len(sizes)) + "|"]
-    for measure in measures:
-        cells = [percent(row) for row in own if row.measure == measure]
-        lines.append(f"| {measure.split()[2]} | {' | '.join(cells)} |")
-    return lines
-
-
-def component_table(rows: Iterable[Row]) -> list[str]:
-    """Coverage of intervals of components in percent as Markdown, variances down, measures across."""
-    own = [row for row in rows if row.measure in COMPONENT_MEASURES]
-    heads = [measure.removeprefix("coverage of ") for measure in COMPONENT_MEASURES]
-    lines = [f"| variances of effects | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    for law in dict.fromkeys(row.law for row in own):
-        lines.append(f"| {law} | {' | '.join(percent(row) for row in own if row.law == law)} |")
-    return lines
-
-
-def markdown(rows: Sequence[Row]) -> Iterator[str]:
-    """All tables, and what had to be simulated once more."""
-    mixed = [labelled(*of) for of in product(MIXED, filter(None, FAMILIES))]
-    for title, measure, laws in (
-        ("False alarms, 1 / 3 / 10 arms", SIDES[0].measure, LAWS),
-        ("False equivalents, 1 / 3 / 10 arms", SIDES[1].measure, LAWS),
-        ("Other families of 3 arms and a baseline: false alarms", SIDES[0].measure, mixed),
-        ("Other families of 3 arms and a baseline: false equivalents", SIDES[1].measure, mixed),
-        ("Only the means agree: false alarms, 1 arm", SIDES[0].measure, UNEVEN),
-        ("Only the means agree: false equivalents, arm better by the margin", SIDES[1].measure, UNEVEN),
-        ("Only the means agree: false equivalents, arm worse by the margin", SIDES[2].measure, UNEVEN),
-        *((f"With failures, 1 / 3 / 7 arms: {measure}", measure, FAILING) for measure in PART_MEASURES),
-        *((f"One arm fails: {measure}", measure, ONE_FAILS) for measure in HEADLINES),
-        ("Coverage of 95 % intervals", "coverage", LAWS | UNEVEN),
-    ):
-        yield from (f"**{title}, %**", "", *table(rows, measure, laws), "")
-    yield from ("**Coverage of 95 % intervals of components of variance, %**", "", *component_table(rows), "")
-    yield from ("**Power of the sign-flip test, %**", "", *power_table(rows), "")
-    for row in rows:
-        if row.measure in ("saving", "power", "loss of power"):
-            yield f"- {row.law}: {row.measure} {percent(row)} %"
-    again = [row for row in rows if row.first is not None]
-    limited = sum(row.least > 0 or row.most < 1 for row in rows)
-    missed = sum(not row.met for row in rows)
-    yield f"- limits for {limited} figures; {len(again)} simulated once more, {missed} missed"
-    for row in again:
-        what = f"{row.measure}, {row.law}, {row.pairs} pairs, {row.looks} looks, {row.arms} arms"
-        yield f"  - {what}: {100 * (row.first or 0):.2f} %, then {100 * row.rate:.2f} % of {row.studies:,}"
 
 
 def main() -> None:

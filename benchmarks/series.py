@@ -30,7 +30,8 @@ from jaxtyping import Bool, Float, Int
 
 from actbench.inference.stats import judge_family
 from actbench.inference.stats.online import next_level
-from error_rates import ALPHA, DESIGN, FAILED, FAILING, LAWS, generator, limit
+from error_rates import ALPHA, DESIGN, limit
+from laws import FAILED, FAILING, LAWS, generator
 
 RESULTS = Path(__file__).parent / "results" / "series.json"
 USED = {"accuracy on 270 images": LAWS, "one run in ten fails": FAILING}

@@ -1,9 +1,9 @@
 """Simulations of `benchmarks/error_rates.py`: few studies here, and as many as it takes under the marker."""
 
-import importlib.util
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,12 @@ import pytest
 
 from actbench.inference.stats import judge_family, sign_flip, stops
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "error_rates.py"
-RESULTS = SCRIPT.parent / "results" / "error_rates.json"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "results" / "error_rates.json"
+sys.path.insert(0, str(BENCHMARKS))
+rates, laws = import_module("error_rates"), import_module("laws")
 
-
-def load():
-    specification = importlib.util.spec_from_file_location("error_rates", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-rates = load()
-LAWS = pytest.mark.parametrize("law", list(rates.LAWS))
+LAWS = pytest.mark.parametrize("law", list(laws.LAWS))
 STUDIES = pytest.mark.parametrize("studies", [100, pytest.param(2_000, marks=pytest.mark.slow)])
 ARMS = pytest.mark.parametrize("arms", [1, 3, pytest.param(10, marks=pytest.mark.slow)])
 BOTH = rates.SIDES[:2]
@@ -54,7 +47,7 @@ def test_errors_over_ten_looks_keep_their_level(law, studies, arms):
     assert missed(rows) == []
 
 
-@pytest.mark.parametrize("law", list(rates.FAILING))
+@pytest.mark.parametrize("law", list(laws.FAILING))
 @STUDIES
 @pytest.mark.parametrize("arms", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
@@ -86,8 +79,8 @@ def test_a_false_verdict_on_all_seeds_hardly_leads_once_a_failure_was_seen(studi
     assert rows["all seeds lead, though a failure was seen"] <= 0.05
 
 
-@pytest.mark.parametrize("family", list(filter(None, rates.FAMILIES)))
-@pytest.mark.parametrize("law", rates.MIXED)
+@pytest.mark.parametrize("family", list(filter(None, laws.FAMILIES)))
+@pytest.mark.parametrize("law", laws.MIXED)
 @pytest.mark.parametrize(("pairs", "looks"), [(12, 1), (60, 10)])
 @STUDIES
 def test_errors_of_other_families_keep_their_level(law, family, pairs, looks, studies):
@@ -97,9 +90,9 @@ def test_errors_of_other_families_keep_their_level(law, family, pairs, looks, st
 
 
 def test_the_families_are_what_a_study_compares():
-    one = rates.all_pairs("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
-    own = rates.differences("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
-    both = rates.two_datasets("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
+    one = laws.all_pairs("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
+    own = laws.differences("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
+    both = laws.two_datasets("normal", np.random.default_rng(0), studies=2, arms=2, pairs=5)
 
     assert np.allclose(one, np.stack([own[:, 0], own[:, 1], own[:, 1] - own[:, 0]], axis=1))
     assert np.array_equal(both[:, :2], own)
@@ -108,7 +101,7 @@ def test_the_families_are_what_a_study_compares():
 
 @STUDIES
 @pytest.mark.parametrize("pairs", rates.PAIRS)
-@pytest.mark.parametrize("law", rates.PLAIN)
+@pytest.mark.parametrize("law", laws.PLAIN)
 def test_intervals_cover_the_mean_of_well_behaved_scores(law, pairs, studies):
     rows = rates.checked(rates.coverage, law, pairs=pairs, studies=2 * studies)
 
@@ -143,7 +136,7 @@ def test_looking_saves_trainings_and_loses_little_power(effect, studies):
 @pytest.mark.parametrize("law", ["normal", "accuracy on 270 images"])
 @pytest.mark.parametrize("pairs", [12, 30])
 def test_the_simulated_p_values_are_those_of_the_test(pairs, law):
-    drawn = rates.differences(law, np.random.default_rng(0), studies=20, arms=1, pairs=pairs)[:, 0]
+    drawn = laws.differences(law, np.random.default_rng(0), studies=20, arms=1, pairs=pairs)[:, 0]
 
     p = rates.p_values(drawn, rates.SIDES)
 
@@ -160,7 +153,7 @@ def test_the_simulated_p_values_are_those_of_the_test(pairs, law):
 def test_the_simulated_decisions_are_those_of_a_study(pairs, design, studies, law):
     errors = rates.sequential_errors if design else rates.fixed_errors
     rng = np.random.default_rng(0)
-    drawn = rates.differences(law, rng, studies=studies, arms=3, pairs=pairs)
+    drawn = laws.differences(law, rng, studies=studies, arms=3, pairs=pairs)
     drawn += rng.choice([-0.002, 0.002], (studies, 1, 1))  # so that about half of them decide something
     margin = 1.0
 
@@ -173,7 +166,7 @@ def test_the_simulated_decisions_are_those_of_a_study(pairs, design, studies, la
     assert 0 < alarms.sum() + equivalents.sum() < 2 * studies
 
 
-@pytest.mark.parametrize("law", list(rates.FAILING))
+@pytest.mark.parametrize("law", list(laws.FAILING))
 @pytest.mark.parametrize(
     ("pairs", "design", "studies"),
     [(12, None, 24), pytest.param(24, rates.Design(6, 24, 6), 12, marks=pytest.mark.slow)],
@@ -184,7 +177,7 @@ def test_the_simulated_parts_are_those_of_a_study(pairs, design, studies, law, m
     monkeypatch.setattr(rates, "ALPHA", 0.4)  # so that many of them decide something
     looks = len(design.looks) if design else 1
     key = ("parts", law, pairs, looks, 2, 0)
-    drawn, failed = rates.with_failures(law, rates.generator(*key), studies=studies, arms=2, pairs=pairs)
+    drawn, failed = laws.with_failures(law, laws.generator(*key), studies=studies, arms=2, pairs=pairs)
 
     rows = {row.measure: row.rate for row in rates.part_errors(law, pairs=pairs, looks=looks, arms=2, studies=studies)}
 
@@ -207,7 +200,7 @@ def test_the_simulated_parts_are_those_of_a_study(pairs, design, studies, law, m
     ("name", "studies"),
     [
         *((name, 100) for name in ("3 sources: 1, 0, 0", "5 sources: 0, 0, 0, 0, 0")),
-        *(pytest.param(name, 2_000, marks=pytest.mark.slow) for name in rates.EFFECTS),
+        *(pytest.param(name, 2_000, marks=pytest.mark.slow) for name in laws.EFFECTS),
     ],
 )
 def test_intervals_of_components_cover_the_truth(name, studies):
@@ -227,7 +220,7 @@ def test_the_simulated_stops_are_those_of_a_study():
 
 
 def test_of_any_flips_none_but_those_that_may_cross_do():
-    drawn = rates.differences("accuracy on 270 images", np.random.default_rng(0), studies=100, arms=1, pairs=60)[:, 0]
+    drawn = laws.differences("accuracy on 270 images", np.random.default_rng(0), studies=100, arms=1, pairs=60)[:, 0]
 
     may = rates.may_cross(drawn, rates.SIDES[:1], 0.2)[0]
 
@@ -266,7 +259,7 @@ def test_the_shipped_figures_keep_their_limits():
 @pytest.mark.slow
 def test_the_script_writes_and_prints_what_it_simulated(tmp_path):
     path = tmp_path / "error_rates.json"
-    command = [sys.executable, SCRIPT, f"--output={path}"]
+    command = [sys.executable, BENCHMARKS / "error_rates.py", f"--output={path}"]
 
     first = subprocess.run([*command, "--studies=4"], capture_output=True, text=True, timeout=500, check=True)
     again = subprocess.run([*command, "--markdown"], capture_output=True, text=True, timeout=60, check=True)
