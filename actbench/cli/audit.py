@@ -14,12 +14,12 @@ from actbench.inference.audit import COLUMNS, GOAL, KINDS, MOST, Audited, TableE
 from actbench.inference.verdict.phrases import count
 
 EPILOG = f"""\
-columns of the table, named in its first line; all but the name, a mean and a spread are optional and may be blank:
+columns of the table, named in its head; all but the name, a mean and a spread are optional and may be blank:
 {chr(10).join(f"  {name:<8} {meaning}" for name, meaning in COLUMNS.items())}
 
 The table may have commas, semicolons or tabs, or be Markdown or LaTeX. Instead of a mean and an sd, cells may be
 printed as 87.48 ± 0.40, 87.48 (0.40) or $87.48 \\pm 0.40$, also in a column for each dataset; then --runs says how
-many runs there were.
+many runs there were. Names of datasets may stand in merged cells, over the columns that belong to them.
 
 A row is flagged if no numbers that round to the printed ones are consistent, by Student's, Welch's or the normal
 computation, one-sided or two-sided, whichever of the two rows was subtracted from the other.

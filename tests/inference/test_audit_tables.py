@@ -301,9 +301,92 @@ def test_columns_named_like_activations_are_rows(tmp_path):
     ]
 
 
-def test_merged_cells_are_told(tmp_path):
-    path = tmp_path / "table.tex"
-    path.write_text("Method & \\multicolumn{2}{c}{A} \\\\\n & B & C \\\\\nReLU & 1 & 2 \\\\\n")
+GROUPS = r"""
+\begin{tabular}{lcccc}
+\toprule
+\multirow{2}{*}{Activation} & \multicolumn{2}{c}{\textbf{CIFAR-10}} & \multicolumn{2}{c|}{SVHN} & Params \\
+\cmidrule(lr){2-3} \cmidrule(lr){4-5}
+ & Acc. (\%) & Std & Acc. (\%) & Std & \\
+\midrule
+ReLU & 93.12 & 0.21 & 96.1 & 0.1 & 1.1 M \\
+Swish & \textbf{93.55} & 0.18 & -- & -- & 1.1 M \\
+\bottomrule
+\end{tabular}
+"""
+SHEET = """\
+Activation,CIFAR-10,,SVHN,,Params
+,Acc. (%),Std,Acc. (%),Std,
+ReLU,93.12,0.21,96.1,0.1,1.1 M
+Swish,93.55,0.18,,,1.1 M
+"""
 
-    with pytest.raises(TableError, match="merged cells are not read"):
-        read_table(path)
+
+@pytest.mark.parametrize("text", [GROUPS, SHEET], ids=["latex", "spreadsheet"])
+def test_names_over_means_and_spreads_are_datasets(read, text):
+    table = read(text, runs=5)
+
+    assert [(row.dataset, row.percent) for row in table.rows] == [("CIFAR-10", True)] * 2 + [("SVHN", True)]
+    assert [row[:3] for row in numbers(table.rows)] == [
+        ("ReLU", "93.12", "0.21"),
+        ("Swish", "93.55", "0.18"),
+        ("ReLU", "96.1", "0.1"),
+    ]
+    assert table.unread == ["Params"]
+    assert not table.assumed
+
+
+@pytest.mark.parametrize(
+    ("head", "datasets"),
+    [
+        (r"& \multicolumn{2}{c}{Accuracy} \\ Activation & CIFAR-10 & SVHN \\", ["CIFAR-10", "SVHN"]),
+        (r"\multirow{2}{*}{Activation} & \multicolumn{2}{c}{Accuracy} \\ & {CIFAR-10} & SVHN \\", ["CIFAR-10", "SVHN"]),
+        (
+            r"& \multicolumn{1}{c}{Big} & \multicolumn{1}{c}{Small} \\ & VGG & VGG \\",
+            ["Big VGG", "Small VGG"],
+        ),
+        (
+            r"& \multicolumn{2}{c}{Accuracy} \\ & Big & Small \\ & VGG & VGG \\",
+            ["Big VGG", "Small VGG"],
+        ),
+    ],
+)
+def test_names_in_several_lines_are_joined(read, head, datasets):
+    rows = read(head + "\nReLU & $93.1 \\pm 0.2$ & $96.1 \\pm 0.1$ \\\\\n", runs=5).rows
+
+    assert [(row.dataset, row.mean.text) for row in rows] == list(zip(datasets, ("93.1", "96.1"), strict=True))
+
+
+def test_a_cell_of_several_lines_stands_in_each(read):
+    text = r"""
+Data & Activation & Accuracy & Std \\ \hline
+\multirow{2}{*}{SVHN} & ReLU & 96.1 & 0.1 \\
+ & Swish & 96.4 & 0.1 \\ \hline
+\multirow{2}*{\textbf{MNIST}} & ReLU & 99.1 & 0.1 \\
+ & Swish & 99.2 & 0.1 \\
+"""
+
+    rows = read(text, runs=5).rows
+
+    assert [(row.dataset, row.name, row.mean.text) for row in rows] == [
+        ("SVHN", "ReLU", "96.1"),
+        ("SVHN", "Swish", "96.4"),
+        ("MNIST", "ReLU", "99.1"),
+        ("MNIST", "Swish", "99.2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GROUPS.replace("SVHN}", "CIFAR-10}"), "two columns below 'CIFAR-10' have the same name"),
+        (SHEET.replace("Params", "Dataset"), "must name a column 'dataset', once"),
+        (r"a & \multicolumn{2}{c}{A} \\ b & 1 & 2 \\", "two columns are named 'A'"),
+        (r"a & \multicolumn{3}{c}{A} \\ & B & C \\ b & 1 & 2 \\", "line 1 has 3 cells, the first line 4"),
+    ],
+)
+def test_merged_cells_that_leave_a_doubt_are_refused(read, text, message):
+    with pytest.raises(TableError) as error:
+        read(text.replace("b & 1 & 2", "b & 1 $\\pm$ 1 & 2 $\\pm$ 1"))
+
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

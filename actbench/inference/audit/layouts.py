@@ -8,6 +8,7 @@ from typing import NamedTuple
 from actbench.inference.audit.rows import TableError
 
 LONGEST = 1000  # characters of a cell
+BLANK = ("", "-", "–", "—", "--", "---", "n/a", "na", "nan", "none")  # empty cells, in lower case
 NUMBER = r"(?:\d+(?:[.,]\d+)*\.?|[.,]\d+)(?:[eE][-+−]?\d+)?"
 SIGNED = rf"[-+−]?{NUMBER}"
 CELL = re.compile(
@@ -17,7 +18,10 @@ CELL = re.compile(
 )
 P_VALUE = re.compile(rf"(?:[pP]\s*)?(?P<sign>[<>=≤≥⩽⩾]?)\s*(?P<number>{NUMBER})")
 POWER = re.compile(r"(?:(\d[\d.,]*)\s*(?:×|·|\*|x)\s*)?10\s*\^\s*([-−]?\d+)")
-MERGED = r"\multicolumn"
+BRACED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"  # an argument, with braces up to two deep inside
+OPTION = r"(?:\[[^]]*\])?\s*"
+SEVERAL_COLUMNS = re.compile(rf"\\multicolumn\s*\{{(\d{{1,2}})\}}\s*{BRACED}\s*{BRACED}")
+SEVERAL_LINES = re.compile(rf"\\multirow\s*{OPTION}\{{(\d{{1,3}})\}}\s*{OPTION}(?:\*|{BRACED})\s*{OPTION}{BRACED}")
 LATEX = (  # commands and what they print; of all others, only the arguments are kept
     (r"\\(?:cellcolor|textcolor|color|rowcolor)(?:\[[^]]*\])?\{[^}]*\}", ""),
     (r"[_^]?\s*\{?\s*(?:\\[a-z]+style\s*|\\[a-z]*size\s*|\\small\s*|\\tiny\s*)?\\pm(?![A-Za-z])", "±"),
@@ -76,10 +80,7 @@ def split_lines(text: str) -> list[TextLine]:
     lines = [line for line in lines if any(line.cells)]
     for line in lines:
         if len(line.cells) != len(lines[0].cells):
-            merged = "; give each column a name of its own, for merged cells are not read" if MERGED in text else ""
-            raise TableError(
-                f"line {line.number} has {len(line.cells)} cells, the first line {len(lines[0].cells)}{merged}"
-            )
+            raise TableError(f"line {line.number} has {len(line.cells)} cells, the first line {len(lines[0].cells)}")
         if max(map(len, line.cells)) > LONGEST:
             raise TableError(f"line {line.number} has a cell of more than {LONGEST:,} characters")
     return [TextLine(line.number, [plain(cell) for cell in line.cells]) for line in lines] if latex else lines
@@ -103,7 +104,7 @@ def latex_lines(text: str) -> Iterator[TextLine]:
     r"""Lines of the first LaTeX table, or of a part of one, each of which ends in ``\\``."""
     text = re.sub(r"(?<!\\)%.*", "", text)
     begin = re.search(r"\\begin\{(?:tabular.?|longtable|array|tblr)\}(?:\[[^]]*\]|\{(?:[^{}]|\{[^{}]*\})*\})*", text)
-    number = 1
+    number, taller = 1, dict[int, tuple[int, str]]()
     if begin:
         number += text[: begin.end()].count("\n")
         text = text[begin.end() :].partition("\\end{")[0]
@@ -112,8 +113,30 @@ def latex_lines(text: str) -> Iterator[TextLine]:
         if first:
             rules = r"\\(?:[a-z]*rule|hline|cline)(?:\([^)]*\))?(?:\[[^]]*\])?(?:\{[^}]*\})*"
             cells = re.split(r"(?<!\\)&", re.sub(rules, "", part))
-            yield TextLine(number + part[: first.start()].count("\n"), [cell.strip() for cell in cells])
+            yield TextLine(number + part[: first.start()].count("\n"), separate(cells, taller))
         number += part.count("\n")
+
+
+def separate(cells: Sequence[str], taller: dict[int, tuple[int, str]]) -> list[str]:
+    """A cell for each column and line that merged cells stand for.
+
+    Args:
+        cells: The cells of a line.
+        taller: Of columns with a cell of several lines, how many of these are left, and its text; brought up to date.
+    """
+    found = list[str]()
+    for cell in cells:
+        wider = SEVERAL_COLUMNS.search(cell)
+        text = cell[: wider.start()] + wider[3] + cell[wider.end() :] if wider else cell
+        for _ in range(int(wider[1]) if wider else 1):
+            column = len(found)
+            left, above = taller.pop(column, (0, ""))
+            if higher := SEVERAL_LINES.search(text):
+                left, above = int(higher[1]), text[: higher.start()] + higher[3] + text[higher.end() :]
+            if left > 1:
+                taller[column] = (left - 1, above)
+            found.append((above if higher or (left and not text.strip()) else text).strip())
+    return found
 
 
 def plain(cell: str) -> str:

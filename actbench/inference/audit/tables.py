@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from actbench.inference.audit.columns import MEANINGS, column_name
+from actbench.inference.audit.heads import with_one_head
 from actbench.inference.audit.layouts import (
+    BLANK,
     P_VALUE,
     TextLine,
     bare,
@@ -17,33 +20,6 @@ from actbench.inference.audit.layouts import (
 from actbench.inference.audit.rows import KINDS, Kind, Printed, Row, TableError, read_number
 from actbench.records import is_printable
 
-COLUMNS = {
-    "name": "name of the row, each once in a dataset; by default the first column",
-    "dataset": "name of the dataset, if the table has several",
-    "mean": "mean score over the runs; decimals count, since 87.5 and 87.50 imply different rounding",
-    "sd": "standard deviation over the runs; without any spread, a row is a fixed number, as from the literature",
-    "se": "instead of sd, the standard error of the mean",
-    "ci": "instead of sd, the half-width of the mean's interval",
-    "n": "number of runs, that is, seeds",
-    "ci_low": "lower bound of the interval of the difference between the row and the baseline",
-    "ci_high": "upper bound",
-    "p": "p-value of an unpaired t test against the baseline, before any correction; may be <0.001",
-    "effect": "Cohen's d or Hedges' g against the baseline",
-}
-ALIASES = {
-    "name": ("activation", "activation function", "model", "method", "algorithm", "network", "function"),
-    "dataset": ("data", "data set", "task", "benchmark"),
-    "mean": ("accuracy", "acc", "score", "mean accuracy", "test accuracy", "test acc"),
-    "sd": ("std", "stdev", "stddev", "std dev", "st dev", "standard deviation", "σ"),
-    "se": ("sem", "stderr", "std err", "std error", "standard error"),
-    "ci": ("half width", "ci half width"),
-    "n": ("runs", "seeds", "trials", "replicates"),
-    "ci low": (),  # lower and upper bounds under other names are mostly those of the mean
-    "ci high": (),
-    "p": ("p value", "pvalue"),
-    "effect": ("effect size", "cohens d", "hedges g"),
-}
-MEANINGS = {alias: name.replace(" ", "_") for name, aliases in ALIASES.items() for alias in (name, *aliases)}
 ACTIVATIONS = (
     "relu",
     "leakyrelu",
@@ -59,7 +35,6 @@ ACTIVATIONS = (
     "softplus",
 )
 LARGEST_FILE, MOST_ROWS = 2**22, 1000  # bytes of a table, and rows
-BLANK = ("", "-", "–", "—", "--", "---", "n/a", "na", "nan", "none")  # empty cells, in lower case
 
 
 class PublishedTable(NamedTuple):
@@ -85,7 +60,8 @@ def read_table(path: Path, *, spread: Kind | None = None, runs: int | None = Non
     A table has a row for each activation, or for each activation on each dataset;
     or a column for each dataset, with cells such as ``87.48 ± 0.40``; or a column
     for each activation, if its first column is named ``dataset`` or columns are named
-    like activations.
+    like activations. Names of columns may stand in several lines, the upper ones over
+    several columns each.
 
     Args:
         path: The file.
@@ -101,7 +77,7 @@ def read_table(path: Path, *, spread: Kind | None = None, runs: int | None = Non
     if runs is not None and runs < 1:
         raise TableError(f"the number of runs must be at least 1, got {runs}")
     try:
-        lines = split_lines(path.read_text(encoding="utf-8-sig"))
+        lines = with_one_head(split_lines(path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise TableError(f"{path}: {reason}") from None
@@ -161,11 +137,6 @@ def find_scores(
         if header.count(cell) > 1:
             raise ValueError(f"two columns are named {cell!r}")
     return scores
-
-
-def column_name(cell: str) -> str:
-    """The name of a column in lower case, without punctuation and per cent sign."""
-    return " ".join(re.sub(r"[_.\-]", " ", re.sub(r"[(\[]?%[)\]]?|['’]", "", cell.lower())).split())
 
 
 def holds_scores(body: Sequence[TextLine], place: int, *, alone: bool) -> bool:
