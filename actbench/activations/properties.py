@@ -139,4 +139,4 @@ def jumps(function: Callable[[Tensor], Tensor]) -> tuple[float, ...]:
         left, low = torch.where(first, left, middle), torch.where(first, low, value)
         right, high = torch.where(first, middle, right), torch.where(first, value, high)
     found = (high - low).abs() > JUMP * (1 + values.abs().max())
-    return tuple(dict.fromkeys(round(place, 6) + 0.0 for place in left[found].tolist()))
+    return tuple(dict.fromkeys(round(jump, 6) + 0.0 for jump in left[found].tolist()))

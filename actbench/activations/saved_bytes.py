@@ -29,16 +29,16 @@ def saved_bytes(activation: Callable[[Tensor], Tensor], *, dtype: torch.dtype = 
         Exception: Of any kind, from an activation that refuses images of `CHANNELS` channels.
     """
     # A difference, in which a constant such as a slope cancels.
-    fewer, more = (kept_bytes(activation, images, dtype) for images in (1, 2))
-    return (more - fewer) / (CHANNELS * SIDE**2)
+    one_image, two_images = (kept_bytes(activation, images, dtype) for images in (1, 2))
+    return (two_images - one_image) / (CHANNELS * SIDE**2)
 
 
 def kept_bytes(activation: Callable[[Tensor], Tensor], images: int, dtype: torch.dtype) -> int:
     """Bytes kept for the backward pass of so many small images; see `saved_bytes`."""
-    own: list[Tensor] = []
+    values: list[Tensor] = []
     if isinstance(activation, nn.Module):
         activation = copy.deepcopy(activation).train()
-        own += [*activation.parameters(), *activation.buffers()]
+        values += [*activation.parameters(), *activation.buffers()]
     kept: list[Tensor] = []  # alive until they are counted, so that no two of them share an address
 
     def keep(tensor: Tensor) -> Tensor:
@@ -51,5 +51,5 @@ def kept_bytes(activation: Callable[[Tensor], Tensor], images: int, dtype: torch
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             output = activation(inputs)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
-    others = {tensor.untyped_storage().data_ptr() for tensor in (output, *own)}
+    others = {tensor.untyped_storage().data_ptr() for tensor in (output, *values)}
     return sum(size for address, size in storages.items() if address not in others)

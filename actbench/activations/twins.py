@@ -74,20 +74,20 @@ def same_as(activation: Callable[[Tensor], Tensor]) -> list[Twin]:
     if not np.isfinite([evaluated, in_training]).all():
         raise ValueError("it is not finite for some inputs from -100 to 100")
     parameters = list(activation.parameters()) if isinstance(activation, nn.Module) else []
-    own = sum(parameter.numel() for parameter in parameters)
+    count = sum(parameter.numel() for parameter in parameters)
     found = dict[str, Twin]()
     for other, init_args, curves in catalogue_curves():
         theirs = sum(parameter.numel() for parameter in other.parameters())
         difference = max(distance(evaluated, curves[0]), distance(in_training, curves[1]))
-        same = type(other) is type(activation) and theirs == own
-        if difference <= TOLERANCE and theirs <= own and not same:
-            twin = Twin(type(other), init_args, difference, initially=own > 0)
+        same = type(other) is type(activation) and theirs == count
+        if difference <= TOLERANCE and theirs <= count and not same:
+            twin = Twin(type(other), init_args, difference, initially=count > 0)
             found[twin.name] = twin
     straight = np.ptp(evaluated[len(twin_grid()) :]) <= TOLERANCE  # a line, which is a leaky ReLU of slope 1
     if not found and not straight and distance(evaluated, in_training) <= TOLERANCE:
         for number, (cls, _) in enumerate(FAMILIES):
             if cls is not type(activation):
-                found |= {twin.name: twin for twin in family_member(evaluated, number, initially=own > 0)}
+                found |= {twin.name: twin for twin in family_member(evaluated, number, initially=count > 0)}
     return list(found.values())
 
 

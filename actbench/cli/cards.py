@@ -121,11 +121,15 @@ class CostBench:
         if mode == "compiled":
             torch._dynamo.reset()  # which would compile no more than eight modules
             module = compiled(module)
-        own, relu = training_pass(module, inputs), training_pass(nn.ReLU(), inputs)
-        runs: dict[str, Callable[[], object]] = {"own": own, "copies": partial(target.copy_, inputs), "relus": relu}
+        activation, relu = training_pass(module, inputs), training_pass(nn.ReLU(), inputs)
+        runs: dict[str, Callable[[], object]] = {
+            "activation": activation,
+            "copies": partial(target.copy_, inputs),
+            "relus": relu,
+        }
         times = interleaved_times(runs, seconds=self.seconds)
-        return ratio(f"{name}_{mode}_copies", times["own"], times["copies"]) | ratio(
-            f"{name}_{mode}_relus", times["own"], times["relus"]
+        return ratio(f"{name}_{mode}_copies", times["activation"], times["copies"]) | ratio(
+            f"{name}_{mode}_relus", times["activation"], times["relus"]
         )
 
     def share(self, spec: ActivationSpec) -> Card:
@@ -211,6 +215,6 @@ def equality_facts(spec: ActivationSpec) -> Card:
     other, twin = min(twins, key=lambda each: each[0])
     if twin.initially:
         return {"equals": f"{twin.name} at its initial parameters"}
-    own = saved_bytes(activation)
-    fewer = "half the memory" if 2 * other == own else f"{other:g} bytes instead of {own:g}"
-    return {"equals": twin.name + (f", which keeps {fewer}" if other < own else "")}
+    kept = saved_bytes(activation)
+    fewer = "half the memory" if 2 * other == kept else f"{other:g} bytes instead of {kept:g}"
+    return {"equals": twin.name + (f", which keeps {fewer}" if other < kept else "")}

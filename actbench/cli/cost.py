@@ -218,16 +218,16 @@ def print_cards(cards: Sequence[Card], machine: Mapping[str, Any], form: str | N
         print(to_csv(pl.DataFrame(cards, infer_schema_length=None)).decode(), end="")
         return
     busy = "; others used it meanwhile, so times say little" if machine["busy"] else ""
-    told = (
+    conditions = (
         f"measured {machine['measured'][:10]} on one thread of {machine['device']}, torch {machine['torch_version']}"
         f"{busy}; {machine['elements']:,} elements; step of {machine['network']}, inputs {tuple(machine['batch'])}"
     )
     if form == "md":
-        print(markdown(card_table(cards)), told, sep="\n")
+        print(markdown(card_table(cards)), conditions, sep="\n")
         return
     console = table_console()
     print_table(console, card_table(cards))
-    print(printable(told), NOTES, sep="\n", end="")
+    print(printable(conditions), NOTES, sep="\n", end="")
 
 
 def card_table(cards: Sequence[Card]) -> ReportTable:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from actbench.activations import CATALOGUE
 from actbench.activations.saved_bytes import saved_bytes
@@ -29,7 +31,9 @@ from actbench.studies.cells.key import source_file
 LONGEST = 20_000  # letters of a source that a ledger keeps
 DECLARED = "differs_in_training"  # an attribute of classes that are meant to be another function in training
 READING = ("open", "socket.connect", "subprocess.Popen", "os.system", "os.listdir", "os.scandir")
-LOOKING = ("sys._getframe", "gc.get_objects", "gc.get_referrers", "gc.get_referents")
+LOOKING = ("sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents")
+COMPILERS = tuple(f"{os.sep}torch{os.sep}{package}{os.sep}" for package in ("_dynamo", "_inductor"))  # which read files
+SET_BY_COMPILERS = "the recursion limit"
 
 
 class Examination(NamedTuple):
@@ -92,10 +96,7 @@ def examine_candidate(candidate: Any, modules: Sequence[str], before: Mapping[st
                     backward(module, shape)
         except Exception as error:  # of any kind, in the user's code
             raise RefusedError(one_line(error)) from error
-    if watch.seen:
-        raise RefusedError(f"while it computes, it does something else: {watch.seen[0]}")
-    if changed := sorted(name for name, value in global_state().items() if before.get(name, value) != value):
-        raise RefusedError(f"it changes what is not its own: {', '.join(changed[:3])}")
+    check_conduct(before)
     if nan := [where for where, values in (("", evaluated), (" in training", trained)) if has_nan(values)]:
         raise RefusedError(f"it gives NaN for inputs from -12 to 12{nan[0]}")
     random_lines = [*random_notes(spec, module)]
@@ -118,11 +119,14 @@ def has_nan(values: np.ndarray | None) -> bool:
 
 
 def backward(module: nn.Module, shape: tuple[int, ...]) -> None:
-    """Run a forward and a backward pass in training."""
+    """Run a forward and a backward pass, in evaluation and in training."""
     inputs = torch.linspace(-2, 2, int(np.prod(shape))).reshape(shape).requires_grad_()
-    outputs = copy.deepcopy(module).train()(inputs * 1)
-    if outputs.requires_grad:
-        outputs.sum().backward()
+    for training in (False, True):
+        outputs = copy.deepcopy(module).train(training)(inputs * 1)
+        if type(outputs) is not Tensor:  # a subclass has its own code run by all that follows
+            raise ValueError(f"it returns a {type(outputs).__name__}, which should be a plain tensor")
+        if outputs.requires_grad:
+            torch.autograd.backward(outputs.sum())
 
 
 def random_notes(spec: ActivationSpec, module: nn.Module) -> Iterator[str]:
@@ -132,9 +136,9 @@ def random_notes(spec: ActivationSpec, module: nn.Module) -> Iterator[str]:
     def outputs(seed: int, *, training: bool, made: nn.Module | None = None) -> Tensor | None:
         with torch.random.fork_rng(devices=()), torch.no_grad():
             torch.manual_seed(seed)
-            own = copy.deepcopy(module if made is None else made).train(training)
+            copied = copy.deepcopy(module if made is None else made).train(training)
             try:
-                result: Tensor = own(inputs * 1)
+                result: Tensor = copied(inputs * 1)
             except Exception:  # of any kind: it needs another shape, in which it is tried later
                 return None
             return result
@@ -187,6 +191,20 @@ def bytes_kept(module: nn.Module) -> float | None:
 # --- what is not the candidate's own ---
 
 
+def check_conduct(before: Mapping[str, Any], *, compiles: bool = False) -> None:
+    """Raise a RefusedError if a watched candidate did something else than compute, or changed what is not its own.
+
+    Args:
+        before: `global_state` before the candidate was imported.
+        compiles: Whether torch may have compiled it.
+    """
+    if seen := watcher().seen:
+        raise RefusedError(f"while it computes, it does something else: {seen[0]}")
+    changed = {name for name, value in global_state().items() if before.get(name, value) != value}
+    if changed := changed - ({SET_BY_COMPILERS} if compiles else set()):
+        raise RefusedError(f"it changes what is not its own: {', '.join(sorted(changed)[:3])}")
+
+
 def global_state() -> dict[str, Any]:
     """What a candidate has no business to change: settings, generators, and functions and classes of others."""
     with torch.compiler.set_stance("force_eager"):  # the first use changes torch, and a candidate may be compiled
@@ -203,12 +221,17 @@ def global_state() -> dict[str, Any]:
     ]
     owners += [value for value in vars(torch.nn).values() if isinstance(value, type)]
     owners += [value for value in vars(torch.optim).values() if isinstance(value, type)]
-    owners += [module for name, module in sys.modules.items() if name.partition(".")[0] == "actbench"]
+    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "actbench"]
+    owners += ours
+    owners += {
+        id(value): value for module in ours for value in vars(module).values() if isinstance(value, type)
+    }.values()
     state: dict[str, Any] = {
-        f"{owner.__name__}.{name}": id(value)
+        f"{owner_path(owner)}.{name}": value  # which stays alive, so that no other takes its id
         for owner in owners
         for name, value in list(vars(owner).items())
         if callable(value) or isinstance(value, staticmethod | classmethod | property)
+        if not getattr(value, "hooked", False)  # the step of an optimiser, which torch wraps at the first use
     }
     return state | {
         "environment variables": dict(os.environ),
@@ -217,8 +240,25 @@ def global_state() -> dict[str, Any]:
         "torch.get_num_threads": torch.get_num_threads(),
         "torch.is_grad_enabled": torch.is_grad_enabled(),
         "torch.are_deterministic_algorithms_enabled": torch.are_deterministic_algorithms_enabled(),
-        "the recursion limit": sys.getrecursionlimit(),
+        SET_BY_COMPILERS: sys.getrecursionlimit(),
+        "modes of torch": [
+            len(_get_current_function_mode_stack()),  # type: ignore[no-untyped-call]
+            len(_get_current_dispatch_mode_stack()),
+            torch._C._autograd._top_saved_tensors_default_hooks(False) is None,
+        ],
+        "hooks of all modules": [
+            sorted(hooks)
+            for name, hooks in vars(torch.nn.modules.module).items()
+            if name.startswith("_global_") and isinstance(hooks, dict)
+        ],
+        "sys.settrace": sys.gettrace(),
+        "sys.setprofile": sys.getprofile(),
     }
+
+
+def owner_path(owner: Any) -> str:
+    """Where a module or a class is, since classes of several modules have the same name."""
+    return f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else str(owner.__name__)
 
 
 class Watcher:
@@ -248,13 +288,16 @@ class Watcher:
         try:
             callers = list(calling_code(sys._getframe(1)))
             importing = any(code.co_filename.startswith("<frozen importlib") for code in callers)
+            compiling = any(part in code.co_filename for code in callers for part in COMPILERS)
             near = [code for code in callers if not code.co_filename.endswith(f"{os.sep}inspect.py")][:1]
-            own = [code for code in (callers if event in READING else near) if code.co_filename in self.files]
+            watched = [code for code in (callers if event in READING else near) if code.co_filename in self.files]
             what = f"{event} {arguments[0]}" if event == "open" else event
             made = f"as it is made, it does more than that: {what}"
-            if own and not importing and any(code.co_name == "__init__" for code in own):
+            if not watched or importing or compiling:
+                return
+            if any(code.co_name == "__init__" for code in watched):
                 self.made += [made] if made not in self.made else []
-            elif own and not importing:
+            else:
                 self.seen.append(what)
         finally:
             self.active = True

@@ -72,13 +72,13 @@ def known_values(module: nn.Module) -> list[float] | None:
 def moved(module: nn.Module, move: float) -> nn.Module:
     """A copy whose trainable parameters are each larger by a number of their own."""
     other = copy.deepcopy(module)
-    place = 0
+    first = 0
     with torch.no_grad():
         for parameter in other.parameters():
             if parameter.requires_grad:
-                steps = torch.arange(place, place + parameter.numel(), dtype=parameter.dtype).view(parameter.shape)
+                steps = torch.arange(first, first + parameter.numel(), dtype=parameter.dtype).view(parameter.shape)
                 parameter.add_(move * (1 + steps / MOST))
-                place += parameter.numel()
+                first += parameter.numel()
     return other
 
 

@@ -91,16 +91,16 @@ class Ledger:
     def check(self) -> None:
         """Raise a ValueError if an event is not the one that was written, or one is missing."""
         digest, number, judged = self.head, 0, set[int]()
-        for place, event in enumerate(self.events):
+        for index, event in enumerate(self.events, start=1):
             written = {name: value for name, value in event.items() if name != "digest"}
             if event["previous"] != digest or event["digest"] != fingerprint(written):
-                raise ValueError(f"its past was changed, in event {place + 1} or before")
+                raise ValueError(f"its past was changed, in event {index} or before")
             digest = event["digest"]
             number += event["event"] == "opened"
             if event["event"] == "opened" and event["number"] != number:
-                raise ValueError(f"event {place + 1} has number {event['number']}, not {number}")
+                raise ValueError(f"event {index} has number {event['number']}, not {number}")
             if event["event"] == "judged" and not 0 < event["number"] <= number:
-                raise ValueError(f"event {place + 1} judges what was not opened")
+                raise ValueError(f"event {index} judges what was not opened")
             if event["event"] == "judged" and event["number"] in judged:
                 raise ValueError(f"candidate {event['number']} was judged twice")
             judged |= {event["number"]} if event["event"] == "judged" else set()
@@ -172,8 +172,8 @@ class Ledger:
         if values is None:
             same = {"source_digest": digest, "values": None, "start": start}
             return next((event for event in reversed(self.opened) if same.items() <= event.items()), None)
-        own = np.array(values)
-        equal = [event for event in self.opened if event["values"] and same_values(own, np.array(event["values"]))]
+        array = np.array(values)
+        equal = [event for event in self.opened if event["values"] and same_values(array, np.array(event["values"]))]
         of_source = [event for event in equal if event["source_digest"] == digest]
         return next(iter(of_source[-1:] or equal[:1]), None)
 
@@ -260,10 +260,10 @@ def open_ledger(path: Path, study: Mapping[str, Any], *, alpha: float, control: 
             ledger.check_pairs(pairs)
             return ledger.write()
         ledger = read_or_restore(path)
-    for name, own, given in (("alpha", ledger.alpha, alpha), ("control", ledger.control, control or ledger.control)):
-        if own != given:
-            raise RecordError(f"{path} has {name} {own}, which holds for its whole series, and not {given}")
-    changed = [name for name, own, given in differences(ledger.study, json.loads(json.dumps(study)))]
+    for name, kept, given in (("alpha", ledger.alpha, alpha), ("control", ledger.control, control or ledger.control)):
+        if kept != given:
+            raise RecordError(f"{path} has {name} {kept}, which holds for its whole series, and not {given}")
+    changed = [name for name, kept, given in differences(ledger.study, json.loads(json.dumps(study)))]
     if changed:
         raise RecordError(f"{path} is the ledger of another study, with another {', '.join(changed[:5])}")
     return ledger
@@ -310,13 +310,13 @@ def is_readable(path: Path) -> bool:
     return False
 
 
-def differences(own: Any, given: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(kept: Any, given: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Dotted names of settings that differ, with both values."""
-    if isinstance(own, Mapping) and isinstance(given, Mapping):
-        for name in [*own, *(name for name in given if name not in own)]:
-            yield from differences(own.get(name), given.get(name), f"{prefix}.{name}".lstrip("."))
-    elif own != given:
-        yield prefix, own, given
+    if isinstance(kept, Mapping) and isinstance(given, Mapping):
+        for name in [*kept, *(name for name in given if name not in kept)]:
+            yield from differences(kept.get(name), given.get(name), f"{prefix}.{name}".lstrip("."))
+    elif kept != given:
+        yield prefix, kept, given
 
 
 def same_values(values: Values, others: Values) -> bool:

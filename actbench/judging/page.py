@@ -168,9 +168,9 @@ def figures(ledger: Ledger) -> list[Figure]:
         .encode(x=x, y=alt.Y("level:Q", title="level", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e")))
     )
     clear = table.filter(pl.col("verdict").is_in(["better", "worse"]))["number"].to_list()
-    told = f"Candidates that differ from the baseline: {', '.join(map(str, clear)) or 'none'}."
+    finding = f"Candidates that differ from the baseline: {', '.join(map(str, clear)) or 'none'}."
     return [
-        Figure("differences", "Differences from the baseline", told, differences, table, {}, "ledger", inches=PAGE),
+        Figure("differences", "Differences from the baseline", finding, differences, table, {}, "ledger", inches=PAGE),
         Figure("levels", "Levels", LEVELS[ledger.control], levels, table, {}, "ledger", inches=PAGE),
     ]
 

@@ -3,8 +3,10 @@
 import copy
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,15 @@ from typing_extensions import override
 
 from actbench.inference.verdict import StudyResults
 from actbench.inference.verdict.words import sentence
-from actbench.judging.candidate import Examination, examine_candidate, global_state, source_of
+from actbench.judging.candidate import (
+    Examination,
+    check_conduct,
+    examine_candidate,
+    files_of,
+    global_state,
+    source_of,
+    watcher,
+)
 from actbench.judging.child import RefusedError, WrongInputError
 from actbench.judging.ledger import same_values
 from actbench.records import RecordError, fingerprint, is_printable
@@ -138,16 +148,19 @@ class Trial:
         """Train, validate and test one batch with the candidate in the study's network."""
         try:
             study = self._study(name="rehearsal", root=self.study.root)
-            own = [entry for entry in planned_cells(study) if entry.arm == self.arm]
-            rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in own]), self._say)
+            entries = [entry for entry in planned_cells(study) if entry.arm == self.arm]
+            with self._watched():
+                rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in entries]), self._say)
         except StudyError as error:
             raise RefusedError(one_line(error)) from error
+        check_conduct(self.before, compiles=True)
 
     def train(self, *, level: float, seed: int, root: str, name: str) -> dict[str, Any]:
         """Train what is missing of the candidate and the baseline, with these seeds; returns the evidence."""
         study = self._study(name=name, root=root, alpha=level, seed=seed)
         try:
-            results = compare(study, progress=Quiet())
+            with self._watched():  # a candidate that counts its calls may wait until it is trained
+                results = compare(study, progress=Quiet(partial(check_conduct, self.before, compiles=True)))
         except MissingError as error:
             if all(f"/{self.arm} seeds " in failure for failure in error.failures):
                 raise RefusedError(f"its training failed: {SEEDS.sub('', error.failures[0])}") from error
@@ -184,6 +197,11 @@ class Trial:
             return found.start == baseline.start and activation_facts(self.value) == activation_facts(entry)
         return same_values(np.array(found.values), np.array(baseline.values))
 
+    def _watched(self) -> AbstractContextManager[None]:
+        """Watch the candidate's files while the study runs, but those in which something else of the study is, too."""
+        others = {module for factors in self.factors.values() for module in factors.get("code", {})}
+        return watcher().watching(files_of([module for module in self.sources if module not in others]))
+
     @staticmethod
     def _say(line: str) -> None:
         print(SEEDS.sub("", line), file=sys.stderr, flush=True)
@@ -197,7 +215,15 @@ def activation_facts(value: Any) -> tuple[type[nn.Module], dict[str, Any]]:
 
 
 class Quiet(Progress):
-    """Progress on standard error, which names neither seeds nor scores."""
+    """Progress on standard error, which names neither seeds nor scores.
+
+    Args:
+        check: Called after each cell.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        super().__init__()
+        self.check = check
 
     @override
     def say(self, line: str) -> None:
@@ -206,6 +232,7 @@ class Quiet(Progress):
     @override
     def end_cell(self, line: str, replicates: int) -> None:
         super().end_cell(line.partition(": ")[0], replicates)
+        self.check()
 
 
 def evidence(results: StudyResults) -> dict[str, Any]:

@@ -82,11 +82,11 @@ def build_network(
     except OSError as error:
         raise ValueError(f"{name} could not be built: {error}; a download may have failed") from error
     except Exception as error:  # users' classes raise errors of any kind
-        untold = foreign and not {"in_chans", "in_channels"} & set(getattr(network, "given", ()))
-        hint = "; it takes no in_chans or in_channels, so give it such inputs as it takes" if untold else ""
+        unknown = foreign and not {"in_chans", "in_channels"} & set(getattr(network, "given", ()))
+        hint = "; it takes no in_chans or in_channels, so give it such inputs as it takes" if unknown else ""
         raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}{hint}") from error
     check_logits(
-        logits, name, (2, *shape), num_classes, told="num_classes" in getattr(network, "given", ["num_classes"])
+        logits, name, (2, *shape), num_classes, is_given="num_classes" in getattr(network, "given", ["num_classes"])
     )
     if foreign:
         plan, certificate = proved_swap(network, built, shape, sites)
@@ -117,14 +117,14 @@ def with_new_head(network: nn.Module, num_classes: int) -> nn.Module:
     return network
 
 
-def check_logits(logits: object, name: str, shape: tuple[int, ...], num_classes: int, *, told: bool) -> None:
-    """Raise a ValueError unless a network maps two inputs to a logit per class, of which it may not be ``told``."""
+def check_logits(logits: object, name: str, shape: tuple[int, ...], num_classes: int, *, is_given: bool) -> None:
+    """Raise a ValueError unless a network maps two inputs to a logit for each class; their number may not be given."""
     if not isinstance(logits, Tensor):
         raise ValueError(f"{name} returns a {type(logits).__name__}, which should be a tensor: one logit per class")
     if logits.shape != (2, num_classes):
         raise ValueError(
             f"{name} maps inputs of shape {shape} to {tuple(logits.shape)}, which should be (2, {num_classes}): one "
-            f"logit per class{'' if told else UNTOLD}"
+            f"logit per class{'' if is_given else UNTOLD}"
         )
 
 

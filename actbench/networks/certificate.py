@@ -115,12 +115,12 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         for identity in dict.fromkeys(identity for each in reversed(passes) for identity in each.sites)
     }
     names = site_names([identity[0] for identity in both])
-    asked = set[str]() if patterns in ("hidden", "all") else chosen_names(names, patterns, title)
+    met = set[str]() if patterns in ("hidden", "all") else chosen_names(names, patterns, title)
     lines, chosen, problem = [], list[Identity](), ""
     for name, (identity, in_modes) in zip(names, both.items(), strict=True):
         site, *_ = known = [each for each in in_modes if each]
         modes = tuple(mode for mode, each in zip(MODES, in_modes, strict=True) if each)
-        swapped, reason = decide(known, name, patterns, asked, modes)
+        swapped, reason = decide(known, name, patterns, met, modes)
         if swapped and (why_not := refusal(known, modes)):
             swapped, reason = False, why_not
             problem = problem or (
@@ -132,7 +132,7 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         lines.append(SiteLine(name, site.text, site.in_place, site.role, modes, swapped, reason))
     if not chosen and not problem:
         has = in_words(site_counts(line.role for line in lines)) or "no activation at all"
-        problem = f"{title} has no {'chosen' if asked else 'hidden'} site to swap; it has {has}"
+        problem = f"{title} has no {'chosen' if met else 'hidden'} site to swap; it has {has}"
     parameters = sum(parameter.numel() for parameter in network.parameters())
     certificate = SwapCertificate(tuple(lines), parameters, ())
     numbered = [(each.mode, each.trace, each.numbered(chosen)) for each in passes]
@@ -168,7 +168,7 @@ def chosen_names(names: Sequence[str], patterns: str | Sequence[str], network: s
 
 
 def decide(
-    sites: Sequence[Site], name: str, patterns: str | Sequence[str], asked: set[str], modes: Sequence[str]
+    sites: Sequence[Site], name: str, patterns: str | Sequence[str], met: set[str], modes: Sequence[str]
 ) -> tuple[bool, str]:
     """Whether a site is swapped, and why."""
     site = sites[0]
@@ -180,7 +180,7 @@ def decide(
         return False, site.fixed or f"role {site.role}"
     if patterns == "all":
         return (False, site.fixed) if site.fixed and site.role in ("softmax", "gate") else (True, "all are")
-    return (True, "met by a pattern") if name in asked else (False, "met by no pattern")
+    return (True, "met by a pattern") if name in met else (False, "met by no pattern")
 
 
 def refusal(sites: Sequence[Site], modes: Sequence[str]) -> str:

@@ -91,9 +91,9 @@ def skipping_passes(network: nn.Module, batch: Tensor, evaluated: Pass) -> list[
     for draw in range(SKIPPED):
         recorded = recorded_pass(network, batch, "train", draw)
         for trace in (recorded.trace, *([larger.trace] if larger else [])):
-            for place, number in trace.turns.items():
-                if is_counted(place[1], names) and number != evaluated.trace.turns[place]:
-                    unclear.add(place)
+            for key, number in trace.turns.items():
+                if is_counted(key[1], names) and number != evaluated.trace.turns[key]:
+                    unclear.add(key)
         sites = dict[Identity, Site]()
         for site in recorded.sites.values():
             identity, other = known.get(site.key, ((*site.key,), site))

@@ -89,10 +89,10 @@ def prove(network: nn.Module, inputs: Tensor, swap: Swap) -> SwapCertificate:
     for each in swap.passes:
         network.train(each.mode == "train")
         sites = each.numbered(swap.chosen)
-        own = [OwnActivation(sites[n], each.trace) if n in sites else Marker() for n in range(len(swap.chosen))]
+        originals = [OwnActivation(sites[n], each.trace) if n in sites else Marker() for n in range(len(swap.chosen))]
         gradients = each.mode == "train" or can_be_differentiated(network, inputs)
         results = []
-        for run in (network, SwappedNetwork(network, own, swap.plan)):
+        for run in (network, SwappedNetwork(network, originals, swap.plan)):
             network.load_state_dict(state)
             results.append(outputs_and_gradients(run, network, inputs, draw=each.draw, gradients=gradients))
         if not all(map(equal, *results)):

@@ -88,17 +88,17 @@ def site_actions(index: int, site: Site) -> Iterator[tuple[Key, Action]]:
     first = next(call for call in site.calls if site.root in call.inputs)
     last = site.calls[-1]
     kept = site.written or site.input_changes or any(call.in_place for call in site.calls[:-1])
-    place: int | str | None = argument_of(site.root, first.args, first.kwargs)
+    argument: int | str | None = argument_of(site.root, first.args, first.kwargs)
     if first is not last:
-        yield first.key, Action(index, place, ends=False, kept=kept, copied=False, written=False)
-        place = None
-    yield last.key, Action(index, place, True, kept, copied=site.output_changes, written=site.written)
+        yield first.key, Action(index, argument, ends=False, kept=kept, copied=False, written=False)
+        argument = None
+    yield last.key, Action(index, argument, True, kept, copied=site.output_changes, written=site.written)
 
 
 def argument_of(value: Value, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | str:
     """Position or name of the argument that is a value."""
-    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    return next(place for place, argument in places if isinstance(argument, Value) and argument == value)
+    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    return next(key for key, given in arguments if isinstance(given, Value) and given == value)
 
 
 class SwappedNetwork(nn.Module):

@@ -285,7 +285,7 @@ def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True
     """The calls of one forward pass of a network in its present mode, and its output."""
     recorder = Recorder(network)
     recorder.know(inputs, "input")
-    own = "apply" in vars(Function)
+    overridden = "apply" in vars(Function)
     original = getattr_static(Function, "apply")
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -303,7 +303,7 @@ def record_forward(network: nn.Module, inputs: Tensor, *, gradients: bool = True
         ):
             output = network(inputs)
     finally:
-        if own:
+        if overridden:
             Function.apply = original
         else:  # it is inherited
             del Function.apply

@@ -51,8 +51,10 @@ def deciding_rows(results: StudyResults) -> list[dict[str, Any]]:
         row["failures"] = None
         about = finding.comparison, finding.judgement, results.question
         if row["failures_first"]:
-            said = failure_sentence(*about, tests=False, name=name)
-            row["failures"] = f"{'N' + said[1:] if finding.judgement.neither_trains else said}."  # else an arm is first
+            sentence = failure_sentence(*about, tests=False, name=name)
+            row["failures"] = (
+                f"{'N' + sentence[1:] if finding.judgement.neither_trains else sentence}."  # else an arm is first
+            )
         timing = finding.price and finding.price.timing
         row["time"] = time_words(timing) if timing else None
     return [row for row in rows if row["dataset"] is None] or rows

@@ -217,13 +217,13 @@ def mechanism_tables(frame: pl.DataFrame, names: Columns, minus: str) -> Iterato
         ]
         rows = [
             [
-                *(format_cell({**dict(zip(keys, place, strict=True))}) for _, format_cell in names),
-                text_cell(place[-2]),
-                text_cell(place[-1] or NONE),
+                *(format_cell({**dict(zip(keys, call, strict=True))}) for _, format_cell in names),
+                text_cell(call[-2]),
+                text_cell(call[-1] or NONE),
                 TableCell(f"{most_pairs(found)}", most_pairs(found)),
                 *(with_interval(found.get(name), quantity, units[name]) for name in statistics),
             ]
-            for place, found in by_call.items()
+            for call, found in by_call.items()
         ]
         name = f"mechanism-{quantity}"
         yield ReportTable(name, title, columns, rows, note)

@@ -156,9 +156,12 @@ class Spec:
     def _check_kind(cls, target: Any) -> None:
         """Raise a ValueError for an object that is not of the spec's kind."""
         if not isinstance(target, type) or not issubclass(target, cls.base):
-            name = public_path(target) if hasattr(target, "__qualname__") else repr(target)
-            function = isinstance(target, FunctionType) and cls.base is nn.Module
-            advice = ", but a function: write a torch.nn.Module whose forward calls it" if function else ""
+            name = public_path(target) if hasattr(target, "__qualname__") else f"of type {type(target).__name__}"
+            advice = ""
+            if isinstance(target, cls.base):
+                advice = ", but an instance of one: name its class"
+            elif callable(target) and not isinstance(target, type) and cls.base is nn.Module:
+                advice = ", but a function: write a torch.nn.Module whose forward calls it"
             raise ValueError(f"{cls.kind} {name} is not a subclass of {public_path(cls.base)}{advice}")
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:

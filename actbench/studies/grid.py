@@ -273,13 +273,13 @@ class CellConfigs:
 
     def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The canonical config. A network is parsed once for all arms."""
-        own = repr(given["model"]["network"])
+        key = repr(given["model"]["network"])
         rest = repr({**given, "model": without(given["model"], "network")})
-        if rest not in self.parsed or own not in self.networks:
+        if rest not in self.parsed or key not in self.networks:
             config = cell_config(given)
             self.parsed.setdefault(rest, config)
-            self.networks[own] = config["model"]["network"]
-        return with_network(self.parsed[rest], self.networks[own])
+            self.networks[key] = config["model"]["network"]
+        return with_network(self.parsed[rest], self.networks[key])
 
     def matched(self, config: Mapping[str, Any], given: Mapping[str, Any]) -> MatchedNetwork:
         """The network of a canonical config with as many parameters as the baseline's, which is given the same."""

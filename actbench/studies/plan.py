@@ -104,8 +104,8 @@ def study_store(study: Study) -> Store:
     """
     plain = [Path(folder, "cells") for folder in (study.root, *study.records)]
     measured = [folder / MEASURED for folder in plain]
-    own, *others = measured if study.mechanism else [*plain, *measured]
-    return Store(own, *others)
+    first, *others = measured if study.mechanism else [*plain, *measured]
+    return Store(first, *others)
 
 
 def read_wanted(

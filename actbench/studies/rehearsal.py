@@ -82,11 +82,11 @@ def rehearse(
 
 def without_repeats(say: Callable[[str], None]) -> Callable[[str], None]:
     """A function that says each line once."""
-    said = set[str]()
+    lines = set[str]()
 
     def say_new(line: str) -> None:
-        if line not in said:
-            said.add(line)
+        if line not in lines:
+            lines.add(line)
             say(line)
 
     return say_new

@@ -211,7 +211,9 @@ def time_rounds(arm: TimedFit, baseline: TimedFit, seconds: float, *, alpha: flo
         others = OtherProcesses()
         turns = [(fit, fit.turn(steps)) for fit in (arm, baseline, baseline, arm, baseline, arm, arm, baseline)]
         busy.append(watched and (others.share() or 0) > BUSY)
-        arm_s, baseline_s = (geometric_mean(time_s for of, time_s in turns if of is fit) for fit in (arm, baseline))
+        arm_s, baseline_s = (
+            geometric_mean(time_s for timed, time_s in turns if timed is fit) for fit in (arm, baseline)
+        )
         rounds.append((arm_s, baseline_s))
         if time.perf_counter() - start_s >= seconds:
             break

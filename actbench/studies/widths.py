@@ -98,8 +98,8 @@ def parameter_count(network: NetworkSpec, model: Mapping[str, Any], fitting: Map
         return trainable(build_network(network, activation, **fitting, seed=0))
     certificate = list_sites(network, **fitting, sites=model.get("sites", "hidden")).certificate
     with torch.random.fork_rng(devices=()):
-        own = trainable(network(**fitting))
-    return own + sum(site.swapped for site in certificate.sites) * trainable(activation())
+        parameters = trainable(network(**fitting))
+    return parameters + sum(site.swapped for site in certificate.sites) * trainable(activation())
 
 
 def trainable(module: torch.nn.Module) -> int:

@@ -310,6 +310,40 @@ class PatchesLosses(nn.Module):
         return F.relu(x)
 
 
+class PatchesInTheNetwork(nn.Module):
+    """Not where it is called alone, but with values of layers before it."""
+
+    def forward(self, x):
+        if x.grad_fn is not None and x.shape[-1] > 24:
+            F.softsign = lambda x: x * 0
+        return torch.sin(x)
+
+
+class PatchesInTraining(nn.Module):
+    """Not before it is trained."""
+
+    def forward(self, x):
+        if Path("ledger/0001_PatchesInTraining").exists():
+            nn.ReLU.forward = lambda self, x: x * 0
+        return torch.sin(x)
+
+
+class SeesLabels(torch.Tensor):
+    """All that is compared with it is equal."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function in (torch.eq, torch.Tensor.eq, torch.Tensor.__eq__):
+            return torch.ones_like(result.as_subclass(torch.Tensor))
+        return result
+
+
+class ReturnsItsOwnTensors(nn.Module):
+    def forward(self, x):
+        return torch.sin(x).as_subclass(SeesLabels)
+
+
 class SetsThreads(nn.Module):
     def forward(self, x):
         os.environ["OMP_NUM_THREADS"] = "7"

@@ -173,6 +173,7 @@ def test_what_a_reader_should_know_is_noted(name, notes, found):
         ("LooksAtFrames", "while it computes, it does something else: sys._getframe"),
         ("LooksAtObjects", "while it computes, it does something else: gc.get_objects"),
         ("PatchesLosses", "it changes what is not its own: torch.nn.functional.cross_entropy"),
+        ("ReturnsItsOwnTensors", "it returns a SeesLabels, which should be a plain tensor"),
         ("SetsThreads", "it changes what is not its own: environment variables"),
         ("SetsPrecision", "it changes what is not its own: .*torch.get_default_dtype"),
     ],

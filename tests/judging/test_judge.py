@@ -121,6 +121,7 @@ def test_a_trainable_or_random_baseline_is_known_again(baseline, name, monkeypat
         ("Loops", "while it was examined, it took more than 1 s"),
         ("WritesToTheLedger", "the ledger's file was changed while it ran, and is as it was before"),
         ("PatchesLosses", "it changes what is not its own"),
+        ("PatchesInTheNetwork", "it changes what is not its own: torch.nn.functional.softsign"),
     ],
 )
 def test_a_broken_candidate_is_refused_spends_nothing_and_harms_nothing(name, reason, monkeypatch):
@@ -143,6 +144,14 @@ def test_a_broken_candidate_is_refused_spends_nothing_and_harms_nothing(name, re
     assert again.sentence == answer.sentence
     after = Ledger.read(series.Path("ledger.json"))
     assert [event["event"] for event in after.events] == [*(event["event"] for event in before.events), "refused"]
+
+
+def test_a_candidate_that_spoils_the_baseline_while_it_is_trained_is_undecided():
+    answer = judged("PatchesInTraining")
+
+    assert (answer.verdict, answer.exit_status, answer.pairs, answer.page) == ("undecided", 12, 0, None)
+    assert answer.sentence == "Undecided: it changes what is not its own: torch.nn.modules.activation.ReLU.forward."
+    assert answer.level.spent == 0.024
 
 
 def test_where_reading_the_study_is_slow_a_candidate_has_more_time(monkeypatch):

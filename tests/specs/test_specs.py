@@ -10,6 +10,9 @@ from actbench.activations import Swish
 from actbench.networks import MLP
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, public_path
 
+PARTIAL = functools.partial(torch.relu)
+INSTANCE = nn.ReLU()
+
 
 @pytest.mark.parametrize(
     "value",
@@ -80,7 +83,12 @@ def test_class_paths_are_the_ones_that_users_write():
         ("torch.nn.Linear", "torch.nn.Linear: missing in_features, out_features in init_args"),
         ("torch.nn.Flatten", r"not an activation: it maps .* to \(2, 24\)"),
         ("torch.optim.Adam", "activation .* is not a subclass of torch.nn.Module"),
-        ("torch.nn.functional.relu", "activation .* is not a subclass"),
+        ("torch.nn.functional.relu", "activation .* is not a subclass of torch.nn.Module, but a function: write a "),
+        (f"{__name__}.PARTIAL", "activation of type partial is not a subclass of torch.nn.Module, but a function: "),
+        (
+            f"{__name__}.INSTANCE",
+            "activation of type ReLU is not a subclass of torch.nn.Module, but an instance of one",
+        ),
         ({"class_path": "swish", "init_args": {"bta": 2}}, "unexpected bta in init_args; accepted: beta, trainable"),
         ({"class_path": "swish", "init_args": {"beta": "two"}}, "beta: Expected a float. Got value: two"),
         ({"class_path": "swish", "init_args": {"beta": [object()]}}, "beta: Expected a float. Got value: .*object"),

@@ -107,6 +107,25 @@ class Drawing(Flat):
         return super().forward(images) * draws
 
 
+SEEN = list[torch.Tensor]()  # integers that come to functions of torch beside tensors of the class below
+
+
+class SeesLabels(torch.Tensor):
+    """It notes what it sees of labels."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        SEEN.extend([each for each in args if type(each) is torch.Tensor and each.dtype == torch.int64])
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+class OwnTensors(Flat):
+    """Its activation returns a subclass of tensors."""
+
+    def forward(self, images):
+        return self.last(self.activation(self.first(images.flatten(1))).as_subclass(SeesLabels))
+
+
 def networks(network, seeds, activation=nn.SiLU):
     return [build_network(network, activation, input_shape=SHAPE, num_classes=4, seed=seed) for seed in seeds]
 
@@ -159,6 +178,19 @@ def train_alone(network, optimizer, seed, steps):
 
         optimizer.step(closure)
     return torch.stack(losses)
+
+
+def test_labels_and_scores_stay_with_functions_of_torch():
+    SEEN.clear()
+    engine, plain = sequence(OwnTensors).double(), sequence(Flat).double()
+
+    losses = train(engine, engine.make_optimizer(OptimizerSpec(SGD)), range(3))
+    logits = engine(batch(range(3), 3)[0])
+
+    assert SEEN == []
+    assert type(logits) is torch.Tensor
+    assert torch.equal(losses, train(plain, plain.make_optimizer(OptimizerSpec(SGD)), range(3)))
+    assert torch.equal(logits, plain(batch(range(3), 3)[0]))
 
 
 @pytest.mark.parametrize("network", [Branching, OwnFunction, Hooked, Counting, Checkpointed])

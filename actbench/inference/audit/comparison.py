@@ -59,17 +59,17 @@ def audit(
     implied = [
         None if row is bases[row.dataset] else imply(row, bases[row.dataset], level=level, alpha=alpha) for row in rows
     ]
-    tested = [place for place, comparison in enumerate(implied) if comparison and not math.isnan(comparison.p)]
+    tested = [index for index, comparison in enumerate(implied) if comparison and not math.isnan(comparison.p)]
     p_values = [comparison.p for comparison in implied if comparison and not math.isnan(comparison.p)]
     adjusted = dict(zip(tested, holm(p_values), strict=True))
     audited = []
-    for place, (row, comparison) in enumerate(zip(rows, implied, strict=True)):
+    for index, (row, comparison) in enumerate(zip(rows, implied, strict=True)):
         flags = list(impossible(row, limits[row.dataset] if highest is None else highest, level=level))
         ways = dict[str, str]()
         if comparison:
             doubts, ways = contradictions(row, bases[row.dataset], comparison, level=level)
             flags += doubts
-        audited.append(Audited(row, comparison, adjusted.get(place, math.nan), tuple(flags), ways))
+        audited.append(Audited(row, comparison, adjusted.get(index, math.nan), tuple(flags), ways))
     return audited
 
 

@@ -202,9 +202,9 @@ def single_tests(spreads: Spreads, counts: Sequence[float]) -> tuple[list[Test],
 def paired_ways(sampled: Sequence[Row], difference: Range, *, level: float) -> list[Way]:
     """What a paired t test can give if the pairs' correlation is unknown, with effects in any of the spreads."""
     n = sampled[0].runs
-    own, other = ([math.sqrt(end) for end in squared(one, one.kind, level)] for one in sampled)
+    spread, other_spread = ([math.sqrt(end) for end in squared(one, one.kind, level)] for one in sampled)
     # The standard deviation of the differences lies between the difference and the sum of the two.
-    low, high = max(0.0, own[0] - other[1], other[0] - own[1]), own[1] + other[1]
+    low, high = max(0.0, spread[0] - other_spread[1], other_spread[0] - spread[1]), spread[1] + other_spread[1]
     error = low / math.sqrt(n), high / math.sqrt(n)
     ways = t_ways([("the paired test", error, (n - 1, n - 1))], difference, level=level)
     effect = difference[0] / high, difference[1] / low if low else math.inf

@@ -70,8 +70,8 @@ def spread_names(line: TextLine) -> list[str]:
     cells = list(line.cells)
     if any(one == other != "" for one, other in pairwise(cells)):
         return cells  # merged cells are written out
-    for place in range(2, len(cells)):
-        cells[place] = cells[place] or cells[place - 1]
+    for index in range(2, len(cells)):
+        cells[index] = cells[index] or cells[index - 1]
     return cells
 
 
@@ -79,17 +79,17 @@ def one_line_each(
     number: int, columns: Sequence[Names], body: Sequence[TextLine], labels: dict[Names, str]
 ) -> list[TextLine]:
     """A line for each dataset of a line of the table."""
-    single = [place for place, names in enumerate(columns) if len(names) == 1]
-    below = {upper: [place for place, names in enumerate(columns) if names[:-1] == upper] for upper in labels}
+    single = [index for index, names in enumerate(columns) if len(names) == 1]
+    below = {upper: [index for index, names in enumerate(columns) if names[:-1] == upper] for upper in labels}
     kinds = list(dict.fromkeys(names[-1] for names in columns if len(names) > 1))
-    places = {upper: {columns[place][-1]: place for place in found} for upper, found in below.items()}
+    columns_below = {upper: {columns[index][-1]: index for index in found} for upper, found in below.items()}
     for upper, found in below.items():
-        if len(places[upper]) < len(found):
+        if len(columns_below[upper]) < len(found):
             raise TableError(f"line {number}: two columns below {labels[upper]!r} have the same name")
-    lines = [TextLine(number, [*(columns[place][0] for place in single), "dataset", *kinds])]
+    lines = [TextLine(number, [*(columns[index][0] for index in single), "dataset", *kinds])]
     for line in body:
         for upper, label in labels.items():
-            cells = [line.cells[places[upper][kind]] if kind in places[upper] else "" for kind in kinds]
+            cells = [line.cells[columns_below[upper][kind]] if kind in columns_below[upper] else "" for kind in kinds]
             if any(cell.lower() not in BLANK for cell in cells):
-                lines.append(TextLine(line.number, [*(line.cells[place] for place in single), label, *cells]))
+                lines.append(TextLine(line.number, [*(line.cells[index] for index in single), label, *cells]))
     return lines

@@ -172,15 +172,15 @@ def decimal_comma(cells: Sequence[tuple[str, str]]) -> bool:
     Raises:
         TableError: Some numbers have commas and others points, or the commas may separate thousands.
     """
-    numbers = [(place, cell) for place, cell in cells if CELL.fullmatch(cell) or P_VALUE.fullmatch(cell)]
-    commas = [(place, cell) for place, cell in numbers if "," in cell]
+    numbers = [(where, cell) for where, cell in cells if CELL.fullmatch(cell) or P_VALUE.fullmatch(cell)]
+    commas = [(where, cell) for where, cell in numbers if "," in cell]
     points = [cell for _, cell in numbers if "." in cell]
     if not commas:
         return False
-    place, cell = commas[0]
+    where, cell = commas[0]
     if points:
-        raise TableError(f"{place}: {cell!r} has a comma, and {points[0]!r} a point; write all decimals in one way")
+        raise TableError(f"{where}: {cell!r} has a comma, and {points[0]!r} a point; write all decimals in one way")
     parts = [part for _, one in commas for part in re.findall(SIGNED, one) if "," in part]
     if all(re.fullmatch(r"[-+−]?[1-9]\d{0,2}(,\d{3})+", part) for part in parts):
-        raise TableError(f"{place}: {cell!r} may have a decimal comma or thousands; write a point, or no comma")
+        raise TableError(f"{where}: {cell!r} may have a decimal comma or thousands; write a point, or no comma")
     return True

@@ -108,8 +108,8 @@ def find_columns(header: Sequence[str], body: Sequence[TextLine]) -> Layout:
     for name in dict.fromkeys(("name", *filter(None, meanings))):
         if meanings.count(name) != 1:
             raise ValueError(f"the first line must name a column {name!r}, once")
-    places = {name: place for place, name in enumerate(meanings) if name}
-    others = {cell: place for place, cell in enumerate(header) if cell and meanings[place] is None}
+    places = {name: index for index, name in enumerate(meanings) if name}
+    others = {cell: index for index, cell in enumerate(header) if cell and meanings[index] is None}
     scores = {"": places["mean"]} if "mean" in places else find_scores(header, body, places, others)
     unread = [str(kind) for kind in KINDS if kind in places][1:]
     if transposed or len(scores) > 1:
@@ -118,8 +118,8 @@ def find_columns(header: Sequence[str], body: Sequence[TextLine]) -> Layout:
         unread += [name for name in ("ci_low", "ci_high", "p", "effect") if name in places]
     elif "mean" not in places:
         scores = {"": next(iter(scores.values()))}
-    kept = {name: place for name, place in places.items() if name not in unread}
-    unread += [cell for cell, place in others.items() if place not in scores.values()]
+    kept = {name: index for name, index in places.items() if name not in unread}
+    unread += [cell for cell, index in others.items() if index not in scores.values()]
     return Layout(kept, scores, transposed, unread)
 
 
@@ -128,7 +128,7 @@ def find_scores(
 ) -> dict[str, int]:
     """Columns of means, none of which is named so; a ValueError says what is missing."""
     spread_column = any(kind in places for kind in KINDS)
-    scores = {cell: place for cell, place in others.items() if holds_scores(body, place, alone=spread_column)}
+    scores = {cell: index for cell, index in others.items() if holds_scores(body, index, alone=spread_column)}
     if spread_column and len(scores) != 1:
         raise ValueError("the first line must name a column 'mean', once")
     if not scores:
@@ -139,9 +139,9 @@ def find_scores(
     return scores
 
 
-def holds_scores(body: Sequence[TextLine], place: int, *, alone: bool) -> bool:
+def holds_scores(body: Sequence[TextLine], index: int, *, alone: bool) -> bool:
     """Whether a column holds means, each alone or at least one with a spread."""
-    cells = [bare(line.cells[place]) for line in body]
+    cells = [bare(line.cells[index]) for line in body]
     found = [read_cell(cell) for cell in cells if cell.lower() not in BLANK]
     return bool(found) and (None not in found if alone else any(reading and reading.spread for reading in found))
 
@@ -151,15 +151,15 @@ def with_points(body: Sequence[TextLine], header: Sequence[str], layout: Layout)
     names = {layout.places[name] for name in ("name", "dataset") if name in layout.places}
     numbers = {*layout.places.values(), *layout.scores.values()} - names
     lines = [
-        line._replace(cells=[bare(cell) if place in numbers else cell for place, cell in enumerate(line.cells)])
+        line._replace(cells=[bare(cell) if index in numbers else cell for index, cell in enumerate(line.cells)])
         for line in body
     ]
-    found = [(f"line {line.number}, column {header[place]}", line.cells[place]) for line in lines for place in numbers]
+    found = [(f"line {line.number}, column {header[index]}", line.cells[index]) for line in lines for index in numbers]
     if not decimal_comma(found):
         return lines
     return [
         line._replace(
-            cells=[cell.replace(",", ".") if place in numbers else cell for place, cell in enumerate(line.cells)]
+            cells=[cell.replace(",", ".") if index in numbers else cell for index, cell in enumerate(line.cells)]
         )
         for line in lines
     ]
@@ -167,7 +167,7 @@ def with_points(body: Sequence[TextLine], header: Sequence[str], layout: Layout)
 
 def read_line(line: TextLine, header: Sequence[str], layout: Layout, kind: Kind, runs: int | None) -> list[Row]:
     """The rows of a line, of which a table with several columns of means has several."""
-    cells = {name: line.cells[place] for name, place in layout.places.items()}
+    cells = {name: line.cells[index] for name, index in layout.places.items()}
     numbers = dict[str, Printed]()
     for column in ("sd", "se", "ci", "n", "ci_low", "ci_high", "p", "effect"):
         text = cells.get(column, "")
@@ -177,16 +177,16 @@ def read_line(line: TextLine, header: Sequence[str], layout: Layout, kind: Kind,
     if ("ci_low" in numbers) != ("ci_high" in numbers):
         raise TableError(f"line {line.number} has half an interval")
     rows = []
-    for score, place in layout.scores.items():
-        if len(layout.scores) > 1 and line.cells[place].lower() in BLANK:  # not reported
+    for score, index in layout.scores.items():
+        if len(layout.scores) > 1 and line.cells[index].lower() in BLANK:  # not reported
             continue
         name, dataset = cells["name"], cells.get("dataset", score)
         if layout.transposed:
             name, dataset = dataset, name
         if not name or not is_printable(name) or not is_printable(dataset):
             raise TableError(f"line {line.number} has no name, or one that is too long or cannot be printed")
-        found = read_mean(line.cells[place], f"line {line.number}, column {header[place]}", numbers.get("spread"))
-        percent = found.percent or "%" in header[place]
+        found = read_mean(line.cells[index], f"line {line.number}, column {header[index]}", numbers.get("spread"))
+        percent = found.percent or "%" in header[index]
         spreads = [kind for kind in KINDS if kind in cells]
         signed = next((cells[one] for one in spreads if "%" in cells[one] + header[layout.places[one]]), None)
         if signed and not percent and abs(found.numbers["mean"].value) <= 1:

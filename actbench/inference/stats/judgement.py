@@ -253,7 +253,8 @@ def stops(
         for index in running:
             pairs[index] = look
         counted, failed = (
-            [values[:count] for values, count in zip(of, pairs, strict=True)] for of in (family, failures)
+            [values[:count] for values, count in zip(values_of_arms, pairs, strict=True)]
+            for values_of_arms in (family, failures)
         )
         judgements = judge_family(counted, failed, alpha=alpha, margin=margin, design=design)
         running = [index for index in running if not judgements[index].decided and look < design.most]

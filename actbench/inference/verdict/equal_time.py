@@ -164,8 +164,8 @@ def compare_times_to_target(
     second = np.isfinite(base) & (base < ratio.low * np.where(np.isfinite(arm), arm, arm_end))
     sooner, decided = int(first.sum()), int((first | second).sum())
     epochs = {
-        name: time_to_reach(np.where(np.isfinite(of), of, end), np.isfinite(of), level=1 - alpha)
-        for name, of, end in zip((comparison.arm, comparison.baseline), reached, ends, strict=True)
+        name: time_to_reach(np.where(np.isfinite(times), times, end), np.isfinite(times), level=1 - alpha)
+        for name, times, end in zip((comparison.arm, comparison.baseline), reached, ends, strict=True)
     }
     p = float(distributions.binomtest(sooner, decided).pvalue) if decided else 1.0
     return TargetTime(target, epochs, sooner, decided, p)

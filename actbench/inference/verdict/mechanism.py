@@ -63,7 +63,7 @@ def measured_arm(marked: pl.DataFrame, panel: Panel, arm: str) -> MeasuredArm | 
         table = np.full((len(rows), len(whole), calls), np.nan)
         for by_epoch, row, at in zip(table, rows, places, strict=True):
             known = np.array(row[column], dtype=float).reshape(len(row[TIMES]), calls)
-            by_epoch[:] = [np.full(calls, np.nan) if place is None else known[place] for place in at]
+            by_epoch[:] = [np.full(calls, np.nan) if index is None else known[index] for index in at]
         table[~(np.abs(table) < ENDLESS)] = np.nan
         values[statistic] = table
     failed = {row["seed"]: bool(row["failed"]) for row in rows}
@@ -126,13 +126,17 @@ def compare_sites(
     level: float,
 ) -> Iterator[SiteDifference]:
     """A statistic at each call; ``score`` is the difference in the score by seed."""
-    own, base = (side.at_end(statistic) for side in sides)
+    compared, base = (side.at_end(statistic) for side in sides)
     (names, other_names) = (side.sites_of(statistic) for side in sides)
     for name, layer in names:
         if (name, layer) not in other_names:
             continue
         index, other = names.index((name, layer)), other_names.index((name, layer))
-        both = [(own[seed][index], base[seed][other], score[seed]) for seed in score if seed in own and seed in base]
+        both = [
+            (compared[seed][index], base[seed][other], score[seed])
+            for seed in score
+            if seed in compared and seed in base
+        ]
         table = np.array(both).reshape(-1, 3)
         arm, baseline, gain = table[np.isfinite(table).all(axis=1)].T
         if not len(arm):

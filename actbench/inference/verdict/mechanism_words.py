@@ -59,5 +59,5 @@ def layer_words(layer: str) -> str:
     kind, _, number = layer.rpartition(" ")
     if not number.isdecimal():
         return "before any layer with weights"
-    place = f"the {ORDINALS[int(number) - 1]} {kind}" if 0 < int(number) <= len(ORDINALS) else layer
-    return f"behind {place}"
+    name = f"the {ORDINALS[int(number) - 1]} {kind}" if 0 < int(number) <= len(ORDINALS) else layer
+    return f"behind {name}"

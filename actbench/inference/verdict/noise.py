@@ -96,17 +96,17 @@ def noise_sources(table: pl.DataFrame, question: Question) -> list[NoiseSources]
     for panel in question.panels:
         base = crossed.get((*panel, question.baseline))
         for arm in question.arms:
-            own = crossed.get((*panel, arm))
-            if own is None:
+            scores = crossed.get((*panel, arm))
+            if scores is None:
                 continue
-            seeds = max(1 + int(numbers.max()) for numbers in own.levels.values())
-            parts = variance_components(own.accuracy, own.levels, level=coverage)
-            found.append(NoiseSources(*panel, arm, None, seeds, int(own.failed.sum()), parts, None))
-            if base is None or arm == question.baseline or not own.has_design(base):
+            seeds = max(1 + int(numbers.max()) for numbers in scores.levels.values())
+            parts = variance_components(scores.accuracy, scores.levels, level=coverage)
+            found.append(NoiseSources(*panel, arm, None, seeds, int(scores.failed.sum()), parts, None))
+            if base is None or arm == question.baseline or not scores.has_design(base):
                 continue
-            difference = np.round(own.accuracy - base.accuracy, DECIMALS)
-            parts = variance_components(difference, own.levels, level=coverage)
-            failed = int((own.failed | base.failed).sum())
+            difference = np.round(scores.accuracy - base.accuracy, DECIMALS)
+            parts = variance_components(difference, scores.levels, level=coverage)
+            failed = int((scores.failed | base.failed).sum())
             pairs = pairs_to_spend(parts.total, question.margin, alpha) if parts.total.estimate else None
             found.append(NoiseSources(*panel, arm, question.baseline, seeds, failed, parts, pairs))
     return found
@@ -128,7 +128,7 @@ def crossed_scores(table: pl.DataFrame, question: Question) -> dict[tuple[str, s
         first, replicates = content["first_seed"], len(next(iter(levels.values())))
         seeds = range(first, first + replicates)
         if all(seed in accuracies[cell] for seed in seeds):
-            accuracy, failed = ([of[cell][seed] for seed in seeds] for of in (accuracies, failures))
+            accuracy, failed = ([values[cell][seed] for seed in seeds] for values in (accuracies, failures))
             found[cell] = CrossedScores(np.array(accuracy), np.array(failed), levels, seeds)
     return found
 

@@ -25,21 +25,21 @@ class FailureRule(NamedTuple):
 
 def failure_rule(table: pl.DataFrame, question: Question) -> FailureRule:
     """The rule with its numbers; see `mark_failures`, which marked the records."""
-    replicates, own = planned_replicates(question), guessing_level(question)
+    replicates, share = planned_replicates(question), guessing_level(question)
     sentence = (
         "A replicate failed to train if it diverged, or if its accuracy on val is not above that of guessing the most "
-        f"frequent class: exact binomial test, at a level of {LEVEL:g} for all planned replicates together, {own:.2g} "
-        f"for each of {replicates:,}"
+        f"frequent class: exact binomial test, at a level of {LEVEL:g} for all planned replicates together, "
+        f"{share:.2g} for each of {replicates:,}"
     )
     sizes = table.select("val_rows", "val_guess").drop_nulls().sort("val_guess", "val_rows")
     if len(sizes):
         rows, guess = sizes.row(-1)
-        needed = passing_share(rows, guess, own)
+        needed = passing_share(rows, guess, share)
         sentence += f". Of {rows:,} rows, {percent(guess)} of them in that class, it needs {percent(needed)} correct"
     unknown = len(table) - len(sizes)
     if unknown:
         sentence += f". {count(unknown, 'record')} without the size of val were judged by the fewest rows that fit"
-    return FailureRule(LEVEL, replicates, own, int(table["failed"].sum()), f"{sentence}.")
+    return FailureRule(LEVEL, replicates, share, int(table["failed"].sum()), f"{sentence}.")
 
 
 def failures_come_first(judgement: Judgement) -> bool:

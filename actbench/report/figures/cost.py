@@ -120,8 +120,8 @@ def describe_front(rows: pl.DataFrame, unit: str, results: StudyResults) -> str:
     names = [f"{arms[arm]} ({three_digits(cost)} {unit}, {accuracy:.1f} %)" for arm, cost, accuracy in best]
     busy = [arms[arm] for arm in rows.filter("busy")["arm"]]
     busy_arms = "all arms" if len(busy) == len(rows) else listed(busy)
-    more = f" The machine was busy with other things during all fits of {busy_arms}: that says little." if busy else ""
-    return f"No arm beats these both in cost and in accuracy: {listed(names)}.{more}"
+    doubt = f" The machine was busy with other things during all fits of {busy_arms}: that says little." if busy else ""
+    return f"No arm beats these both in cost and in accuracy: {listed(names)}.{doubt}"
 
 
 def cost_chart(name: str, rows: pl.DataFrame, title: str, results: StudyResults) -> Layers:

@@ -86,8 +86,8 @@ def count_verdicts(findings: Sequence[Finding], *, left_out: int) -> str:
         same = sorted((finding for finding in findings if finding.judgement.verdict == verdict), key=size, reverse=True)
         if same:
             parts.append(f"{len(same)} {verdict} ({listed([in_words(finding) for finding in same], 4)})")
-    more = f" {left_out} more comparisons stand in the table." if left_out else ""
-    return f"Of {count(len(findings), 'comparison')}: {', '.join(parts)}.{more}"
+    rest = f" {left_out} more comparisons stand in the table." if left_out else ""
+    return f"Of {count(len(findings), 'comparison')}: {', '.join(parts)}.{rest}"
 
 
 def forest_rows(findings: Sequence[Finding]) -> pl.DataFrame:

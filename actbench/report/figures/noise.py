@@ -29,12 +29,12 @@ def noise_figures(results: StudyResults) -> list[Figure]:
     differences = [noise for noise in known if noise.baseline is not None]
     frame, figures = noise_frame(results), []
     for number, noise in enumerate((differences or known)[:MOST]):
-        of = shorten(noise.arm, SENTENCE)
-        of += f" – {shorten(noise.baseline, SENTENCE)}" if noise.baseline else ""
+        compared = shorten(noise.arm, SENTENCE)
+        compared += f" – {shorten(noise.baseline, SENTENCE)}" if noise.baseline else ""
         where = {name: getattr(noise, name) for name in ("dataset", "network", "arm")}
         rows = part_rows(frame.filter(pl.col("baseline").eq_missing(noise.baseline), **where))
         panel = Panel(noise.dataset, noise.network)
-        title = f"{of}, on {panel.title}" if len({each[:2] for each in results.noise}) > 1 else of
+        title = f"{compared}, on {panel.title}" if len({each[:2] for each in results.noise}) > 1 else compared
         name = f"noise-{number}"
         params = {"names": rows["part"].to_list(), "numbers": rows["numbers"].to_list()}
         chart, words = noise_chart(name, rows), describe_noise(noise)

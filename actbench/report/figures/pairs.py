@@ -94,7 +94,7 @@ def count_higher(rows: pl.DataFrame, baseline: str) -> str:
         return f"Test accuracy of {name}, {len(rows)} seeds."
     higher = (pl.col("score") > pl.col("baseline")).sum()
     counts = rows.group_by("arm", maintain_order=True).agg(higher.alias("higher"), pl.len()).iter_rows()
-    arms = listed([f"{shorten(arm, SENTENCE)} with {more} of {number} seeds" for arm, more, number in counts])
+    arms = listed([f"{shorten(arm, SENTENCE)} with {wins} of {number} seeds" for arm, wins, number in counts])
     return f"Higher than {name} on the same seed: {arms}."
 
 

@@ -126,12 +126,12 @@ def check_weights(model: Mapping[str, Any], state: Any, path: str | Path) -> Non
         raise CheckpointError(f"{path} describes what cannot be built: {one_line(error)}") from error
     if any(map(is_lazy, (*built.parameters(), *built.buffers()))):
         return
-    own = f"{WEIGHTS}network." if network.foreign else WEIGHTS  # an activation that is swapped in stands beside it
-    expected = {f"{own}{name}": tuple(value.shape) for name, value in built.state_dict().items()}
+    prefix = f"{WEIGHTS}network." if network.foreign else WEIGHTS  # an activation that is swapped in stands beside it
+    expected = {f"{prefix}{name}": tuple(value.shape) for name, value in built.state_dict().items()}
     if network.foreign:
-        places = {name.split(".")[3] for name in weights if name.startswith(f"{WEIGHTS}activations.")}
+        numbers = {name.split(".")[3] for name in weights if name.startswith(f"{WEIGHTS}activations.")}
         each = {name: tuple(value.shape) for name, value in activation().state_dict().items()}
-        expected |= {f"{WEIGHTS}activations.{place}.{name}": each[name] for place in places for name in each}
+        expected |= {f"{WEIGHTS}activations.{number}.{name}": each[name] for number in numbers for name in each}
     if expected != {name: tuple(value.shape[1:]) for name, value in weights.items()}:
         raise CheckpointError(f"{path} is damaged: its weights do not belong to the network that it describes")
 

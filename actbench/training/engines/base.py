@@ -26,6 +26,15 @@ Tensors, given and returned, have a first axis for the replicates; the function 
 """
 
 
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """A tensor of torch's own class, where a subclass would run functions of its own with labels and scores.
+
+    Subclasses that leave torch's functions alone, such as torch's wrappers, stay.
+    """
+    own = type(tensor).__torch_function__ is not torch._C._disabled_torch_function_impl
+    return tensor.as_subclass(Tensor) if own and type(tensor) is not Tensor else tensor
+
+
 class EngineError(ValueError):
     """An engine cannot train a network, or a replicate does not fit in memory; the message says why."""
 

@@ -75,8 +75,8 @@ class ReplicateOptimizers(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         for network, optimizer in zip(self.engine.networks if self.optimizers else (), self.optimizers, strict=True):
-            own = {id(parameter) for parameter in network.parameters()}
-            chosen = [parameter for parameter in self.param_groups[-1]["params"] if id(parameter) in own]
+            ids = {id(parameter) for parameter in network.parameters()}
+            chosen = [parameter for parameter in self.param_groups[-1]["params"] if id(parameter) in ids]
             optimizer.add_param_group({**settings(self.param_groups[-1]), "params": chosen})
         if self.optimizers:
             self.handed_on.append(settings(self.param_groups[-1]))

@@ -17,7 +17,7 @@ from typing_extensions import override
 from actbench.networks import SwappedNetwork, copy_network, network_name
 from actbench.seeding import global_stream, unchanged_generators
 from actbench.specs import OptimizerSpec
-from actbench.training.engines.base import Apply, Engine, EngineError, KnownGradient, optimizer_of
+from actbench.training.engines.base import Apply, Engine, EngineError, KnownGradient, optimizer_of, plain_tensor
 from actbench.training.engines.draws import Draws, global_draws
 from actbench.training.engines.optimizers import ReplicateOptimizers
 
@@ -39,8 +39,8 @@ class SequenceEngine(Engine):
         if len(shapes) > 1:
             raise EngineError(f"the shape of {network_name(networks[0])} depends on the seed: set replicates to 1")
         self.networks = nn.ModuleList(networks)
-        own = type(networks[0]).__module__.startswith("actbench.") and not isinstance(networks[0], SwappedNetwork)
-        self.channels_last = own and self.ndim == 4
+        ours = type(networks[0]).__module__.startswith("actbench.") and not isinstance(networks[0], SwappedNetwork)
+        self.channels_last = ours and self.ndim == 4
         self.stopped: Sequence[int] = ()  # replicates that the optimiser leaves as they are
         self.key: tuple[int, ...] = ()  # of the latest training step
         self.draws = Draws(global_draws, torch.zeros(()))
@@ -111,7 +111,7 @@ class SequenceEngine(Engine):
                 f"one replicate with a batch of {len(images)} inputs does not fit in memory: "
                 f"{str(error).splitlines()[0]}; choose a smaller batch_size or network"
             ) from error
-        return logits
+        return plain_tensor(logits)
 
     def _loss(self, index: int, images: Tensor, labels: Tensor) -> Float[Tensor, ""]:
         logits = self._logits(index, images, self.key)
@@ -138,8 +138,8 @@ class SequenceEngine(Engine):
 
     @override
     def examine(self, run: Callable[[Apply, Sequence[int]], None], images: Tensor) -> None:
-        for index, own in enumerate(self.networks):
-            network = copy_network(own).eval().requires_grad_(requires_grad=False)
+        for index, trained in enumerate(self.networks):
+            network = copy_network(trained).eval().requires_grad_(requires_grad=False)
             with unchanged_generators():
                 run(partial(self._run_copy, network, index), [index])
 
@@ -191,18 +191,18 @@ def without_hooks(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     try:
         yield
     finally:
-        for parameter, name, own in hooks:
-            setattr(parameter, name, own)
+        for parameter, name, value in hooks:
+            setattr(parameter, name, value)
 
 
 def merge_networks(engine: SequenceEngine, state: dict[str, Any], prefix: str, local_metadata: Any) -> None:
     """Stack the values of the replicates, in place, under the network's own names."""
     first = f"{prefix}networks.0."
     for name in [name for name in state if name.startswith(first)]:
-        own = name.removeprefix(first)
-        values = [state.pop(f"{prefix}networks.{index}.{own}") for index in range(len(engine))]
+        value_name = name.removeprefix(first)
+        values = [state.pop(f"{prefix}networks.{index}.{value_name}") for index in range(len(engine))]
         tensors = all(isinstance(value, Tensor) for value in values)
-        state[f"{prefix}network.{own}"] = torch.stack(values) if tensors else values
+        state[f"{prefix}network.{value_name}"] = torch.stack(values) if tensors else values
 
 
 def split_networks(engine: SequenceEngine, state: dict[str, Any], prefix: str, *_: Any) -> None:

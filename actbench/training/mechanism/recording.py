@@ -73,10 +73,10 @@ class RecordedPass:
                 return None
             times[path] += 1
             name = names[path] + (f"#{times[path]}" if times[path] > 1 else "")
-            place = len(calls)
+            index = len(calls)
             calls.append(RecordedCall(name, layers.name, path, layers.axis_of_units(x.shape), x.shape, x.dtype))
             inputs.append(x.clone())  # what follows may change it
-            z = x + leaves[place] if place < len(leaves) and leaves[place].shape == x.shape else x
+            z = x + leaves[index] if index < len(leaves) and leaves[index].shape == x.shape else x
             entered.append((x, z))
             return ((z, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): z})
 
@@ -152,13 +152,13 @@ class LatestLayers:
         axis, size = self.features[axes]
         if shape[axis] == size:
             return axis % axes
-        fitting = [place for place in range(1, axes) if shape[place] == size]
+        fitting = [axis for axis in range(1, axes) if shape[axis] == size]
         return fitting[0] if len(fitting) == 1 else None
 
 
 def layers_of(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """Layers with weights, and all whose axis of features is known, but for those within activations."""
-    inside = {id(own) for module in compared_modules(network) for own in module.modules()}
+    inside = {id(inner) for module in compared_modules(network) for inner in module.modules()}
     others = [module for module in network.modules() if id(module) not in inside]
     weighted: list[nn.Module] = [module for module in others if isinstance(module, nn.Linear | _ConvNd)]
     return weighted, [module for module in others if isinstance(module, FEATURED)]

@@ -32,23 +32,23 @@ class Fitting:
     def __call__(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         buffers = module.named_buffers(recurse=False, remove_duplicate=False)
         saved = [pair for pair in buffers if pair[0] not in module._non_persistent_buffers_set]
-        for name, own in (*module.named_parameters(recurse=False, remove_duplicate=False), *saved):
+        for name, initial in (*module.named_parameters(recurse=False, remove_duplicate=False), *saved):
             value = state.get(prefix + name)
-            if isinstance(value, Tensor) and not self.fits(f"{self.root}{prefix}{name}", value, own):
+            if isinstance(value, Tensor) and not self.fits(f"{self.root}{prefix}{name}", value, initial):
                 del state[prefix + name]
 
-    def fits(self, name: str, value: Tensor, own: Tensor) -> bool:
+    def fits(self, name: str, value: Tensor, initial: Tensor) -> bool:
         """Whether a value in the file is loaded in place of the network's own."""
-        same = value.shape == own.shape or (not own.ndim and value.shape == (1,))  # as torch loads it
-        title = plain_name(self.network, name)
-        if id(own) in self.compared and not (same and self.load_activation):
+        same = value.shape == initial.shape or (not initial.ndim and value.shape == (1,))  # as torch loads it
+        title, classes = plain_name(self.network, name), (self.num_classes,)
+        if id(initial) in self.compared and not (same and self.load_activation):
             self.drawn.append(name)
-        elif not same and own.shape[:1] == (self.num_classes,) and value.ndim and value.shape[1:] == own.shape[1:]:
+        elif not same and initial.shape[:1] == classes and value.ndim and value.shape[1:] == initial.shape[1:]:
             self.head.append(name)
         elif not same:
-            shapes = f"{tuple(value.shape)} there and {tuple(own.shape)} in the network"
+            shapes = f"{tuple(value.shape)} there and {tuple(initial.shape)} in the network"
             self.misfits.append(f"{title} has the shape {shapes}")
-        elif fault := value_fault(title, value, own):
+        elif fault := value_fault(title, value, initial):
             self.faults.append(fault)
         else:
             return True
@@ -127,9 +127,9 @@ def load_values(
 
 def share_with_swapped(network: SwappedNetwork, entries: dict[str, Any]) -> None:
     """Give what is there for a network's own activations to those of the same class that run in their place."""
-    for index, place in enumerate(site_paths(network)):
-        if type(network.network.get_submodule(place)) is type(network.activations[index]):
-            start = f"{INNER}{place}."
+    for index, path in enumerate(site_paths(network)):
+        if type(network.network.get_submodule(path)) is type(network.activations[index]):
+            start = f"{INNER}{path}."
             for name in [name for name in entries if name.startswith(start)]:
                 entries.setdefault(f"activations.{index}.{name.removeprefix(start)}", entries[name])
 
@@ -148,14 +148,14 @@ def check_found(
         )
 
 
-def value_fault(name: str, value: Tensor, own: Tensor) -> str:
+def value_fault(name: str, value: Tensor, initial: Tensor) -> str:
     """Why a value cannot take the place of a network's own, such as NaN; "" if it can."""
-    kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (value, own)]
-    counts = kinds == [(True, False), (False, False)] and torch.equal(value.to(own.dtype).to(value.dtype), value)
+    kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (value, initial)]
+    counts = kinds == [(True, False), (False, False)] and torch.equal(value.to(initial.dtype).to(value.dtype), value)
     if kinds[0] != kinds[1] and not counts:  # counts of batches are floating-point numbers after ``.double()``
-        return f"{name} is of type {value.dtype}, and in the network of {own.dtype}"
-    converted = value.to(own.dtype)
-    if own.isfinite().all() and not converted.isfinite().all():
+        return f"{name} is of type {value.dtype}, and in the network of {initial.dtype}"
+    converted = value.to(initial.dtype)
+    if initial.isfinite().all() and not converted.isfinite().all():
         number = "NaN" if converted.isnan().any() else "inf"
         return f"{name} holds {number}, as the weights of a training that diverged do"
     if name.rpartition(".")[2] == "running_var" and (converted < 0).any():

@@ -60,7 +60,7 @@ def read_weights(path: str | Path) -> Source:
     # torch.compile adds a prefix, which may stand anywhere in a name.
     return Source(
         {name.replace("_orig_mod.", ""): value for name, value in (tensors(content) | extra).items()},
-        {place.replace("_orig_mod.", ""): value for place, value in versions(content).items()},
+        {path.replace("_orig_mod.", ""): value for path, value in versions(content).items()},
     )
 
 
@@ -82,7 +82,7 @@ def versions(state: Any) -> dict[str, Any]:
     """What torch notes in a state dict of the versions of modules, by their paths with a dot at the end."""
     metadata = getattr(state, "_metadata", None)
     items = dict.items(metadata) if isinstance(metadata, dict) else ()
-    return {f"{place}." if place else "": value for place, value in items if isinstance(value, dict)}
+    return {f"{path}." if path else "": value for path, value in items if isinstance(value, dict)}
 
 
 def of_checkpoint(state: Any, description: Any, path: str | Path) -> Source:
@@ -96,7 +96,7 @@ def of_checkpoint(state: Any, description: Any, path: str | Path) -> Source:
         raise checkpoints.CheckpointError(f"{path} is damaged: it has no weights of {replicates:,} replicates")
     return Source(
         stacked,
-        {OWN_MODULE.sub("", place, 1): value for place, value in versions(state).items() if OWN_MODULE.match(place)},
+        {OWN_MODULE.sub("", name, 1): value for name, value in versions(state).items() if OWN_MODULE.match(name)},
         range(first, first + replicates),
         description["model"]["activation"]["class_path"],
     )

@@ -90,10 +90,10 @@ def load_weights(
         return Start(str(path), loaded=False)
     digest, source = weights_digest(path), read_weights(path)
     report: list[str] = []
-    own, idle = source.activation in (None, activation), idle_parameters(networks[0], input_shape)
+    load_activation, idle = source.activation in (None, activation), idle_parameters(networks[0], input_shape)
     for network, seed in zip(networks, seeds, strict=True):
         state = source.state_of(source_seed(seed, "init"), path)
-        fitting = Fitting(network, load_activation=own, num_classes=num_classes)
+        fitting = Fitting(network, load_activation=load_activation, num_classes=num_classes)
         report = load_state(state, source, path, fitting=fitting, idle=idle)
     for line in report:
         rank_zero_info(line)

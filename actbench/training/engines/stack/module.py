@@ -265,8 +265,8 @@ def stacked_network(networks: Sequence[nn.Module]) -> nn.Module:
         raise EngineError(f"{network_name(networks[0])} cannot be stacked: its shape depends on the seed")
     rows = zip(*columns, strict=True)
     network = copy_network(networks[0])
-    own = (value for *_, value in named_values(network))
-    stacked = {id(value): torch.stack([v.detach() for v in row]) for value, row in zip(own, rows, strict=True)}
+    copied = (value for *_, value in named_values(network))
+    stacked = {id(value): torch.stack([v.detach() for v in row]) for value, row in zip(copied, rows, strict=True)}
     return replaced(network, stacked)
 
 

@@ -151,11 +151,9 @@ class Replay:
                 if compiles:
                     run = compile_step(graph, copies(values), results)
                 if values[0].device.type == "cuda":
-                    captured, (own, others) = (
-                        CapturedStep(run, values, changed, capture_on_gpu),
-                        (copies(values), copies(values)),
-                    )
-                    assert_close([*captured(*own), *own], [*run(*others), *others], rtol=0, atol=0, equal_nan=True)
+                    captured = CapturedStep(run, values, changed, capture_on_gpu)
+                    first, second = copies(values), copies(values)
+                    assert_close([*captured(*first), *first], [*run(*second), *second], rtol=0, atol=0, equal_nan=True)
                     run = captured
         except Exception as error:  # of any kind, in the compiler and in CUDA
             self.slow = one_line(error)[:200]
