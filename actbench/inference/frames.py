@@ -301,7 +301,7 @@ def price_frame(results: StudyResults) -> pl.DataFrame:
         comparison, price = finding.comparison, finding.price
         if price is None:
             continue
-        timing, equal, target, saved_bytes = price
+        timing, equal, target, saved_bytes, _ = price
         row: dict[str, Any] = comparison._asdict()
         if timing:
             row |= {**timing._asdict(), **_columns("step_time_ratio", timing.ratio)}

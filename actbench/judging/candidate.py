@@ -33,7 +33,7 @@ DECLARED = "differs_in_training"  # an attribute of classes that are meant to be
 READING = ("open", "socket.connect", "subprocess.Popen", "os.system", "os.listdir", "os.scandir")
 LOOKING = ("sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents")
 COMPILERS = tuple(f"{os.sep}torch{os.sep}{package}{os.sep}" for package in ("_dynamo", "_inductor"))  # which read files
-SET_BY_COMPILERS = "the recursion limit"
+SET_BY_TRAINING = {"the recursion limit", "environment variables"}  # by torch's compiler and by drivers of devices
 
 
 class Examination(NamedTuple):
@@ -191,17 +191,17 @@ def bytes_kept(module: nn.Module) -> float | None:
 # --- what is not the candidate's own ---
 
 
-def check_conduct(before: Mapping[str, Any], *, compiles: bool = False) -> None:
+def check_conduct(before: Mapping[str, Any], *, training: bool = False) -> None:
     """Raise a RefusedError if a watched candidate did something else than compute, or changed what is not its own.
 
     Args:
         before: `global_state` before the candidate was imported.
-        compiles: Whether torch may have compiled it.
+        training: Whether it was trained, which may change some things by itself.
     """
     if seen := watcher().seen:
         raise RefusedError(f"while it computes, it does something else: {seen[0]}")
     changed = {name for name, value in global_state().items() if before.get(name, value) != value}
-    if changed := changed - ({SET_BY_COMPILERS} if compiles else set()):
+    if changed := changed - (SET_BY_TRAINING if training else set()):
         raise RefusedError(f"it changes what is not its own: {', '.join(sorted(changed)[:3])}")
 
 
@@ -223,9 +223,8 @@ def global_state() -> dict[str, Any]:
     owners += [value for value in vars(torch.optim).values() if isinstance(value, type)]
     ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "actbench"]
     owners += ours
-    owners += {
-        id(value): value for module in ours for value in vars(module).values() if isinstance(value, type)
-    }.values()
+    classes = {value for module in ours for value in vars(module).values() if isinstance(value, type)}
+    owners += [cls for cls in classes if cls.__module__.partition(".")[0] == "actbench"]
     state: dict[str, Any] = {
         f"{owner_path(owner)}.{name}": value  # which stays alive, so that no other takes its id
         for owner in owners
@@ -233,27 +232,36 @@ def global_state() -> dict[str, Any]:
         if callable(value) or isinstance(value, staticmethod | classmethod | property)
         if not getattr(value, "hooked", False)  # the step of an optimiser, which torch wraps at the first use
     }
-    return state | {
-        "environment variables": dict(os.environ),
-        "the working directory": str(Path.cwd()),
-        "torch.get_default_dtype": torch.get_default_dtype(),
-        "torch.get_num_threads": torch.get_num_threads(),
-        "torch.is_grad_enabled": torch.is_grad_enabled(),
-        "torch.are_deterministic_algorithms_enabled": torch.are_deterministic_algorithms_enabled(),
-        SET_BY_COMPILERS: sys.getrecursionlimit(),
-        "modes of torch": [
-            len(_get_current_function_mode_stack()),  # type: ignore[no-untyped-call]
-            len(_get_current_dispatch_mode_stack()),
-            torch._C._autograd._top_saved_tensors_default_hooks(False) is None,
-        ],
-        "hooks of all modules": [
-            sorted(hooks)
-            for name, hooks in vars(torch.nn.modules.module).items()
-            if name.startswith("_global_") and isinstance(hooks, dict)
-        ],
-        "sys.settrace": sys.gettrace(),
-        "sys.setprofile": sys.getprofile(),
+    added = {
+        f"attributes of {owner_path(owner)}": {name for name, value in vars(owner).items() if callable(value)}
+        for owner in owners
+        if isinstance(owner, type)  # modules import more as they go
     }
+    return (
+        state
+        | added
+        | {
+            "environment variables": dict(os.environ),
+            "the working directory": str(Path.cwd()),
+            "torch.get_default_dtype": torch.get_default_dtype(),
+            "torch.get_num_threads": torch.get_num_threads(),
+            "torch.is_grad_enabled": torch.is_grad_enabled(),
+            "torch.are_deterministic_algorithms_enabled": torch.are_deterministic_algorithms_enabled(),
+            "the recursion limit": sys.getrecursionlimit(),
+            "modes of torch": [
+                len(_get_current_function_mode_stack()),  # type: ignore[no-untyped-call]
+                len(_get_current_dispatch_mode_stack()),
+                torch._C._autograd._top_saved_tensors_default_hooks(False) is None,
+            ],
+            "hooks of all modules": [
+                sorted(hooks)
+                for name, hooks in vars(torch.nn.modules.module).items()
+                if name.startswith("_global_") and isinstance(hooks, dict)
+            ],
+            "sys.settrace": sys.gettrace(),
+            "sys.setprofile": sys.getprofile(),
+        }
+    )
 
 
 def owner_path(owner: Any) -> str:

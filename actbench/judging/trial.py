@@ -93,8 +93,8 @@ class Trial:
         if baseline not in names:
             raise WrongInputError(f"study.baseline: {baseline} is not among the arms {', '.join(names)}")
         self.baseline, self.entry = baseline, self.study.activations[names.index(baseline)]
-        alone = replace(self.study, activations=[self.entry], baseline=None)
-        self.factors = {entry.dataset: entry.cell.factors for entry in planned_cells(alone)}
+        self.alone = replace(self.study, activations=[self.entry], baseline=None)
+        self.factors = {entry.dataset: entry.cell.factors for entry in planned_cells(self.alone)}
         self.before = global_state()  # only now, for reading data imports what changes some of it
         return {
             "baseline": baseline,
@@ -147,20 +147,19 @@ class Trial:
     def rehearse(self) -> None:
         """Train, validate and test one batch with the candidate in the study's network."""
         try:
-            study = self._study(name="rehearsal", root=self.study.root)
-            entries = [entry for entry in planned_cells(study) if entry.arm == self.arm]
             with self._watched():
-                rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in entries]), self._say)
+                self._rehearse(self._study(name="rehearsal", root=self.study.root), self.arm)
         except StudyError as error:
+            self._rehearse(self.alone, self.baseline)  # where that fails, too, the study is to blame
             raise RefusedError(one_line(error)) from error
-        check_conduct(self.before, compiles=True)
+        check_conduct(self.before, training=True)
 
     def train(self, *, level: float, seed: int, root: str, name: str) -> dict[str, Any]:
         """Train what is missing of the candidate and the baseline, with these seeds; returns the evidence."""
         study = self._study(name=name, root=root, alpha=level, seed=seed)
         try:
             with self._watched():  # a candidate that counts its calls may wait until it is trained
-                results = compare(study, progress=Quiet(partial(check_conduct, self.before, compiles=True)))
+                results = compare(study, progress=Quiet(partial(check_conduct, self.before, training=True)))
         except MissingError as error:
             if all(f"/{self.arm} seeds " in failure for failure in error.failures):
                 raise RefusedError(f"its training failed: {SEEDS.sub('', error.failures[0])}") from error
@@ -184,6 +183,10 @@ class Trial:
         return replace(
             self.study, activations=entries, baseline=self.baseline, name=name, root=root, records=[], **changes
         )
+
+    def _rehearse(self, study: Study, arm: str) -> None:
+        entries = [entry for entry in planned_cells(study) if entry.arm == arm]
+        rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in entries]), self._say)
 
     def _is_baseline(self, found: Examination) -> bool:
         """Whether the baseline is the same function, with the same settings."""

@@ -23,8 +23,7 @@ from actbench.activations.saved_bytes import saved_bytes
 from actbench.data import SEED
 from actbench.inference.verdict import Question
 from actbench.inference.verdict.history import utc_now
-from actbench.inference.verdict.phrases import count
-from actbench.inference.verdict.price_words import time_words
+from actbench.inference.verdict.price_words import busy_words, time_words
 from actbench.inference.verdict.timing import StepTiming, Timings, compare_timings, step_ratio
 from actbench.seeding import shared_sources
 from actbench.specs import ActivationSpec, one_line, without
@@ -308,10 +307,7 @@ def timing_line(row: StepTiming, alpha: float) -> str:
     if timing:
         sentence = time_words(timing)
     elif row.busy_rounds:
-        sentence = (
-            f"nothing is said of time, because other programs used the machine in {row.busy_rounds} of "
-            f"{count(row.busy_rounds + len(row.log_ratios), 'round')}; the next `compare` times it again"
-        )
+        sentence = f"{busy_words(row)}; the next `compare` times it again"
     else:
         sentence = "one round does not tell"
     return f"{row.dataset}/{row.network}/{row.arm}, timed beside {row.baseline}: {sentence}"

@@ -1,6 +1,7 @@
 """What an arm costs, from records and timings, and its words."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -126,6 +127,20 @@ def test_without_timing_epochs_to_the_target_are_compared():
     assert (price.target.sooner, price.target.decided) == (8, 8)
     assert len(sentences) == 1
     assert "s a replicate" not in sentences[0]
+
+
+@pytest.mark.parametrize("logs", [[], [0.5]])
+def test_a_busy_machine_is_the_reason_why_nothing_is_said_of_time(logs):
+    (row,) = timed(logs).timings
+    busy = Timings([replace(row, busy_rounds=2)], {})
+
+    price, sentences = price_of(table(relu=CURVE, swish=CURVE), busy)
+
+    assert (price.timing, price.busy.busy_rounds) == (None, 2)
+    rounds = 2 + len(logs)
+    assert sentences[0] == (
+        f"swish beside relu: nothing is said of time, because other programs used the machine in 2 of {rounds} rounds."
+    )
 
 
 def test_without_validation_only_the_time_is_known():

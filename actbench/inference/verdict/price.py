@@ -15,7 +15,7 @@ from actbench.inference.verdict.equal_time import (
     val_curves,
 )
 from actbench.inference.verdict.question import Comparison, Question
-from actbench.inference.verdict.timing import PairTiming, Timings
+from actbench.inference.verdict.timing import PairTiming, StepTiming, Timings
 
 AccuracyAndTime = Literal["dominates", "trade-off", "dominated", "undecided", "no difference in time was seen"]
 EPOCHS = Interval(1.0, 1.0, 1.0)  # ratio of the unit of time, if that is the epoch
@@ -32,6 +32,8 @@ class Price(NamedTuple):
     equal_time: EqualTime | None
     target: TargetTime | None
     saved_bytes: Mapping[str, float | None]
+    busy: StepTiming | None
+    """The timing of an arm that says nothing, because others used the machine."""
 
 
 def weigh(judgement: Judgement, timing: PairTiming | None) -> AccuracyAndTime | None:
@@ -86,4 +88,5 @@ def find_price(
             else compare_times_to_target(comparison, (arm, base), ratio or EPOCHS, aim, alpha=question.alpha)
         )
     saved = {name: timings.saved_bytes.get(cells.get(name, "")) for name in (comparison.arm, comparison.baseline)}
-    return Price(timing, equal_time, target, saved)
+    busy = None if timing else timings.busy(comparison, cells, question.baseline)
+    return Price(timing, equal_time, target, saved, busy)

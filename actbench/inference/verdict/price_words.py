@@ -8,7 +8,7 @@ from actbench.inference.verdict.findings import Finding
 from actbench.inference.verdict.phrases import count, p_value, percent, points, three_digits
 from actbench.inference.verdict.price import Price
 from actbench.inference.verdict.question import Comparison, Question
-from actbench.inference.verdict.timing import PairTiming
+from actbench.inference.verdict.timing import PairTiming, StepTiming
 
 NO_DIFFERENCE = "no difference in time was seen"
 
@@ -29,6 +29,8 @@ def price_sentences(price: Price, comparison: Comparison, question: Question) ->
     arm, base = comparison.arm, comparison.baseline
     if price.timing:
         yield f"{arm} beside {base}: {time_words(price.timing)}."
+    if price.busy:
+        yield f"{arm} beside {base}: {busy_words(price.busy)}."
     if price.timing and price.equal_time:
         yield equal_time_sentence(price.equal_time, price.timing, comparison, question)
     if price.target:
@@ -39,6 +41,12 @@ def price_sentences(price: Price, comparison: Comparison, question: Question) ->
             f"{arm} keeps {count_bytes(saved[arm])} for the backward pass for each element of its input, "
             f"and {base} {count_bytes(saved[base])}."
         )
+
+
+def busy_words(timing: StepTiming) -> str:
+    """Why nothing is said of the time of a training step."""
+    rounds = count(timing.busy_rounds + len(timing.log_ratios), "round")
+    return f"nothing is said of time, because other programs used the machine in {timing.busy_rounds} of {rounds}"
 
 
 def time_words(timing: PairTiming) -> str:

@@ -147,14 +147,21 @@ class Timings:
             baseline: The study's baseline, beside which all other arms were timed.
             alpha: One minus the coverage of intervals, and the level of evidence.
         """
-        where = comparison.dataset, comparison.network, cells.get(baseline, "")
-        sides = [
-            None if arm == baseline else self.find(*where, cells.get(arm, ""))
-            for arm in (comparison.arm, comparison.baseline)
-        ]
+        sides = self._sides(comparison, cells, baseline)
         if sum(row is not None for row in sides) != sum(arm != baseline for arm in comparison[2:]):
             return None
         return compare_timings(*sides, alpha=alpha)
+
+    def busy(self, comparison: Comparison, cells: Mapping[str, str], baseline: str) -> StepTiming | None:
+        """The timing of one of a comparison's arms that tells nothing, because others used the machine."""
+        return next((row for row in self._sides(comparison, cells, baseline) if row and not row.tells), None)
+
+    def _sides(self, comparison: Comparison, cells: Mapping[str, str], baseline: str) -> list[StepTiming | None]:
+        where = str(comparison.dataset), comparison.network, cells.get(baseline, "")
+        return [
+            None if arm == baseline else self.find(*where, cells.get(arm, ""))
+            for arm in (comparison.arm, comparison.baseline)
+        ]
 
 
 class StepRatio(NamedTuple):
