@@ -5,6 +5,7 @@ import math
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from itertools import chain, count
 from pathlib import Path
@@ -86,9 +87,10 @@ def write_tensorboard(results: StudyResults, folder: Path) -> None:
     for run_folder, content in contents.items():
         replace_file(run_folder / name, content)
     for path in old:
-        path.unlink()
-        if path.parent != top and not any(path.parent.iterdir()):
-            path.parent.rmdir()
+        path.unlink(missing_ok=True)  # another process may report the same study
+        if path.parent != top:
+            with suppress(OSError):  # it is not empty, or is gone
+                path.parent.rmdir()
 
 
 def events(values: Iterable[tuple[int, Sequence[Summary.Value]]]) -> bytes:

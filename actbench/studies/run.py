@@ -1,12 +1,12 @@
 """Running a study: tuning, training in batches until the verdicts are clear, and the verdicts."""
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -146,9 +146,9 @@ def add_recorded_engines(study: Study, compared: Sequence[PlannedCell], context:
 
 
 def write_arms(study: Study, wanted: Sequence[Wanted], engines: Mapping[str, ChosenEngine]) -> None:
-    """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``."""
+    """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``, as another process may do, too."""
     folder = check_links(study.folder / "arms")
-    shutil.rmtree(folder, ignore_errors=True)
+    written = set[Path]()
     several = len({entry.key[:2] for entry, _ in wanted}) > 1
     for entry, seeds in wanted:
         name = "_".join(entry.key) if several else entry.arm
@@ -159,6 +159,9 @@ def write_arms(study: Study, wanted: Sequence[Wanted], engines: Mapping[str, Cho
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
         replace_file(path, (comment + dump_yaml(with_engine(replace(entry.cell, seeds=seeds), engines).fit)).encode())
+        written.add(path)
+    for path in {*folder.glob("[!.]*.yaml")} - written:  # of arms that the study had before
+        path.unlink(missing_ok=True)
 
 
 def train_until_clear(

@@ -1,5 +1,6 @@
 """What a study file may say, and how a study answers what makes no sense."""
 
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 
 import made_studies
@@ -22,6 +23,7 @@ from actbench.specs import compose
 from actbench.studies import Study, Wanted, arms, compare, make_plan, planned_cells, read_wanted, rehearse
 from actbench.studies.cells import Cell, cell_config
 from actbench.studies.forecast import forecast
+from actbench.studies.run import write_arms
 from actbench.training.preflight import planned_epochs
 
 ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.1, "total_steps": 8}}
@@ -93,6 +95,17 @@ def test_names_tell_arms_apart_by_arguments_and_by_settings():
 
 
 # --- arguments beside a list ---
+
+
+def test_files_of_arms_are_those_of_the_plan_whoever_else_writes_them(tmp_path):
+    before, after = (Study.of(study(tmp_path, activations=names)) for names in (["relu", "mish"], ["relu", "swish"]))
+    write_arms(before, [Wanted(entry, before.seeds) for entry in planned_cells(before)], {})
+    wanted = [Wanted(entry, after.seeds) for entry in planned_cells(after)]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: write_arms(after, wanted, {}), range(40)))
+
+    assert sorted(path.name for path in (after.folder / "arms").iterdir()) == ["relu.yaml", "swish.yaml"]
 
 
 @pytest.mark.parametrize(
