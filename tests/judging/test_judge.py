@@ -125,8 +125,6 @@ def test_a_trainable_or_random_baseline_is_known_again(baseline, name, monkeypat
     ],
 )
 def test_a_broken_candidate_is_refused_spends_nothing_and_harms_nothing(name, reason, monkeypatch):
-    judged("relu")
-    before = Ledger.read(series.Path("ledger.json"))
     ask = child.Child.ask
 
     def hurried(self, request, limit_s=None, **arguments):
@@ -136,14 +134,18 @@ def test_a_broken_candidate_is_refused_spends_nothing_and_harms_nothing(name, re
         monkeypatch.setattr(child.Child, "ask", hurried)
 
     answer = judged(name)
-    again = judged(name)
 
     assert (answer.verdict, answer.exit_status, answer.number) == ("refused", 2, None)
     assert reason in answer.sentence
     assert answer.level.left == 0.05
-    assert again.sentence == answer.sentence
-    after = Ledger.read(series.Path("ledger.json"))
-    assert [event["event"] for event in after.events] == [*(event["event"] for event in before.events), "refused"]
+    assert [event["event"] for event in Ledger.read(series.Path("ledger.json")).events] == ["refused"]
+
+
+def test_what_was_refused_is_refused_again_and_entered_once():
+    first, again = judged("WrongShape"), judged("WrongShape")
+
+    assert again.sentence == first.sentence
+    assert len(Ledger.read(series.Path("ledger.json")).events) == 1
 
 
 def test_a_candidate_that_spoils_the_baseline_while_it_is_trained_is_undecided():
