@@ -150,6 +150,7 @@ class Trial:
             with self._watched():
                 self._rehearse(self._study(name="rehearsal", root=self.study.root), self.arm)
         except StudyError as error:
+            check_conduct(self.before, training=True)
             self._rehearse(self.alone, self.baseline)  # where that fails, too, the study is to blame
             raise RefusedError(one_line(error)) from error
         check_conduct(self.before, training=True)

@@ -1,6 +1,5 @@
 import bz2
 import hashlib
-import inspect
 import re
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 import torchvision.datasets
 from datasets import made_up, write_idx, write_qmnist
-from jsonargparse import ArgumentParser
 from mnist1d.data import get_dataset_args, make_dataset
 
 from actbench import data
@@ -183,17 +181,3 @@ def test_a_damaged_file_of_usps_is_named(usps, name):
 
     with pytest.raises(data.DataError, match=f"{name} is damaged: its MD5 sum is not"):
         data.USPS(root=str(usps)).prepare_data()
-
-
-@pytest.mark.parametrize("name", ["ImageFolder", "MNIST1D", "EMNIST", "QMNIST", "USPS"])
-def test_every_option_is_explained_in_the_help(name, capsys):
-    parser = ArgumentParser()
-    parser.add_class_arguments(getattr(data, name), "data")
-
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--help"])
-
-    text = " ".join(capsys.readouterr().out.split())
-    for option in inspect.signature(getattr(data, name)).parameters:
-        _, described = text.rsplit(f"--data.{option} ", 1)
-        assert described.split("(type:")[0].split("(required")[0].strip().endswith("."), option

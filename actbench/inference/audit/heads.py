@@ -16,10 +16,10 @@ def with_one_head(lines: Sequence[TextLine]) -> list[TextLine]:
     """The table with a head of one line.
 
     The head goes on in the next line if that has no number, and names come twice
-    or are missing, or its first cell is blank. If there are means below each of the upper names, as
-    below ``CIFAR-10`` over ``mean`` and ``sd``, these are datasets, and a line
-    becomes one for each of them. Otherwise, the names of a column are joined,
-    without those that all such columns share.
+    or are missing, or its first cell is blank. If there are means below each of
+    the upper names, as below ``CIFAR-10`` over ``mean`` and ``sd``, these are
+    datasets, and a line becomes one for each of them. Otherwise, the names of a
+    column are joined, without those that all such columns share.
 
     Raises:
         TableError: Two columns below a dataset have the same name.
