@@ -159,21 +159,6 @@ class OnlyBatches(nn.Module):
         return F.silu(x)
 
 
-class Compiled(nn.Module):
-    @torch.compile
-    def forward(self, x):
-        return x * torch.sigmoid(x)
-
-
-class CompiledAsItIsMade(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.function = torch.compile(nn.SiLU())
-
-    def forward(self, x):
-        return self.function(x)
-
-
 class Lazy(LazyModuleMixin, nn.Module):
     """One slope for each channel, however many there are."""
 

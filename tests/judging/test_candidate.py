@@ -117,7 +117,7 @@ def test_what_the_environment_says_makes_another_candidate(name, found):
     assert (first.values, first.start) != (other.values, other.start)
 
 
-@pytest.mark.parametrize("name", ["Compiled", "CompiledAsItIsMade"])
+@pytest.mark.parametrize("name", ["compiled_candidates.Compiled", "compiled_candidates.CompiledAsItIsMade"])
 def test_what_is_compiled_is_examined_without_compiling(name, found):
     result = found(name)
 

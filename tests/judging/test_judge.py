@@ -23,15 +23,21 @@ STUDY = {
     "model": {"network": "MLP"},
     "data": {"class_path": "FakeImages", "init_args": {"rows": 300}},
     "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-    "study": {"activations": ["relu"], "replicates": {"min": 8, "max": 16, "batch": 8}, "timing_s": 0},
+    "study": {"activations": ["relu"], "replicates": 16, "timing_s": 0},
 }
 
 
-def answer_quickly(*arguments):
-    """`answer_requests` with pages that are not drawn, and fewer curves to compare with."""
+def answer_with_pages(*arguments):
+    """`answer_requests` with fewer curves to compare with."""
     sys.modules["imported"].draw_nothing()
     sys.modules["actbench.activations.twins"].FAMILIES = ()
     child.answer_requests(*arguments)
+
+
+def answer_quickly(*arguments):
+    """`answer_requests` without pages, and with fewer curves to compare with."""
+    sys.modules["actbench.judging.trial"].write_page = lambda results, folder: None
+    answer_with_pages(*arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +58,9 @@ def exit_with(name):
     os._exit(judged(name).exit_status)
 
 
-def test_a_candidate_is_judged_and_found_again(tmp_path):
+def test_a_candidate_is_judged_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(STUDY, "study", {**STUDY["study"], "replicates": {"min": 8, "max": 16, "batch": 8}})
+
     first = judged("Cubic")
     again = judged("Cubic")
 
@@ -70,7 +78,9 @@ def test_a_candidate_is_judged_and_found_again(tmp_path):
     assert json.loads(as_json(first))["candidate"] == "Cubic"
 
 
-def test_the_page_and_the_study_lie_beside_the_ledger(tmp_path):
+def test_the_page_and_the_study_lie_beside_the_ledger(tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "answer_requests", answer_with_pages)
+
     answer = judged("Cubic")
 
     assert "<b>0001_Cubic</b>" in (tmp_path / answer.page).read_text()
@@ -314,7 +324,8 @@ def test_where_cells_run_and_lie_makes_no_other_study():
     assert judge("relu", moved, "ledger.json").verdict == "equivalent"
 
 
-def test_the_command_prints_one_line_and_its_status_is_the_verdict(capfd, tmp_path):
+def test_the_command_prints_one_line_and_its_status_is_the_verdict(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "answer_requests", answer_with_pages)
     (tmp_path / "study.yaml").write_text(json.dumps(STUDY))
     options = ["--config", "study.yaml", "--ledger", "own/ledger.json"]
 
