@@ -298,11 +298,12 @@ def test_the_figure_of_pairs_tells_failures_from_what_trained(tmp_path):
     assert set(figure.data.filter(arm="swish")["state"]) == {"trained"}
 
 
-def test_a_self_test_splits_failures_with_their_seeds():
+@pytest.mark.parametrize("splits", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_self_test_splits_failures_with_their_seeds(splits):
     rng = np.random.default_rng(0)
     failed = np.arange(24) % 3 == 0
     scores = np.where(failed, 0.1, rng.normal(0.95, 0.01, 24))
 
-    found = simulate_splits(scores, failed, alpha=0.05, margin=0.005, design=None, splits=200)
+    found = simulate_splits(scores, failed, alpha=0.05, margin=0.005, design=None, splits=splits)
 
     assert found.false_alarms.low <= 0.05

@@ -80,8 +80,14 @@ def test_a_false_verdict_on_all_seeds_hardly_leads_once_a_failure_was_seen(studi
 
 
 @pytest.mark.parametrize("family", list(filter(None, laws.FAMILIES)))
-@pytest.mark.parametrize("law", laws.MIXED)
-@pytest.mark.parametrize(("pairs", "looks"), [(12, 1), (60, 10)])
+@pytest.mark.parametrize(
+    ("law", "pairs", "looks"),
+    [
+        pytest.param(law, pairs, looks, marks=[pytest.mark.slow] if number and looks > 1 else [])
+        for number, law in enumerate(laws.MIXED)
+        for pairs, looks in ((12, 1), (60, 10))
+    ],
+)
 @STUDIES
 def test_errors_of_other_families_keep_their_level(law, family, pairs, looks, studies):
     rows = rates.checked(rates.error_rates, law, family=family, pairs=pairs, looks=looks, arms=3, studies=studies)

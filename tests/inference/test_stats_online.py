@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -84,9 +85,13 @@ def test_what_makes_no_sense_is_refused(arguments, message):
         next_level(**arguments)
 
 
-@pytest.mark.parametrize("control", ["fwer", "fdr"])
-@pytest.mark.parametrize("better", [0.0, 0.2])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("control", "better", "first"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if case == ("fdr", 0.2, True) else [])  # with many discoveries
+        for case in itertools.product(("fwer", "fdr"), (0.0, 0.2), (True, False))
+    ],
+)
 def test_a_series_errs_no_more_than_it_may(control, better, first):
     rng = np.random.default_rng([control == "fdr", int(10 * better), first])
     truth = np.arange(200) < 200 * better

@@ -65,9 +65,15 @@ def test_where_flips_at_random_say_enough_they_are_used():
     assert p * (1 + FLIPS) == pytest.approx(round(p * (1 + FLIPS)))
 
 
-@pytest.mark.parametrize("largest", [2**12, 40])
-@pytest.mark.parametrize("two_sided", [True, False])
 @pytest.mark.parametrize("sizes", [np.arange(1, 9) ** 1.5, np.array([1e-5, 2e-5, 0.9, 0, 0.8, 0.9, 0.4, 0.7])])
+@pytest.mark.parametrize(
+    ("two_sided", "largest"),
+    [
+        (False, 2**12),
+        (True, 40),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((True, 2**12), (False, 40))),
+    ],
+)
 def test_no_more_flips_than_a_level_allows_have_a_p_as_small(sizes, two_sided, largest, monkeypatch):
     monkeypatch.setattr(tail, "LARGEST", largest)  # with 40, steps are doubled again and again
     monkeypatch.setattr(tail, "FIRST", min(tail.FIRST, largest))

@@ -496,10 +496,11 @@ def test_whether_the_winner_depends_on_the_tuned_setting_is_said():
 # --- the self-test ---
 
 
-def test_a_sound_harness_passes_its_own_test():
+@pytest.mark.parametrize("splits", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_a_sound_harness_passes_its_own_test(splits):
     scores = np.random.default_rng(1).normal(0.9, 0.02, 30)
 
-    found = simulate_splits(scores, alpha=0.05, margin=0.005, design=None, splits=400)
+    found = simulate_splits(scores, alpha=0.05, margin=0.005, design=None, splits=splits)
 
     assert found.pairs == 15
     assert found.false_alarms.low <= 0.05

@@ -295,6 +295,20 @@ def test_a_candidate_that_was_not_found_is_refused_in_one_line(candidate, messag
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Candidates are opened, but their training fails."""
+    ask = child.Child.ask
+
+    def failing(self, request, *arguments, **options):
+        if request == "train":
+            raise child.RefusedError("its training failed: KeyError: 3")
+        return ask(self, request, *arguments, **options)
+
+    monkeypatch.setattr(child.Child, "ask", failing)
+
+
+@pytest.mark.usefixtures("untrained")
 def test_a_candidate_has_arguments_and_may_be_a_class():
     from candidates import Learned
 
@@ -356,6 +370,7 @@ def test_the_command_prints_one_line_and_its_status_is_the_verdict(capfd, tmp_pa
     assert page.count("<svg") == 2
 
 
+@pytest.mark.usefixtures("untrained")
 def test_what_its_arguments_and_files_hold_makes_another_candidate(tmp_path):
     (tmp_path / "slopes.txt").write_text("0.5")
     (tmp_path / "inner.py").write_text("import torch\nfrom torch import nn\n" + INNER.format("torch.sin(x)"))
@@ -391,6 +406,7 @@ class Table(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_imports_everything_itself_judges_on_the_digits(tmp_path):
     """Reading data imports what changes the environment, which is not the candidate's doing."""
     (tmp_path / "study.yaml").write_text(json.dumps({**STUDY, "data": "Digits"}))
@@ -457,15 +473,8 @@ def test_only_failures_of_the_candidate_alone_are_its_fault(failures, refusal, m
     assert "64-71" not in message
 
 
-def test_a_candidate_whose_training_fails_is_undecided_and_has_spent_its_level(monkeypatch):
-    ask = child.Child.ask
-
-    def failing(self, request, *arguments, **options):
-        if request == "train":
-            raise child.RefusedError("its training failed: KeyError: 3")
-        return ask(self, request, *arguments, **options)
-
-    monkeypatch.setattr(child.Child, "ask", failing)
+@pytest.mark.usefixtures("untrained")
+def test_a_candidate_whose_training_fails_is_undecided_and_has_spent_its_level():
     answer = judged("Cubic")
 
     assert (answer.verdict, answer.number, answer.level.spent) == ("undecided", 1, 0.024)

@@ -243,7 +243,9 @@ def test_dark_follows_the_reader_and_paper_is_light(visit, results):
     assert page.evaluate(colours) == dark
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "light"), (1280, "dark"), pytest.param(1280, "light", marks=pytest.mark.slow)]
+)
 def test_nothing_serious_is_in_the_way_of_those_who_see_or_hear_it_otherwise(visit, results, width, scheme):
     page = visit(results, width=width, scheme=scheme)
     page.locator("details").evaluate_all("all => all.forEach(of => { of.open = true })")
@@ -322,7 +324,7 @@ def test_any_study_fits_any_screen(visit, tmp_path, make, width):
     assert page.locator("#arms tbody tr").count() == results.table.select("dataset_name", "arm").n_unique()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_prices_are_seen_in_their_section_and_table(visit, tmp_path, width):
     page = visit(timed_study(tmp_path, ("Digits", "MNIST")), width=width)
 

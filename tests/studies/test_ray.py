@@ -299,7 +299,7 @@ def test_a_cluster_that_cannot_do_it_is_one_line(two_nodes, arguments, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("package", ["torch", "actbench"])
+@pytest.mark.parametrize("package", [pytest.param("torch", marks=pytest.mark.slow), "actbench"])
 def test_versions_that_differ_are_named(two_nodes, monkeypatch, package):
     monkeypatch.setattr(cluster_module, "node_versions", lambda: node_versions() | {package: "0.0.1"})
 
@@ -374,6 +374,7 @@ def on(address, **arguments):
     return {"class_path": "ray", "init_args": {"address": address, **arguments}}
 
 
+@pytest.mark.slow
 def test_two_nodes_give_the_same_records_as_this_process(two_nodes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -274,21 +274,21 @@ def test_a_long_cell_tells_of_its_epochs(tmp_path):
 def test_a_forecast_is_near_what_cells_take(tmp_path):
     config = study(tmp_path, activations=["relu"])
     config["data"] = "FakeImages"
-    config["trainer"] = {"max_epochs": 30, "accelerator": "cpu"}
+    config["trainer"] = {"max_epochs": 12, "accelerator": "cpu"}
     plan = make_plan(Study.of(config))
     cells, epoch_steps = plan.missing, rehearse(plan, print)
 
     expected = forecast(cells, pl.DataFrame(), epoch_steps)
     (table,) = (train((cell, tmp_path / "cell")) for cell in cells)
 
-    training_s = 30 * len(table) * table["epoch_time_s"][0]
+    training_s = 12 * len(table) * table["epoch_time_s"][0]
     assert training_s / 4 < 60 * expected.minutes < training_s * 4
-    assert expected.steps == 30 * 3 * 12  # 716 to 718 images to train on, by 64
+    assert expected.steps == 12 * 3 * 12  # 716 to 718 images to train on, by 64
     size = sum(path.stat().st_size for path in [Store(tmp_path / "cells").write(table)])
     assert size / 3 < expected.disk_mb * 2**20 < size * 3
 
     known = table.with_columns(pl.lit(2.0).alias("epoch_time_s"), pl.lit(value=False).alias("busy"))
-    assert forecast(cells, known, epoch_steps).minutes == 2 * 30 * 3 / 60
+    assert forecast(cells, known, epoch_steps).minutes == 2 * 12 * 3 / 60
     busy = known.with_columns(pl.lit(value=True).alias("busy"))
     assert forecast(cells, busy, epoch_steps).minutes < 1
 
@@ -449,7 +449,7 @@ def test_merge_joins_studies(actbench, config, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_keeps_what_is_finished_and_goes_on(start, config, workers):
-    options = ["--study.workers", workers, "--trainer.max_epochs", 200, "--study.replicates", 4]
+    options = ["--study.workers", workers, "--trainer.max_epochs", 60, "--study.replicates", 4]
     study = start("compare", "--config", "study.yaml", *options)
     deadline = time.monotonic() + 60
     while not list(config.glob("studies/running/*/metrics.csv")) and time.monotonic() < deadline:

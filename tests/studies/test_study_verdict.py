@@ -50,6 +50,7 @@ def test_a_clear_arm_stops_and_an_unclear_one_goes_on(tmp_path):
     assert [finding.judgement.pairs for finding in results.conclusion.findings] == [8, 12]
 
 
+@pytest.mark.slow
 def test_what_goes_on_over_all_datasets_goes_on_for_each(tmp_path):
     ran = Ran()
 

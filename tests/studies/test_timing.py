@@ -169,6 +169,7 @@ def run_study(config):
     return results, [line for line in lines.said if "timed beside" in line]
 
 
+@pytest.mark.slow
 def test_a_twin_is_equivalent_without_a_difference_in_time(tmp_path):
     config = timed_study(tmp_path, "test_timing.Twin", timing_s=3, replicates=12, alpha=0.001)
 

@@ -236,6 +236,7 @@ def test_only_a_stack_is_compiled(tmp_path):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_study_compiles_only_if_it_says_so_and_then_all_arms(tmp_path, monkeypatch):
     monkeypatch.setattr("actbench.training.device.reason_to_compile", lambda *arguments: "it pays")
     plain, config = study(tmp_path / "plain"), study(tmp_path / "compiled")

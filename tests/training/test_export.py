@@ -30,7 +30,10 @@ def trained(**options):
     return classifier.eval()
 
 
-@pytest.mark.parametrize("network", ["TutorialCNN", "ConvNet"])
+NETWORKS = pytest.mark.parametrize("network", ["TutorialCNN", pytest.param("ConvNet", marks=pytest.mark.slow)])
+
+
+@NETWORKS
 def test_an_exported_replicate_runs_without_actbench(tmp_path, network):
     classifier, images = trained(network=network, activation="pade"), torch.rand(7, 1, 8, 8)
 
@@ -45,7 +48,7 @@ def test_an_exported_replicate_runs_without_actbench(tmp_path, network):
     assert not torch.allclose(logits, classifier(images)[1], atol=1e-2)
 
 
-@pytest.mark.parametrize("network", ["TutorialCNN", "ConvNet"])
+@NETWORKS
 def test_onnx_runs_elsewhere(tmp_path, network):
     classifier, images = trained(network=network, activation="swish"), torch.rand(7, 1, 8, 8)
 

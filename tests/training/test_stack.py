@@ -92,8 +92,18 @@ def slow_if_deep(network, activation):
     return [pytest.mark.slow] if network is ResNet20 and activation is not nn.SiLU else []
 
 
-@pytest.mark.parametrize("width", [1, 3], ids=["one by one", "together"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+WAYS = pytest.mark.parametrize(
+    ("optimizer", "together"),
+    [
+        pytest.param("SGD", False, id="SGD-one by one"),
+        pytest.param("Adam", True, id="Adam-together"),
+        pytest.param("SGD", True, id="SGD-together", marks=pytest.mark.slow),
+        pytest.param("Adam", False, id="Adam-one by one", marks=pytest.mark.slow),
+    ],
+)
+
+
+@WAYS
 @pytest.mark.parametrize(
     ("network", "shape", "activation"),
     [
@@ -113,12 +123,12 @@ def slow_if_deep(network, activation):
         for activation in ACTIVATIONS
     ],
 )
-def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimizer, width):
+def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimizer, together):
     seeds, make = range(3, 6), OPTIMIZERS[optimizer]
     count = 8 if network is ResNet20 else 20  # which takes seconds, and replays its steps from the sixth on
     steps = batches(seeds, count, batch=8, shape=shape, dtype=torch.float64)
 
-    stacked = stack(network, activation, seeds, shape, width).double()
+    stacked = stack(network, activation, seeds, shape, len(seeds) if together else 1).double()
     losses, logits = train(stacked, steps, make)
 
     for replicate, alone in enumerate(networks(network, activation, seeds, shape)):
@@ -128,8 +138,7 @@ def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimi
         assert torch.allclose(logits[replicate], expected_logits, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("width", [1, 2], ids=["one by one", "together"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@WAYS
 @pytest.mark.parametrize(
     ("network", "shape", "count", "atol", "activation"),
     # Through many layers of BatchNorm, rounding grows with every step, and max-pooling may choose another pixel, as it
@@ -148,14 +157,15 @@ def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimi
     ],
 )
 def test_in_single_precision_a_stack_trains_as_each_network_alone(
-    network, shape, count, atol, activation, optimizer, width, monkeypatch
+    network, shape, count, atol, activation, optimizer, together, monkeypatch
 ):
     if count < 20:
         monkeypatch.setattr(replay, "CALLS", 60)  # recording a deep network takes seconds
     seeds, make = range(3, 5), OPTIMIZERS[optimizer]
     steps = batches(seeds, count, batch=8, shape=shape)
 
-    losses, logits = train(stack(network, activation, seeds, shape, width), steps, make)
+    stacked = stack(network, activation, seeds, shape, len(seeds) if together else 1)
+    losses, logits = train(stacked, steps, make)
 
     for replicate, alone in enumerate(networks(network, activation, seeds, shape)):
         own = [(images[replicate], labels[replicate]) for images, labels in steps]
