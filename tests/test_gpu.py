@@ -125,6 +125,27 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     assert all(torch.equal(values, expected[name]) for name, values in scores.items())
 
 
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+def test_measuring_the_mechanism_changes_nothing_and_sees_what_a_cpu_sees(tmp_path, engine):
+    def fit(accelerator, *, mechanism=True):
+        model = Classifier(
+            network="MLP", replicates=2, engine=engine, mechanism=mechanism, input_shape=(1, 8, 8), num_classes=10
+        )
+        trainer = Trainer(
+            accelerator=accelerator, devices=1, max_epochs=2, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, default_root_dir=tmp_path, deterministic=True,
+        )  # fmt: skip
+        trainer.fit(model, FakeImages(rows=300, replicates=2))
+        return model
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    plain, measured, there = fit("gpu", mechanism=False), fit("gpu"), fit("cpu")
+
+    torch.testing.assert_close(measured.replicate_scores(), plain.replicate_scores(), rtol=0, atol=0)
+    first, expected = (model.mechanism.snapshots[0].statistics.cpu() for model in (measured, there))
+    torch.testing.assert_close(first, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_a_study_runs_on_the_gpu_and_its_records_name_it(tmp_path):
     config = study(tmp_path)
     config["trainer"] |= {"accelerator": "gpu", "devices": 1}
