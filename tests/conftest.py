@@ -37,6 +37,13 @@ collect_ignore = ["imported.py"]  # for the process that commands are forked fro
 os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as commands set it, for the processes that they are forked from
 
 
+def pytest_collectstart(collector):
+    """In a module whose shapes are checked, libraries would be compiled anew, which takes 10 s: import them before."""
+    import pytorch_lightning  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import torchvision  # noqa: F401
+
+
 def pytest_collection_finish():
     """What was imported stays: every fit collects garbage, and would go through all of it."""
     gc.freeze()
