@@ -148,7 +148,8 @@ def run_main(args: Sequence[str], folder: Path, variables: Mapping[str, str], ou
         os.dup2(file, descriptor)
         if reader is not None:
             os.close(reader)
-    sys.stdout, sys.stderr = (open(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))  # noqa: SIM115
+    encoding = variables.get("PYTHONIOENCODING")
+    sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False, encoding=encoding) for fd in (1, 2))  # noqa: SIM115
     main = str(ROOT / "main.py")
     sys.argv = [main, *args]
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path and not path.startswith(str(ROOT / "tests")))]

@@ -18,11 +18,11 @@ from actbench.records import to_bytes
 BATCH = 5
 BATCHES = {
     "checkpoint": (4, 80),
-    "history": (3, 60),
-    "records": (3, 50),
+    "history": (2, 60),
+    "records": (2, 50),
     "timings": (2, 40),
-    "fit": (3, 30),
-    "compare": (2, 20),
+    "fit": (2, 30),
+    "compare": (1, 20),
 }  # CI, slow
 PLANNING = {"programs": ["git"], "decoys": (), "processor_s": 20}  # a config is code, and a trial is trained
 

@@ -313,7 +313,9 @@ def test_a_datamodule_of_ones_own_trains_beyond_the_first_steps_as_in_torch(done
     assert "pairs verified" in said
 
 
-@pytest.mark.parametrize("data", ["Index", "Named", "Int32", "Signals", "Table"])
+@pytest.mark.parametrize(
+    "data", ["Int32", "Named", "Signals", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Index", "Table"))]
+)
 def test_batches_of_many_kinds_are_trained_as_in_torch(done, tmp_path, own, data):
     given = ["--data", f"own.{data}", "--model.network", "own.Net", "--trainer.max_epochs", 2, *SGD]
 
@@ -369,7 +371,7 @@ def test_a_group_file_keeps_what_a_dotted_option_does_not_change(done, tmp_path)
         assert (optimizer["init_args"]["lr"], optimizer["init_args"]["momentum"]) == (0.1, 0.9)
 
 
-@pytest.mark.parametrize("given", [60, 0.5])
+@pytest.mark.parametrize("given", [60, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_an_int_stays_an_int_and_a_float_a_float(done, tmp_path, own, given):
     options = ["--data", "own.Counts", "--data.val_split", given, "--model.network", "own.Net", *SGD]
     module = own.Data()
@@ -609,8 +611,17 @@ def test_a_command_whose_output_nobody_reads_ends_quietly(start, args):
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
-@pytest.mark.parametrize("command", ["main.py --help", "main.py report studies/study", "main.py report nowhere"])
+@pytest.mark.parametrize(
+    ("command", "buffering"),
+    [
+        ("main.py --help", {}),
+        ("main.py --help", {"PYTHONUNBUFFERED": "1"}),
+        ("main.py report studies/study", {}),
+        ("main.py report nowhere", {"PYTHONUNBUFFERED": "1"}),
+        pytest.param("main.py report studies/study", {"PYTHONUNBUFFERED": "1"}, marks=pytest.mark.slow),
+        pytest.param("main.py report nowhere", {}, marks=pytest.mark.slow),
+    ],
+)
 def test_head_ends_a_command_quietly(tmp_path, command, buffering):
     results = made_studies.golden(tmp_path)
     head = f"{sys.executable} {ROOT}/{command.replace('studies/study', str(tmp_path))} | true; exit ${{PIPESTATUS[0]}}"
@@ -658,13 +669,14 @@ class 激活(nn.SiLU):
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_letters_that_the_output_does_not_know_are_replaced(done, tmp_path, workers):
+def test_letters_that_the_output_does_not_know_are_replaced(done, tmp_path, workers, monkeypatch):
     names = tmp_path / "Aktivität.py"
     names.write_text(PRINTS, encoding="utf-8")
     given = ["--data", "FakeImages", "--model.network", "MLP", "--trainer.max_epochs", 1]
     given += [*STUDY[2:], "--study.activations", "[relu, Aktivität.激活]", "--study.workers", workers]
 
-    said = done("compare", *given, environment={"PYTHONIOENCODING": "ascii"})
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    said = done("compare", *given)
 
     assert "an activation: ??\n" in said
     assert len(records(tmp_path)) == 6

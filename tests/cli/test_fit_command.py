@@ -92,11 +92,14 @@ def test_two_processes_train_as_one(actbench, tmp_path):
     for name in ("train/loss", "val/loss", "val/acc", "val/ece"):
         assert [row[name] for row in figures] == pytest.approx([row[name] for row in expected], rel=1e-3, abs=1e-4)
 
-    path = tmp_path / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
+
+@pytest.mark.slow
+def test_two_processes_predict_every_row_once(actbench, checkpoint, tmp_path):
     predicted = actbench(
-        *("predict", "--ckpt_path", path, "--output", "p.csv", "--trainer.accelerator", "cpu"),
+        *("predict", "--ckpt_path", checkpoint, "--output", "p.csv", "--trainer.accelerator", "cpu"),
         *("--trainer.devices", 2, "--trainer.strategy", "ddp"),
     )
+
     assert predicted.returncode == 0, predicted.stderr
     index = pl.read_csv(tmp_path / "p.csv")["index"].to_list()
     assert len(index) == len(set(index)) == pytest.approx(1797 * 0.15, abs=5)
@@ -130,13 +133,13 @@ def test_a_replicate_that_does_not_fit_in_memory_is_one_line(capsys, tmp_path, m
 
 @pytest.fixture
 def interrupted(start, tmp_path):
-    """Runs a fit, sends it a signal in its sixth epoch, and returns the ended process."""
+    """Runs a fit, sends it a signal in its third epoch, and returns the ended process."""
 
     def run(signum, options):
         fit = start("fit", "--config", DIGITS_SWISH, *options)
         metrics = tmp_path / "lightning_logs" / "version_0" / "metrics.csv"
         deadline = time.monotonic() + 120
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 5):
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
             assert fit.process.is_alive(), fit.ended()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -150,7 +153,7 @@ def interrupted(start, tmp_path):
     ("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(actbench, interrupted, tmp_path, signum, status):
-    options = ["--trainer.max_epochs", "12", "--data.batch_size", "16"]
+    options = ["--trainer.max_epochs", "8", "--data.batch_size", "32"]
     stopped = interrupted(signum, options)
     run = tmp_path / "lightning_logs" / "version_0"
     hint = re.search(r"to go on: python main.py (.*)", stopped.stderr)
@@ -159,7 +162,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(actbench, interrupted,
     assert hint, stopped.stderr
     assert "Traceback" not in stopped.stderr
     before = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert 0 < before < 12 * 79
+    assert 0 < before < 8 * 40
 
     resumed = actbench(*hint[1].split())
     whole = actbench("fit", "--config", DIGITS_SWISH, *options)
@@ -179,7 +182,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(actbench, interrupted,
 
 
 def test_resuming_needs_no_config(actbench, interrupted, tmp_path):
-    options = ["--trainer.max_epochs", "9", "--seed_everything", "3"]
+    options = ["--trainer.max_epochs", "7", "--seed_everything", "3"]
     interrupted(signal.SIGTERM, options)
 
     resumed = actbench("fit", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt")

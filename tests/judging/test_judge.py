@@ -178,7 +178,7 @@ def test_where_reading_the_study_is_slow_a_candidate_has_more_time(monkeypatch):
     [
         ("relu", "Dead", 0.005, "worse", 11, (8, 0)),
         ("candidates.Dead", "relu", 0.005, "better", 0, (0, 8)),
-        ("relu", "gelu", 0.3, "equivalent", 10, None),
+        pytest.param("relu", "gelu", 0.3, "equivalent", 10, None, marks=pytest.mark.slow),
     ],
 )
 def test_verdicts_are_what_everybody_knows(baseline, candidate, margin, verdict, status, failures, monkeypatch):

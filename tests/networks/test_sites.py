@@ -131,7 +131,7 @@ def test_sites_of_torchvision_are_the_activations_that_torch_runs(name, publishe
     assert Counter(site.role for site in network.certificate.sites) == published.roles
 
 
-TRAINED = ("resnet18", "mobilenet_v3_small")  # the others take longer
+TRAINED = ("mobilenet_v3_small",)  # the others take longer, or have fewer kinds of calls
 
 
 @pytest.mark.parametrize(

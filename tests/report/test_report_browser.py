@@ -13,7 +13,7 @@ from actbench.records import MECHANISM
 from actbench.report import write_page
 from actbench.report.figures import palette
 
-WIDTHS = [1280, 768, 390]
+WIDTHS = [1280, pytest.param(768, marks=pytest.mark.slow), 390]
 DRAWN = "html[data-drawn]"
 NAMES = [
     "<script>document.title = 'hacked'</script>",
@@ -275,7 +275,7 @@ def test_names_are_text_in_figures_too(visit, tmp_path, width):
     assert (overflow(page), cut(page)) == (0, [])
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_a_figure_grows_with_its_legend(visit, tmp_path, width):
     page = visit(random_study(tmp_path, arms=12, seeds=4), width=width)
     names = page.locator("#curves figure:visible .role-legend-label text")

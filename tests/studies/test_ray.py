@@ -170,6 +170,7 @@ def test_tasks_are_taken_only_for_workers_that_there_is_room_for(two_nodes):
     assert most <= 2
 
 
+@pytest.mark.slow
 def test_results_come_while_no_task_is_free(two_nodes):
     finished = []
 
@@ -299,7 +300,8 @@ def test_a_cluster_that_cannot_do_it_is_one_line(two_nodes, arguments, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("package", [pytest.param("torch", marks=pytest.mark.slow), "actbench"])
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["torch", "actbench"])
 def test_versions_that_differ_are_named(two_nodes, monkeypatch, package):
     monkeypatch.setattr(cluster_module, "node_versions", lambda: node_versions() | {package: "0.0.1"})
 

@@ -328,20 +328,21 @@ def config(tmp_path):
     return tmp_path
 
 
-def test_compare_ends_with_verdicts_whatever_they_are(actbench, config):
-    result = actbench("compare", "--config", "study.yaml", "--self_test")
-    results = actbench("report", "studies/s")
+def test_compare_ends_with_verdicts_whatever_they_are(config, monkeypatch, capsys, few_splits):
+    monkeypatch.chdir(config)
 
-    assert result.returncode == 0, result.stderr
+    assert main(["compare", "--config", "study.yaml", "--self_test"]) == 0
+    shown = capsys.readouterr().out
+    assert main(["report", "studies/s"]) == 0
+
+    assert shown.endswith(capsys.readouterr().out)
     content = json.loads((config / "studies" / "s" / "verdict.json").read_text())
     jsonschema.validate(content, schema())
-    assert content["comparisons"][0]["sentence"] in result.stdout
-    assert content["certificates"][0]["sentence"] in result.stdout
+    assert content["comparisons"][0]["sentence"] in shown
+    assert content["certificates"][0]["sentence"] in shown
     table = read_records(config / "studies" / "s" / "records.parquet")
     scores = [table.filter(arm=arm).sort("seed")["test_accuracy"].to_numpy() for arm in ("swish", "relu")]
     assert content["comparisons"][0]["difference"]["estimate"] == pytest.approx(np.mean(scores[0] - scores[1]))
-    assert results.returncode == 0, results.stderr
-    assert results.stdout == result.stdout[-len(results.stdout) :]
 
 
 def test_a_dry_run_says_what_the_plan_can_tell(actbench, config):
@@ -358,18 +359,26 @@ def test_a_dry_run_says_what_the_plan_can_tell(actbench, config):
     assert (alone.returncode, len(alone.stderr.splitlines())) == (2, 1)
 
 
-def test_the_hash_of_a_plan_is_that_of_what_was_run(actbench, config):
-    planned = actbench("compare", "--config", "study.yaml", "--dry_run")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, ended_in):
+    """Folder of a study that a process has finished; ``dry_runs`` holds what one said before, and one after."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "study.yaml").write_text(yaml.safe_dump(study("studies", replicates=12)))
+    words = ("compare", "--config", "study.yaml")
+    before, _, after = (ended_in(folder, *words, *more).stdout for more in (["--dry_run"], [], ["--dry_run"]))
+    (folder / "dry_runs").write_text(json.dumps([before, after]))
+    return folder
 
-    assert actbench("compare", "--config", "study.yaml").returncode == 0
 
-    content = json.loads((config / "studies" / "s" / "verdict.json").read_text())
-    assert planned.stdout.splitlines()[-1] == f"plan: {content['plan']['hash']}"
+def test_the_hash_of_a_plan_is_that_of_what_was_run(finished):
+    before, after = json.loads((finished / "dry_runs").read_text())
+
+    content = json.loads((finished / "studies" / "s" / "verdict.json").read_text())
+    assert before.splitlines()[-1] == f"plan: {content['plan']['hash']}"
     assert content["plan"]["as_planned"]
-    finished = actbench("compare", "--config", "study.yaml", "--dry_run").stdout
-    assert "missing: 0" in finished
-    (points,) = re.findall(r"12 pairs see a difference of ([\d.]+) points with 80 % power", finished)
-    sd = np.std(differences(config / "studies" / "s"), ddof=1)
+    assert "missing: 0" in after
+    (points,) = re.findall(r"12 pairs see a difference of ([\d.]+) points with 80 % power", after)
+    sd = np.std(differences(finished / "studies" / "s"), ddof=1)
     assert float(points) == pytest.approx(100 * detectable(12) * sd, rel=0.05)
 
 
@@ -380,32 +389,30 @@ def differences(folder):
     return swish - relu
 
 
-def test_records_alone_give_the_verdict_elsewhere(actbench, config, tmp_path):
-    assert actbench("compare", "--config", "study.yaml").returncode == 0
+def test_records_alone_give_the_verdict_elsewhere(actbench, finished, tmp_path):
     elsewhere = tmp_path / "sent"
     elsewhere.mkdir()
     for name in ("records.parquet", "history.json"):
-        (elsewhere / name).write_bytes((config / "studies" / "s" / name).read_bytes())
+        (elsewhere / name).write_bytes((finished / "studies" / "s" / name).read_bytes())
 
     assert actbench("report", "sent").returncode == 0
 
-    one, other = (json.loads((of / "verdict.json").read_text()) for of in (config / "studies" / "s", elsewhere))
+    one, other = (json.loads((of / "verdict.json").read_text()) for of in (finished / "studies" / "s", elsewhere))
     without_price = [{**comparison, "price": None} for comparison in one["comparisons"]]
     assert other["comparisons"] == without_price != one["comparisons"]
     assert records.same_results(
-        read_records(elsewhere / "records.parquet"), read_records(config / "studies" / "s" / "records.parquet")
+        read_records(elsewhere / "records.parquet"), read_records(finished / "studies" / "s" / "records.parquet")
     )
 
 
-def test_records_and_timings_give_the_price_elsewhere(actbench, config, tmp_path):
-    assert actbench("compare", "--config", "study.yaml").returncode == 0
+def test_records_and_timings_give_the_price_elsewhere(actbench, finished, tmp_path):
     elsewhere = tmp_path / "sent"
     elsewhere.mkdir()
     for name in ("records.parquet", "history.json", "timing.json"):
-        (elsewhere / name).write_bytes((config / "studies" / "s" / name).read_bytes())
+        (elsewhere / name).write_bytes((finished / "studies" / "s" / name).read_bytes())
 
     assert actbench("report", "sent").returncode == 0
 
-    one, other = (json.loads((of / "verdict.json").read_text()) for of in (config / "studies" / "s", elsewhere))
+    one, other = (json.loads((of / "verdict.json").read_text()) for of in (finished / "studies" / "s", elsewhere))
     assert one["comparisons"] == other["comparisons"]
     assert one["comparisons"][0]["price"]["saved_bytes"] == {"swish": 4, "relu": 0}

@@ -275,7 +275,7 @@ def test_fits_of_every_kind_are_timed(tmp_path, trainer):
     assert row.log_ratios
 
 
-@pytest.mark.parametrize("engine", ["stack", "sequence"])
+@pytest.mark.parametrize("engine", [pytest.param("stack", marks=pytest.mark.slow), "sequence"])
 def test_steps_are_those_of_the_engine_that_trained(tmp_path, engine):
     config = timed_study(tmp_path, "swish")
     config["model"]["engine"] = engine

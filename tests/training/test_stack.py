@@ -88,8 +88,8 @@ def train_alone(network, steps, make):
 
 
 def slow_if_deep(network, activation):
-    """Marks of a test: twenty layers take seconds with each activation, and the suite trains them with one."""
-    return [pytest.mark.slow] if network is ResNet20 and activation is not nn.SiLU else []
+    """Marks of a test: convolutions with BatchNorm take seconds with each activation, and the suite trains with one."""
+    return [pytest.mark.slow] if network in (ConvNet, ResNet20) and activation is not nn.SiLU else []
 
 
 WAYS = pytest.mark.parametrize(
@@ -294,8 +294,14 @@ def test_a_replicate_is_the_same_bit_for_bit_in_any_company(network, threads):
             assert all(torch.equal(a, b) for a, b in zip(company[seed], expected[seed], strict=True)), seed
 
 
-@pytest.mark.parametrize("network", [TutorialCNN, ConvNet])
-@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize(
+    ("network", "width"),
+    [
+        (TutorialCNN, 4),
+        (ConvNet, 1),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((TutorialCNN, 1), (ConvNet, 4))),
+    ],
+)
 def test_a_neighbour_that_diverges_changes_no_bit(network, width):
     def outcome(poison):
         trained = stack(network, width=width)
