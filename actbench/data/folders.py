@@ -128,23 +128,25 @@ def counted_kinds(left_out: Counter[str]) -> str:
 
 
 def part_folders(root: Path, left_out: Counter[str]) -> dict[str, Path]:
-    """The folder of each part, train first; or the root itself or train alone, called ``all``."""
+    """The folder of each part, train first; or the root itself or train alone, called ``all``.
+
+    Folders of pictures beside others are classes, also if one of them is called train.
+    """
     visible = visible_folders(root)
     parts = {
         part: [folder for folder in visible if folder.name.lower() in names] for part, names in PART_FOLDERS.items()
     }
+    named = [folder for folders in parts.values() for folder in folders]
+    if not named or (len(named) < len(visible) and not any(map(visible_folders, named))):
+        return {"all": root}
     for part, folders in parts.items():
         if len(folders) > 1:
             raise DataError(f"ImageFolder: {folders[0]} and {folders[1]} are both the {part} part: keep one of them")
     found = {part: folders[0] for part, folders in parts.items() if folders}
-    if not found:
-        return {"all": root}
-    if [*found] == ["train"]:
-        return {"all": found["train"]}
     for entry in root.iterdir():
         if entry not in found.values() and not entry.name.startswith("."):
             left_out[f"folder {entry.name}" if entry.is_dir() else file_kind(entry.name)] += 1
-    return found
+    return found if [*found] != ["train"] else {"all": found["train"]}
 
 
 def visible_folders(folder: Path) -> list[Path]:

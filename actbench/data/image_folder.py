@@ -36,7 +36,8 @@ class ImageFolder(ImageData):
     the others are split off the training folder, or off the whole if there are no such folders, with all classes in
     proportion. With ``train`` and ``val`` alone, the test part is thus split off ``train``: what chooses is not what
     is scored in the end. Call the folder ``test`` to have it scored. A folder without ``train`` can be scored with a
-    checkpoint, but not trained on.
+    checkpoint, but not trained on. If none of these folders has folders within, and others lie beside them, they are
+    classes that are called so.
 
     Without folders for two or more classes, all pictures in the folder and the folders within can be predicted with a
     checkpoint, and nothing else. They have no labels, and the classes are those of the checkpoint.

@@ -172,6 +172,25 @@ def test_folders_of_parts_are_the_parts(tmp_path, rng, val):
             assert (image.equal(expected[row][0]), int(label)) == (True, expected[row][1])
 
 
+def test_a_class_may_be_called_train(tmp_path, rng):
+    write_pictures(tmp_path, rng, classes=["bus", "train", "training"])
+
+    datamodule = read(tmp_path)
+
+    assert datamodule.classes == ["bus", "train", "training"]
+    assert len(datamodule.pictures) == 36
+
+
+def test_folders_beside_train_are_left_out_and_said(tmp_path, rng):
+    write_pictures(tmp_path / "train", rng)
+    write_pictures(tmp_path, rng, classes=["bus"])
+
+    datamodule = read(tmp_path)
+
+    assert datamodule.classes == ["cat", "dog"]
+    assert datamodule.findings == ["what is no picture was left out: 1 folder bus"]
+
+
 def test_a_missing_val_is_split_off_train(tmp_path, rng):
     write_pictures(tmp_path / "train", rng, count=20)
     write_pictures(tmp_path / "test", rng, count=4)
