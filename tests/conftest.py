@@ -260,6 +260,14 @@ def run_folder(tmp_path_factory):
 
 
 @pytest.fixture
+def early_replay(monkeypatch):
+    """Steps of stacks are recorded early, so that tests of a few steps also cover recorded ones."""
+    from actbench.training.engines.stack import replay
+
+    monkeypatch.setattr(replay, "CALLS", 5)
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)
 

@@ -1,4 +1,5 @@
-import copy
+"""A stack of replicates, against each of them alone and in other company."""
+
 import math
 
 import numpy as np
@@ -6,82 +7,23 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from scipy import stats
+from stacks import OPTIMIZERS, batches, networks, stack, train, train_alone
 from torch import nn
 from torch.nn import functional as F
 
 from actbench.activations import PadeUnit
 from actbench.data import Digits
-from actbench.networks import MLP, ConvNet, ResNet20, TutorialCNN, build_network
+from actbench.networks import MLP, ConvNet, ResNet20, TutorialCNN
 from actbench.seeding import stream
 from actbench.specs import OptimizerSpec
-from actbench.training.checkpoints.form import is_description
 from actbench.training.classifier import Classifier
 from actbench.training.engines import EngineError, Stack
-from actbench.training.engines.stack import convolution, replay
+from actbench.training.engines.stack import replay
 from actbench.training.engines.stack.chunk import Chunk
-from actbench.training.engines.stack.convolution import convolve
-
-OPTIMIZERS = {
-    "SGD": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=1e-3),
-    "Adam": lambda p: torch.optim.Adam(p, lr=1e-3),
-}
 
 ACTIVATIONS = (nn.SiLU, nn.Tanh, PadeUnit)
 FAST = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}}
-
-
-@pytest.fixture(autouse=True)
-def early_replay(monkeypatch):
-    """Record steps early, so that every test also covers recorded steps."""
-    monkeypatch.setattr(replay, "CALLS", 5)
-
-
-def networks(network, activation, seeds, shape=(1, 8, 8)):
-    return [build_network(network, activation, input_shape=shape, num_classes=10, seed=seed) for seed in seeds]
-
-
-def stack(network, activation=nn.SiLU, seeds=range(4), shape=(1, 8, 8), width=None):
-    return Stack(networks(network, activation, seeds, shape), seeds, input_shape=shape, width=width)
-
-
-def batches(seeds, steps, batch=16, shape=(1, 8, 8), dtype=torch.float32):
-    """Batches of each replicate, drawn from its seed."""
-    drawn = []
-    for step in range(steps):
-        generators = [torch.Generator().manual_seed(1000 * seed + step) for seed in seeds]
-        images = torch.stack([torch.rand(batch, *shape, generator=g, dtype=torch.float64) for g in generators])
-        labels = torch.stack([torch.randint(10, (batch,), generator=g) for g in generators])
-        drawn.append((images.to(dtype), labels))
-    return drawn
-
-
-def train(trained, steps, make=OPTIMIZERS["Adam"]):
-    """Losses of each step, and logits after the last."""
-    optimizer = make(trained.parameters())
-    losses = []
-    for images, labels in steps:
-        optimizer.zero_grad()
-        loss = trained.losses(images, labels)
-        loss.sum().backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    trained.eval()
-    return torch.stack(losses, 1), trained(steps[0][0])
-
-
-def train_alone(network, steps, make):
-    """Losses and logits of a plain network, with torch's own loss and none of our code."""
-    optimizer = make(network.parameters())
-    losses = []
-    for images, labels in steps:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(network(images), labels)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    network.eval()
-    with torch.no_grad():
-        return torch.stack(losses), network(steps[0][0])
+pytestmark = pytest.mark.usefixtures("early_replay")
 
 
 # --- stack against solo ---
@@ -172,6 +114,16 @@ def test_in_single_precision_a_stack_trains_as_each_network_alone(
         expected_losses, expected_logits = train_alone(alone, own, make)
         assert torch.allclose(losses[replicate], expected_losses, rtol=1e-4, atol=0)
         assert torch.allclose(logits[replicate], expected_logits, rtol=1e-4, atol=atol * expected_logits.abs().max())
+
+
+def test_replicates_start_from_the_weights_that_each_seed_gives_alone():
+    stacked = stack(ConvNet, seeds=[4, 9])
+
+    for place, alone in enumerate(networks(ConvNet, nn.SiLU, [4, 9])):
+        single = stacked.replicate(place).state_dict()
+        assert single.keys() == alone.state_dict().keys()
+        assert all(torch.equal(single[name], value) for name, value in alone.state_dict().items())
+    assert stream(4, "init").initial_seed() != stream(9, "init").initial_seed()
 
 
 def test_batchnorm_keeps_the_statistics_of_each_replicate():
@@ -332,30 +284,6 @@ def test_replicates_that_take_no_part_have_no_gradient():
     for parameter in trained.parameters():
         assert not parameter.grad[[0, 2]].any()
         assert parameter.grad[[1, 3]].any()
-
-
-# --- convolution ---
-
-
-@pytest.mark.parametrize(
-    ("size", "kernel", "padding"),
-    [((8, 8), (3, 3), (1, 1)), ((5, 9), (3, 5), (1, 2)), ((6, 4), (2, 3), (0, 1)), ((7, 7), (7, 7), (0, 0))],
-)
-def test_a_banded_convolution_is_torchs(size, kernel, padding):
-    images = torch.rand(4, 2, 3, *size, dtype=torch.float64, requires_grad=True)
-    weight = torch.rand(4, 5, 3, *kernel, dtype=torch.float64, requires_grad=True)
-    bias = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
-    inputs = images, weight, bias
-
-    ours = torch.func.vmap(lambda i, w, b: convolve(i, w, b, padding))(*inputs)
-    theirs = torch.stack([F.conv2d(i, w, b, padding=padding) for i, w, b in zip(*inputs, strict=True)])
-
-    assert torch.allclose(ours, theirs)
-    outer = torch.rand_like(ours)
-    for ours_gradient, theirs_gradient in zip(
-        torch.autograd.grad(ours, inputs, outer), torch.autograd.grad(theirs, inputs, outer), strict=True
-    ):
-        assert torch.allclose(ours_gradient, theirs_gradient)
 
 
 # --- random numbers ---
@@ -555,110 +483,6 @@ def test_tied_parameters_stay_tied():
     assert torch.allclose(single(images[2]), trained(images)[2], atol=1e-5)
 
 
-# --- replay ---
-
-
-class Mixed(nn.Module):
-    """A network with BatchNorm, dropout, noise and a trainable activation."""
-
-    def __init__(self, activation, input_shape, num_classes):
-        super().__init__()
-        width = input_shape[1] * input_shape[2]
-        self.features = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), activation(), nn.Dropout2d(0.3))
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(3 * width, num_classes))
-
-    def forward(self, images):
-        return self.head(self.features(images + 0.1 * torch.randn_like(images)))
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_recorded_steps_give_what_the_steps_give(monkeypatch, precision):
-    def run():
-        trained = stack(Mixed, PadeUnit)
-        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
-            return trained, *train(trained, batches(range(4), 40))
-
-    replayed, *ours = run()
-    monkeypatch.setattr(replay, "CALLS", math.inf)
-    stepped, *theirs = run()
-
-    assert len(replayed.replay.recordings) == 1
-    assert not stepped.replay.recordings
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    ours, theirs = replayed.state_dict(), stepped.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert ours["network.features.1.num_batches_tracked"].tolist() == [40] * 4
-
-
-def test_a_batch_of_another_size_is_recorded_anew():
-    trained = stack(TutorialCNN)
-    steps = [step for size in (16, 5) for step in batches(range(4), 12, batch=size)]
-    losses, _ = train(trained, steps)
-
-    alone = networks(TutorialCNN, nn.SiLU, [2])[0]
-    expected, _ = train_alone(alone, [(images[2], labels[2]) for images, labels in steps], OPTIMIZERS["Adam"])
-    assert len(trained.replay.recordings) == 2
-    assert torch.allclose(losses[2], expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize("crop", [lambda x: x[..., :8], lambda x: x[..., :1].expand(*x.shape[:-1], 8)])
-def test_images_with_gaps_in_memory_are_trained_on_as_alone(crop):
-    steps = [(crop(images), labels) for images, labels in batches(range(4), 10, shape=(1, 8, 9))]
-
-    losses, _ = train(stack(MLP), steps)
-
-    expected, _ = train_alone(*networks(MLP, nn.SiLU, [2]), [(x[2], y[2]) for x, y in steps], OPTIMIZERS["Adam"])
-    assert torch.allclose(losses[2], expected, rtol=1e-4)
-
-
-def test_an_attribute_that_is_changed_between_steps_takes_effect():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = 1.0
-
-        def forward(self, x):
-            return x * self.scale
-
-    trained = stack(MLP, Scaled)
-    images, labels = batches(range(4), 1)[0]
-    before = [trained.losses(images, labels) for _ in range(15)][-1]
-    assert trained.replay.recordings
-    for module in trained.modules():
-        if isinstance(module, Scaled):
-            module.scale = 0.0
-
-    after = trained.losses(images, labels)
-
-    trained.network.register_forward_pre_hook(lambda *_: None)  # a hook prevents replay
-    assert not torch.allclose(before, after)
-    assert torch.equal(after, trained.losses(images, labels))
-
-
-def test_a_network_that_counts_is_not_stacked():
-    calls = []
-
-    class Counting(nn.Module):
-        def forward(self, x):
-            calls.append(1)
-            return x * (1 + len(calls) / 1000)
-
-    with pytest.raises(EngineError, match="its code changes values of Python"):
-        stack(MLP, Counting)
-
-
-def test_a_hook_that_is_added_between_steps_is_run():
-    trained = stack(MLP)
-    images, labels = batches(range(4), 1)[0]
-    before = [trained.losses(images, labels) for _ in range(15)][-1]
-    assert trained.replay.recordings
-
-    trained.network.register_forward_hook(lambda module, args, output: output * 0)
-
-    assert torch.allclose(trained.losses(images, labels), torch.full((4,), math.log(10)))
-    assert not torch.allclose(before, torch.full((4,), math.log(10)))
-
-
 # --- memory ---
 
 
@@ -706,106 +530,3 @@ def test_a_single_replicate_that_does_not_fit_is_an_error_that_says_what_was_nee
 
     with pytest.raises(EngineError, match=r"one replicate with a batch of 16 inputs.*Tried to allocate 2.00 GiB"):
         train(trained, batches(range(4), 1))
-
-
-def test_replicates_start_from_the_weights_that_each_seed_gives_alone():
-    stacked = stack(ConvNet, seeds=[4, 9])
-
-    for place, alone in enumerate(networks(ConvNet, nn.SiLU, [4, 9])):
-        single = stacked.replicate(place).state_dict()
-        assert single.keys() == alone.state_dict().keys()
-        assert all(torch.equal(single[name], value) for name, value in alone.state_dict().items())
-    assert stream(4, "init").initial_seed() != stream(9, "init").initial_seed()
-
-
-# --- convolutions as products with unfolded images ---
-
-
-CONVOLUTIONS = {
-    "plain": nn.Conv2d(2, 3, 3),
-    "padded": nn.Conv2d(2, 3, 3, padding=1),
-    "by steps": nn.Conv2d(2, 3, (3, 5), stride=(2, 1), padding=(0, 2)),
-    "dilated": nn.Conv2d(2, 3, 3, dilation=2, padding=1, bias=False),
-    "single pixels": nn.Conv2d(2, 3, 1, stride=2),
-}
-
-
-class OneConvolution(nn.Module):
-    def __init__(self, layer, activation, input_shape, num_classes):
-        super().__init__()
-        self.layer = layer
-        self.head, self.activation = nn.Linear(3, num_classes), activation()
-        nn.init.normal_(self.layer.weight)
-
-    def forward(self, images):
-        return self.head(self.activation(self.layer(images)).mean((2, 3)))
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_convolution_of_unfolded_images_is_the_convolution(name):
-    def network(**arguments):
-        return OneConvolution(copy.deepcopy(CONVOLUTIONS[name]), **arguments)
-
-    shape = (2, 9, 8)
-    plain, unfolding = stack(network, shape=shape), stack(network, shape=shape)
-    images, labels = batches(range(4), 1, shape=shape)[0]
-    met = []
-    unfolding.unfolded = Everything(met)
-
-    for trained in (plain, unfolding):
-        trained.losses(images, labels).sum().backward()
-
-    assert met
-    torch.testing.assert_close(unfolding(images), plain(images))
-    for own, other in zip(unfolding.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(own.grad, other.grad)
-
-
-class Everything:
-    """A set that holds all that is looked for."""
-
-    def __init__(self, met):
-        self.met = met
-
-    def __contains__(self, layer):
-        self.met.append(layer)
-        return True
-
-
-def test_a_trial_chooses_the_faster_form_of_each_convolution(monkeypatch):
-    clock = iter(range(10**6))
-    monkeypatch.setattr(convolution, "perf_counter", lambda: next(clock) * cost["of"])
-    cost = {"of": 1}
-
-    def unfold(*args):
-        cost["of"] = 0.5 if args[4] == (2, 2) else 1
-        return nn.functional.unfold(*args)
-
-    def grouped(*args):
-        cost["of"] = 1
-        return nn.functional.conv2d(*args)
-
-    monkeypatch.setattr(convolution, "unfold", unfold)
-    monkeypatch.setattr(convolution, "conv2d", grouped)
-    trained = stack(ResNet20, seeds=range(2))
-
-    trained.choose_convolutions(torch.zeros(2, 1, 8, 8))
-
-    assert {layer.stride for layer in trained.unfolded} == {(2, 2)}
-    assert len(trained.unfolded) == 2
-
-
-def test_the_chosen_convolutions_are_kept_in_a_checkpoint():
-    def classifier():
-        return Classifier("swish", ConvNet, replicates=2, engine="stack", input_shape=(1, 8, 8), num_classes=10)
-
-    chosen, resumed = classifier(), classifier()
-    chosen.engine.unfolded = {convolution.Layer((64, 1, 8, 8), (32, 1, 3, 3), (1, 1), (1, 1), (1, 1))}
-    checkpoint = {"state_dict": {}}
-    chosen.trainer = resumed.trainer = Trainer(logger=False, enable_checkpointing=False)
-
-    chosen.on_save_checkpoint(checkpoint)
-    resumed.on_load_checkpoint(copy.deepcopy(checkpoint))
-
-    assert resumed.engine.unfolded == chosen.engine.unfolded
-    assert is_description(checkpoint["actbench"])

@@ -1,0 +1,116 @@
+"""Steps of a stack that were recorded, and when they are recorded anew."""
+
+import math
+
+import pytest
+import torch
+from stacks import OPTIMIZERS, batches, networks, stack, train, train_alone
+from torch import nn
+
+from actbench.activations import PadeUnit
+from actbench.networks import MLP, TutorialCNN
+from actbench.training.engines import EngineError
+from actbench.training.engines.stack import replay
+
+pytestmark = pytest.mark.usefixtures("early_replay")
+
+
+class Mixed(nn.Module):
+    """A network with BatchNorm, dropout, noise and a trainable activation."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        width = input_shape[1] * input_shape[2]
+        self.features = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), activation(), nn.Dropout2d(0.3))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(3 * width, num_classes))
+
+    def forward(self, images):
+        return self.head(self.features(images + 0.1 * torch.randn_like(images)))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_recorded_steps_give_what_the_steps_give(monkeypatch, precision):
+    def run():
+        trained = stack(Mixed, PadeUnit)
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            return trained, *train(trained, batches(range(4), 40))
+
+    replayed, *ours = run()
+    monkeypatch.setattr(replay, "CALLS", math.inf)
+    stepped, *theirs = run()
+
+    assert len(replayed.replay.recordings) == 1
+    assert not stepped.replay.recordings
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    ours, theirs = replayed.state_dict(), stepped.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours["network.features.1.num_batches_tracked"].tolist() == [40] * 4
+
+
+def test_a_batch_of_another_size_is_recorded_anew():
+    trained = stack(TutorialCNN)
+    steps = [step for size in (16, 5) for step in batches(range(4), 12, batch=size)]
+    losses, _ = train(trained, steps)
+
+    alone = networks(TutorialCNN, nn.SiLU, [2])[0]
+    expected, _ = train_alone(alone, [(images[2], labels[2]) for images, labels in steps], OPTIMIZERS["Adam"])
+    assert len(trained.replay.recordings) == 2
+    assert torch.allclose(losses[2], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("crop", [lambda x: x[..., :8], lambda x: x[..., :1].expand(*x.shape[:-1], 8)])
+def test_images_with_gaps_in_memory_are_trained_on_as_alone(crop):
+    steps = [(crop(images), labels) for images, labels in batches(range(4), 10, shape=(1, 8, 9))]
+
+    losses, _ = train(stack(MLP), steps)
+
+    expected, _ = train_alone(*networks(MLP, nn.SiLU, [2]), [(x[2], y[2]) for x, y in steps], OPTIMIZERS["Adam"])
+    assert torch.allclose(losses[2], expected, rtol=1e-4)
+
+
+def test_an_attribute_that_is_changed_between_steps_takes_effect():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = 1.0
+
+        def forward(self, x):
+            return x * self.scale
+
+    trained = stack(MLP, Scaled)
+    images, labels = batches(range(4), 1)[0]
+    before = [trained.losses(images, labels) for _ in range(15)][-1]
+    assert trained.replay.recordings
+    for module in trained.modules():
+        if isinstance(module, Scaled):
+            module.scale = 0.0
+
+    after = trained.losses(images, labels)
+
+    trained.network.register_forward_pre_hook(lambda *_: None)  # a hook prevents replay
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, trained.losses(images, labels))
+
+
+def test_a_network_that_counts_is_not_stacked():
+    calls = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            calls.append(1)
+            return x * (1 + len(calls) / 1000)
+
+    with pytest.raises(EngineError, match="its code changes values of Python"):
+        stack(MLP, Counting)
+
+
+def test_a_hook_that_is_added_between_steps_is_run():
+    trained = stack(MLP)
+    images, labels = batches(range(4), 1)[0]
+    before = [trained.losses(images, labels) for _ in range(15)][-1]
+    assert trained.replay.recordings
+
+    trained.network.register_forward_hook(lambda module, args, output: output * 0)
+
+    assert torch.allclose(trained.losses(images, labels), torch.full((4,), math.log(10)))
+    assert not torch.allclose(before, torch.full((4,), math.log(10)))
