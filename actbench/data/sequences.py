@@ -1,5 +1,7 @@
 """Sequences of numbers, of which a network is told nothing but their order."""
 
+from functools import cache
+
 import torch
 from typing_extensions import override
 
@@ -43,13 +45,27 @@ class MNIST1D(ImageData):
 
     @override
     def read(self) -> list[LabelledImages]:
-        try:
-            from mnist1d.data import get_dataset_args, make_dataset  # an extra, which imports matplotlib
-        except ImportError as error:
-            raise DataError(
-                f"MNIST1D: {error}: pip install 'lightning-actbench[mnist1d]', or '.[mnist1d]' in a checkout"
-            ) from error
-        with unchanged_generators():  # it seeds the global ones
-            made = make_dataset(get_dataset_args())
-        pairs = [(torch.from_numpy(made[f"x{part}"]), torch.from_numpy(made[f"y{part}"])) for part in ("", "_test")]
-        return [LabelledImages(sequences.float()[:, None], labels.long()) for sequences, labels in pairs]
+        return list(make_parts())
+
+
+@cache  # a study reads its data in every cell, and making them takes seconds
+def make_parts() -> tuple[LabelledImages, LabelledImages]:
+    """The sequences for training and those for testing.
+
+    Raises:
+        DataError: The package mnist1d is not installed.
+    """
+    try:
+        from mnist1d.data import get_dataset_args, make_dataset  # an extra, which imports matplotlib
+    except ImportError as error:
+        raise DataError(
+            f"MNIST1D: {error}: pip install 'lightning-actbench[mnist1d]', or '.[mnist1d]' in a checkout"
+        ) from error
+    with unchanged_generators():  # it seeds the global ones
+        made = make_dataset(get_dataset_args())
+
+    def part(suffix: str) -> LabelledImages:
+        sequences, labels = (torch.from_numpy(made[f"{name}{suffix}"]) for name in "xy")
+        return LabelledImages(sequences.float()[:, None], labels.long())
+
+    return part(""), part("_test")

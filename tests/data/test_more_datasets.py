@@ -10,6 +10,7 @@ from datasets import made_up, write_idx, write_qmnist
 from mnist1d.data import get_dataset_args, make_dataset
 
 from actbench import data
+from actbench.data.sequences import make_parts
 from actbench.seeding import unchanged_generators
 
 CPU = torch.device("cpu")
@@ -41,6 +42,7 @@ def test_mnist1d_is_the_same_each_time_and_draws_from_no_global_generator():
     torch.manual_seed(3)
     before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
 
+    make_parts.cache_clear()
     one, other = read(data.MNIST1D(seed=1)), read(data.MNIST1D(seed=2))
 
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
@@ -66,6 +68,7 @@ def test_batches_of_mnist1d_are_its_sequences():
 
 def test_without_its_package_mnist1d_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mnist1d.data", None)
+    make_parts.cache_clear()
 
     install = re.escape("pip install 'lightning-actbench[mnist1d]', or '.[mnist1d]' in a checkout")
     with pytest.raises(data.DataError, match=f"^MNIST1D: .*: {install}$"):
