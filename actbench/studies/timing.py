@@ -23,7 +23,7 @@ from actbench.activations.saved_bytes import saved_bytes
 from actbench.data import SEED
 from actbench.inference.verdict import Question
 from actbench.inference.verdict.history import utc_now
-from actbench.inference.verdict.price_words import busy_words, time_words
+from actbench.inference.verdict.price_words import silence_words, time_words
 from actbench.inference.verdict.timing import StepTiming, Timings, compare_timings, step_ratio
 from actbench.seeding import shared_sources
 from actbench.specs import ActivationSpec, one_line, without
@@ -274,7 +274,7 @@ def time_study(study: Study, question: Question, wanted: Sequence[Wanted], conte
         base = by_key[*panel, question.baseline]
         arms = [by_key[*panel, arm] for arm in question.arms if arm != question.baseline]
         found = [known.find(*panel, base.entry.cell.hash, each.entry.cell.hash) for each in arms]
-        found = [row if row and row.tells else None for row in found]
+        found = [row if row and (row.tells or not row.busy_rounds) else None for row in found]
         rows += filter(None, found)
         missing = [each for each, row in zip(arms, found, strict=True) if row is None]
         if missing and study.timing_s:
@@ -304,10 +304,7 @@ def saved_bytes_of(cell: Cell) -> float | None:
 def timing_line(row: StepTiming, alpha: float) -> str:
     """A line on what has just been timed."""
     timing = compare_timings(row, None, alpha=alpha)
-    if timing:
-        sentence = time_words(timing)
-    elif row.busy_rounds:
-        sentence = f"{busy_words(row)}; the next `compare` times it again"
-    else:
-        sentence = "one round does not tell"
+    sentence = time_words(timing) if timing else silence_words(row)
+    if row.busy_rounds and not timing:
+        sentence += "; the next `compare` times it again"
     return f"{row.dataset}/{row.network}/{row.arm}, timed beside {row.baseline}: {sentence}"

@@ -129,6 +129,13 @@ def test_without_timing_epochs_to_the_target_are_compared():
     assert "s a replicate" not in sentences[0]
 
 
+def test_a_timing_of_one_round_says_why_nothing_is_said_of_time():
+    price, sentences = price_of(table(relu=CURVE, swish=CURVE), timed([0.5]))
+
+    assert price.timing is None
+    assert sentences[0] == "swish beside relu: nothing is said of time, because study.timing_s ended after 1 round."
+
+
 @pytest.mark.parametrize("logs", [[], [0.5]])
 def test_a_busy_machine_is_the_reason_why_nothing_is_said_of_time(logs):
     (row,) = timed(logs).timings
@@ -136,7 +143,7 @@ def test_a_busy_machine_is_the_reason_why_nothing_is_said_of_time(logs):
 
     price, sentences = price_of(table(relu=CURVE, swish=CURVE), busy)
 
-    assert (price.timing, price.busy.busy_rounds) == (None, 2)
+    assert (price.timing, price.silent.busy_rounds) == (None, 2)
     rounds = 2 + len(logs)
     assert sentences[0] == (
         f"swish beside relu: nothing is said of time, because other programs used the machine in 2 of {rounds} rounds."

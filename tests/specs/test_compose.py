@@ -92,7 +92,7 @@ OPTIONS = {
 }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_options_in_any_order_and_in_files_are_one_config_and_one_cell(tmp_path_factory, data):
     chosen = {key: data.draw(st.sampled_from(values)) for key, values in OPTIONS.items() if data.draw(st.booleans())}

@@ -32,8 +32,8 @@ class Price(NamedTuple):
     equal_time: EqualTime | None
     target: TargetTime | None
     saved_bytes: Mapping[str, float | None]
-    busy: StepTiming | None
-    """The timing of an arm that says nothing, because others used the machine."""
+    silent: StepTiming | None
+    """The timing of an arm that tells nothing, because it was short or others used the machine."""
 
 
 def weigh(judgement: Judgement, timing: PairTiming | None) -> AccuracyAndTime | None:
@@ -88,5 +88,5 @@ def find_price(
             else compare_times_to_target(comparison, (arm, base), ratio or EPOCHS, aim, alpha=question.alpha)
         )
     saved = {name: timings.saved_bytes.get(cells.get(name, "")) for name in (comparison.arm, comparison.baseline)}
-    busy = None if timing else timings.busy(comparison, cells, question.baseline)
-    return Price(timing, equal_time, target, saved, busy)
+    silent = None if timing else timings.silent(comparison, cells, question.baseline)
+    return Price(timing, equal_time, target, saved, silent)

@@ -29,8 +29,8 @@ def price_sentences(price: Price, comparison: Comparison, question: Question) ->
     arm, base = comparison.arm, comparison.baseline
     if price.timing:
         yield f"{arm} beside {base}: {time_words(price.timing)}."
-    if price.busy:
-        yield f"{arm} beside {base}: {busy_words(price.busy)}."
+    if price.silent:
+        yield f"{arm} beside {base}: {silence_words(price.silent)}."
     if price.timing and price.equal_time:
         yield equal_time_sentence(price.equal_time, price.timing, comparison, question)
     if price.target:
@@ -43,10 +43,13 @@ def price_sentences(price: Price, comparison: Comparison, question: Question) ->
         )
 
 
-def busy_words(timing: StepTiming) -> str:
+def silence_words(timing: StepTiming) -> str:
     """Why nothing is said of the time of a training step."""
     rounds = count(timing.busy_rounds + len(timing.log_ratios), "round")
-    return f"nothing is said of time, because other programs used the machine in {timing.busy_rounds} of {rounds}"
+    reason = f"other programs used the machine in {timing.busy_rounds} of {rounds}"
+    return (
+        f"nothing is said of time, because {reason if timing.busy_rounds else f'study.timing_s ended after {rounds}'}"
+    )
 
 
 def time_words(timing: PairTiming) -> str:

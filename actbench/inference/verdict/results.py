@@ -206,7 +206,7 @@ def price_values(finding: Finding, question: Question) -> dict[str, Any] | None:
     """A comparison's price as ``verdict.json`` holds it."""
     price = finding.price
     return price and {
-        **{name: value for name, value in price._asdict().items() if name != "busy"},  # of which a sentence tells
+        **{name: value for name, value in price._asdict().items() if name != "silent"},  # of which a sentence tells
         "with_time": weigh(finding.judgement, price.timing),
         "sentences": list(price_sentences(price, finding.comparison, question)),
     }

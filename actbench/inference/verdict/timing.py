@@ -85,8 +85,8 @@ class StepTiming:
 
     @property
     def tells(self) -> bool:
-        """Whether it is of use: not if others used the machine in all rounds but one."""
-        return not self.busy_rounds or len(self.log_ratios) > 1
+        """Whether it gives a ratio with an interval, for which it takes two rounds."""
+        return len(self.log_ratios) > 1
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class Timings:
             return None
         return compare_timings(*sides, alpha=alpha)
 
-    def busy(self, comparison: Comparison, cells: Mapping[str, str], baseline: str) -> StepTiming | None:
-        """The timing of one of a comparison's arms that tells nothing, because others used the machine."""
+    def silent(self, comparison: Comparison, cells: Mapping[str, str], baseline: str) -> StepTiming | None:
+        """The timing of one of a comparison's arms that tells nothing."""
         return next((row for row in self._sides(comparison, cells, baseline) if row and not row.tells), None)
 
     def _sides(self, comparison: Comparison, cells: Mapping[str, str], baseline: str) -> list[StepTiming | None]:
