@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 from pytorch_lightning import callbacks, loggers
 
-from actbench.specs.spec import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec
+from actbench.specs.spec import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, arguments_parser
 from actbench.specs.values import import_object, load_yaml, one_line, read_yaml
 
 SPECS: dict[str, type[Spec]] = {
@@ -68,12 +68,33 @@ def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
         UsageError: A word is not an option, an option lacks its value, or a file is missing or not a YAML mapping.
     """
     config, layer = dict[str, Any](), dict[str, Any]()  # adjacent options are one layer
-    for name, value in options(words, flags):
+    given = list(options(words, flags))
+    for name, value in given:
         if name == "config":
             config, layer = merge_config(merge_config(config, layer), read_file(value, "--config")), {}
         else:
             layer = merge_config(layer, nest(name, value))
-    return merge_config(config, layer)
+    config = merge_config(config, layer)
+    for name, value in given:
+        if isinstance(value, str):
+            read_open_argument(config, name, value)
+    return config
+
+
+def read_open_argument(config: dict[str, Any], name: str, value: str) -> None:
+    """Read an option's value as YAML, as in a file, if its class takes it by ``**kwargs``: no signature has its type."""
+    key = next((key for key in SPECS if name.startswith(f"{key}.")), None)
+    form = setting(config, key) if key else None
+    if not key or not isinstance(form, Mapping) or not isinstance(form.get("class_path"), str):
+        return
+    *parents, last = name.removeprefix(f"{key}.").removeprefix("init_args.").split(".")
+    try:
+        typed = arguments_parser(find_class(key, form["class_path"])[0], ())[1]
+    except Exception:  # of any kind, in a module of the user's; the parser reports it
+        return
+    holder = setting(form, ".".join(["init_args", *parents]))
+    if (*parents, last)[0] not in typed and isinstance(holder, dict) and holder.get(last) == value:
+        holder[last] = load_yaml(value)
 
 
 def read_file(path: str, option: str) -> dict[str, Any]:

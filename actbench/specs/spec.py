@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from actbench.activations import CATALOGUE
 from actbench.networks import NETWORKS, with_new_head
 from actbench.specs.values import (
+    ABSENT,
     correct_arguments,
     import_object,
     is_plain,
@@ -192,7 +193,8 @@ class Spec:
         bound |= {name: value for name, value in arguments.items() if name not in typed}
         self.raw = {"init_args": arguments}
         defaults = {name: parameter.default for name, parameter in parameters.items()}
-        bound = {name: value for name, value in bound.items() if value is not None or defaults.get(name) is not None}
+        # What **kwargs take has a default that no signature tells: None may differ from it.
+        bound = {n: value for n, value in bound.items() if value is not None or defaults.get(n, ABSENT) is not None}
         for name, value in bound.items():
             if not is_plain(value) and not is_plain(arguments.get(name)):
                 raise ValueError(f"{self.kind} {self.class_path}: {name}: {value!r} is not a plain value")

@@ -42,6 +42,32 @@ def test_arguments_that_stand_before_their_class_are_its():
     assert (optimizer["class_path"], optimizer["init_args"]["lr"]) == ("torch.optim.SGD", 0.1)
 
 
+def create(name, num_classes, **options):
+    """A network by its name, as registries make it: no signature tells what ``options`` are."""
+    return MODELS[name](num_classes, **options)
+
+
+def make_perceptron(num_classes, *, sizes=(8,), norm=True, drop=0.1, act="relu", block=None):
+    raise NotImplementedError
+
+
+MODELS = {"perceptron": make_perceptron}
+TAKEN = {"sizes": [4, 2], "norm": False, "drop": None, "act": "4", "block": {"depth": 3}}
+
+
+def test_an_option_that_no_signature_names_has_the_type_that_it_has_in_a_file(tmp_path):
+    words = "--model.network test_compose.create --model.network.name perceptron --model.network.sizes [4,2] "
+    words += (
+        "--model.network.norm false --model.network.drop null --model.network.act '4' --model.network.block.depth 3"
+    )
+    network = {"class_path": "test_compose.create", "init_args": {"name": "perceptron", **TAKEN}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"network": network}}))
+
+    typed, read = resolved(*words.split()), resolved("--config", str(tmp_path / "config.yaml"))
+
+    assert typed["model"]["network"] == read["model"]["network"] == network
+
+
 def test_another_class_starts_with_no_arguments():
     base = {"model": SGD, "data": {"class_path": "Digits", "init_args": {"batch_size": 7}}}
 
