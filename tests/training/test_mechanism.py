@@ -470,6 +470,36 @@ def test_units_are_features_wherever_they_lie():
     assert [call.axis for call in calls] == [3, 1, 2]
 
 
+class Parallel(nn.Module):
+    """Branches of 8 and 12 channels, in sequences of 12 numbers; half of the units of the first are off."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__()
+        self.narrow, self.wide = nn.Conv1d(8, 8, 3, padding=1), nn.Conv1d(8, 12, 3, padding=1)
+        self.first, self.second, self.doubtful, self.clear = (activation() for _ in range(4))
+        self.head = nn.Linear(20, num_classes)
+        nn.init.constant_(self.narrow.bias[:4], -50.0)
+
+    def forward(self, images):
+        sequences = torch.cat([images[:, 0], images[:, 0, :, :4]], 2)
+        narrow, wide = self.narrow(sequences), self.wide(sequences)
+        both = torch.cat([self.first(narrow), self.second(wide)], 1)
+        scaled = self.doubtful(2 * narrow).mean() + self.clear(2 * narrow[..., :10]).mean()
+        return self.head(both.mean(2)) + scaled
+
+
+def test_units_of_parallel_branches_are_their_own():
+    model = classifier("relu", "test_mechanism.Parallel", replicates=2)
+
+    calls, statistics, _ = measure(model.engine, *batch(2), RecordedPass())
+
+    # 2 * narrow may be turned, with 12 channels on the last axis, or come from the layer with 8.
+    assert [call.axis for call in calls] == [1, 1, None, 1]
+    for dead in by_name(statistics)["dead"]:
+        assert dead[0] >= 0.5
+        assert dead[2].isnan()
+
+
 class Deep(nn.Module):
     """An activation with a layer of its own."""
 

@@ -43,11 +43,10 @@ class RecordedPass:
     of vmap. They are added if they have the shapes of ``calls``, which are those
     of the latest pass.
 
-    Units lie along the axis of features of the latest layer or normalisation whose
-    output has as many axes as the input, or, where that axis has another size by
-    now, along the only one of this size; see `LatestLayers.axis_of_units`. Inputs without an axis
-    for the batch, such as parameters, are no calls. Layers within an activation are
-    its own.
+    Units lie along the axis of features of the layer or normalisation that made the
+    input, or else of the latest one; see `LatestLayers.axis_of_units`. Inputs without
+    an axis for the batch, such as parameters, are no calls. Layers within an
+    activation are its own.
     """
 
     def __init__(self) -> None:
@@ -74,7 +73,7 @@ class RecordedPass:
             times[path] += 1
             name = names[path] + (f"#{times[path]}" if times[path] > 1 else "")
             index = len(calls)
-            calls.append(RecordedCall(name, layers.name, path, layers.axis_of_units(x.shape), x.shape, x.dtype))
+            calls.append(RecordedCall(name, layers.name, path, layers.axis_of_units(x), x.shape, x.dtype))
             inputs.append(x.clone())  # what follows may change it
             z = x + leaves[index] if index < len(leaves) and leaves[index].shape == x.shape else x
             entered.append((x, z))
@@ -129,7 +128,8 @@ class LatestLayers:
 
     def __init__(self) -> None:
         self.name, self.inputs, self.times = "", list[Any](), Counter[str]()
-        self.features = dict[int, tuple[int, int]]()  # by number of axes: the axis of features, and its size
+        self.features = dict[int, list[tuple[int, int]]]()  # by number of axes: axes of features, and their sizes
+        self.made = dict[int, tuple[Tensor, int]]()  # by the id of an output: the output, and its axis of features
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A hook for layers with weights."""
@@ -142,18 +142,27 @@ class LatestLayers:
         """A hook for `FEATURED` modules."""
         result = output[0] if isinstance(output, tuple) else output
         if isinstance(result, Tensor):
-            self.features[result.ndim] = feature_axis(module)
+            self.features.setdefault(result.ndim, []).append(feature_axis(module))
+            self.made[id(result)] = result, feature_axis(module)[0]
 
-    def axis_of_units(self, shape: torch.Size) -> int | None:
-        """The axis of units in an input; None if it is not known. Behind no layer, axis 1 of vectors and images."""
-        axes = len(shape)
-        if axes not in self.features:
-            return 1 if axes in (2, 4) else None
-        axis, size = self.features[axes]
-        if shape[axis] == size:
-            return axis % axes
-        fitting = [axis for axis in range(1, axes) if shape[axis] == size]
-        return fitting[0] if len(fitting) == 1 else None
+    def axis_of_units(self, x: Tensor) -> int | None:
+        """The axis of units in an input; None if it is not known.
+
+        It is that of the layer whose output the input is; else that of the latest layer whose output has as many axes,
+        if it still has that layer's size. Otherwise axes may have been exchanged, or the input may come from an earlier
+        layer: then it is the only axis that fits one of both. Behind no layer, it is axis 1 of vectors and images.
+        """
+        if id(x) in self.made:
+            return self.made[id(x)][1] % x.ndim
+        known = self.features.get(x.ndim)
+        if known is None:
+            return 1 if x.ndim in (2, 4) else None
+        axis, size = known[-1]
+        if x.shape[axis] == size:
+            return axis % x.ndim
+        fitting = {axis for axis in range(1, x.ndim) if x.shape[axis] == size}
+        fitting |= {axis % x.ndim for axis, size in known if x.shape[axis] == size}
+        return fitting.pop() if len(fitting) == 1 else None
 
 
 def layers_of(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
