@@ -46,11 +46,15 @@ class Call:
     inside: frozenset[str] = frozenset()
     """Bare names of the functions that a user's autograd function calls."""
     vmapped: bool = False
+    within_function: bool = False
+    """Whether a user's autograd function makes it, in its forward."""
 
     @property
     def base(self) -> str:
         """The function's name without the module, and without the underscores of a variant in place or reflected."""
-        return base_name(self.key.name)
+        base = base_name(self.key.name)
+        # Of two tensors, these are other functions than of one.
+        return f"{base}imum" if base in ("max", "min") and isinstance([*self.args, None][1], Value) else base
 
 
 @dataclass

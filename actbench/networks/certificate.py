@@ -131,8 +131,8 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
             chosen.append(identity)
         lines.append(SiteLine(name, site.text, site.in_place, site.role, modes, swapped, reason))
     if not chosen and not problem:
-        has = in_words(site_counts(line.role for line in lines)) or "no activation at all"
-        problem = f"{title} has no {'chosen' if met else 'hidden'} site to swap; it has {has}"
+        has = in_words(site_counts(line.role for line in lines)) or "no activation that is recognised"
+        problem = f"{title} has no {'hidden' if patterns in ('hidden', 'all') else 'chosen'} site to swap; it has {has}"
     parameters = sum(parameter.numel() for parameter in network.parameters())
     certificate = SwapCertificate(tuple(lines), parameters, ())
     numbered = [(each.mode, each.trace, each.numbered(chosen)) for each in passes]

@@ -31,10 +31,13 @@ ACTIVATIONS = (
     )
 )
 SIGMOIDS = bare_names("sigmoid expit hardsigmoid")
-PARTS = bare_names("erf exp abs where maximum minimum gt lt ge le sign")  # of activations that are composed by hand
+PARTS = bare_names(
+    "erf exp abs where masked_fill maximum minimum gt lt ge le sign"
+)  # of activations that are composed by hand
 ELEMENTWISE = (ACTIVATIONS - SOFTMAX - {"glu"}) | bare_names(
     "add sub rsub rdiv mul multiply div divide true_divide pow square exp expm1 log log1p sqrt rsqrt reciprocal "
-    "erf erfc neg abs sign maximum minimum where sin cos atan arctan gt lt ge le logaddexp clamp_max"
+    "erf erfc neg abs sign maximum minimum where masked_fill sin cos atan arctan gt lt ge le logaddexp "
+    "clamp_max to type type_as float double half bfloat16"
 )
 PRODUCTS = bare_names("mul multiply addcmul addcdiv lerp")
 MULTIPLIED = bare_names("matmul mm bmm mv addmm addbmm baddbmm einsum tensordot")  # also of computed values

@@ -16,6 +16,7 @@ from actbench.networks.flow import ACTIVATIONS, CLAMPS, ELEMENTWISE, PARTS, ROLE
 from actbench.networks.tracing import storage
 
 Identity = tuple[Any, ...]
+SUMS = ("add", "sub", "rsub")
 FAR = 100.0  # an input at which an activation has reached its asymptote
 
 
@@ -62,7 +63,7 @@ class Site:
             return "it halves the channels"
         if call.vmapped:
             return "inside of vmap"
-        if isinstance(call.func, type):
+        if isinstance(call.func, type) or call.within_function:
             return "inside of an autograd function"
         if self.unclear:
             return f"one of several calls of {call.base} in that module, between which training chooses at random"
@@ -161,9 +162,11 @@ def composed(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
         root = flow.data(before)[0]
     elif len(set(inputs)) > 1 or (inputs and end.base in ("where", "maximum", "minimum")):
         chain = flow.chains[end.outputs[0]]
-        if not chain or end.base in ("add", "sub", "rsub"):  # a sum of branches is no activation
+        if not chain:
             return None
         root = chain[0]
+        if end.base in SUMS and {call.base for call in flow.between(root, end)} != {"add", "abs"}:
+            return None  # a sum of branches is no activation, but x + |x| is twice ReLU
     elif end.base in ("mul", "div", "multiply"):  # by a number, after a composed activation
         before = flow.maker.get(inputs[0])
         region = composed(before, flow) if before is not None else None

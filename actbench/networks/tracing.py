@@ -1,8 +1,10 @@
 """The calls of torch's functions in one forward pass of a network: where, and from which tensors to which."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from inspect import getattr_static
+from inspect import getattr_static, unwrap
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -102,6 +104,7 @@ class Recorder(TorchFunctionMode):
         self.marks: list[tuple[int, int]] = []  # numbers of calls, and of uncaught ones, where each module began
         self.values: dict[int, Value] = {}  # by the tensor's id
         self.by_storage: dict[int, list[Tensor]] = {}
+        self.functions = function_codes()
         self.stale: dict[int, int] = {}  # by the tensor's id: the call in place that made it so
         for tensor in (*network.parameters(), *network.buffers()):
             self.know(tensor, "parameter")
@@ -198,6 +201,8 @@ class Recorder(TorchFunctionMode):
                 in_place,
                 inside,
                 is_vmapped(),
+                # An ``apply`` that the user's code keeps under another name is not seen as it is called.
+                not torch.is_grad_enabled() and is_running(self.functions),
             )
         )
         return result
@@ -328,6 +333,20 @@ def storage(tensor: Tensor) -> int:
 def version(tensor: Tensor) -> int:
     """How often a tensor's memory was changed in place."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def function_codes(function: type = Function) -> set[Any]:
+    """The code of the forward of each autograd function that is known now."""
+    codes = {getattr(unwrap(function.forward), "__code__", None)}  # type: ignore[attr-defined]
+    return codes.union(*map(function_codes, function.__subclasses__()))
+
+
+def is_running(codes: set[Any]) -> bool:
+    """Whether one of these codes runs now, in whatever calls this function."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code not in codes:
+        frame = frame.f_back
+    return frame is not None
 
 
 def is_vmapped() -> bool:

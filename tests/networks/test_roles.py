@@ -87,6 +87,44 @@ def test_each_call_of_a_function_has_its_own_role():
     assert roles(network(middle)) == (["relu", "sigmoid"], ["hidden", "gate", "hidden"])
 
 
+RELUS = {  # of one kind, or leaky
+    "max": lambda x: torch.max(x, torch.zeros_like(x)),
+    "leaky max": lambda x: torch.max(x, 0.1 * x),
+    "a mask in floats": lambda x: x * (x > 0).float(),
+    "a mask of a type": lambda x: x * (x > 0).to(x.dtype),
+    "a mask of its type": lambda x: x * (x > 0).type_as(x),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0.0),
+    "half of x + |x|": lambda x: (x + x.abs()) / 2,
+    "0.5 times x + |x|": lambda x: 0.5 * (x + x.abs()),
+    "Swish through another type": lambda x: x * torch.sigmoid(x.double()).to(x.dtype),
+}
+
+
+@pytest.mark.parametrize("function", RELUS.values(), ids=RELUS)
+def test_an_activation_by_hand_is_one_site_that_is_replaced_as_a_whole(function):
+    made = network(lambda net, x: function(net.b(x)))
+    swapped = build_network(NetworkSpec(made), nn.Mish, input_shape=SHAPE, num_classes=5, seed=0)
+    own, x = swapped.network, torch.randn(4, *SHAPE)
+
+    expected = own.head(F.mish(own.b(F.mish(own.a(x.flatten(1))))))
+
+    assert [site.role for site in swapped.certificate.sites] == ["hidden", "hidden"]
+    torch.testing.assert_close(swapped(x), expected)
+
+
+SUMS = {
+    "a residual": lambda net, x: x + F.relu(x),
+    "the larger of two layers": lambda net, x: torch.max(net.b(x), net.c(x)),
+    "the largest": lambda net, x: x - x.max(1, keepdim=True)[0],
+    "a mask of others": lambda net, x: net.b(x).masked_fill(net.c(x) < 0, 0.0),
+}
+
+
+@pytest.mark.parametrize(("name", "sites"), [("a residual", 2), *((name, 1) for name in [*SUMS][1:])])
+def test_what_joins_two_branches_is_no_activation(name, sites):
+    assert roles(network(SUMS[name])) == (["relu"] * sites, ["hidden"] * sites)
+
+
 class ByHand(nn.Module):
     """A recurrent cell over the rows of an image, and a linear layer."""
 

@@ -252,7 +252,7 @@ def test_a_network_without_sites_says_so_in_json_too(capsys):
         ("--model.network torchvision.models.alexnet --input_shape 3,a", "--input_shape is numbers"),
         ("--model.network torchvision.models.alexnet --model.sites [layer1]", "'layer1' meets no site of AlexNet"),
         ("--model.network torchvision.models.alexnet --model.activation relu", "no option for activation"),
-        ("--model.network torch.nn.Flatten", "no hidden site to swap; it has no activation at all"),
+        ("--model.network torch.nn.Flatten", "no hidden site to swap; it has no activation that is recognised"),
     ],
 )
 def test_the_command_refuses_in_one_line(words, message, capsys):

@@ -434,7 +434,7 @@ class FunctionInside(Base):
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (NoActivation, "NoActivation has no hidden site to swap; it has no activation at all"),
+        (NoActivation, "NoActivation has no hidden site to swap; it has no activation that is recognised"),
         (Recurrent, "Recurrent: lstm .lstm. cannot be swapped: it is inside of torch's fused lstm"),
         (OnlyInTraining, "OnlyInTraining: . .relu. cannot be swapped: it is called in train only"),
         (ManyTimes, "calls that depend on values"),
@@ -456,6 +456,11 @@ def test_a_fused_layer_may_be_left_out_by_patterns():
     network = swapped(Recurrent, sites=["."])
 
     assert [(site.name, site.swapped) for site in network.certificate.sites] == [("lstm", False), (".", True)]
+
+
+def test_without_patterns_no_site_is_chosen():
+    with pytest.raises(SwapError, match="Reused has no chosen site to swap; it has 3 hidden"):
+        swapped(Reused, sites=[])
 
 
 def test_a_pattern_that_meets_no_site_names_the_nearest():

@@ -92,6 +92,14 @@ class BareFunction(Unseen):
         return Cut.apply(x)
 
 
+cut = Cut.apply  # as published code names it
+
+
+class Alias(Unseen):
+    def unseen(self, x):
+        return cut(x)
+
+
 class Line(Unseen):
     def unseen(self, x):
         return Doubled.apply(x)
@@ -126,6 +134,11 @@ def test_an_autograd_function_that_is_an_activation_is_refused_unless_it_is_left
     network = swapped(BareFunction, sites=["."])
 
     assert [(site.name, site.swapped) for site in network.certificate.sites] == [("block", False), (".", True)]
+
+
+def test_an_autograd_function_is_known_under_another_name():
+    with pytest.raises(SwapError, match=r"block .gt, mul. cannot be swapped: it is inside of an autograd function"):
+        swapped(Alias)
 
 
 def test_an_autograd_function_along_a_line_is_no_site():
