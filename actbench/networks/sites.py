@@ -162,11 +162,9 @@ def composed(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
         root = flow.data(before)[0]
     elif len(set(inputs)) > 1 or (inputs and end.base in ("where", "maximum", "minimum")):
         chain = flow.chains[end.outputs[0]]
-        if not chain:
+        if not chain or joins_branches(chain[0], end, flow):
             return None
         root = chain[0]
-        if end.base in SUMS and {call.base for call in flow.between(root, end)} != {"add", "abs"}:
-            return None  # a sum of branches is no activation, but x + |x| is twice ReLU
     elif end.base in ("mul", "div", "multiply"):  # by a number, after a composed activation
         before = flow.maker.get(inputs[0])
         region = composed(before, flow) if before is not None else None
@@ -183,6 +181,11 @@ def composed(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
     if leaks or inner & set(flow.trace.results) or not is_nonlinear(root, calls, flow.trace):
         return None
     return root, tuple(calls)
+
+
+def joins_branches(root: Value, end: Call, flow: Flow) -> bool:
+    """Whether a call is a sum of two branches, which is no activation; x + |x| is, twice ReLU."""
+    return end.base in SUMS and {call.base for call in flow.between(root, end)} != {"add", "abs"}
 
 
 def normalizes(region: tuple[Value, tuple[Call, ...]], factor: Call, flow: Flow) -> bool:

@@ -82,7 +82,7 @@ def compose(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_open_argument(config: dict[str, Any], name: str, value: str) -> None:
-    """Read an option's value as YAML, as in a file, if its class takes it by ``**kwargs``: no signature has its type."""
+    """Read an option as YAML, as in a file, if its class takes it by ``**kwargs``, where no signature has its type."""
     key = next((key for key in SPECS if name.startswith(f"{key}.")), None)
     form = setting(config, key) if key else None
     if not key or not isinstance(form, Mapping) or not isinstance(form.get("class_path"), str):
