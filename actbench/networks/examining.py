@@ -161,6 +161,8 @@ def check_kind(network: nn.Module) -> None:
         problem = ""
         if isinstance(module, torch.jit.ScriptModule):
             problem = "is scripted"
+        elif kind.__module__.startswith("torch._dynamo."):
+            problem = "is compiled"
         elif any(f"nn.{part}" in kind.__module__ for part in ("quantized", "intrinsic")):
             problem = f"is quantised or fused, a {kind.__name__}"
         if problem:

@@ -426,6 +426,15 @@ class Scripted(Base):
         return self.block(x)
 
 
+class Compiled(Base):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.block = torch.compile(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()))
+
+    def middle(self, x):
+        return self.block(x)
+
+
 class FunctionInside(Base):
     def middle(self, x):
         return Swish.apply(x)
@@ -441,6 +450,7 @@ class FunctionInside(Base):
         (Branch, "calls that depend on values"),
         (TwoOutputs, "TwoOutputs returns a tuple in train, which should be one tensor"),
         (Scripted, "Scripted: block is scripted"),
+        (Compiled, "Compiled: block is compiled, so that its calls cannot be seen: give a plain one"),
         (FunctionInside, "inside of an autograd function"),
     ],
 )
