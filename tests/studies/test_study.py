@@ -35,6 +35,7 @@ from actbench.studies.forecast import forecast
 from actbench.studies.plan import Wanted
 from actbench.studies.progress import Bars
 from actbench.studies.training import RunContext, run_wanted
+from actbench.training import Classifier
 
 ROOT = Path(__file__).parents[2]
 
@@ -522,6 +523,25 @@ def test_two_processes_share_a_study(start, config):
     assert len(list(config.glob("studies/cells/*.parquet"))) == 3
     trained = [line for one in ended for line in one.stdout.splitlines() if ": val accuracy" in line]
     assert len(trained) == 3
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_a_signal_to_end_is_obeyed_at_whatever_stage_it_comes(tmp_path, monkeypatch, stage):
+    hook = "on_test_epoch_end" if stage == "test" else "on_validation_epoch_end"
+    original = getattr(Classifier, hook)
+
+    def signalled(classifier):
+        if classifier.trainer.state.fn == stage:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(classifier)
+
+    monkeypatch.setattr(Classifier, hook, signalled)
+
+    with pytest.raises(SystemExit) as ended:  # in the rehearsal, which trains one batch
+        compare(study(tmp_path), progress=Lines())
+
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not (tmp_path / "cells").exists() or not list((tmp_path / "cells").iterdir())
 
 
 def test_a_full_disk_ends_a_study_at_once(tmp_path):

@@ -150,8 +150,7 @@ def run_cell(
         if copy:
             copy.get(last)
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=readable_checkpoint(last), weights_only=True)
-        if interruption.signal is not None:  # it came after the last batch
-            raise SystemExit(128 + interruption.signal)
+        end_if_interrupted(trainer, interruption)  # after the last batch
         # In a validation, WeightAveraging would put its average in place of the weights that are scored.
         trainer.callbacks[:] = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         if best:
@@ -161,8 +160,16 @@ def run_cell(
         if is_overridden("val_dataloader", datamodule):
             # The fit may not have validated these weights: it need not validate every epoch.
             trainer.validate(classifier, datamodule=datamodule, verbose=False)
+            end_if_interrupted(trainer, interruption)
         trainer.test(classifier, datamodule=datamodule, verbose=False)
+        end_if_interrupted(trainer, interruption)
         return to_records(cell.factors, classifier, epochs=run.epochs, measured=measured.state_dict())
+
+
+def end_if_interrupted(trainer: Trainer, interruption: Interruption) -> None:
+    """Raise SystemExit if a signal to end came while Lightning did what it does not break off for one."""
+    if interruption.signal is not None or trainer.received_sigterm:
+        raise SystemExit(128 + (interruption.signal or signal.SIGTERM))
 
 
 def readable_checkpoint(checkpoint: Path) -> Path | None:

@@ -149,7 +149,8 @@ class Interruption(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        # Not earlier, because Lightning sets its own handlers shortly before.
+        # Not earlier, because Lightning sets its own handlers shortly before, which may have met a signal.
+        self.signal = signal.SIGTERM if trainer.received_sigterm else None
         self.previous = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     @override
