@@ -536,9 +536,13 @@ def test_a_signal_to_end_is_obeyed_at_whatever_stage_it_comes(tmp_path, monkeypa
         original(classifier)
 
     monkeypatch.setattr(Classifier, hook, signalled)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever another test has left
 
-    with pytest.raises(SystemExit) as ended:  # in the rehearsal, which trains one batch
-        compare(study(tmp_path), progress=Lines())
+    try:
+        with pytest.raises(SystemExit) as ended:  # in the rehearsal, which trains one batch
+            compare(study(tmp_path), progress=Lines())
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
     assert ended.value.code == 128 + signal.SIGTERM
     assert not (tmp_path / "cells").exists() or not list((tmp_path / "cells").iterdir())
