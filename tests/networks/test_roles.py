@@ -112,17 +112,17 @@ def test_an_activation_by_hand_is_one_site_that_is_replaced_as_a_whole(function)
     torch.testing.assert_close(swapped(x), expected)
 
 
-SUMS = {
-    "a residual": lambda net, x: x + F.relu(x),
-    "the larger of two layers": lambda net, x: torch.max(net.b(x), net.c(x)),
-    "the largest": lambda net, x: x - x.max(1, keepdim=True)[0],
-    "a mask of others": lambda net, x: net.b(x).masked_fill(net.c(x) < 0, 0.0),
+BRANCHES = {  # what joins them, and the number of activations in the network
+    "a residual": (lambda net, x: x + F.relu(x), 2),
+    "the larger of two layers": (lambda net, x: torch.max(net.b(x), net.c(x)), 1),
+    "the largest": (lambda net, x: x - x.max(1, keepdim=True)[0], 1),
+    "a mask of others": (lambda net, x: net.b(x).masked_fill(net.c(x) < 0, 0.0), 1),
 }
 
 
-@pytest.mark.parametrize(("name", "sites"), [("a residual", 2), *((name, 1) for name in [*SUMS][1:])])
-def test_what_joins_two_branches_is_no_activation(name, sites):
-    assert roles(network(SUMS[name])) == (["relu"] * sites, ["hidden"] * sites)
+@pytest.mark.parametrize(("middle", "sites"), BRANCHES.values(), ids=BRANCHES)
+def test_what_joins_two_branches_is_no_activation(middle, sites):
+    assert roles(network(middle)) == (["relu"] * sites, ["hidden"] * sites)
 
 
 class ByHand(nn.Module):
