@@ -46,10 +46,10 @@ def price_sentences(price: Price, comparison: Comparison, question: Question) ->
 def silence_words(timing: StepTiming) -> str:
     """Why nothing is said of the time of a training step."""
     rounds = count(timing.busy_rounds + len(timing.log_ratios), "round")
-    reason = f"other programs used the machine in {timing.busy_rounds} of {rounds}"
-    return (
-        f"nothing is said of time, because {reason if timing.busy_rounds else f'study.timing_s ended after {rounds}'}"
-    )
+    reason = f"study.timing_s ended after {rounds}"
+    if timing.busy_rounds:
+        reason = f"other programs used the machine in {timing.busy_rounds} of {rounds}"
+    return f"nothing is said of time, because {reason}"
 
 
 def time_words(timing: PairTiming) -> str:
