@@ -53,8 +53,11 @@ class Call:
     def base(self) -> str:
         """The function's name without the module, and without the underscores of a variant in place or reflected."""
         base = base_name(self.key.name)
+        second, third = [*self.args[1:3], None, None][:2]
+        if base == "setitem" and isinstance(second, Value) and isinstance(third, int | float):
+            return "masked_fill"  # if the second is a mask: other indices are not made from what they are put into
         # Of two tensors, these are other functions than of one.
-        return f"{base}imum" if base in ("max", "min") and isinstance([*self.args, None][1], Value) else base
+        return f"{base}imum" if base in ("max", "min") and isinstance(second, Value) else base
 
 
 @dataclass

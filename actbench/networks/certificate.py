@@ -15,6 +15,7 @@ from actbench.networks.sites import Identity, Site, site_counts
 from actbench.networks.swap import SwapPlan, network_name, swap_plan
 
 SHOWN = 5  # nearest paths in a message
+UNKNOWN = "not known to be an activation: name it in --model.sites to swap it"
 
 
 class SiteLine(NamedTuple):
@@ -133,6 +134,8 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
     if not chosen and not problem:
         has = in_words(site_counts(line.role for line in lines)) or "no activation that is recognised"
         problem = f"{title} has no {'hidden' if patterns in ('hidden', 'all') else 'chosen'} site to swap; it has {has}"
+        if others := [line.name for line in lines if line.role == "other"]:
+            problem += f", which --model.sites can name: {', '.join(others[:SHOWN])}"
     parameters = sum(parameter.numel() for parameter in network.parameters())
     certificate = SwapCertificate(tuple(lines), parameters, ())
     numbered = [(each.mode, each.trace, each.numbered(chosen)) for each in passes]
@@ -140,10 +143,9 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """Numbers of sites by role: ``49 hidden, 16 gates``."""
-    return ", ".join(
-        f"{number} {role}{'s' if role == 'gate' and number > 1 else ''}" for role, number in counts.items()
-    )
+    """Numbers of sites by role: ``49 hidden, 16 gates, 1 other map``."""
+    nouns = {"gate": ("gate", "gates"), "other": ("other map", "other maps")}
+    return ", ".join(f"{number} {nouns.get(role, (role, role))[number > 1]}" for role, number in counts.items())
 
 
 def site_names(paths: Sequence[str]) -> list[str]:
@@ -177,7 +179,9 @@ def decide(
     if patterns == "hidden":
         if site.role in ("hidden", "glu", "recurrent"):
             return True, f"role {site.role}"
-        return False, site.fixed or f"role {site.role}"
+        return False, UNKNOWN if site.role == "other" else site.fixed or f"role {site.role}"
+    if patterns == "all" and site.role == "other":
+        return False, UNKNOWN
     if patterns == "all":
         return (False, site.fixed) if site.fixed and site.role in ("softmax", "gate") else (True, "all are")
     return (True, "met by a pattern") if name in met else (False, "met by no pattern")

@@ -118,7 +118,10 @@ def skipping_passes(network: nn.Module, batch: Tensor, evaluated: Pass) -> list[
 
 def differing_paths(one: Pass, other: Pass) -> list[str]:
     """Modules that call activations in one of two passes only."""
-    return sorted(identity[0] or "the network" for identity in one.sites.keys() ^ other.sites.keys())
+    first, second = (
+        {identity for identity, site in each.sites.items() if site.role != "other"} for each in (one, other)
+    )
+    return sorted(identity[0] or "the network" for identity in first ^ second)
 
 
 def recorded_pass(network: nn.Module, batch: Tensor, mode: str, draw: int = 0) -> Pass:

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_flatten
 
 from actbench.networks.calls import WEIGHTED, Call, Key, Trace, Value, bare_names, base_name
 
-Role = Literal["hidden", "glu", "gate", "scale", "softmax", "head", "recurrent"]
+Role = Literal["hidden", "glu", "gate", "scale", "softmax", "head", "recurrent", "other"]
 """What a site is for.
 
 hidden: it flows into a layer with weights. glu: it multiplies a second branch;
@@ -16,7 +16,9 @@ if it is bounded, one that is itself a gate, as the tanh of an LSTM or of WaveNe
 does. gate: it is bounded and multiplies another tensor, or shifts the input of a
 softmax. scale: it becomes a denominator, a root, or the argument of a logarithm.
 softmax: it makes weights of a sum. head: no layer with weights follows.
-recurrent: it is inside of a fused recurrent layer.
+recurrent: it is inside of a fused recurrent layer. other: a nonlinear map of
+elements that is not known to be an activation, on the way to a layer with
+weights, such as ``sin(x)`` or ``x ** 2``; it is swapped where a pattern names it.
 """
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -180,10 +182,11 @@ class Flow:
             )
         }
 
-    def is_scale(self, output: Value, *, clamp: bool) -> bool:
+    def is_scale(self, output: Value, *, clamp: bool, through: frozenset[str] = frozenset()) -> bool:
         """Whether a value becomes, by elements, a denominator, a root, a logarithm's argument or a standard deviation.
 
-        A clamp at 0 is no activation either where it becomes a power or a factor.
+        A clamp at 0 is no activation either where it becomes a power or a factor. The value is also followed
+        ``through`` functions of these names.
         """
         seen, waiting = {output}, [output]
         while waiting:
@@ -191,7 +194,8 @@ class Flow:
             for call in self.readers[value]:
                 arguments = [*call.args, *call.kwargs.values()]
                 exponent = arguments[1] if call.base == "pow" and len(arguments) > 1 else None
-                if call.base in ROOTS or (call.base in DIVISIONS and value in arguments[1:2]):
+                divisor = arguments[2:3] if call.base == "addcdiv" else arguments[1:2] if call.base in DIVISIONS else []
+                if call.base in ROOTS or value in divisor:
                     return True
                 if call.base == "rdiv" or (isinstance(exponent, int | float) and (clamp or exponent < 1)):
                     return True
@@ -199,7 +203,7 @@ class Flow:
                     return True
                 if clamp and self.factors(call, value) and not is_weighted(call, self.trace):
                     return True
-                if call.base in KEEPS_SIGN:
+                if call.base in KEEPS_SIGN | through:
                     new = set(call.outputs) - seen
                     seen |= new
                     waiting += new

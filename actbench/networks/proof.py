@@ -14,9 +14,10 @@ from typing_extensions import override
 from actbench.networks.calls import MODULE, SwapError, Trace, function_name
 from actbench.networks.certificate import Swap, SwapCertificate
 from actbench.networks.copies import no_kept_tensors, unchanged_attributes
+from actbench.networks.elementwise import replayed
 from actbench.networks.examining import MODES, Pass
 from actbench.networks.recomputing import nothing_recomputed
-from actbench.networks.sites import Site, replayed
+from actbench.networks.sites import Site
 from actbench.networks.swap import SwappedNetwork, network_name
 from actbench.seeding import global_stream
 
