@@ -162,6 +162,16 @@ class Rehearsal(Callback):
         # Also after a step: before it, a last layer may be 0, and what is random in training has no effect.
         self.outputs = torch.stack([self.outputs, self._outputs(pl_module)])
 
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        limit = self.settings.get("limit_val_batches", 1.0)
+        preflight.check_last_scored(trainer, pl_module, trainer.val_dataloaders, 1.0 if limit is None else limit)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        limit = self.settings.get("limit_test_batches", 1.0)
+        preflight.check_last_scored(trainer, pl_module, trainer.test_dataloaders, 1.0 if limit is None else limit)
+
     def _outputs(self, module: LightningModule) -> Tensor:
         training = module.training
         module.eval()

@@ -211,7 +211,7 @@ class Classifier(LightningModule):
         preflight.keep_normalization(self.trainer, self)
         preflight.check_fused_state(self.trainer)
         preflight.check_schedule(self.trainer)
-        preflight.check_last_batch(self.trainer, self)
+        preflight.check_last_batches(self.trainer, self)
         preflight.tell_unsettled(self.trainer, self)
         device.choose_convolutions(self.trainer, self)
         device.choose_compiling(self.trainer, self)

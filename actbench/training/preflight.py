@@ -1,6 +1,7 @@
 """What a Trainer will do, and checks before a fit's first step: MisconfigurationException for what would fail later."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -113,18 +114,35 @@ def check_fused_state(trainer: Trainer) -> None:
                     raise CheckpointError("the checkpoint is damaged: its optimizer's state does not fit its weights")
 
 
-def check_last_batch(trainer: Trainer, classifier: Any) -> None:
-    """Refuse an epoch's last batch that is too small for the network, as one image is for BatchNorm."""
-    loader: Any = trainer.train_dataloader
+def check_last_batches(trainer: Trainer, classifier: Any) -> None:
+    """Check the last batch of an epoch of training, and of validation; see `check_last_batch`."""
+    check_last_batch(trainer, classifier, trainer.train_dataloader, trainer.num_training_batches, training=True)
+    if trainer.enable_validation:
+        check_last_scored(trainer, classifier, trainer.val_dataloaders, trainer.limit_val_batches)
+
+
+def check_last_scored(trainer: Trainer, classifier: Any, loaders: Any, limit: float) -> None:
+    """Check the last batch of loaders of which a Trainer's setting limits the batches; see `check_last_batch`."""
+    for loader in loaders if isinstance(loaders, list) else [loaders]:
+        with suppress(TypeError):  # it does not tell how many batches it has
+            batches = len(loader) * limit if isinstance(limit, float) else limit
+            check_last_batch(trainer, classifier, loader, batches, training=False)
+
+
+def check_last_batch(trainer: Trainer, classifier: Any, loader: Any, batches: float, *, training: bool) -> None:
+    """Refuse a loader's last batch that is too small for the network, as one image is for BatchNorm in training.
+
+    It is not looked at if fewer ``batches`` are taken than the loader has.
+    """
     sampler: Any = loader if isinstance(loader, RowBatches) else getattr(loader, "batch_sampler", None)
     try:
         rows, batch_size = loader.rows.shape[1] if sampler is loader else len(sampler.sampler), sampler.batch_size
-        last = 0 if sampler.drop_last or trainer.num_training_batches < len(loader) else rows % batch_size
+        last = 0 if sampler.drop_last or batches < len(loader) else rows % batch_size
     except (AttributeError, TypeError):  # the loader does not tell the size of its batches
         return
     if not last:
         return
-    network = classifier.engine.replicate(0).train()
+    network = classifier.engine.replicate(0).train(training)
     hold_statistics(network)
     inputs = torch.zeros(last, *classifier.input_shape, device=classifier.device, dtype=classifier.dtype)
     try:
@@ -132,10 +150,11 @@ def check_last_batch(trainer: Trainer, classifier: Any) -> None:
             network(inputs)
     except Exception as error:  # users' classes raise errors of any kind
         is_image_data = isinstance(getattr(trainer, "datamodule", None), ImageData)
-        drop = "set data.drop_last to true" if is_image_data else "give its DataLoader drop_last=True"
+        drop = "set data.drop_last to true, or " if is_image_data else "give its DataLoader drop_last=True, or "
+        which = f"the last of {len(loader):,} batches" if training else "the last batch that is scored"
         raise MisconfigurationException(
-            f"the last of {len(loader):,} batches has {last} of {batch_size} rows, with which {network_name(network)} "
-            f"fails: {one_line(error)}; {drop}, or choose another batch size"
+            f"{which} has {last} of {batch_size} rows, with which {network_name(network)} fails: {one_line(error)}; "
+            f"{drop if training else ''}choose another batch size"
         ) from error
 
 

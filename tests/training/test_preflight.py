@@ -20,6 +20,7 @@ from actbench.training import preflight
 from actbench.training.classifier import Classifier
 
 NORMALISED = "test_preflight.Normalised"
+PAIRS = "test_preflight.Pairs"
 
 
 class Normalised(nn.Sequential):
@@ -28,6 +29,16 @@ class Normalised(nn.Sequential):
     def __init__(self, activation, input_shape, num_classes):
         hidden = nn.Linear(64, 8), nn.BatchNorm1d(8), activation()
         super().__init__(nn.Flatten(), *hidden, nn.Linear(8, num_classes))
+
+
+class Pairs(nn.Sequential):
+    """A network that takes its images two by two."""
+
+    def __init__(self, activation, input_shape, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, 8), activation(), nn.Linear(8, num_classes))
+
+    def forward(self, x):
+        return super().forward(x.unflatten(0, (-1, 2)).flatten(0, 1))
 
 
 class Own(LightningDataModule):
@@ -41,6 +52,27 @@ class Own(LightningDataModule):
         return DataLoader(TensorDataset(torch.rand(64, 1, 8, 8), torch.arange(64) % 3), 9, drop_last=self.drop_last)
 
     val_dataloader = test_dataloader = train_dataloader
+
+
+class Parts(LightningDataModule):
+    """Parts of so many rows, in batches of 10."""
+
+    def __init__(self, val: int = 20, test: int = 20):
+        super().__init__()
+        self.sizes = {"train": 20, "val": val, "test": test}
+
+    def loader(self, part):
+        rows, generator = self.sizes[part], torch.Generator().manual_seed(len(part))
+        return DataLoader(TensorDataset(torch.rand(rows, 1, 8, 8, generator=generator), torch.arange(rows) % 3), 10)
+
+    def train_dataloader(self):
+        return self.loader("train")
+
+    def val_dataloader(self):
+        return self.loader("val")
+
+    def test_dataloader(self):
+        return self.loader("test")
 
 
 def one_cycle(total_steps):
@@ -164,6 +196,29 @@ def test_a_last_batch_that_the_network_does_not_take_is_refused_before_a_study(t
 
     table = compare(study(tmp_path, data={"batch_size": 19, "drop_last": True}, network=NORMALISED)).table
     assert len(table) == 4
+
+
+def test_a_last_batch_that_cannot_be_scored_is_refused_before_the_first_step(tmp_path):
+    message = "the last batch that is scored has 5 of 10 rows, with which Pairs fails: .*; choose another batch size"
+    data = ForeignData(Parts(val=15))
+
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(tmp_path, data, network=PAIRS, max_epochs=1, num_sanity_val_steps=0)
+
+    for limits in ({"limit_val_batches": 1}, {"limit_val_batches": 0.5}, {"limit_val_batches": 0}):
+        assert fit(tmp_path, data, network=PAIRS, max_epochs=1, **limits).global_step == 2
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_last_batch_that_cannot_be_scored_is_refused_before_a_study(part, tmp_path):
+    def settings(**sizes):
+        data = {"class_path": "test_preflight.Parts", "init_args": sizes}
+        return {**study(tmp_path, network=PAIRS), "data": data}
+
+    with pytest.raises(StudyError, match="the last batch that is scored has 5 of 10 rows, with which Pairs fails"):
+        compare(settings(**{part: 15}))
+
+    assert len(compare(settings()).table) == 4
 
 
 def test_a_loader_of_the_users_is_told_how_to_drop_its_last_batch(tmp_path):
