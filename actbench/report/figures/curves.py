@@ -118,8 +118,10 @@ def curves_chart(name: str, rows: pl.DataFrame, column: str, results: StudyResul
     means = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN).transform_calculate(**along)
     seeds = alt.Chart(alt.NamedData("seeds")).transform_calculate(**along)
     tooltip = tooltips("arm", "epoch", mean=".4g", low=".4g", high=".4g")
+    single = rows["epoch"].max() == 1  # a band has no width
+    bands = means.mark_rule(clip=clip, strokeWidth=2) if single else means.mark_area(clip=clip, opacity=BAND)
     return alt.layer(
-        means.mark_area(clip=clip, opacity=BAND).encode(x=x, y=low, y2="high:Q", color=lines["color"]),
+        bands.encode(x=x, y=low, y2="high:Q", color=lines["color"]),
         seeds.mark_line(clip=clip, strokeWidth=0.8, opacity=0.7)
         .encode(x=x, y=y, detail="seed:N", tooltip=tooltips("arm", "seed"), **lines)
         .properties(name="seeds"),
