@@ -40,10 +40,12 @@ from actbench.studies.timing import time_study
 from actbench.studies.training import RunContext, Work, run_wanted, train
 from actbench.studies.tuning import tune, wanted_at
 from actbench.training.engines import ALONE
+from actbench.training.threads import frozen_imports
 
 PILOT = 4  # seeds
 
 
+@frozen_imports()
 def compare(
     study: Study | Mapping[str, Any],
     *,

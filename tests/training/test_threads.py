@@ -1,7 +1,9 @@
+import gc
 import os
 import platform
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,13 @@ from actbench.cli import main
 from actbench.networks import MLP, TutorialCNN
 from actbench.training.classifier import Classifier
 from actbench.training.engines import multiply_adds
-from actbench.training.threads import available_cores, choose_threads, peak_memory_mb, reset_peak_memory
+from actbench.training.threads import (
+    available_cores,
+    choose_threads,
+    frozen_imports,
+    peak_memory_mb,
+    reset_peak_memory,
+)
 
 
 def test_multiply_adds_are_those_of_a_hand_calculation():
@@ -118,3 +126,24 @@ def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(monkeypatch
     main(["activations"])
 
     assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_collections_leave_out_what_was_imported_and_find_new_garbage():
+    before = gc.get_freeze_count()
+    gc.unfreeze()
+    try:
+        with frozen_imports():
+            frozen = gc.get_freeze_count()
+            with frozen_imports():  # as in a study within another
+                pass
+            assert gc.get_freeze_count() == frozen > 10_000
+            cycle = nn.Module()
+            cycle.itself, found = cycle, weakref.ref(cycle)
+            del cycle
+            gc.collect()
+            assert found() is None
+
+        assert gc.get_freeze_count() == 0
+    finally:
+        if before:
+            gc.freeze()

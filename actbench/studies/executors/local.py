@@ -1,5 +1,6 @@
 """Running tasks in this process, or in several processes on this machine."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -119,8 +120,11 @@ def serve(pipe: Any) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # as in the parent: no character may make a task fail
     try:
+        task = pipe.recv()
+        gc.freeze()  # the imports of the first task, through which every cell's garbage collection would go
         while True:
-            pipe.send(attempt(*pipe.recv()))
+            pipe.send(attempt(*task))
+            task = pipe.recv()
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return
 
