@@ -133,7 +133,9 @@ def test_records_without_a_checksum_are_refused_in_no_time():
         from_bytes(buffer.getvalue())
 
 
-@pytest.mark.parametrize("value", [1e300, 1e308, -1e308, float("inf")])
+@pytest.mark.parametrize(
+    "value", [1e308, float("inf"), *(pytest.param(value, marks=pytest.mark.slow) for value in (1e300, -1e308))]
+)
 def test_losses_of_any_size_are_told_and_drawn(tmp_path, monkeypatch, capsys, value):
     monkeypatch.chdir(tmp_path)
     golden(tmp_path / "theirs")
@@ -408,8 +410,13 @@ def test_a_plan_that_is_not_what_its_hash_says_is_refused(tmp_path):
     "columns",
     [
         {"test_loss": pl.when(pl.col("seed") == 1).then(float("nan")).otherwise(0.1)},
-        {"test_ece": pl.when(pl.col("seed") == 1).then(float("inf")).otherwise(0.1)},
-        {"peak_memory_mb": pl.lit(0.0)},
+        *(
+            pytest.param(columns, marks=pytest.mark.slow)
+            for columns in (
+                {"test_ece": pl.when(pl.col("seed") == 1).then(float("inf")).otherwise(0.1)},
+                {"peak_memory_mb": pl.lit(0.0)},
+            )
+        ),
     ],
     ids=lambda columns: next(iter(columns)),
 )

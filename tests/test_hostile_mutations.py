@@ -17,11 +17,11 @@ from actbench.records import to_bytes
 
 BATCH = 5
 BATCHES = {
-    "checkpoint": (4, 80),
-    "history": (2, 60),
-    "records": (2, 50),
-    "timings": (2, 40),
-    "fit": (2, 30),
+    "checkpoint": (2, 80),
+    "history": (1, 60),
+    "records": (1, 50),
+    "timings": (1, 40),
+    "fit": (1, 30),
     "compare": (1, 20),
 }  # CI, slow
 PLANNING = {"programs": ["git"], "decoys": (), "processor_s": 20}  # a config is code, and a trial is trained

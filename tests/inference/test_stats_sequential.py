@@ -159,7 +159,7 @@ def test_one_look_at_many_pairs_comes_near_the_sign_flip_test():
     assert abs(p - exact) < 5 * np.sqrt(exact / HISTORIES) + 0.01 * exact
 
 
-@pytest.mark.parametrize("alternative", ["two-sided", "greater"])
+@pytest.mark.parametrize("alternative", ["two-sided", pytest.param("greater", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sizes", [np.arange(1, 10) ** 1.5, np.ones(9), np.array([1, 1, 2, 0, 3, 3, 3, 0, 1]) / 270])
 def test_over_all_flips_of_signs_no_more_than_alpha_cross_by_any_look(sizes, alternative):
     design = Design(3, 9, 3)

@@ -117,7 +117,13 @@ def test_what_the_environment_says_makes_another_candidate(name, found):
     assert (first.values, first.start) != (other.values, other.start)
 
 
-@pytest.mark.parametrize("name", ["compiled_candidates.Compiled", "compiled_candidates.CompiledAsItIsMade"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "compiled_candidates.CompiledAsItIsMade",
+        pytest.param("compiled_candidates.Compiled", marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_compiled_is_examined_without_compiling(name, found):
     result = found(name)
 

@@ -111,7 +111,11 @@ def test_the_baseline_itself_is_equivalent_and_spends_nothing(name):
 
 @pytest.mark.parametrize(
     ("baseline", "name"),
-    [("prelu", "torch.nn.PReLU"), ("rrelu", "rrelu"), ("candidates.Learned", "LearnedByAnotherName")],
+    [
+        ("prelu", "torch.nn.PReLU"),
+        pytest.param("rrelu", "rrelu", marks=pytest.mark.slow),
+        ("candidates.Learned", "LearnedByAnotherName"),
+    ],
 )
 def test_a_trainable_or_random_baseline_is_known_again(baseline, name, monkeypatch):
     monkeypatch.setitem(STUDY, "study", {**STUDY["study"], "activations": [baseline]})
@@ -177,8 +181,13 @@ def test_where_reading_the_study_is_slow_a_candidate_has_more_time(monkeypatch):
     ("baseline", "candidate", "margin", "verdict", "status", "failures"),
     [
         ("relu", "Dead", 0.005, "worse", 11, (8, 0)),
-        ("candidates.Dead", "relu", 0.005, "better", 0, (0, 8)),
-        pytest.param("relu", "gelu", 0.3, "equivalent", 10, None, marks=pytest.mark.slow),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("candidates.Dead", "relu", 0.005, "better", 0, (0, 8)),
+                ("relu", "gelu", 0.3, "equivalent", 10, None),
+            )
+        ),
     ],
 )
 def test_verdicts_are_what_everybody_knows(baseline, candidate, margin, verdict, status, failures, monkeypatch):

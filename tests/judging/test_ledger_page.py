@@ -6,7 +6,6 @@ from browsing import barriers, overflow
 from actbench.judging.ledger import Ledger
 from actbench.judging.page import write_ledger_page
 
-WIDTHS = [1280, 390]
 HOSTILE = ["<script>document.title = 'hacked'</script>", "W" * 80, "激活函数" * 20, "<b>bold</b> & 'a\""]
 VERDICTS = ["better", "worse", "equivalent", "undecided"]
 
@@ -43,8 +42,14 @@ def ledger(tmp_path):
     return ledger.with_event("refused", candidate="<i>", source_digest="r", reason="it gives NaN <img src=x>").write()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1280, "dark"), (390, "light"))),
+    ],
+)
 def test_every_candidate_is_on_the_page_and_nothing_is_in_the_way(silent_page, ledger, width, scheme):
     page = silent_page(write_ledger_page(ledger), width=width, scheme=scheme)
 

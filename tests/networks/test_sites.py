@@ -75,11 +75,11 @@ MAXVIT = {  # maxvit_t with windows of 2, so that small images will do
 QUICK = {
     "resnet18": Published({"hidden": 17}),
     "squeezenet1_1": Published({"hidden": 25, "head": 1}),
-    "mobilenet_v2": Published({"hidden": 35}),
     "mobilenet_v3_small": Published({"hidden": 33, "gate": 9}),
-    "efficientnet_b0": Published({"hidden": 49, "gate": 16}),
 }
-SLOW = {  # the first three have the roles and calls of quicker networks
+SLOW = {  # the first five have the roles and calls of quicker networks
+    "mobilenet_v2": Published({"hidden": 35}),
+    "efficientnet_b0": Published({"hidden": 49, "gate": 16}),
     "shufflenet_v2_x0_5": Published({"hidden": 37}),
     "mnasnet0_5": Published({"hidden": 35}),
     "googlenet": Published({"hidden": 57}, arguments={"aux_logits": False, "init_weights": False}),

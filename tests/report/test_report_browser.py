@@ -244,7 +244,8 @@ def test_dark_follows_the_reader_and_paper_is_light(visit, results):
 
 
 @pytest.mark.parametrize(
-    ("width", "scheme"), [(390, "light"), (1280, "dark"), pytest.param(1280, "light", marks=pytest.mark.slow)]
+    ("width", "scheme"),
+    [(390, "light"), *(pytest.param(1280, scheme, marks=pytest.mark.slow) for scheme in ("dark", "light"))],
 )
 def test_nothing_serious_is_in_the_way_of_those_who_see_or_hear_it_otherwise(visit, results, width, scheme):
     page = visit(results, width=width, scheme=scheme)
@@ -299,13 +300,19 @@ def test_a_figure_grows_with_its_legend(visit, tmp_path, width):
     "make",
     [
         pytest.param(lambda folder: random_study(folder, arms=1, seeds=5), id="one arm"),
-        pytest.param(lambda folder: random_study(folder, arms=3, seeds=1), id="one seed"),
-        pytest.param(lambda folder: random_study(folder, arms=3, seeds=8, datasets=6), id="six datasets"),
+        pytest.param(lambda folder: random_study(folder, arms=3, seeds=1), id="one seed", marks=pytest.mark.slow),
+        pytest.param(
+            lambda folder: random_study(folder, arms=3, seeds=8, datasets=6), id="six datasets", marks=pytest.mark.slow
+        ),
         pytest.param(lambda folder: random_study(folder, arms=40, seeds=6), id="forty arms"),
-        pytest.param(lambda folder: random_study(folder, arms=5, seeds=8, comparisons="all"), id="all pairs"),
+        pytest.param(
+            lambda folder: random_study(folder, arms=5, seeds=8, comparisons="all"),
+            id="all pairs",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(lambda folder: study(folder, [records(a, [None] * 8) for a in ("relu", "swish")]), id="diverged"),
         pytest.param(lambda folder: study(folder, [records("relu", [0.9]).head(0)]), id="none finished"),
-        pytest.param(lambda folder: study(folder, [records("relu", [0.9] * 3)]), id="one side"),
+        pytest.param(lambda folder: study(folder, [records("relu", [0.9] * 3)]), id="one side", marks=pytest.mark.slow),
         pytest.param(failing_study, id="failures"),
     ],
 )

@@ -178,7 +178,12 @@ def scores_of(command, *words):
     return cli.model.replicate_scores()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = ("arguments of every type", "several callbacks, one with a class")  # the others train for as long again
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS]
+)
 def test_the_yaml_of_an_arm_trains_what_the_study_trained(tmp_path, monkeypatch, capsys, kind):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

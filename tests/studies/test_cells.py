@@ -242,7 +242,7 @@ def test_a_foreign_datamodules_batches_do_not_follow_from_the_replicates(tmp_pat
     assert together["val_loss"].to_list() == together["epoch_val_loss"].list.last().to_list()
 
 
-@pytest.mark.parametrize("steps", [10, 13, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [10, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (7, 13))])
 def test_a_foreign_datamodule_is_resumed_bit_for_bit(tmp_path, steps):
     settings = {"data": "test_cells.Foreign", "trainer__val_check_interval": 2}  # batches, of the 5 of an epoch
     whole = run_cell(cell(**settings), tmp_path / "whole")
@@ -336,7 +336,9 @@ def test_a_replicate_that_is_stopped_early_has_the_record_that_it_has_alone(tmp_
         assert records.same_results(together.filter(seed=seed), alone)
 
 
-@pytest.mark.parametrize("vary", [["init"], ["order", "split"], ["split"]])
+@pytest.mark.parametrize(
+    "vary", [["order", "split"], *(pytest.param(vary, marks=pytest.mark.slow) for vary in (["init"], ["split"]))]
+)
 def test_sources_of_randomness_vary_alone(tmp_path, vary):
     table = run_cell(cell(vary=vary, fixed_seed=5), tmp_path / "cell")
     reference = run_cell(cell(seeds=range(5, 6)), tmp_path / "reference")

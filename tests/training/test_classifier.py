@@ -237,7 +237,7 @@ def replicate_weights(model, number):
 
 
 @pytest.mark.parametrize("engine", ["stack", "sequence"])
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("optimizer", [pytest.param("SGD", marks=pytest.mark.slow), "Adam"])
 def test_seed_7_alone_is_seed_7_among_others_bit_for_bit(tmp_path, optimizer, engine):
     chosen = {"class_path": f"torch.optim.{optimizer}", "init_args": {"lr": 0.01}}
     many = classifier(replicates=4, seed=5, optimizer=chosen, engine=engine)

@@ -54,7 +54,7 @@ WAYS = pytest.mark.parametrize(
             shape,
             activation,
             id=f"{network.__name__}-{activation.__name__}",
-            marks=slow_if_deep(network, activation),
+            marks=[pytest.mark.slow] if network is ResNet20 else slow_if_deep(network, activation),
         )
         for network, shape in {
             TutorialCNN: (1, 8, 8),
@@ -249,9 +249,8 @@ def test_a_replicate_is_the_same_bit_for_bit_in_any_company(network, threads):
 @pytest.mark.parametrize(
     ("network", "width"),
     [
-        (TutorialCNN, 4),
         (ConvNet, 1),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((TutorialCNN, 1), (ConvNet, 4))),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((TutorialCNN, 1), (TutorialCNN, 4), (ConvNet, 4))),
     ],
 )
 def test_a_neighbour_that_diverges_changes_no_bit(network, width):
