@@ -21,7 +21,8 @@ FORMATS = ("text", "md", "csv", "json")
 COLUMNS = ("site", "call", "role", "mode", "swapped")
 EPILOG = """\
 columns:
-  site      path of the module that makes the call; #0, #1, ... if it makes several; . is the network itself
+  site      path of the module that makes the call; #0, #1, ... if it makes several; . is the network itself;
+            #sin, for example, if it is no known activation
   call      function or module; several functions if the activation is composed by hand; * changes its input in place
   role      hidden   flows into a layer with weights
             glu      multiplies a second branch
@@ -30,6 +31,7 @@ columns:
             softmax  makes the weights of a sum
             head     no layer with weights follows
             recurrent  inside of a fused recurrent layer
+            other    a nonlinear map that is not known to be an activation; it is swapped where a pattern has its name
   swapped   whether another activation runs there, and why not
 
 examples:
@@ -43,7 +45,7 @@ def run_sites(options: Sequence[str]) -> int:
     """Print the sites of a network; returns the exit status."""
     parser = CommandParser("sites", epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--model.network", help="Path of a class or function; its arguments follow.")
-    parser.add_argument("--model.sites", help="hidden (default), all, or patterns of sites.")
+    parser.add_argument("--model.sites", help="hidden (default), all (but other), or patterns of sites.")
     parser.add_argument("--input_shape", help="Shape of one input (default: 3,224,224).")
     parser.add_argument("--num_classes", help="Number of classes (default: 10).")
     parser.add_argument(

@@ -56,6 +56,8 @@ class Call:
         second, third = [*self.args[1:3], None, None][:2]
         if base == "setitem" and isinstance(second, Value) and isinstance(third, int | float):
             return "masked_fill"  # if the second is a mask: other indices are not made from what they are put into
+        if base in ("fmax", "fmin"):
+            return f"{base[1:]}imum"
         # Of two tensors, these are other functions than of one.
         return f"{base}imum" if base in ("max", "min") and isinstance(second, Value) else base
 

@@ -22,7 +22,8 @@ class SiteLine(NamedTuple):
     """One site in words.
 
     Args:
-        name: Path of the module that makes the call; with ``#`` and a number if it makes several.
+        name: Path of the module that makes the call; with ``#`` and a number if it makes several, and with ``#`` and
+            its functions if it is no known activation.
         call: The function or module, such as ``relu``; several if the activation is composed by hand.
         in_place: Whether it changes its input.
         role: What it is for; see `actbench.networks.sites.Role`.
@@ -115,8 +116,9 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         ]
         for identity in dict.fromkeys(identity for each in reversed(passes) for identity in each.sites)
     }
-    names = site_names([identity[0] for identity in both])
-    met = set[str]() if patterns in ("hidden", "all") else chosen_names(names, patterns, title)
+    first = [next(site for site in in_modes if site) for in_modes in both.values()]
+    names = site_names(first)
+    met = chosen_names({name: site.role for name, site in zip(names, first, strict=True)}, patterns, title)
     lines, chosen, problem = [], list[Identity](), ""
     for name, (identity, in_modes) in zip(names, both.items(), strict=True):
         site, *_ = known = [each for each in in_modes if each]
@@ -133,7 +135,8 @@ def examine(network: nn.Module, inputs: Sequence[Tensor], patterns: str | Sequen
         lines.append(SiteLine(name, site.text, site.in_place, site.role, modes, swapped, reason))
     if not chosen and not problem:
         has = in_words(site_counts(line.role for line in lines)) or "no activation that is recognised"
-        problem = f"{title} has no {'hidden' if patterns in ('hidden', 'all') else 'chosen'} site to swap; it has {has}"
+        kind = {"hidden": "hidden site", "all": "known activation"}.get(str(patterns), "chosen site")
+        problem = f"{title} has no {kind} to swap; it has {has}"
         if others := [line.name for line in lines if line.role == "other"]:
             problem += f", which --model.sites can name: {', '.join(others[:SHOWN])}"
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -148,20 +151,35 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {nouns.get(role, (role, role))[number > 1]}" for role, number in counts.items())
 
 
-def site_names(paths: Sequence[str]) -> list[str]:
-    """Names of sites: the module's path, with a number where the module has several; "." is the network itself."""
-    seen, names = Counter[str](), []
-    for path in paths:
-        names.append(f"{path or '.'}#{seen[path]}" if paths.count(path) > 1 else path or ".")
-        seen[path] += 1
+def site_names(sites: Sequence[Site]) -> list[str]:
+    """Names of sites: the module's path, with a number where the module has several; "." is the network itself.
+
+    A map that is no known activation has its functions in the name, as in ``block#sin``, and so changes no number.
+    """
+    places = [(site.key.path or ".", site.text.replace(", ", "+") if site.role == "other" else "") for site in sites]
+    seen, names = Counter[tuple[str, str]](), []
+    for path, functions in places:
+        number = str(seen[path, functions]) if places.count((path, functions)) > 1 else ""
+        names.append(f"{path}#{functions}{number}" if functions or number else path)
+        seen[path, functions] += 1
     return names
 
 
-def chosen_names(names: Sequence[str], patterns: str | Sequence[str], network: str) -> set[str]:
-    """The names that patterns meet; SwapError for a pattern that meets none."""
+def chosen_names(names: Mapping[str, Role], patterns: str | Sequence[str], network: str) -> set[str]:
+    """The names that patterns meet, of those that are no words; SwapError for a pattern that meets none.
+
+    A map that is no known activation is met by a pattern with ``#`` only.
+    """
     chosen = set[str]()
+    if patterns in ("hidden", "all"):
+        return chosen
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        met = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name.partition("#")[0], pattern)}
+        met = {
+            name
+            for name, role in names.items()
+            if (fnmatchcase(name, pattern) and (role != "other" or "#" in pattern))
+            or (fnmatchcase(name.partition("#")[0], pattern) and role != "other")
+        }
         if not met:
             near = difflib.get_close_matches(pattern, names, n=SHOWN, cutoff=0) or ["none"]
             raise SwapError(f"--model.sites: {pattern!r} meets no site of {network}; near it are {', '.join(near)}")

@@ -10,11 +10,13 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_map
 
 from actbench.networks.calls import MODULE, Call, Trace, Value
-from actbench.networks.flow import ACTIVATIONS, ELEMENTWISE, PARTS, Flow, activates
+from actbench.networks.flow import ACTIVATIONS, CASTS, ELEMENTWISE, PARTS, Flow, activates, is_weighted
 
 SUMS = ("add", "sub", "rsub")
 FAR = 100.0  # an input at which an activation has reached its asymptote
-GRID = torch.linspace(-4, 4, 48)  # inputs by which a map of elements is known
+GRID = torch.linspace(-8, 8, 48)  # inputs by which a map of elements is known
+RECIPROCALS = ("rdiv", "reciprocal")
+ASSIGNMENTS = ("setitem", "masked_fill", "masked_scatter", "index_put")
 
 
 def composed(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
@@ -43,11 +45,26 @@ def composed(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
     calls = flow.between(root, end)
     if not any(activates(call) or call.base in PARTS for call in calls):
         return None
-    inner = {value for call in calls[:-1] for value in call.outputs}
-    leaks = any(reader not in calls for value in inner for reader in flow.readers[value])
-    if leaks or inner & set(flow.trace.results) or not is_nonlinear(root, calls, flow.trace):
+    copies = any(call.base == "clone" for call in calls)
+    if copies or flow.leaks(calls) or not is_nonlinear(root, calls, flow.trace):
         return None
     return root, tuple(calls)
+
+
+def assignment(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
+    """Root and calls of an activation that ends by assigning to a value where it is negative: ``x[x < 0] *= 0.1``."""
+    target, mask = [*end.args[:2], None, None][:2]
+    if end.base not in ASSIGNMENTS or not isinstance(target, Value) or not isinstance(mask, Value):
+        return None
+    same = [value for value in flow.chain(target) if value in flow.chain(mask)]
+    if not same or flow.trace.tensors[mask].dtype != torch.bool or target not in flow.data(end):
+        return None
+    calls = flow.between(same[0], end)
+    made = {same[0], *(value for call in calls for value in call.outputs)}
+    others = any(value not in made for call in calls for value in flow.data(call))
+    if others or any(is_weighted(call, flow.trace) for call in calls):
+        return None
+    return (same[0], tuple(calls)) if is_nonlinear(same[0], calls, flow.trace) else None
 
 
 def joins_branches(root: Value, end: Call, flow: Flow) -> bool:
@@ -89,36 +106,66 @@ def is_nonlinear(root: Value, calls: Sequence[Call], trace: Trace) -> bool:
 def other_maps(flow: Flow, taken: set[int]) -> Iterator[tuple[Value, tuple[Call, ...]]]:
     """Roots and calls of nonlinear maps of elements whose calls, by their ids, belong to no activation.
 
-    Calls that follow one another are one map, as in ``log(1 + exp(x))``. It begins with the first that is nonlinear, or
-    with a change of sign before. Maps of positive numbers alone, such as a root, are left out.
+    Calls that follow one another are one map, as in ``log(1 + exp(x))``, and so are those that begin at one value, as
+    in ``x * sin(x)``. A map begins with the first call that is nonlinear, or with a change of sign before. Reciprocals
+    are left out, and maps of positive numbers alone, such as roots.
     """
+    curves = dict[int, Tensor | None]()  # by the call's id
+
+    def curve(call: Call) -> Tensor | None:
+        if id(call) not in curves:
+            curves[id(call)] = own_curve(call, flow)
+        return curves[id(call)]
+
     seen = set(taken)
     for end in reversed(flow.trace.calls):
-        if id(end) in seen or not is_nonlinear_curve(own_curve(end, flow)):
+        region = None if id(end) in seen else joined(end, flow, seen)
+        if region is None and (id(end) in seen or not is_nonlinear_curve(curve(end))):
             continue
-        calls = [end]
-        while (before := flow.maker.get(value := flow.data(calls[0])[0])) is not None:
-            leaks = value in flow.trace.results or flow.readers[value] != [calls[0]]
-            if leaks or id(before) in seen or own_curve(before, flow) is None:
+        root, calls = region or (flow.data(end)[0], [end])
+        lines = list[tuple[Value, Call]]()  # nearest first; on them, no map begins
+        value, longer = root, calls
+        while (call := flow.maker.get(value)) is not None and id(call) not in seen:
+            y = curve(call)
+            piece = joined(call, flow, seen) if y is None else (flow.data(call)[0], [call])
+            if piece is None or flow.leaks([*piece[1], *longer]):
                 break
-            calls.insert(0, before)
-        curves = [own_curve(call, flow) for call in calls]
-        first = next(index for index, curve in enumerate(curves) if is_nonlinear_curve(curve))
-        if first and is_negation(curves[first - 1]):
-            first -= 1
+            value, longer = piece[0], [*piece[1], *longer]
+            if y is None or is_nonlinear_curve(y):
+                root, calls, lines = value, longer, []
+            else:
+                lines.append((value, call))
+        if lines and is_change_of_sign(curve(lines[0][1])):
+            root, calls = lines[0][0], [lines[0][1], *calls]
         seen |= {id(call) for call in calls}
-        root, region = flow.data(calls[first])[0], tuple(calls[first:])
-        y = values_at(GRID, root, region, flow.trace)
-        if y is not None and not y.isnan().any():
-            yield root, region
+        inverts = all(call.base in RECIPROCALS for call in calls if is_nonlinear_curve(curve(call)))
+        y = values_at(GRID, root, calls, flow.trace, like_scalars=True)
+        if y is not None and not y.isnan().any() and not (inverts and region is None):
+            yield root, tuple(calls)
+
+
+def joined(end: Call, flow: Flow, seen: set[int]) -> tuple[Value, list[Call]] | None:
+    """Root and calls of a nonlinear map of elements that ends by joining what was made from one value."""
+    if len(flow.data(end)) < 2 or end.base not in ELEMENTWISE or len(end.outputs) != 1:
+        return None
+    if not flow.trace.tensors[end.outputs[0]].is_floating_point():
+        return None
+    for root in flow.chains[end.outputs[0]]:
+        calls = flow.between(root, end)
+        if any(id(call) in seen for call in calls) or flow.leaks(calls):
+            return None
+        if is_nonlinear_curve(values_at(GRID, root, calls, flow.trace, like_scalars=True)):
+            return root, calls
+    return None
 
 
 def own_curve(call: Call, flow: Flow) -> Tensor | None:
-    """The `element_curve` a call that reads one value of floating-point numbers and makes one."""
-    tensors = [flow.trace.tensors[value] for value in (*call.inputs, *call.outputs)]
-    if len(call.inputs) != 1 or len(call.outputs) != 1 or not flow.data(call):
+    """The `element_curve` of a call that makes one value from one, both of floating-point numbers."""
+    inputs = flow.data(call)
+    tensors = [flow.trace.tensors[value] for value in (*inputs, *call.outputs)]
+    if len(inputs) != 1 or len(call.outputs) != 1 or not all(tensor.is_floating_point() for tensor in tensors):
         return None
-    return element_curve(call, flow.trace) if all(tensor.is_floating_point() for tensor in tensors) else None
+    return GRID if call.base in CASTS else element_curve(call, flow.trace)
 
 
 def is_opaque_activation(call: Call, trace: Trace) -> bool:
@@ -140,7 +187,8 @@ def element_curve(call: Call, trace: Trace) -> Tensor | None:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):
             y, turned, shaped = (
-                replayed(each.clone(), root, [call], trace) for each in (GRID, GRID.flip(0), GRID.reshape(2, 4, 2, 3))
+                replayed(each.clone(), root, [call], trace, like_scalars=True)
+                for each in (GRID, GRID.flip(0), GRID.reshape(2, 4, 2, 3))
             )
             same = all(
                 torch.allclose(other, y, equal_nan=True) for other in (turned.flip(0), shaped.flatten(), y.reshape(48))
@@ -155,27 +203,36 @@ def is_nonlinear_curve(y: Tensor | None) -> bool:
     return y is not None and not torch.allclose(y.diff(), y.diff()[0].expand(47), atol=1e-4)
 
 
-def is_negation(y: Tensor | None) -> bool:
-    """Whether a map of elements changes their sign alone."""
-    return y is not None and torch.equal(y, -GRID)
+def is_change_of_sign(y: Tensor | None) -> bool:
+    """Whether a map of elements is a product with a negative number."""
+    return y is not None and bool(y[-1] < 0) and torch.allclose(y, GRID * (y[-1] / GRID[-1]))
 
 
-def values_at(x: Tensor, root: Value, calls: Sequence[Call], trace: Trace) -> Tensor | None:
-    """Outputs of a site's calls for other inputs; None if they cannot be computed."""
+def values_at(
+    x: Tensor, root: Value, calls: Sequence[Call], trace: Trace, *, like_scalars: bool = False
+) -> Tensor | None:
+    """Outputs of a site's calls for other inputs; None if they cannot be computed. See `replayed`."""
     try:
         with torch.no_grad():
-            output: Tensor = replayed(x, root, calls, trace)
+            output: Tensor = replayed(x, root, calls, trace, like_scalars=like_scalars)
     except Exception:  # of any kind: a parameter for each channel, a tensor on the meta device
         return None
     return output if isinstance(output, Tensor) and output.shape == x.shape else None
 
 
-def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace) -> Any:
-    """The output of a site's calls for another input, out of place."""
+def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace, *, like_scalars: bool = False) -> Any:
+    """The output of a site's calls for another input, out of place.
+
+    With ``like_scalars``, .5 stands for every tensor of parameters, constants and noise, which may have many elements
+    of any value.
+    """
     known: dict[Value, Any] = {root: x}
 
     def filled(leaf: Any) -> Any:
-        return known.get(leaf, trace.tensors.get(leaf)) if isinstance(leaf, Value) else leaf
+        if not isinstance(leaf, Value) or leaf in known:
+            return known[leaf] if isinstance(leaf, Value) else leaf
+        tensor = trace.tensors.get(leaf)
+        return torch.tensor(0.5).to(tensor.dtype) if like_scalars and tensor is not None else tensor
 
     output: Any = x
     for call in calls:

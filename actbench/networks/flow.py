@@ -36,10 +36,16 @@ SIGMOIDS = bare_names("sigmoid expit hardsigmoid")
 PARTS = bare_names(
     "erf exp abs where masked_fill maximum minimum gt lt ge le sign"
 )  # of activations that are composed by hand
-ELEMENTWISE = (ACTIVATIONS - SOFTMAX - {"glu"}) | bare_names(
-    "add sub rsub rdiv mul multiply div divide true_divide pow square exp expm1 log log1p sqrt rsqrt reciprocal "
-    "erf erfc neg abs sign maximum minimum where masked_fill sin cos atan arctan gt lt ge le logaddexp "
-    "clamp_max to type type_as float double half bfloat16"
+CASTS = bare_names("to type type_as float double half bfloat16")
+ELEMENTWISE = (
+    (ACTIVATIONS - SOFTMAX - {"glu"})
+    | CASTS
+    | bare_names(
+        "add sub rsub rdiv mul multiply div divide true_divide pow square exp expm1 log log1p sqrt rsqrt reciprocal "
+        "erf erfc neg abs sign maximum minimum where masked_fill sin cos atan arctan gt lt ge le logaddexp "
+        "clamp_max logical_not logical_and logical_or logical_xor bitwise_not bitwise_and bitwise_or invert and or xor "
+        "clone"
+    )
 )
 PRODUCTS = bare_names("mul multiply addcmul addcdiv lerp")
 MULTIPLIED = bare_names("matmul mm bmm mv addmm addbmm baddbmm einsum tensordot")  # also of computed values
@@ -59,6 +65,7 @@ class Flow:
         self.trace = trace
         self.readers = defaultdict[Value, list[Call]](list)
         self.maker: dict[Value, Call] = {}
+        self.order = {id(call): index for index, call in enumerate(trace.calls)}
         for call in trace.calls:
             for value in call.inputs:
                 self.readers[value].append(call)
@@ -71,6 +78,12 @@ class Flow:
     def data(self, call: Call) -> list[Value]:
         """The inputs of a call that are neither constants nor parameters nor noise."""
         return [value for value in call.inputs if self.trace.kinds[value] not in ("constant", "parameter", "noise")]
+
+    def leaks(self, calls: Sequence[Call]) -> bool:
+        """Whether others read what is made between calls, before the last one."""
+        inner = {value for call in calls[:-1] for value in call.outputs}
+        read = any(reader not in calls for value in inner for reader in self.readers[value])
+        return read or bool(inner & set(self.trace.results))
 
     def chain(self, value: Value) -> tuple[Value, ...]:
         """A value, and the values, nearest first, of which alone and element by element it was made."""
@@ -87,12 +100,11 @@ class Flow:
         """The calls that make the end's output from a root, in order."""
         chosen, waiting = [end], [value for value in self.data(end) if value != root]
         while waiting:
-            call = self.maker[waiting.pop()]
-            if all(call is not other for other in chosen):
+            call = self.maker.get(waiting.pop())
+            if call is not None and all(call is not other for other in chosen):
                 chosen.append(call)
                 waiting += [value for value in self.data(call) if value != root]
-        order = {id(call): index for index, call in enumerate(self.trace.calls)}
-        return sorted(chosen, key=lambda call: order[id(call)])
+        return sorted(chosen, key=lambda call: self.order[id(call)])
 
     def sources(self, end: Value) -> frozenset[Key]:
         """The nearest calls with weights that a value depends on."""
@@ -192,22 +204,43 @@ class Flow:
         while waiting:
             value = waiting.pop()
             for call in self.readers[value]:
-                arguments = [*call.args, *call.kwargs.values()]
-                exponent = arguments[1] if call.base == "pow" and len(arguments) > 1 else None
-                divisor = arguments[2:3] if call.base == "addcdiv" else arguments[1:2] if call.base in DIVISIONS else []
-                if call.base in ROOTS or value in divisor:
-                    return True
-                if call.base == "rdiv" or (isinstance(exponent, int | float) and (clamp or exponent < 1)):
-                    return True
-                if call.base in PRODUCTS and any(self.is_normal(other) for other in call.inputs):
-                    return True
-                if clamp and self.factors(call, value) and not is_weighted(call, self.trace):
+                if self.scales(call, value, clamp=clamp):
                     return True
                 if call.base in KEEPS_SIGN | through:
                     new = set(call.outputs) - seen
                     seen |= new
                     waiting += new
         return False
+
+    def scales(self, call: Call, value: Value, *, clamp: bool) -> bool:
+        """Whether a call uses a value as a scale; see `is_scale`."""
+        arguments = [*call.args, *call.kwargs.values()]
+        exponent = arguments[1] if call.base == "pow" and len(arguments) > 1 else None
+        divisor = arguments[2:3] if call.base == "addcdiv" else arguments[1:2] if call.base in DIVISIONS else []
+        if call.base in ROOTS or call.base == "rdiv" or value in divisor:
+            return True
+        if isinstance(exponent, int | float) and (clamp or exponent < 1):
+            return True
+        if call.base in PRODUCTS and any(self.is_normal(other) for other in call.inputs):
+            return True
+        return clamp and bool(self.factors(call, value)) and not is_weighted(call, self.trace)
+
+    def only_scales(self, output: Value) -> bool:
+        """Whether all that a value is used for, before a layer with weights, is a scale or the input of a softmax."""
+        seen, waiting = {output}, [output]
+        while waiting:
+            value = waiting.pop()
+            if value in self.trace.results:
+                return False
+            for call in self.readers[value]:
+                if call.base in SOFTMAX or self.scales(call, value, clamp=False):
+                    continue
+                if is_weighted(call, self.trace):
+                    return False
+                new = set(call.outputs) - seen
+                seen |= new
+                waiting += new
+        return True
 
     def is_normal(self, value: Value) -> bool:
         """Whether a value was just drawn from a normal distribution, as what a standard deviation multiplies."""

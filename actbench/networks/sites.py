@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from actbench.networks.calls import ATTENTION, RECURRENT, Call, Key, Trace, Value
-from actbench.networks.elementwise import FAR, composed, is_bounded, is_opaque_activation, other_maps, values_at
+from actbench.networks.elementwise import (
+    FAR,
+    assignment,
+    composed,
+    is_bounded,
+    is_opaque_activation,
+    other_maps,
+    values_at,
+)
 from actbench.networks.flow import CLAMPS, PRODUCTS, ROLES, SOFTMAX, Flow, Role, activates
 from actbench.networks.tracing import storage
 
@@ -84,7 +92,7 @@ def find_sites(trace: Trace) -> list[Site]:
     taken = set[int]()  # ids of calls that belong to a site
     found = list[tuple[Value, tuple[Call, ...]]]()
     for call in reversed(trace.calls):
-        region = None if id(call) in taken else composed(call, flow)
+        region = None if id(call) in taken else composed(call, flow) or assignment(call, flow)
         if region:
             found.append(region)
             taken |= {id(part) for part in region[1]}
@@ -94,14 +102,14 @@ def find_sites(trace: Trace) -> list[Site]:
         if activates(call) or call.base in ATTENTION | RECURRENT or is_opaque_activation(call, trace):
             found.append((flow.data(call)[0], (call,)))
     others = list(other_maps(flow, {id(part) for _, calls in found for part in calls}))
-    order = {id(call): index for index, call in enumerate(trace.calls)}
+    order = flow.order
     sites = []
     changes = [(order[id(call)], changed_memory(call, trace)) for call in trace.calls if call.in_place]
     for root, calls in sorted([*found, *others], key=lambda site: order[id(site[1][-1])]):
         output = calls[-1].outputs[0]
         role = site_role(root, calls, flow)
         if (root, calls) in others:
-            if role not in ("hidden", "glu") or is_measured(output, flow):
+            if role in ("scale", "head") or not (calls[-1].vmapped or not is_measured(output, flow)):
                 continue
             role = "other"
         start, end = order[id(calls[0])], order[id(calls[-1])]
@@ -143,11 +151,15 @@ def site_role(root: Value, calls: Sequence[Call], flow: Flow) -> Role:
 
 
 def is_measured(value: Value, flow: Flow) -> bool:
-    """Whether a value is part of a normalisation: a square that is summed up to a scale, or a factor of more."""
+    """Whether a value is part of a normalisation: what is summed up to a scale, or becomes one, or a factor of more."""
     tensors = flow.trace.tensors
-    return flow.is_scale(value, clamp=False, through=CLAMPS | {"mean", "sum"}) or all(
-        call.base in PRODUCTS and tensors[call.outputs[0]].numel() > tensors[value].numel()
-        for call in flow.readers[value]
+    return (
+        flow.is_scale(value, clamp=False, through=CLAMPS | {"mean", "sum"})
+        or flow.only_scales(value)
+        or all(
+            call.base in PRODUCTS and tensors[call.outputs[0]].numel() > tensors[value].numel()
+            for call in flow.readers[value]
+        )
     )
 
 

@@ -71,7 +71,8 @@ def swap_plan(passes: Sequence[tuple[str, Trace, Mapping[int, Site]]], *, skips:
         passes: Mode, trace and sites of recorded passes; several of training if some sites are skipped at random.
         skips: Whether all sites may be skipped in one pass of training.
     """
-    names = frozenset(call.key.name for *_, sites in passes for site in sites.values() for call in site.calls)
+    calls = [call for *_, sites in passes for site in sites.values() for call in site.calls]
+    names = frozenset(call.key.name for call in calls if call.base != "clone")  # which activations may call, too
     plans = {mode: ModePlan({}, {}, skips and mode == "train") for mode in ("train", "eval")}
     for mode, trace, sites in passes:
         plan = plans[mode]
@@ -85,7 +86,7 @@ def swap_plan(passes: Sequence[tuple[str, Trace, Mapping[int, Site]]], *, skips:
 
 def site_actions(index: int, site: Site) -> Iterator[tuple[Key, Action]]:
     """What happens at the first and the last call of a site, which may be the same."""
-    first = next(call for call in site.calls if site.root in call.inputs)
+    first = next(call for call in site.calls if site.root in call.inputs and call.base != "clone")
     last = site.calls[-1]
     kept = site.written or site.input_changes or any(call.in_place for call in site.calls[:-1])
     argument: int | str | None = argument_of(site.root, first.args, first.kwargs)

@@ -92,8 +92,23 @@ def assigned(x):
     return x
 
 
+def assigned_to_a_copy(x):
+    y = x.clone()
+    y[~(x > 0) & (x < 9)] = 0
+    return y
+
+
+def multiplied_where_negative(x):
+    x[x < 0] *= 0.1
+    return x
+
+
 RELUS = {  # of one kind, or leaky
     "an assignment": assigned,
+    "an assignment to a copy": assigned_to_a_copy,
+    "a factor where it is negative": multiplied_where_negative,
+    "masked_scatter": lambda x: x.masked_scatter(x < 0, torch.zeros_like(x)),
+    "fmax": lambda x: torch.fmax(x, torch.zeros_like(x)),
     "max": lambda x: torch.max(x, torch.zeros_like(x)),
     "leaky max": lambda x: torch.max(x, 0.1 * x),
     "a mask in floats": lambda x: x * (x > 0).float(),
@@ -118,10 +133,25 @@ def test_an_activation_by_hand_is_one_site_that_is_replaced_as_a_whole(function)
     torch.testing.assert_close(swapped(x), expected)
 
 
+def other_where_negative(net, x):
+    y, z = net.b(x), net.c(x)
+    y[y < 0] = z[y < 0]
+    return y
+
+
+def input_where_negative(net, x):
+    y = net.b(x)
+    y[y < 0] = x[y < 0]
+    return y
+
+
 BRANCHES = {  # what joins them, and the number of activations in the network
     "a residual": (lambda net, x: x + F.relu(x), 2),
     "the larger of two layers": (lambda net, x: torch.max(net.b(x), net.c(x)), 1),
     "the largest": (lambda net, x: x - x.max(1, keepdim=True)[0], 1),
+    "a mask of zeros in attention": (lambda net, x: (s := net.b(x).tril()).masked_fill(s == 0, -1e9), 1),
+    "another layer where one is negative": (other_where_negative, 1),
+    "a residual where one is negative": (input_where_negative, 1),
     "a mask of others": (lambda net, x: net.b(x).masked_fill(net.c(x) < 0, 0.0), 1),
 }
 
