@@ -207,6 +207,12 @@ class Classifier(LightningModule):
             logger.log_hyperparams({"seed": self.seeds[0], "model": self.describe(), "data": data})
 
     @override
+    def on_validation_start(self) -> None:
+        if self.trainer.sanity_checking:
+            loaders, batches = self.trainer.val_dataloaders, self.trainer.num_sanity_val_batches
+            preflight.check_last_scored(self.trainer, self, loaders, min(batches))
+
+    @override
     def on_train_start(self) -> None:
         preflight.keep_normalization(self.trainer, self)
         preflight.check_fused_state(self.trainer)

@@ -1,5 +1,6 @@
 """What a Trainer will do, and checks before a fit's first step: MisconfigurationException for what would fail later."""
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import BatchSampler
 
 from actbench.data import ImageData, RowBatches
 from actbench.networks import hold_statistics, network_name
@@ -117,7 +119,9 @@ def check_fused_state(trainer: Trainer) -> None:
 def check_last_batches(trainer: Trainer, classifier: Any) -> None:
     """Check the last batch of an epoch of training, and of validation; see `check_last_batch`."""
     check_last_batch(trainer, classifier, trainer.train_dataloader, trainer.num_training_batches, training=True)
-    if trainer.enable_validation:
+    batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+    first = (trainer.val_check_batch or math.inf) * (trainer.check_val_every_n_epoch or 1)
+    if trainer.enable_validation and batches >= first:
         check_last_scored(trainer, classifier, trainer.val_dataloaders, trainer.limit_val_batches)
 
 
@@ -132,14 +136,16 @@ def check_last_scored(trainer: Trainer, classifier: Any, loaders: Any, limit: fl
 def check_last_batch(trainer: Trainer, classifier: Any, loader: Any, batches: float, *, training: bool) -> None:
     """Refuse a loader's last batch that is too small for the network, as one image is for BatchNorm in training.
 
-    It is not looked at if fewer ``batches`` are taken than the loader has.
+    It is not looked at if fewer ``batches`` are taken than the loader has, or if the user's own sampler makes them.
     """
     sampler: Any = loader if isinstance(loader, RowBatches) else getattr(loader, "batch_sampler", None)
+    if type(sampler) not in (RowBatches, BatchSampler):
+        return
     try:
         rows, batch_size = loader.rows.shape[1] if sampler is loader else len(sampler.sampler), sampler.batch_size
-        last = 0 if sampler.drop_last or batches < len(loader) else rows % batch_size
-    except (AttributeError, TypeError):  # the loader does not tell the size of its batches
+    except TypeError:  # the rows have no end
         return
+    last = 0 if sampler.drop_last or batches < len(loader) else rows % batch_size
     if not last:
         return
     network = classifier.engine.replicate(0).train(training)

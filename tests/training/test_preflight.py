@@ -10,7 +10,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
 from actbench.data import MNIST, FakeImages, ForeignData, RowBatches
 from actbench.data.images import DataError
@@ -54,16 +54,26 @@ class Own(LightningDataModule):
     val_dataloader = test_dataloader = train_dataloader
 
 
+class Filled(BatchSampler):
+    """Fills the last batch with rows of the first."""
+
+    def __iter__(self):
+        for rows in super().__iter__():
+            yield [*rows, *range(self.batch_size - len(rows))]
+
+
 class Parts(LightningDataModule):
     """Parts of so many rows, in batches of 10."""
 
-    def __init__(self, val: int = 20, test: int = 20):
+    def __init__(self, val: int = 20, test: int = 20, sampler: type = BatchSampler):
         super().__init__()
         self.sizes = {"train": 20, "val": val, "test": test}
+        self.sampler = sampler
 
     def loader(self, part):
         rows, generator = self.sizes[part], torch.Generator().manual_seed(len(part))
-        return DataLoader(TensorDataset(torch.rand(rows, 1, 8, 8, generator=generator), torch.arange(rows) % 3), 10)
+        dataset = TensorDataset(torch.rand(rows, 1, 8, 8, generator=generator), torch.arange(rows) % 3)
+        return DataLoader(dataset, batch_sampler=self.sampler(SequentialSampler(dataset), 10, False))
 
     def train_dataloader(self):
         return self.loader("train")
@@ -205,8 +215,30 @@ def test_a_last_batch_that_cannot_be_scored_is_refused_before_the_first_step(tmp
     with pytest.raises(MisconfigurationException, match=message):
         fit(tmp_path, data, network=PAIRS, max_epochs=1, num_sanity_val_steps=0)
 
-    for limits in ({"limit_val_batches": 1}, {"limit_val_batches": 0.5}, {"limit_val_batches": 0}):
-        assert fit(tmp_path, data, network=PAIRS, max_epochs=1, **limits).global_step == 2
+    with pytest.raises(MisconfigurationException, match=message):  # by the check before training
+        fit(tmp_path, data, network=PAIRS, max_epochs=1)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"limit_val_batches": 1},
+        {"limit_val_batches": 0.5},
+        {"limit_val_batches": 0},
+        {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 1},
+        {"max_steps": 1, "num_sanity_val_steps": 1},
+    ],
+)
+def test_a_last_batch_that_is_never_scored_is_no_fault(tmp_path, limits):
+    data = ForeignData(Parts(val=15))
+
+    assert fit(tmp_path, data, network=PAIRS, **{"max_epochs": 1, **limits}).global_step == limits.get("max_steps", 2)
+
+
+def test_what_a_batch_sampler_of_the_users_makes_is_not_foreseen(tmp_path):
+    data = ForeignData(Parts(val=15, sampler=Filled))
+
+    assert fit(tmp_path, data, network=PAIRS, max_epochs=1).global_step == 2
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
