@@ -1,5 +1,6 @@
 """A curve for each arm: scores over training, accuracy on val over a tuned setting, and the activation itself."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,8 @@ SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
 BAND = 0.16  # opacity
 MARKS = 6  # on a curve, so that arms are told apart without colour
 MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
+ALONG = "along === 'seconds' ? datum.seconds : datum.epoch"
+SPREAD = 0.3  # of the bars of one epoch, in epochs
 WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
 
 
@@ -109,16 +112,18 @@ def describe_ends(rows: pl.DataFrame, title: str, results: StudyResults) -> str:
 
 def curves_chart(name: str, rows: pl.DataFrame, column: str, results: StudyResults) -> Layers:
     """Bands, means, and the curves of single seeds, which the page adds."""
-    lines, marks = arm_channels(results, notes=[f"bands: {level(results.question)} interval"])
+    single = rows["epoch"].max() == 1  # a band has no width: bars stand side by side
+    lines, marks = arm_channels(results, notes=[f"{'bars' if single else 'bands'}: {level(results.question)} interval"])
     limits = {"zero": False} if column.endswith("accuracy") else loss_limits(rows, results)
-    x = alt.X("x:Q", title="epochs", scale=alt.Scale(nice=False, zero=True), axis=alt.Axis(tickMinStep=WHOLE))
+    scale = alt.Scale(nice=False, zero=True, padding=30 if single else alt.Undefined)
+    x = alt.X("x:Q", title="epochs", scale=scale, axis=alt.Axis(tickMinStep=WHOLE))
     y, low = (alt.Y(f"{field}:Q", title=SCORES[column], scale=alt.Scale(**limits)) for field in ("mean", "low"))
-    along = {"x": "along === 'seconds' ? datum.seconds : datum.epoch"}
+    arms = list(dict.fromkeys(rows["arm"]))
+    place = f"1 + {SPREAD} * ((indexof({json.dumps(arms)}, datum.arm) + 0.5) / {len(arms)} - 0.5)" if single else "1"
     clip = "domain" in limits
-    means = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN).transform_calculate(**along)
-    seeds = alt.Chart(alt.NamedData("seeds")).transform_calculate(**along)
+    means = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN).transform_calculate(x=f"({ALONG}) * ({place})")
+    seeds = alt.Chart(alt.NamedData("seeds")).transform_calculate(x=ALONG)
     tooltip = tooltips("arm", "epoch", mean=".4g", low=".4g", high=".4g")
-    single = rows["epoch"].max() == 1  # a band has no width
     bands = means.mark_rule(clip=clip, strokeWidth=2) if single else means.mark_area(clip=clip, opacity=BAND)
     return alt.layer(
         bands.encode(x=x, y=low, y2="high:Q", color=lines["color"]),
