@@ -197,28 +197,21 @@ class Classifier(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        preflight.check_start(self.start)
+        preflight.check_fit(self.trainer, self)
         if self.swap:
             rank_zero_info(self.swap.text)
-        preflight.check_precision(self.trainer, len(self.seeds))
-        preflight.check_plateau(self.trainer, self.trainer.max_epochs, self.trainer.check_val_every_n_epoch)
         data = checkpoints.describe_data(getattr(self.trainer, "datamodule", None))
         for logger in self.loggers:
             logger.log_hyperparams({"seed": self.seeds[0], "model": self.describe(), "data": data})
 
     @override
     def on_validation_start(self) -> None:
-        if self.trainer.sanity_checking:
-            loaders, batches = self.trainer.val_dataloaders, self.trainer.num_sanity_val_batches
-            preflight.check_last_scored(self.trainer, self, loaders, min(batches))
+        preflight.check_sanity(self.trainer, self)
 
     @override
     def on_train_start(self) -> None:
         preflight.keep_normalization(self.trainer, self)
-        preflight.check_fused_state(self.trainer)
-        preflight.check_schedule(self.trainer)
-        preflight.check_last_batches(self.trainer, self)
-        preflight.tell_unsettled(self.trainer, self)
+        preflight.check_training(self.trainer, self)
         device.choose_convolutions(self.trainer, self)
         device.choose_compiling(self.trainer, self)
 

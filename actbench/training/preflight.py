@@ -61,6 +61,27 @@ def step_plateaus(trainer: Trainer, loss: Float[Tensor, " replicates"]) -> None:
             schedule.scheduler.step(loss.item())
 
 
+def check_fit(trainer: Trainer, classifier: Any) -> None:
+    """Refuse what needs no data to be seen."""
+    check_start(classifier.start)
+    check_precision(trainer, len(classifier.seeds))
+    check_plateau(trainer, trainer.max_epochs, trainer.check_val_every_n_epoch)
+
+
+def check_sanity(trainer: Trainer, classifier: Any) -> None:
+    """Check the last batch of validation if Lightning scores it before training; see `check_last_batch`."""
+    if trainer.sanity_checking:
+        check_last_scored(trainer, classifier, trainer.val_dataloaders, min(trainer.num_sanity_val_batches))
+
+
+def check_training(trainer: Trainer, classifier: Any) -> None:
+    """Refuse what would fail later, once data and optimiser are known, and say what will not settle."""
+    check_fused_state(trainer)
+    check_schedule(trainer)
+    check_last_batches(trainer, classifier)
+    tell_unsettled(trainer, classifier)
+
+
 def check_start(start: Start) -> None:
     """Refuse the digest of a file of weights in place of the file, unless a checkpoint has brought the weights."""
     if not start.loaded:

@@ -340,7 +340,8 @@ def test_a_fit_whose_calls_change_ends_in_one_line(capsys, tmp_path, monkeypatch
     assert main([*words.split(), "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]) == 2
 
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: InEights calls torch.nn.functional.relu in its forward more often than")
+    assert last.startswith("error: the last batch that is scored has 50 of 1000 rows, with which InEights fails: ")
+    assert "InEights calls torch.nn.functional.relu in its forward more often than when it was examined" in last
 
 
 # --- vmap ---
