@@ -22,6 +22,7 @@ from actbench.training.checkpoints import CheckpointError
 from actbench.training.transfer import Start
 
 UNSETTLED = 0.01  # share of initial statistics in BatchNorm's average, above which scores may be those of guessing
+MOST_ROWS = 256  # of a last batch that is tried
 OPEN_ENDED = (GradientAccumulationScheduler, StochasticWeightAveraging, Timer)  # these decide the number of steps
 
 
@@ -157,7 +158,8 @@ def check_last_scored(trainer: Trainer, classifier: Any, loaders: Any, limit: fl
 def check_last_batch(trainer: Trainer, classifier: Any, loader: Any, batches: float, *, training: bool) -> None:
     """Refuse a loader's last batch that is too small for the network, as one image is for BatchNorm in training.
 
-    It is not looked at if fewer ``batches`` are taken than the loader has, or if the user's own sampler makes them.
+    It is not looked at if fewer ``batches`` are taken than the loader has, if the user's own sampler makes them, or if
+    it has so many rows that a forward pass would take long.
     """
     sampler: Any = loader if isinstance(loader, RowBatches) else getattr(loader, "batch_sampler", None)
     if type(sampler) not in (RowBatches, BatchSampler):
@@ -167,7 +169,7 @@ def check_last_batch(trainer: Trainer, classifier: Any, loader: Any, batches: fl
     except TypeError:  # the rows have no end
         return
     last = 0 if sampler.drop_last or batches < len(loader) else rows % batch_size
-    if not last:
+    if not 0 < last <= MOST_ROWS:
         return
     network = classifier.engine.replicate(0).train(training)
     hold_statistics(network)
@@ -175,6 +177,8 @@ def check_last_batch(trainer: Trainer, classifier: Any, loader: Any, batches: fl
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):
             network(inputs)
+    except torch.OutOfMemoryError:  # the engine knows what to do
+        return
     except Exception as error:  # users' classes raise errors of any kind
         is_image_data = isinstance(getattr(trainer, "datamodule", None), ImageData)
         drop = "set data.drop_last to true, or " if is_image_data else "give its DataLoader drop_last=True, or "
