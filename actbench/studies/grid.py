@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -53,6 +53,21 @@ class PlannedCell(NamedTuple):
             return ""
         parameters, goal = self.matched.parameters, self.matched.goal
         return f"{self.label}: {self.matched.width}, {parameters:,} parameters ({parameters / goal - 1:+.1%})"
+
+
+@dataclass(frozen=True)
+class PlanCache:
+    """What plans of one study have found, as long as no file changes.
+
+    Args:
+        digests: Hashes of data by config; see `data_digest`.
+        parsed: Canonical configs by what was parsed, with one network in place of all.
+        networks: Canonical forms of networks.
+    """
+
+    digests: dict[str, str] = field(default_factory=dict)
+    parsed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    networks: dict[str, Any] = field(default_factory=dict)
 
 
 # --- names ---
@@ -196,12 +211,12 @@ def planned_cells(
     study: Study,
     value: float | Callable[[tuple[str, str, str]], float] | None = None,
     *,
-    digests: dict[str, str] | None = None,
+    known: PlanCache | None = None,
 ) -> list[PlannedCell]:
     """Every arm of a study on every dataset and network, each config checked.
 
     ``value`` is that of the tuned setting, or a function from dataset, network and arm to it; by default, the config's.
-    ``digests`` are of data that this study has read before; see `data_digest`.
+    ``known`` is what earlier calls have found.
 
     Raises:
         StudyError: A class was not found, its arguments do not fit, two arms are the same, or data are missing.
@@ -212,7 +227,7 @@ def planned_cells(
     tuning = isinstance(value, float | int)  # which changes nothing where all arms share the config's value
     conditions = [condition for condition in study.conditions if not (tuning and condition.shared)]
     by_hash = dict[tuple[str, str], PlannedCell]()  # and condition
-    configs = CellConfigs(study, {} if digests is None else digests)
+    configs = CellConfigs(study, PlanCache() if known is None else known)
     for (dataset, data), (name, spec), condition, (arm, settings) in product(
         datasets, networks, conditions, arms(study)
     ):
@@ -255,13 +270,11 @@ class CellConfigs:
 
     Args:
         study: The study.
-        digests: Hashes of data that have been read before; see `data_digest`.
+        known: What other plans have found.
     """
 
-    def __init__(self, study: Study, digests: dict[str, str]) -> None:
-        self.study, self.digests = study, digests
-        self.parsed = dict[str, dict[str, Any]]()  # by what was parsed, with one network in place of all
-        self.networks = dict[str, Any]()  # in canonical form
+    def __init__(self, study: Study, known: PlanCache) -> None:
+        self.study, self.known = study, known
         self.wider = dict[str, MatchedNetwork]()  # by what they follow from
         self.files = dict[frozenset[Any], Any]()  # what keys hold of files
 
@@ -275,11 +288,12 @@ class CellConfigs:
         """The canonical config. A network is parsed once for all arms."""
         key = repr(given["model"]["network"])
         rest = repr({**given, "model": without(given["model"], "network")})
-        if rest not in self.parsed or key not in self.networks:
+        parsed, networks = self.known.parsed, self.known.networks
+        if rest not in parsed or key not in networks:
             config = cell_config(given)
-            self.parsed.setdefault(rest, config)
-            self.networks[key] = config["model"]["network"]
-        return with_network(self.parsed[rest], self.networks[key])
+            parsed.setdefault(rest, config)
+            networks[key] = config["model"]["network"]
+        return with_network(parsed[rest], networks[key])
 
     def matched(self, config: Mapping[str, Any], given: Mapping[str, Any]) -> MatchedNetwork:
         """The network of a canonical config with as many parameters as the baseline's, which is given the same."""
@@ -294,7 +308,7 @@ class CellConfigs:
     def cell(self, config: Mapping[str, Any], dataset: str) -> Cell:
         """The cell of a canonical config, for one seed; a ValueError names the dataset if it cannot be read."""
         study = self.study
-        digest = named_digest(dataset, config, self.digests)
+        digest = named_digest(dataset, config, self.known.digests)
         cell = Cell(config, range(1), digest, study.weights, tuple(study.vary), study.seed)
         vars(cell)["factors"] = factors(config, digest, study.weights, sharing=cell.sharing, known=self.files)
         return cell

@@ -31,7 +31,7 @@ from actbench.studies.cells import ChosenEngine, kind_of, with_engine
 from actbench.studies.crossing import crossed_wanted
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError, large_margin
 from actbench.studies.executors import InProcess
-from actbench.studies.grid import PlannedCell, planned_cells
+from actbench.studies.grid import PlanCache, PlannedCell, planned_cells
 from actbench.studies.plan import Wanted, make_plan, make_question, read_wanted, study_store
 from actbench.studies.progress import Bars, Progress
 from actbench.studies.rehearsal import rehearse, without_repeats
@@ -76,7 +76,7 @@ def compare(
     """
     study = study if isinstance(study, Study) else Study.of(study)
     context = make_context(study, progress, work)
-    compared = planned_cells(study, digests=context.digests)
+    compared = planned_cells(study, known=context.known)
     question = make_question(study, compared)
     # What makes no sense is refused before anything is written.
     everything = [Wanted(entry, study.seeds) for entry in compared]
@@ -105,7 +105,7 @@ def compare(
     try:
         with context.progress, context.executor:
             if study.grid:
-                compared = planned_cells(study, tune(study, context), digests=context.digests)
+                compared = planned_cells(study, tune(study, context), known=context.known)
                 crossed = crossed_wanted(study, question, compared, say_once)
                 write_arms(study, [*(Wanted(entry, study.seeds) for entry in compared), *crossed], context.engines)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
@@ -242,4 +242,4 @@ def make_context(study: Study, progress: Progress | None = None, work: Work | No
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return RunContext(executor, progress, work, [], {}, {})
+    return RunContext(executor, progress, work, [], PlanCache(), {})

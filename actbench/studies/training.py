@@ -16,7 +16,7 @@ from actbench.records import Store
 from actbench.studies.cells import Cell, ChosenEngine, run_cell, with_engine
 from actbench.studies.definition import Study
 from actbench.studies.executors import Executor, Failure
-from actbench.studies.grid import short_name
+from actbench.studies.grid import PlanCache, short_name
 from actbench.studies.plan import Plan, Wanted, make_plan, read_wanted, study_store
 from actbench.studies.progress import Progress
 from actbench.training.callbacks import CheckpointCopy
@@ -41,7 +41,7 @@ class RunContext(NamedTuple):
     progress: Progress
     work: Work
     troubles: list[str]  # cells that were tried again or failed, and why
-    digests: dict[str, str]  # digests of the data that were read; see `data_digest`
+    known: PlanCache
     engines: dict[str, ChosenEngine]  # by the kind of cell; see `rehearse`
 
 

@@ -39,7 +39,7 @@ def wanted_at(study: Study, values: Sequence[float], context: RunContext) -> lis
     """Every arm at values of the tuned setting, on seeds that no comparison uses."""
     assert study.grid
     seeds = range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + study.grid.replicates)
-    return [Wanted(entry, seeds) for value in values for entry in planned_cells(study, value, digests=context.digests)]
+    return [Wanted(entry, seeds) for value in values for entry in planned_cells(study, value, known=context.known)]
 
 
 def can_train(study: Study, value: float, context: RunContext) -> bool:
