@@ -166,7 +166,7 @@ def site_names(sites: Sequence[Site]) -> list[str]:
 
 
 def chosen_names(names: Mapping[str, Role], patterns: str | Sequence[str], network: str) -> set[str]:
-    """The names that patterns meet, of those that are no words; SwapError for a pattern that meets none.
+    """The names that patterns meet, none if a word chooses by role; SwapError for a pattern that meets none.
 
     A map that is no known activation is met by a pattern with ``#`` only.
     """
@@ -177,8 +177,8 @@ def chosen_names(names: Mapping[str, Role], patterns: str | Sequence[str], netwo
         met = {
             name
             for name, role in names.items()
-            if (fnmatchcase(name, pattern) and (role != "other" or "#" in pattern))
-            or (fnmatchcase(name.partition("#")[0], pattern) and role != "other")
+            if (fnmatchcase(name, pattern) or fnmatchcase(name.partition("#")[0], pattern))
+            and (role != "other" or "#" in pattern)
         }
         if not met:
             near = difflib.get_close_matches(pattern, names, n=SHOWN, cutoff=0) or ["none"]
@@ -194,12 +194,12 @@ def decide(
     site = sites[0]
     if len(modes) == 1 and not site.reaches:
         return False, f"only in {modes[0]}, and the output does not depend on it"
+    if patterns in ("hidden", "all") and site.role == "other":
+        return False, UNKNOWN
     if patterns == "hidden":
         if site.role in ("hidden", "glu", "recurrent"):
             return True, f"role {site.role}"
-        return False, UNKNOWN if site.role == "other" else site.fixed or f"role {site.role}"
-    if patterns == "all" and site.role == "other":
-        return False, UNKNOWN
+        return False, site.fixed or f"role {site.role}"
     if patterns == "all":
         return (False, site.fixed) if site.fixed and site.role in ("softmax", "gate") else (True, "all are")
     return (True, "met by a pattern") if name in met else (False, "met by no pattern")

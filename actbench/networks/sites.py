@@ -109,7 +109,7 @@ def find_sites(trace: Trace) -> list[Site]:
         output = calls[-1].outputs[0]
         role = site_role(root, calls, flow)
         if (root, calls) in others:
-            if role in ("scale", "head") or not (calls[-1].vmapped or not is_measured(output, flow)):
+            if role in ("scale", "head") or is_measured(output, flow):
                 continue
             role = "other"
         start, end = order[id(calls[0])], order[id(calls[-1])]

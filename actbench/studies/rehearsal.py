@@ -164,15 +164,13 @@ class Rehearsal(Callback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_last(trainer, pl_module, trainer.val_dataloaders, "limit_val_batches")
+        limit = self.settings.get("overfit_batches") or self.settings.get("limit_val_batches")
+        preflight.check_last_scored(trainer, pl_module, trainer.val_dataloaders, 1.0 if limit is None else limit)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_last(trainer, pl_module, trainer.test_dataloaders, "limit_test_batches")
-
-    def _check_last(self, trainer: Trainer, module: LightningModule, loaders: Any, name: str) -> None:
-        limit = self.settings.get("overfit_batches") or self.settings.get(name)
-        preflight.check_last_scored(trainer, module, loaders, 1.0 if limit is None else limit)
+        limit = self.settings.get("limit_test_batches")
+        preflight.check_last_scored(trainer, pl_module, trainer.test_dataloaders, 1.0 if limit is None else limit)
 
     def _outputs(self, module: LightningModule) -> Tensor:
         training = module.training

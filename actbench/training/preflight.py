@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -150,9 +149,11 @@ def check_last_batches(trainer: Trainer, classifier: Any) -> None:
 def check_last_scored(trainer: Trainer, classifier: Any, loaders: Any, limit: float) -> None:
     """Check the last batch of loaders of which a Trainer's setting limits the batches; see `check_last_batch`."""
     for loader in loaders if isinstance(loaders, list) else [loaders]:
-        with suppress(TypeError):  # it does not tell how many batches it has
+        try:
             batches = len(loader) * limit if isinstance(limit, float) else limit
-            check_last_batch(trainer, classifier, loader, batches, training=False)
+        except TypeError:  # it does not tell how many batches it has
+            continue
+        check_last_batch(trainer, classifier, loader, batches, training=False)
 
 
 def check_last_batch(trainer: Trainer, classifier: Any, loader: Any, batches: float, *, training: bool) -> None:

@@ -264,6 +264,17 @@ def cut(page):
     )
 
 
+def test_intervals_of_one_epoch_stand_side_by_side(visit, tmp_path):
+    page = visit(random_study(tmp_path, arms=3, seeds=6, epochs=1))
+
+    bars = page.locator("#curves .plot:visible svg g.mark-rule.role-mark line").evaluate_all(
+        "all => all.map(bar => bar.getBoundingClientRect()).map(box => [box.x, box.height])"
+    )
+
+    assert len({round(x) for x, _ in bars}) == 3
+    assert all(height > 5 for _, height in bars)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_names_are_text_in_figures_too(visit, tmp_path, width):
     tables = [with_shapes(records(arm, [0.9, 0.91, 0.93])) for arm in NAMES]
