@@ -49,6 +49,8 @@ def check_mechanism(table: pl.DataFrame) -> None:
     if not table.select(pl.all_horizontal(pl.col(MECHANISM).is_null() == pl.col(SITES).is_null()).all()).item():
         raise RecordError("it has only some of the columns of a mechanism")
     measured = table.filter(pl.col(SITES).is_not_null())
+    if measured.is_empty():
+        return
     sites, times = pl.col(SITES).list.len(), pl.col(TIMES).list.len()
     by_time = [pl.col(column).list.len() == times for column in COLUMN_OF.values()]
     by_site = [

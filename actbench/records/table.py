@@ -213,13 +213,17 @@ def check(table: pl.DataFrame) -> None:
     """
     labels = {name: dtype for name, dtype in NAMES.items() if name in table.columns}
     types = {**{name: column.type for name, column in COLUMNS.items()}, **labels}
-    for name in dict.fromkeys((*types, *table.columns)):
-        if table.schema.get(name) != types.get(name, "unknown"):
+    schema = table.schema
+    for name in dict.fromkeys((*types, *schema)):
+        if schema.get(name) != types.get(name, "unknown"):
             raise RecordError(f"its column {name} is not what actbench writes")
-        if name not in NULLABLE and table[name].null_count():
+    nulls = table.null_count().row(0, named=True)
+    for name in types:
+        if name not in NULLABLE and nulls[name]:
             raise RecordError(f"its column {name} lacks a value")
+    within = table.select(pl.col(name).is_between(*bounds).all() for name, bounds in BOUNDS.items()).row(0, named=True)
     for name, (least, most) in BOUNDS.items():
-        if not table[name].drop_nulls().is_between(least, most).all():
+        if not within[name]:
             raise RecordError(f"its column {name} has a value outside {least:,} to {most:,}")
     check_texts(table)
     check_lists(table)
