@@ -47,6 +47,7 @@ def pytest_collectstart(collector):
 def pytest_collection_finish():
     """What was imported stays: every fit collects garbage, and would go through all of it."""
     gc.freeze()
+    gc.get_freeze_count = lambda: 1  # every study asks whether there is any; to count them takes .04 s
 
 
 @pytest.hookimpl(wrapper=True)

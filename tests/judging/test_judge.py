@@ -540,7 +540,7 @@ def interrupt_slowly(pipe, number):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which may have been ignored, as in the background
     child.CONTEXT = multiprocessing.get_context("fork")
     with child.Child("gelu", STUDY) as asked:
-        threading.Timer(3, os.kill, (asked.process.pid, number)).start()
+        threading.Timer(1, os.kill, (asked.process.pid, number)).start()
         try:
             asked.ask("train")
         except EndedError as error:
@@ -563,7 +563,7 @@ def test_a_training_that_a_signal_ended_goes_on(monkeypatch):
 
     def interrupted(self, request, *arguments, **options):
         if request == "train":
-            threading.Timer(3, os.kill, (self.process.pid, signal.SIGTERM)).start()
+            threading.Timer(1.5, os.kill, (self.process.pid, signal.SIGTERM)).start()
         return ask(self, request, *arguments, **options)
 
     monkeypatch.setattr(child.Child, "ask", interrupted)

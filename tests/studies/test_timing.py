@@ -132,6 +132,12 @@ def test_rounds_in_which_others_use_the_machine_do_not_count(monkeypatch, watche
 # --- studies ---
 
 
+@pytest.fixture(autouse=True)
+def _short_warm_up(early_replay, monkeypatch):
+    """Fits that are timed record their steps early, too, and are timed from then on."""
+    monkeypatch.setattr(timing, "WARM_UP", 10)
+
+
 class Twin(nn.ReLU):
     """The baseline under another name."""
 
@@ -155,7 +161,7 @@ class Narrow(nn.ReLU):
         return super().forward(x)
 
 
-def timed_study(root, *activations, timing_s=0.5, **settings):
+def timed_study(root, *activations, timing_s=0.1, **settings):
     return study(root, activations=["relu", *activations], timing_s=timing_s, **settings)
 
 
@@ -227,7 +233,7 @@ def test_a_machine_that_others_use_says_nothing_of_time_and_is_tried_again(tmp_p
     busy = SimpleNamespace(share=lambda: 0.9)
     monkeypatch.setattr(timing, "fitting_clock", lambda device, threads: timing.WALL)
     monkeypatch.setattr(timing, "OtherProcesses", lambda: busy)
-    config = timed_study(tmp_path, "swish", timing_s=0.2)
+    config = timed_study(tmp_path, "swish")
 
     results, (line,) = run_study(config)
 
