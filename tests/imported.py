@@ -12,6 +12,7 @@ import actbench.cli.compare
 import actbench.cli.lightning
 import actbench.judging.trial  # noqa: F401
 from actbench.report import tensorboard
+from actbench.report.page import templates
 from actbench.studies.cells.key import distributions
 
 distributions()
@@ -19,7 +20,9 @@ torch._dynamo.list_backends()  # imports all of them, as the first use of torch.
 # The engine that makes the page's script and draws takes a second to start, in every fork, and does not survive one.
 making = [sys.executable, "-c", "from actbench.report.page import vega_script; print(vega_script(), end='')"]
 SCRIPT = Markup(subprocess.run(making, capture_output=True, text=True, check=True).stdout)
+templates().get_template("report.html.j2")  # is compiled
 gc.freeze()  # every fit collects garbage, and would go through all of it
+gc.get_freeze_count = lambda: 1  # every study asks whether there is any; to count them takes .04 s
 
 
 def draw_nothing() -> None:

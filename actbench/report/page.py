@@ -84,6 +84,21 @@ def page(results: StudyResults, *, name: str) -> str:
 
 def render_page(template: str, **values: Any) -> str:
     """A page in this program's look, from one of its templates."""
+    return (
+        templates()
+        .get_template(template)
+        .render(
+            version=__version__,
+            styles=packaged_text("report.css"),
+            tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
+            **values,
+        )
+    )
+
+
+@cache
+def templates() -> Environment:
+    """The templates of pages, each of which is compiled once."""
     environment = Environment(
         loader=PackageLoader("actbench.report"),
         autoescape=True,
@@ -92,12 +107,7 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["json"] = json_in_page
-    return environment.get_template(template).render(
-        version=__version__,
-        styles=packaged_text("report.css"),
-        tones={"ink": INK, "quiet": QUIET, "rule": RULE, "paper": PAPER, **VERDICTS},
-        **values,
-    )
+    return environment
 
 
 def packaged_text(name: str) -> Markup:

@@ -201,7 +201,9 @@ def test_schedules_are_checked_by_building_one():
 
 
 def test_an_import_that_fails_is_not_run_again_by_the_error(tmp_path, monkeypatch):
-    (tmp_path / "broken.py").write_text("with open('runs', 'a') as file: file.write('.')\nraise RuntimeError('two\\nlines')\n")
+    (tmp_path / "broken.py").write_text(
+        "with open('runs', 'a') as file: file.write('.')\nraise RuntimeError('two\\nlines')\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 

@@ -137,7 +137,7 @@ def cost_chart(name: str, rows: pl.DataFrame, title: str, results: StudyResults)
     tooltip = tooltips("arm", "busy", cost=".4g", accuracy=".2f")
     arms = alt.Chart(alt.NamedData(name))
     named, grey = arms.transform_filter("datum.named"), arms.transform_filter("!datum.named")
-    interval = {"x": x, "y": low, "y2": "high:Q"}
+    interval = {"x": x, "y": low, "y2": alt.Y2("high:Q")}
     return alt.layer(
         arms.transform_filter("datum.front")
         .mark_line(interpolate="step-after", color=QUIET.light, strokeDash=[2, 3], strokeWidth=1.5)

@@ -40,7 +40,7 @@ LEARNED = 5  # most shapes of an arm
 SHOWN = "indexof(arms, datum.arm) >= 0"  # a filter
 BAND = 0.16  # opacity
 MARKS = 6  # on a curve, so that arms are told apart without colour
-MARKED = alt.condition("datum.marked", alt.value(1), alt.value(0))
+MARKED = alt.OpacityValue(0, condition={"test": "datum.marked", "value": 1})
 ALONG = "along === 'seconds' ? datum.seconds : datum.epoch"
 SPREAD = 0.3  # of the bars of one epoch, in epochs
 WHOLE = alt.ExprRef("along === 'seconds' ? 0 : 1")  # epochs are whole
@@ -126,9 +126,9 @@ def curves_chart(name: str, rows: pl.DataFrame, column: str, results: StudyResul
     tooltip = tooltips("arm", "epoch", mean=".4g", low=".4g", high=".4g")
     bands = means.mark_rule(clip=clip, strokeWidth=2) if single else means.mark_area(clip=clip, opacity=BAND)
     return alt.layer(
-        bands.encode(x=x, y=low, y2="high:Q", color=lines["color"]),
+        bands.encode(x=x, y=low, y2=alt.Y2("high:Q"), color=lines["color"]),
         seeds.mark_line(clip=clip, strokeWidth=0.8, opacity=0.7)
-        .encode(x=x, y=y, detail="seed:N", tooltip=tooltips("arm", "seed"), **lines)
+        .encode(x=x, y=y, detail=alt.Detail("seed:N"), tooltip=tooltips("arm", "seed"), **lines)
         .properties(name="seeds"),
         means.mark_line(clip=clip, strokeWidth=2).encode(x=x, y=y, **lines).properties(name="means"),
         means.transform_filter("datum.marked || hover")
@@ -182,7 +182,7 @@ def tuning_chart(name: str, tuning: Tuning, results: StudyResults) -> Layers:
     rings = arms.transform_filter("datum.chosen").mark_point(size=200, shape="circle", opacity=1, strokeWidth=2.5)
     points = arms.mark_point(filled=True, opacity=1, size=40)
     return alt.layer(
-        arms.mark_area(opacity=BAND).encode(x=x, y=low, y2="high:Q", color=lines["color"]),
+        arms.mark_area(opacity=BAND).encode(x=x, y=low, y2=alt.Y2("high:Q"), color=lines["color"]),
         arms.mark_line(strokeWidth=2).encode(x=x, y=y, **lines).properties(name="means"),
         rings.encode(x=x, y=y, color=lines["color"]).properties(name="chosen"),
         points.encode(x=x, y=y, tooltip=tooltip, **marks).properties(name="marks"),
@@ -241,13 +241,15 @@ def shapes_chart(name: str, title: str, learned: bool, results: StudyResults) ->
     lines, marks = arm_channels(results, notes=["thin: as learned, a seed each"] if learned else [])
     arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
     x, y = alt.X("x:Q", title="x", scale=alt.Scale(nice=False)), alt.Y("y:Q", title=title)
-    width = alt.condition("datum.learned", alt.value(1.2), alt.value(2))
+    width = alt.StrokeWidthValue(2, condition={"test": "datum.learned", "value": 1.2})
     tooltip = tooltips("arm", *(["seed"] if learned else []), x=".3g", y=".3g")
     axes = alt.Chart(alt.InlineData([{}])).mark_rule(color=QUIET.light)
     return alt.layer(
         axes.encode(x=alt.X(datum=0, type="quantitative")),
         axes.encode(y=alt.Y(datum=0, type="quantitative")),
-        arms.mark_line().encode(x=x, y=y, detail="seed:N", strokeWidth=width, **lines).properties(name="shapes"),
+        arms.mark_line()
+        .encode(x=x, y=y, detail=alt.Detail("seed:N"), strokeWidth=width, **lines)
+        .properties(name="shapes"),
         arms.transform_filter("datum.marked || hover")
         .mark_point(filled=True, size=30)
         .encode(x=x, y=y, opacity=MARKED, tooltip=tooltip, **marks)

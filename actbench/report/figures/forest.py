@@ -128,7 +128,7 @@ def forest_chart(name: str, findings: Sequence[Finding], results: StudyResults, 
     )
     zero = alt.Chart(alt.InlineData([{}])).mark_rule(color=INK.light).encode(x=alt.X(datum=0, type="quantitative"))
     intervals = rows.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", scale=scale), x2="high:Q", y=rows_axis(number), stroke=stroke
+        x=alt.X("low:Q", scale=scale), x2=alt.X2("high:Q"), y=rows_axis(number), stroke=stroke
     )
     estimates = rows.mark_point(opacity=1, size=80).encode(
         x="estimate:Q",

@@ -107,7 +107,7 @@ def mechanism_chart(
     arms = alt.Chart(alt.NamedData(name)).transform_filter(SHOWN)
     tooltip = tooltips("arm", "site", "layer", "epoch", "seeds", mean=".4g", low=".4g", high=".4g")
     return alt.layer(
-        arms.mark_area(opacity=BAND).encode(x=x, y=low, y2="high:Q", color=lines["color"]),
+        arms.mark_area(opacity=BAND).encode(x=x, y=low, y2=alt.Y2("high:Q"), color=lines["color"]),
         arms.mark_line(strokeWidth=2).encode(x=x, y=y, **lines).properties(name="means"),
         arms.mark_point(filled=True, opacity=1, size=40)
         .encode(x=x, y=y, tooltip=tooltip, **marks)

@@ -68,7 +68,7 @@ def noise_chart(name: str, parts: pl.DataFrame) -> Layers:
     rows, number = alt.Chart(alt.NamedData(name)), len(parts)
     scale = alt.Scale(domain=[0, 1.05 * max(parts["high"])], nice=False)
     x = alt.X("low:Q", scale=scale, axis=alt.Axis(title="sd, percentage points"))
-    intervals = rows.mark_rule(strokeWidth=2, color=QUIET.light).encode(x=x, x2="high:Q", y=rows_axis(number))
+    intervals = rows.mark_rule(strokeWidth=2, color=QUIET.light).encode(x=x, x2=alt.X2("high:Q"), y=rows_axis(number))
     estimates = rows.mark_point(opacity=1, size=70, filled=True, color=INK.light).encode(
         x=alt.X("sd:Q", scale=scale),
         y=rows_axis(number, names="numbers", orient="right"),

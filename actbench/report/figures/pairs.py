@@ -123,9 +123,9 @@ def pairs_chart(name: str, rows: pl.DataFrame, sides: Sequence[str]) -> Layers:
     )
     lines = chart.mark_rule(clip=True, strokeWidth=0.6 if fine else 1.2, opacity=0.35 if fine else 1).encode(
         x=alt.X("baseline:Q", title="test accuracy, %", scale=scale),
-        x2="score:Q",
+        x2=alt.X2("score:Q"),
         y=rows_axis(count, "above:Q"),
-        y2="below:Q",
+        y2=alt.Y2("below:Q"),
         color=outcome,
         strokeDash=dash,
     )
