@@ -34,6 +34,7 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 collect_ignore = ["imported.py"]  # for the process that commands are forked from; it has no doctests
+count_frozen = gc.get_freeze_count
 os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as commands set it, for the processes that they are forked from
 
 
