@@ -82,7 +82,7 @@ def build_network(
     except OSError as error:
         raise ValueError(f"{name} could not be built: {error}; a download may have failed") from error
     except Exception as error:  # users' classes raise errors of any kind
-        unknown = foreign and not {"in_chans", "in_channels"} & set(getattr(network, "given", ()))
+        unknown = foreign and not {"in_chans", "in_channels", "input_shape"} & set(getattr(network, "given", ()))
         hint = "; it takes no in_chans or in_channels, so give it such inputs as it takes" if unknown else ""
         raise ValueError(f"{name} fails for inputs of shape {shape}: {' '.join(str(error).split())}{hint}") from error
     check_logits(

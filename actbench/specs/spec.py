@@ -256,7 +256,8 @@ class NetworkSpec(Spec):
     A class that takes ``activation``, ``input_shape`` and ``num_classes`` is given
     all three. Anything else that makes a network is foreign: activations are
     swapped into what it makes (`actbench.networks.build_network`), and it is given
-    the number of classes and of input channels where it takes them.
+    the number of classes and of input channels where it takes them, and the shape
+    of an input where it asks for ``input_shape``.
     """
 
     kind = "network"
@@ -266,10 +267,13 @@ class NetworkSpec(Spec):
 
     def __init__(self, value: Any) -> None:
         target, arguments = self._split(value)
-        accepts = accepted_names(self.find(target)[0])
+        made = self.find(target)[0]
+        accepts = accepted_names(made)
         self.foreign = not accepts.issuperset(OWN_ARGUMENTS)
         if self.foreign:
-            self.given = tuple(name for name in FOLLOWING if name in accepts and name not in arguments)
+            shape = parameters_of(made).get("input_shape")  # with a default, nobody knows which axes it has
+            following = [*FOLLOWING, *(["input_shape"] if shape and shape.default is shape.empty else [])]
+            self.given = tuple(name for name in following if name in accepts and name not in arguments)
         super().__init__(value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -279,8 +283,7 @@ class NetworkSpec(Spec):
         """
         classes = kwargs.get("num_classes")
         if self.foreign:
-            channels = kwargs.pop("input_shape")[0]
-            kwargs |= dict.fromkeys(CHANNELS, channels)
+            kwargs |= dict.fromkeys(CHANNELS, kwargs["input_shape"][0])
             kwargs = {name: value for name, value in kwargs.items() if name in self.given}
         if not self.pretrained:
             return super().__call__(*args, **kwargs)

@@ -522,6 +522,23 @@ def test_channels_and_classes_follow_from_the_data():
     assert swapped(Fixed)(torch.zeros(2, *SHAPE)).shape == (2, 5)
 
 
+class AsksForTheShape(Functional):
+    def __init__(self, num_classes, input_shape):
+        super().__init__(num_classes)
+        assert input_shape == SHAPE
+
+
+class HasAShape(Functional):
+    def __init__(self, num_classes, input_shape=(224, 224)):
+        super().__init__(num_classes)
+        assert input_shape == (224, 224)
+
+
+@pytest.mark.parametrize("network", [AsksForTheShape, HasAShape])
+def test_a_network_that_asks_for_the_shape_of_an_input_gets_it(network):
+    assert swapped(network)(torch.zeros(2, *SHAPE)).shape == (2, 5)
+
+
 def test_sites_are_for_networks_that_do_not_take_the_activation():
     with pytest.raises(ValueError, match="MLP takes the activation itself"):
         swapped("MLP", sites="all")
