@@ -52,14 +52,25 @@ def composed(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
 
 
 def assignment(end: Call, flow: Flow) -> tuple[Value, tuple[Call, ...]] | None:
-    """Root and calls of an activation that ends by assigning to a value where it is negative: ``x[x < 0] *= 0.1``."""
+    """Root and calls of an activation that ends by assigning to a value, or to zeros, where a condition on it holds.
+
+    Such are ``x[x < 0] *= 0.1`` and ``y[x > 0] = x[x > 0]``.
+    """
     target, mask = [*end.args[:2], None, None][:2]
+    if isinstance(mask, tuple) and not isinstance(mask, Value):  # indices, as nonzero(x < 0, as_tuple=True) gives them
+        found = flow.maker.get(mask[0]) if isinstance(mask[0], Value) else None
+        mask = found.inputs[0] if found is not None and found.base in ("nonzero", "where") else None
     if end.base not in ASSIGNMENTS or not isinstance(target, Value) or not isinstance(mask, Value):
         return None
-    same = [value for value in flow.chain(target) if value in flow.chain(mask)]
-    if not same or flow.trace.tensors[mask].dtype != torch.bool or target not in flow.data(end):
+    first: Any = target
+    while (maker := flow.maker.get(first)) is not None and maker.base in ASSIGNMENTS:
+        first = maker.args[0]
+    zeros = [maker] if maker is not None and maker.base == "zeros_like" else []
+    starts = zeros[0].inputs if zeros else flow.chain(target) if target in flow.data(end) else ()
+    same = [value for value in flow.chain(mask) if value in starts]
+    if not same or flow.trace.tensors[mask].dtype != torch.bool:
         return None
-    calls = flow.between(same[0], end)
+    calls = [*zeros, *flow.between(same[0], end)]
     made = {same[0], *(value for call in calls for value in call.outputs)}
     others = any(value not in made for call in calls for value in flow.data(call))
     if others or any(is_weighted(call, flow.trace) for call in calls):
@@ -245,5 +256,6 @@ def replayed(x: Tensor, root: Value, calls: Iterable[Call], trace: Trace, *, lik
             function = function.apply
         output = function(*args, **kwargs)
         output = args[0] if output is None and call.in_place else output  # an assignment to elements
-        known |= dict.fromkeys(call.outputs, output)
+        several = isinstance(output, tuple | list) and len(output) == len(call.outputs)
+        known |= zip(call.outputs, output if several else [output] * len(call.outputs), strict=True)
     return output

@@ -103,10 +103,33 @@ def multiplied_where_negative(x):
     return x
 
 
+def copied_where_positive(x):
+    y = torch.zeros_like(x)
+    y[x > 0] = x[x > 0]
+    return y
+
+
+def assigned_in_two_parts(x):
+    y, positive = torch.zeros_like(x), x > 0
+    y[positive] = x[positive]
+    y[~positive] = 0.1 * x[~positive]
+    return y
+
+
+def assigned_by_index(x):
+    y, places = x.clone(), torch.nonzero(x < 0, as_tuple=True)
+    y[places] = 0.1 * y[places]
+    return y
+
+
 RELUS = {  # of one kind, or leaky
     "an assignment": assigned,
     "an assignment to a copy": assigned_to_a_copy,
     "a factor where it is negative": multiplied_where_negative,
+    "an assignment to zeros": copied_where_positive,
+    "two assignments to zeros": assigned_in_two_parts,
+    "an assignment by index": assigned_by_index,
+    "an assignment where": lambda x: x.index_put(torch.where(x < 0), torch.zeros(())),
     "masked_scatter": lambda x: x.masked_scatter(x < 0, torch.zeros_like(x)),
     "fmax": lambda x: torch.fmax(x, torch.zeros_like(x)),
     "max": lambda x: torch.max(x, torch.zeros_like(x)),
@@ -145,12 +168,20 @@ def input_where_negative(net, x):
     return y
 
 
+def another_where_positive(net, x):
+    y, z = net.b(x), net.c(x)
+    w = torch.zeros_like(y)
+    w[y > 0] = z[y > 0]
+    return w
+
+
 BRANCHES = {  # what joins them, and the number of activations in the network
     "a residual": (lambda net, x: x + F.relu(x), 2),
     "the larger of two layers": (lambda net, x: torch.max(net.b(x), net.c(x)), 1),
     "the largest": (lambda net, x: x - x.max(1, keepdim=True)[0], 1),
     "a mask of zeros in attention": (lambda net, x: (s := net.b(x).tril()).masked_fill(s == 0, -1e9), 1),
     "another layer where one is negative": (other_where_negative, 1),
+    "another layer on zeros": (another_where_positive, 1),
     "a residual where one is negative": (input_where_negative, 1),
     "a mask of others": (lambda net, x: net.b(x).masked_fill(net.c(x) < 0, 0.0), 1),
 }
