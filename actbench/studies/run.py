@@ -189,6 +189,8 @@ def train_until_clear(
             table = read_wanted(study, wanted, context.progress.say)
             if len(table):
                 write_records(study.folder / RECORDS, table)
+        if not len(table):
+            raise StudyError("none of the records that were just written can be read; the lines above say why")
         following = next_look(study, question, wanted, table)
         if following == wanted:
             return wanted

@@ -23,7 +23,7 @@ from actbench.training import checkpoints, device, preflight, transfer
 from actbench.training.callbacks import for_replicates
 from actbench.training.engines import make_engine
 from actbench.training.mechanism import Mechanism
-from actbench.training.metrics import Ensemble, MeanLoss, Scores, gather, summary_statistics
+from actbench.training.metrics import Ensemble, MeanLoss, Scores, at_least_single, gather, summary_statistics
 from actbench.training.predictions import Prediction
 
 RELU = ActivationSpec("relu")
@@ -304,7 +304,7 @@ class Classifier(LightningModule):
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
         images, labels, rows = read_batch(batch, self.batch_keys)
-        probabilities = self._logits(images).softmax(2).cpu()
+        probabilities = at_least_single(self._logits(images)).softmax(2).cpu()
         return Prediction(None if rows is None else rows.cpu(), None if labels is None else labels.cpu(), probabilities)
 
     @override

@@ -1,6 +1,7 @@
 """Metrics: loss, accuracy and calibration of each replicate, and of their ensemble."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -13,10 +14,25 @@ from typing_extensions import override
 BINS = 15  # of confidence, for the calibration error
 
 
-class MeanLoss(Metric):
-    """Mean loss of each replicate over its rows, in nats."""
+def at_least_single(values: Tensor) -> Tensor:
+    """The values in single precision, unless they have more: in half of it, a sum over many rows stops growing."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+class Sums(Metric):
+    """A metric whose sums keep single precision at least, whatever precision the network has."""
 
     full_state_update = False
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
+        result: Self = super()._apply(lambda values: at_least_single(fn(values)), *args, **kwargs)
+        return result
+
+
+class MeanLoss(Sums):
+    """Mean loss of each replicate over its rows, in nats."""
+
     total: Tensor
     rows: Tensor
 
@@ -28,7 +44,7 @@ class MeanLoss(Metric):
     @override
     def update(self, means: Float[Tensor, " replicates"], rows: int, active: Bool[Tensor, " replicates"]) -> None:
         """Add the mean losses of a batch with this number of rows, for active replicates only."""
-        self.total += torch.where(active, means * rows, 0)
+        self.total += torch.where(active, at_least_single(means) * rows, 0)
         self.rows += active * rows
 
     @override
@@ -36,7 +52,7 @@ class MeanLoss(Metric):
         return self.total / self.rows
 
 
-class Scores(Metric):
+class Scores(Sums):
     """Mean loss in nats, accuracy, and expected calibration error over 15 bins of confidence, for each replicate.
 
     ``labels`` counts the rows of each class.
@@ -45,7 +61,6 @@ class Scores(Metric):
         Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, ICML, equation 3.
     """
 
-    full_state_update = False
     rows: Tensor
     loss: Tensor
     confidence: Tensor
@@ -66,7 +81,7 @@ class Scores(Metric):
         logits: Float[Tensor, "replicates batch classes"],
         labels: Int64[Tensor, "*replicates batch"],
     ) -> None:
-        labels = labels.expand(logits.shape[:2])
+        logits, labels = at_least_single(logits), labels.expand(logits.shape[:2])
         loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         confidence, predicted = logits.softmax(2).max(2)
         boundaries = torch.linspace(0, 1, BINS + 1, device=logits.device, dtype=confidence.dtype)[1:-1]
@@ -108,6 +123,7 @@ class Ensemble:
         if rows is None:
             rows = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2]) + self.next_row
             self.next_row += logits.shape[1]
+        logits = at_least_single(logits)
         valid = ~logits.isnan().any(2)
         labels = labels.expand(valid.shape)
         self.batches.append((rows[valid].cpu(), labels[valid].cpu(), logits[valid].softmax(1).cpu()))

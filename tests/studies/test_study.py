@@ -586,3 +586,11 @@ def wanted_of(config):
     """A study, and all that it wants."""
     asked = Study.of(config)
     return asked, [Wanted(entry, asked.seeds) for entry in planned_cells(asked)]
+
+
+def test_a_study_whose_records_cannot_be_read_ends_in_a_line(tmp_path):
+    def impossible(task):
+        return Ran()(task).with_columns(test_accuracy=pl.lit(1.5))
+
+    with pytest.raises(StudyError, match="none of the records that were just written can be read"):
+        compare(study(tmp_path), work=impossible, progress=Lines())

@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from torch import nn
+from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from actbench.data import FakeImages
+from actbench.training.classifier import Classifier
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, summary_statistics
 
 
@@ -88,3 +93,31 @@ def test_spread_is_numpys_over_what_is_finite():
     assert of == {"mean": values.mean(), "sd": values.std(ddof=1), "min": 0.5, "max": 1.0}
     assert summary_statistics(torch.tensor([0.5]))["sd"] == 0
     assert np.isnan(list(summary_statistics(torch.tensor([torch.nan])).values())).all()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_scores_in_half_precision_count_every_row(tmp_path, precision):
+    data = FakeImages(rows=10_000, batch_size=1, replicates=2)
+    model = Classifier("relu", "MLP", replicates=2, input_shape=(1, 8, 8), num_classes=10)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(precision=precision, default_root_dir=tmp_path, **options)
+
+    trainer.test(model, data, verbose=False)
+    predictions = trainer.predict(model, data)
+
+    probabilities, labels = (torch.cat(column, 1) for column in list(zip(*predictions, strict=True))[:0:-1])
+    assert labels.shape[1] > 1000  # bfloat16 counts to 256, and float16 to 2048
+    hits = (probabilities.argmax(2) == labels).sum(1)
+    assert model.evaluated["test/acc"].tolist() == pytest.approx((hits / labels.shape[1]).tolist(), abs=1e-6)
+    losses = [cross_entropy(own.log(), truth) for own, truth in zip(probabilities, labels, strict=True)]
+    assert model.evaluated["test/loss"].tolist() == pytest.approx([loss.item() for loss in losses], rel=1e-4)
+
+
+def test_losses_of_training_in_half_precision_are_summed_in_more():
+    mean = nn.ModuleList([MeanLoss(1)]).to(torch.bfloat16)[0]
+
+    for _ in range(3000):
+        mean.update(torch.tensor([0.5], dtype=torch.bfloat16), 1, torch.tensor([True]))
+
+    assert mean.rows.item() == 3000
+    assert mean.compute().item() == 0.5
