@@ -49,6 +49,7 @@ from actbench.training.callbacks import (
     EpochLines,
     Interruption,
     LastCheckpoint,
+    MixingWatch,
     ReplicateBar,
     RunFolder,
     RunLogger,
@@ -153,7 +154,7 @@ class CommandCLI(BenchCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         logger = self._run_logger()
         config_text = f"# {library_versions()}\n{dump_yaml(self.canonical)}"  # a fit of it starts afresh
-        callbacks += [RunFolder(config_text, logger), Interruption(report_interruption)]
+        callbacks += [RunFolder(config_text, logger), Interruption(report_interruption), MixingWatch(report_mixing)]
         if config.enable_checkpointing is not False:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
         if plain_lines:
@@ -359,6 +360,15 @@ def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
     config = shown_path(checkpoint.parent.parent / "config.yaml")
     command = f"{shown_program()} fit --config {config} --ckpt_path {shown_path(checkpoint)}"
     print(f"interrupted in epoch {trainer.current_epoch + 1}; to go on: {command}", file=sys.stderr)
+
+
+def report_mixing(callback: str) -> None:
+    """Say that a callback may mix the replicates of a fit."""
+    print(
+        f"{callback} changes weights or gradients of all seeds at once: what it takes over whole tensors or over all "
+        "parameters, such as a norm, mixes the seeds; `compare` trains each alone, and so does --model.replicates 1",
+        file=sys.stderr,
+    )
 
 
 def quieten() -> None:

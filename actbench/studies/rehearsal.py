@@ -15,17 +15,21 @@ from typing_extensions import override
 from actbench.data import read_batch
 from actbench.networks import calls_activation, network_name
 from actbench.specs import one_line, without
-from actbench.studies.cells import Cell, ChosenEngine, kind_of, run_cell
+from actbench.studies.cells import Cell, ChosenEngine, callbacks_of, kind_of, run_cell
 from actbench.studies.definition import StudyError
 from actbench.studies.executors import FULL
 from actbench.studies.grid import short_name
 from actbench.studies.plan import Plan
 from actbench.training import preflight
+from actbench.training.callbacks import MixingWatch
 from actbench.training.classifier import Classifier
 
 
 def rehearse(
-    plan: Plan, say: Callable[[str], None], engines: dict[str, ChosenEngine] | None = None
+    plan: Plan,
+    say: Callable[[str], None],
+    engines: dict[str, ChosenEngine] | None = None,
+    mixing: set[str] | None = None,
 ) -> dict[str, float]:
     """Train, validate and test one batch of every arm on each dataset and network of the missing cells.
 
@@ -33,8 +37,9 @@ def rehearse(
         plan: What a study wants.
         say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
             can train, for a network that activations are swapped into, for weights that were loaded from a file or
-            scaled, and for running statistics that will not settle.
+            scaled, for running statistics that will not settle, and for callbacks that would mix seeds.
         engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
+        mixing: Gets the callbacks, as text, of cells of which one changes weights or gradients; see `MixingWatch`.
 
     Returns:
         Optimiser steps of an epoch by the cell's hash; NaN if the number of batches is not known.
@@ -42,7 +47,7 @@ def rehearse(
     Raises:
         StudyError: A cell cannot run.
     """
-    engines = {} if engines is None else engines
+    engines, mixing = {} if engines is None else engines, set() if mixing is None else mixing
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
     say_once = without_repeats(say)  # with a tuned setting, each arm comes at several values
     one_by_one = set[str]()  # kinds of cells of which that was said
@@ -51,18 +56,12 @@ def rehearse(
     for cell in plan.missing:
         if cell.hash in epoch_steps:
             continue
-        kind = kind_of(cell)
-        watch = Rehearsal(cell)
-        network = short_name(cell.config["model"]["network"])
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                run_cell(shortened(cell), Path(folder, "rehearsal"), [watch])
-        except Exception as error:  # of any kind, in the user's code
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise
-            hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
-            raise StudyError(f"{names[cell.hash]} in {network}: {one_line(error)}{hint}") from error
+        kind, network = kind_of(cell), short_name(cell.config["model"]["network"])
+        watch = rehearse_cell(cell, f"{names[cell.hash]} in {network}")
         epoch_steps[cell.hash] = watch.epoch_steps
+        for name in watch.mixing:
+            mixing.add(callbacks_of(cell))
+            say_once(f"{name} changes weights or gradients, so that each seed is trained alone")
         for line in watch.start:
             say_once(line)
         if watch.swap:
@@ -78,6 +77,20 @@ def rehearse(
             say_once(f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}")
         alike.append((cell, watch.outputs))
     return epoch_steps
+
+
+def rehearse_cell(cell: Cell, title: str) -> "Rehearsal":
+    """What a cell does with one batch of each part; a StudyError, which begins with the title, if it cannot run."""
+    watch = Rehearsal(cell)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run_cell(shortened(cell), Path(folder, "rehearsal"), [watch, MixingWatch(watch.mixing.append)])
+    except Exception as error:  # of any kind, in the user's code
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
+        raise StudyError(f"{title}: {one_line(error)}{hint}") from error
+    return watch
 
 
 def without_repeats(say: Callable[[str], None]) -> Callable[[str], None]:
@@ -123,6 +136,7 @@ class Rehearsal(Callback):
         self.settings = cell.config["trainer"]
         self.inputs = self.outputs = torch.empty(0)
         self.epoch_steps = math.nan
+        self.mixing: list[str] = []  # callbacks that would mix seeds
         self.start: Sequence[str] = ()  # what was loaded, scaled, and will not settle, in lines
 
     @override

@@ -88,7 +88,7 @@ def compare(
         context.progress.say(question_on_margin)
     for line in filter(None, (entry.parameters for entry in compared)):
         context.progress.say(line)
-    rehearse(plan, context.progress.say, context.engines)
+    rehearse(plan, context.progress.say, context.engines, context.mixing)
     add_recorded_engines(study, compared, context)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
@@ -230,7 +230,7 @@ def pilot(study: Study) -> pl.DataFrame:
     study = replace(study, mechanism=False)  # a plan needs scores alone
     context = make_context(study)
     wanted = [Wanted(entry, seeds) for entry in planned_cells(study)]
-    rehearse(make_plan(study, wanted), context.progress.say, context.engines)
+    rehearse(make_plan(study, wanted), context.progress.say, context.engines, context.mixing)
     with context.progress, context.executor:
         run_wanted(study, wanted, context, what="the pilot")
         return read_wanted(study, wanted, context.progress.say)
@@ -244,4 +244,4 @@ def make_context(study: Study, progress: Progress | None = None, work: Work | No
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return RunContext(executor, progress, work, [], PlanCache(), {})
+    return RunContext(executor, progress, work, [], PlanCache(), {}, set())

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,13 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 
 from actbench.records import Store
-from actbench.studies.cells import Cell, ChosenEngine, run_cell, with_engine
+from actbench.studies.cells import Cell, ChosenEngine, callbacks_of, run_cell, with_engine
 from actbench.studies.definition import Study
 from actbench.studies.executors import Executor, Failure
 from actbench.studies.grid import PlanCache, short_name
 from actbench.studies.plan import Plan, Wanted, make_plan, read_wanted, study_store
 from actbench.studies.progress import Progress
-from actbench.training.callbacks import CheckpointCopy
+from actbench.training.callbacks import CheckpointCopy, MixingWatch
 
 Work = Callable[[tuple[Cell, Path]], pl.DataFrame]
 SHOWN = 300  # most characters of a failure's message
@@ -43,6 +44,7 @@ class RunContext(NamedTuple):
     troubles: list[str]  # cells that were tried again or failed, and why
     known: PlanCache
     engines: dict[str, ChosenEngine]  # by the kind of cell; see `rehearse`
+    mixing: set[str]  # callbacks, as text, that would mix seeds; see `rehearse`
 
 
 def run_wanted(
@@ -58,7 +60,13 @@ def run_wanted(
         total = sum(len(seeds) for _, seeds in wanted)
         rest = "" if plan.missing else "; nothing was missing"
         context.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
-    plan = plan._replace(missing=[with_engine(cell, context.engines) for cell in plan.missing])
+    cells = list[Cell]()
+    for cell in plan.missing:
+        alone = callbacks_of(cell) in context.mixing
+        cells += [replace(cell, seeds=range(seed, seed + 1)) for seed in cell.seeds] if alone else [cell]
+    if context.mixing:
+        cells.sort(key=lambda cell: cell.seeds[0])  # so that arms still take turns
+    plan = plan._replace(missing=[with_engine(cell, context.engines) for cell in cells])
     failures = run_missing(study, plan, context) if plan.missing else []
     if failures:
         raise MissingError(failures, what)
@@ -74,11 +82,20 @@ def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints
         if progress:
             progress.epoch(name, trainer.current_epoch + 1, trainer.max_epochs)
 
-    table = run_cell(cell, folder, [LambdaCallback(on_train_epoch_end=show_epoch)], copy=copy)
+    added = [LambdaCallback(on_train_epoch_end=show_epoch), MixingWatch(refuse_late)]
+    table = run_cell(cell, folder, added, copy=copy)
     shutil.rmtree(folder, ignore_errors=True)
     if copy:
         copy.remove()
     return table
+
+
+def refuse_late(callback: str) -> None:
+    """Raise a ValueError for a callback whose first change of weights or gradients the rehearsal did not see."""
+    raise ValueError(
+        f"{callback} changes weights or gradients of several seeds at once, and did not in the first step: let it do "
+        "so there, too, if only by a factor of 1, and each seed is trained alone"
+    )
 
 
 def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:

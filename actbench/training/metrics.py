@@ -1,12 +1,13 @@
 """Metrics: loss, accuracy and calibration of each replicate, and of their ensemble."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from pytorch_lightning import Trainer
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import cross_entropy, one_hot
 from torchmetrics import Metric
 from typing_extensions import override
@@ -19,18 +20,17 @@ def at_least_single(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-class Sums(Metric):
+class SummedMetric(Metric):
     """A metric whose sums keep single precision at least, whatever precision the network has."""
 
     full_state_update = False
 
     @override
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        result: Self = super()._apply(lambda values: at_least_single(fn(values)), *args, **kwargs)
-        return result
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Module:
+        return super()._apply(lambda values: at_least_single(fn(values)), *args, **kwargs)
 
 
-class MeanLoss(Sums):
+class MeanLoss(SummedMetric):
     """Mean loss of each replicate over its rows, in nats."""
 
     total: Tensor
@@ -52,7 +52,7 @@ class MeanLoss(Sums):
         return self.total / self.rows
 
 
-class Scores(Sums):
+class Scores(SummedMetric):
     """Mean loss in nats, accuracy, and expected calibration error over 15 bins of confidence, for each replicate.
 
     ``labels`` counts the rows of each class.

@@ -72,6 +72,11 @@ def kind_of(cell: Cell) -> str:
     return records.json_text([cell.config["data"], cell.digest, cell.config["model"]["network"]])
 
 
+def callbacks_of(cell: Cell) -> str:
+    """The callbacks in a cell's config, as JSON."""
+    return records.json_text(cell.config["trainer"].get("callbacks"))
+
+
 class ChosenEngine(NamedTuple):
     """The engine of a kind of cell, why it was chosen, and whether its steps are compiled."""
 

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,8 @@ class LastCheckpoint(EpochCheckpoint):
 class BestCheckpoint(EpochCheckpoint):
     """``best.ckpt``: each replicate's weights from when its own ``val/loss`` was lowest.
 
-    Replicates may be from different epochs, so no fit can resume from it.
+    Replicates may be from different epochs, so no fit can resume from it. There is
+    none of a network whose weights get other names meanwhile, as pruned ones do.
     """
 
     name = "best.ckpt"
@@ -138,6 +139,7 @@ class BestCheckpoint(EpochCheckpoint):
         self.epoch: Tensor | None = None
         self.weights: dict[str, Tensor] = {}
         self.validated: dict[str, Tensor] = {}
+        self.names: Collection[str] = ()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -149,6 +151,7 @@ class BestCheckpoint(EpochCheckpoint):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.names = pl_module.engine.state_dict().keys()
         if self.loss is not None:
             losses = torch.zeros(len(pl_module.seeds))
             expected = {"loss": losses, "epoch": losses.long(), "weights": pl_module.engine.state_dict()}
@@ -165,6 +168,10 @@ class BestCheckpoint(EpochCheckpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         loss = pl_module.evaluated["val/loss"]
+        if self.validated.keys() != self.names:  # pruned, say: a checkpoint of such weights could not be loaded
+            self.weights = {}
+            self.path.unlink(missing_ok=True)
+            return
         if self.loss is None or self.epoch is None:
             self.loss, self.epoch = torch.full_like(loss, torch.inf), torch.full(loss.shape, -1)
             self.weights = {name: value.clone() for name, value in self.validated.items()}

@@ -1,0 +1,77 @@
+"""Callbacks of others that change weights or gradients of several replicates at once."""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from itertools import zip_longest
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelPruning
+from torch import Tensor
+from typing_extensions import override
+
+HOOKS = [name for name in vars(Callback) if name.startswith("on_") and "checkpoint" not in name]
+STEPWISE = ("batch", "backward", "step", "zero_grad")  # parts of the names of hooks that run at each step
+HARMLESS = ("actbench.", "pytorch_lightning.", "lightning.")  # packages whose callbacks change neither, but for pruning
+
+
+class MixingWatch(Callback):
+    """Finds callbacks that change weights or gradients in a fit of several replicates.
+
+    They see those of all replicates at once. What they take over whole tensors or
+    over all parameters, such as a norm, a mean or a rank, then mixes the
+    replicates. What they do to single elements does not, but cannot be told from it.
+
+    Args:
+        tell: Called with the name of each such callback's class after its first change.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self.told = set[str]()
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if stage != "fit" or len(pl_module.seeds) == 1:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            cls = type(callback)
+            if cls.__module__.startswith(HARMLESS) and not isinstance(callback, ModelPruning):
+                continue
+            for name in HOOKS:
+                if getattr(cls, name) is not getattr(Callback, name):
+                    setattr(callback, name, self._watched(callback, name, pl_module))
+
+    def _watched(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
+        """A hook that tells if it changes anything; at each step after the first, by torch's own count of changes."""
+        hook, cls, deep = getattr(callback, name), type(callback).__name__, True
+
+        @wraps(hook)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            nonlocal deep
+            if cls in self.told:
+                return hook(*args, **kwargs)
+            before = [(tensor, tensor._version, tensor.clone() if deep else None) for tensor in changeable(module)]
+            deep = not any(part in name for part in STEPWISE)
+            result = hook(*args, **kwargs)
+            if any(has_changed(*pair) for pair in zip_longest(before, changeable(module))):
+                self.told.add(cls)
+                self.tell(cls)
+            return result
+
+        return watched
+
+
+def changeable(module: LightningModule) -> Iterator[Tensor]:
+    """Weights, statistics and gradients."""
+    yield from (tensor.detach() for tensor in (*module.parameters(), *module.buffers()))
+    yield from (parameter.grad for parameter in module.parameters() if parameter.grad is not None)
+
+
+def has_changed(before: tuple[Tensor, int, Tensor | None] | None, after: Tensor | None) -> bool:
+    """Whether a tensor was replaced or changed; one that is gone, as a gradient that is not wanted, was not."""
+    if before is None or after is None:
+        return before is None
+    tensor, version, values = before
+    same = tensor.data_ptr() == after.data_ptr() and after._version == version
+    return not same or (values is not None and not bool(((values == after) | values.isnan()).all()))

@@ -1,0 +1,112 @@
+"""Callbacks of users that see all seeds at once, and would mix them."""
+
+import polars as pl
+import pytest
+import torch
+from pytorch_lightning import Callback
+from small_studies import Lines, study
+
+from actbench.cli.main import main
+from actbench.studies import MissingError, compare
+
+ALONE = "so that each seed is trained alone"
+
+
+class ClipNorm(Callback):
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        torch.nn.utils.clip_grad_norm_(pl_module.parameters(), 0.05)
+
+
+class MaxNorm(Callback):
+    """Past autograd, as much code does it, which torch does not count as a change."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        for parameter in pl_module.parameters():
+            parameter.data.mul_(min(1.0, 0.5 / parameter.data.norm().item()))
+
+
+class Late(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            for parameter in pl_module.parameters():
+                parameter.data.sub_(parameter.data.mean())
+
+
+class Reads(Callback):
+    """Changes neither weights nor gradients, but what reads them, and the learning rate."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.norm = sum(parameter.grad.norm() for parameter in pl_module.parameters())
+        optimizer.param_groups[0]["lr"] *= 0.99
+        pl_module.zero_grad(set_to_none=False) if self.norm < 0 else None
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        for parameter in pl_module.parameters():
+            parameter.grad = None
+
+
+def trained(root, callback, replicates):
+    config = study(root, replicates=replicates)
+    config["trainer"]["callbacks"] = {"class_path": f"test_mixing.{callback.__name__}"}
+    lines = Lines()
+    table = compare(config, progress=lines).table
+    return table.sort("arm", "seed").select("arm", "seed", "test_loss", "val_loss"), lines.said
+
+
+@pytest.mark.parametrize("callback", [ClipNorm, MaxNorm])
+def test_a_callback_that_takes_norms_sees_each_seed_alone(tmp_path, callback):
+    few, said = trained(tmp_path / "a", callback, 1)
+    more, said_of_more = trained(tmp_path / "b", callback, 3)
+    grown, _ = trained(tmp_path / "a", callback, 3)
+
+    assert more.filter(pl.col("seed") == 0).equals(few)
+    assert grown.equals(more)
+    assert [line for line in said_of_more if ALONE in line] == [
+        f"{callback.__name__} changes weights or gradients, {ALONE}"
+    ]
+    assert not any(ALONE in line for line in said)  # there is no other seed
+
+
+def test_a_callback_that_changes_neither_weights_nor_gradients_leaves_seeds_together(tmp_path):
+    _, said = trained(tmp_path, Reads, 3)
+
+    assert not any(ALONE in line for line in said)
+    assert len([line for line in said if "seeds 0-2" in line]) == 2
+
+
+def test_a_change_that_the_rehearsal_did_not_see_ends_the_cell(tmp_path):
+    with pytest.raises(MissingError) as error:
+        trained(tmp_path, Late, 3)
+
+    assert "Late changes weights or gradients of several seeds at once, and did not in the first step" in str(
+        error.value.failures
+    )
+
+
+@pytest.mark.parametrize(("replicates", "said"), [("1", False), ("3", True)])
+def test_a_fit_of_several_seeds_says_that_a_callback_may_mix_them(tmp_path, monkeypatch, capsys, replicates, said):
+    monkeypatch.chdir(tmp_path)
+    words = "--data FakeImages --model.network MLP --trainer.max_epochs 1 --trainer.accelerator cpu"
+
+    fit = ["fit", *words.split(), "--trainer.callbacks", "test_mixing.ClipNorm", "--model.replicates", replicates]
+    assert main(fit) == 0
+
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ClipNorm changes")]
+    assert len(lines) == said
+    assert all("--model.replicates 1" in line for line in lines)
+
+
+def test_a_pruned_network_is_trained_and_scored(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "--data FakeImages --model.network MLP --trainer.max_epochs 2 --trainer.accelerator cpu --trainer.callbacks "
+    )
+    words += "ModelPruning --trainer.callbacks.pruning_fn l1_unstructured --trainer.callbacks.amount 0.5"
+
+    assert main(["fit", *words.split()]) == 0
+    (last,) = tmp_path.rglob("checkpoints/*")  # which has no best.ckpt
+    assert main(["validate", "--ckpt_path", str(last)]) == 0
+
+    weights = [value for name, value in torch.load(last)["state_dict"].items() if name.endswith("weight")]
+    zeros = sum((value == 0).sum().item() for value in weights)
+    assert 0.7 < zeros / sum(value.numel() for value in weights) < 0.8  # half, and half of the rest
