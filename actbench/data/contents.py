@@ -8,12 +8,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Int64
+from lightning_fabric.utilities.data import sized_len
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from actbench.data.batches import as_bytes
 
 MAX_HASHED = 2**29  # bytes; larger sets of files are identified by their names, sizes and times
+DEFAULT_SIZE = 32  # of batches of all rows, where a user's sampler of batches names none
 
 
 class Contents(NamedTuple):
@@ -61,6 +74,38 @@ def has_plain_targets(dataset: Any) -> bool:
         getattr(dataset, "samples", None)
     )
     return hasattr(dataset, "targets") and has_images and not transformed
+
+
+def loader_of_all_rows(loader: Any) -> DataLoader[Any] | None:
+    """A loader of all rows of a map-style dataset; None if the given one yields the same rows in each epoch."""
+    count = sized_len(loader.dataset) if isinstance(loader, DataLoader) else None
+    if not count or isinstance(loader.dataset, IterableDataset):
+        return None
+    drawn: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    batched = type(drawn) is BatchSampler
+    rows = drawn.sampler if batched else drawn
+    if type(rows) in (SequentialSampler, list, tuple, range):
+        return None
+    shuffled = type(rows) is RandomSampler and not rows.replacement and rows.num_samples >= len(rows.data_source)
+    shuffled = shuffled or type(rows) is SubsetRandomSampler
+    if shuffled and not (batched and drawn.drop_last and len(rows) % drawn.batch_size):
+        return None
+    size = getattr(drawn, "batch_size", None) or DEFAULT_SIZE
+    # The last batch is filled with the first rows: the user's code may rely on drop_last for batches of one size.
+    batches = [[row % count for row in range(first, first + size)] for first in range(0, count, size)]
+    if loader.batch_sampler is not None:
+        how: dict[str, Any] = {"batch_sampler": batches}
+    else:  # the dataset itself makes batches, or holds them
+        how = {"batch_size": None, "sampler": batches if hasattr(drawn, "batch_size") else range(count)}
+    return DataLoader(
+        loader.dataset,
+        **how,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+    )
 
 
 def sources_hash(

@@ -29,7 +29,7 @@ from actbench.data.batches import (
     type_name,
     unwrapped_loader,
 )
-from actbench.data.contents import files_hash, joint_hash, known_contents, sources_hash
+from actbench.data.contents import files_hash, joint_hash, known_contents, loader_of_all_rows, sources_hash
 from actbench.data.images import DataError
 from actbench.data.rows import Batch
 from actbench.seeding import unchanged_generators
@@ -103,10 +103,14 @@ class Scout:
                     raise DataError(f"the {part} part has the label {label}, and there are {classes} classes")
 
     def digest(self) -> str:
-        """Hash of what the loaders yield in the first epoch, the same in every process."""
+        """Hash of what the loaders yield in the first epoch, and of all training rows if later ones may yield others.
+
+        It is the same in every process.
+        """
         cached_hash = cache(files_hash)  # parts may share files
         summaries = [self.summary(part) for part in PARTS]
-        return joint_hash(*(joint_hash(s.read, sources_hash(s.sources, cached_hash)) for s in summaries)).hex()[:32]
+        parts = [joint_hash(s.read, sources_hash(s.sources, cached_hash)) for s in summaries]
+        return joint_hash(*parts, *self._all_rows()).hex()[:32]
 
     def loader(self, part: str) -> Any:
         """The loader of a part; DataError if there is none, or more than one."""
@@ -140,14 +144,10 @@ class Scout:
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
         digests = list[bytes]()
         limit = MAX_UNSIZED + 1 if sized_len(loader) is None else None
-        patience = time.monotonic() + PATIENCE_S
-        for batch in islice(self._read(part, loader), SAMPLED if known else limit):
+        for batch in islice(told(self._read(part, loader), title), SAMPLED if known else limit):
             labels.append(cast(Tensor, batch.labels))
             shapes[tuple(batch.inputs.shape[1:])] = None
             digests.append(batch_digest(batch))
-            if time.monotonic() > patience:
-                patience = math.inf
-                rank_zero_info(f"reading all of {title} to check it")
         rows: list[Any] = []
         if known:
             KeyedBatches(loader, part, self.data, None).seed(0)
@@ -171,6 +171,22 @@ class Scout:
         bounds = int(all_labels.min()), int(all_labels.max())
         return PartSummary([*shapes], bounds, joint_hash(*digests, repr(rows).encode()), known.sources if known else ())
 
+    def _all_rows(self) -> list[bytes]:
+        """Hashes of all training rows, if the first epoch may leave out some that a later one yields."""
+        loader, title, digests = self.loader("train"), f"the train part of {self.name}", list[bytes]()
+        all_rows = None if known_contents(loader) else loader_of_all_rows(loader)
+        if all_rows is not None:
+            try:
+                with unchanged_generators(), attached_trainer(self.data, "train"):
+                    for batch in told(self._read("train", all_rows), title):
+                        digests.append(batch_digest(batch))
+            except Exception as error:  # of any kind, in the user's code, for a row that may never be drawn
+                rank_zero_warn(
+                    f"the rows of {title} cannot be read one after another ({type(error).__name__}): finished "
+                    "replicates are found again even if rows change that the first epoch leaves out"
+                )
+        return digests
+
     def _first_digest(self, part: str, loader: Any) -> bytes:
         """Hash of a part's first batch."""
         with unchanged_generators(), attached_trainer(self.data, part):
@@ -186,6 +202,16 @@ class Scout:
                 hint = f"; {BATCH_KEYS_HINT}" if is_mapping(raw) else ""
                 raise DataError(f"batches of the {part} part have no labels: {type_name(raw)}{hint}")
             yield batch
+
+
+def told(batches: Iterator[Batch], title: str) -> Iterator[Batch]:
+    """The same batches, with a message if it takes long to read them."""
+    patience = time.monotonic() + PATIENCE_S
+    for batch in batches:
+        yield batch
+        if time.monotonic() > patience:
+            patience = math.inf
+            rank_zero_info(f"reading all of {title} to check it")
 
 
 def batch_digest(batch: Batch) -> bytes:

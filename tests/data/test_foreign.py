@@ -9,7 +9,18 @@ import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities import CombinedLoader
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
@@ -517,6 +528,73 @@ def test_the_rows_that_a_sampler_chooses_are_part_of_what_the_data_are():
         digests.add(data_digest(cell_config(merge_config({}, {"data": data}))))
 
     assert len(digests) == 3
+
+
+class Images(Dataset):
+    """Images whose contents can only be found by reading them, of which one may be changed or broken."""
+
+    def __init__(self, changed=None, broken=None):
+        self.changed, self.broken = changed, broken
+
+    def __getitem__(self, index):
+        if isinstance(index, list):
+            return default_collate([self[row] for row in index])
+        if index == self.broken:
+            raise OSError
+        return torch.full((1, 8, 8), index + (index == self.changed) / 2), index % 3
+
+    def __len__(self):
+        return 31
+
+
+class Tens:
+    """Draws a batch of ten rows."""
+
+    def __iter__(self):
+        yield torch.randperm(31)[:10].tolist()
+
+
+def trained_on(make, **rows):
+    """The digest of a DataModule whose training loader ``make`` makes."""
+
+    class Chosen(Own):
+        def train_dataloader(self):
+            return make(Images(**rows))
+
+    return ForeignData(Chosen()).scout.digest()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda images: DataLoader(images, 8, shuffle=True, drop_last=True),
+        lambda images: DataLoader(images, 8, sampler=WeightedRandomSampler(torch.ones(31), 31)),
+        lambda images: DataLoader(images, 8, sampler=RandomSampler(images, num_samples=20)),
+        lambda images: DataLoader(images, 8, sampler=SubsetRandomSampler(range(31)), drop_last=True),
+        lambda images: DataLoader(images, batch_sampler=Tens()),
+        lambda images: DataLoader(images, batch_size=None, sampler=BatchSampler(RandomSampler(images), 8, True)),
+    ],
+)
+def test_a_changed_row_that_the_first_epoch_leaves_out_is_another_dataset(make):
+    assert trained_on(make) == trained_on(make)
+    assert len({trained_on(make, changed=row) for row in (None, *range(0, 31, 2))}) == 17
+
+
+def test_rows_that_no_epoch_yields_are_not_read():
+    for make in (
+        lambda images: DataLoader(images, 8, drop_last=True),
+        lambda images: DataLoader(images, 8, sampler=SubsetRandomSampler(range(30))),
+        lambda images: DataLoader(images, 8, sampler=range(30)),
+    ):
+        assert trained_on(make) == trained_on(make, broken=30)
+
+
+def test_a_row_that_cannot_be_read_is_told_if_the_first_epoch_leaves_it_out():
+    def make(images):
+        return DataLoader(images, 8, sampler=WeightedRandomSampler(torch.arange(31) < 30, 31))
+
+    with pytest.warns(UserWarning, match=r"the train part of Chosen cannot be read one after another \(OSError\)"):
+        trained_on(make, broken=30)
 
 
 class Batches:
