@@ -129,6 +129,8 @@ class KeyedBatches:
         epoch = self.trainer.current_epoch if self.trainer and not self.index else 0
         first = self.batches if self.resumed and self.epoch == epoch else 0
         self.epoch, self.batches, self.resumed = epoch, 0, False
+        if isinstance(self.loader, DataLoader):
+            self.loader._iterator = None  # ends persistent workers: a resumed run lacks their state of earlier epochs
         self.seed(epoch)
         iterator = iter(self.loader)
         while True:

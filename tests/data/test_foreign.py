@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 
 import numpy as np
 import pytest
@@ -678,3 +679,37 @@ def test_a_default_that_is_infinite_is_taken(tmp_path):
 
     assert '"clip":"inf"' in table["factors"][0]
     assert '"clip":"inf"' in table["config"][0]
+
+
+class Grainy(Images):
+    """Images to which the process that reads them adds noise from each global generator."""
+
+    def __getitem__(self, index):
+        return torch.rand(1, 8, 8) + random.random() + np.random.random(), index % 3  # noqa: NPY002
+
+
+class Persistent(Own):
+    """Is read by processes that live on from epoch to epoch."""
+
+    def train_dataloader(self, shuffle=True):
+        return DataLoader(Grainy(), 8, shuffle, num_workers=2, persistent_workers=True)
+
+    def val_dataloader(self):
+        return self.train_dataloader(shuffle=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*num_workers")
+def test_a_fit_with_persistent_workers_resumes_bit_for_bit(tmp_path):
+    def fit(epochs, ckpt_path=None):
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        trainer = Trainer(accelerator="cpu", max_epochs=epochs, **quiet)
+        model = Classifier("relu", "MLP", input_shape=(1, 8, 8), num_classes=3)
+        trainer.fit(model, ForeignData(Persistent()), ckpt_path=ckpt_path)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return {**model.state_dict(), **trainer.callback_metrics}
+
+    whole = fit(3)
+    fit(1)
+
+    assert whole.keys() >= {"val/loss"}
+    torch.testing.assert_close(fit(3, tmp_path / "1.ckpt"), whole, rtol=0, atol=0)
