@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -34,20 +35,22 @@ BATCH_KEYS_HINT = "name the keys of inputs and labels with --model.batch_keys '[
 
 
 def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
-    """Inputs and int64 labels of a batch that all replicates share: ``(x, y, ...)``, x alone, or a mapping.
+    """Inputs and int64 labels of a batch that all replicates share: ``(x, y, ...)``, x alone, or members with names.
 
-    A `Batch` is returned as it is. ``keys`` name the inputs and labels of a mapping that has unusual names. Any other
-    batch raises DataError, in one line.
+    A `Batch` is returned as it is. ``keys`` name the inputs and labels among members that have unusual names. Without
+    them, a namedtuple that has none of the usual names is read as a plain tuple. Any other batch raises DataError, in
+    one line.
     """
     if isinstance(batch, Batch):
         return batch
-    values: Any = batch
-    if is_mapping(batch):
+    values, named = batch, named_members(batch)
+    if named is not None:
         names: list[Sequence[str]] = [[key] for key in keys] if keys else [INPUT_KEYS, LABEL_KEYS]
-        present = [next((key for key in options if key in batch), None) for options in names]
-        if present[0] is None:
-            raise DataError(f"no inputs in a batch that is a {type_name(batch)}; {BATCH_KEYS_HINT}")
-        values = [batch[key] for key in present if key is not None]
+        present = [next((key for key in options if key in named), None) for options in names]
+        if keys or any(present) or not isinstance(batch, tuple):
+            if present[0] is None:
+                raise DataError(f"no inputs in a batch that is a {type_name(batch)}; {BATCH_KEYS_HINT}")
+            values = [named[key] for key in present if key is not None]
     inputs, labels, *_ = (*values, None, None) if isinstance(values, list | tuple) else (values, None)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
         raise DataError(
@@ -62,17 +65,23 @@ def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
     return Batch(inputs, flat.long(), None)
 
 
-def is_mapping(batch: Any) -> bool:
-    """Whether a batch is a mapping, also of a class that does not inherit from Mapping."""
-    return hasattr(batch, "keys") and hasattr(batch, "__getitem__")
+def named_members(batch: Any) -> Any:
+    """The members of a mapping, dataclass or namedtuple by their names; None for a batch of another kind."""
+    if isinstance(batch, tuple):
+        return batch._asdict() if hasattr(batch, "_asdict") else None
+    if hasattr(batch, "keys") and hasattr(batch, "__getitem__"):  # not every mapping inherits from Mapping
+        return batch
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return None
 
 
 def type_name(batch: Any) -> str:
     """Type of a batch and of its members, in a few words."""
     if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
-    if is_mapping(batch):
-        return f"{type(batch).__name__} of {', '.join(map(str, batch.keys()))}"
+    if (named := named_members(batch)) is not None:
+        return f"{type(batch).__name__} of {', '.join(map(str, named.keys()))}"
     if isinstance(batch, list | tuple):
         names = [*dict.fromkeys(map(type_name, batch))]
         return f"{type(batch).__name__} of {', '.join(names[:4]) or 'nothing'}{', ...' if len(names) > 4 else ''}"

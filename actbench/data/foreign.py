@@ -31,7 +31,7 @@ class ForeignData(LightningDataModule):
 
     Args:
         inner: The user's DataModule; DataError is raised for anything else.
-        keys: Keys of inputs and labels, where batches are mappings with unusual names.
+        keys: Names of inputs and labels, where batches are mappings, dataclasses or namedtuples with unusual ones.
         remake: Makes another such DataModule to inspect in its place, because reading may change later batches.
     """
 

@@ -24,7 +24,7 @@ from actbench.data.batches import (
     KeyedBatches,
     as_bytes,
     combined_loaders,
-    is_mapping,
+    named_members,
     read_batch,
     type_name,
     unwrapped_loader,
@@ -199,7 +199,7 @@ class Scout:
             batch = self.data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
             batch = read_batch(self.data.on_after_batch_transfer(batch, 0), self.data.keys)
             if batch.labels is None:
-                hint = f"; {BATCH_KEYS_HINT}" if is_mapping(raw) else ""
+                hint = f"; {BATCH_KEYS_HINT}" if named_members(raw) is not None else ""
                 raise DataError(f"batches of the {part} part have no labels: {type_name(raw)}{hint}")
             yield batch
 

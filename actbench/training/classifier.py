@@ -69,7 +69,7 @@ class Classifier(LightningModule):
             long fit on one device if a trial shows that it pays several times over, and never in a study.
         stack_width: Most replicates that a stack computes at once; by default 32 on a CPU. It is halved where memory
             runs out.
-        batch_keys: Keys of the images and labels in batches that are mappings with unusual names.
+        batch_keys: Unusual names of the images and labels in batches that are mappings, dataclasses or namedtuples.
         weights: File of weights to start from: a state dict, alone or in a checkpoint. A checkpoint of several
             replicates gives each seed its own weights; any other file is shared by all seeds. What the file lacks, and
             a head for another number of classes, is drawn from the seed.

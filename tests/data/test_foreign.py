@@ -3,6 +3,9 @@
 import math
 import os
 import random
+from collections import UserDict
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -33,6 +36,25 @@ from actbench.studies.cells.run import CellCLI
 from actbench.training.classifier import Classifier
 
 
+@dataclass
+class Scans:
+    diagnosis: torch.Tensor
+    scan: torch.Tensor
+    weight: float = 1.0
+
+
+class Pictures(NamedTuple):
+    label: torch.Tensor
+    image: torch.Tensor
+
+
+WITH_NAMES = {
+    "dataclass": lambda images, labels: Scans(labels, images),
+    "namedtuple": lambda images, labels: Pictures(labels, images),
+    "UserDict": lambda images, labels: UserDict(labels=labels, pixel_values=images),
+}
+
+
 class Own(LightningDataModule):
     """Blobs of three classes, in batches of one kind."""
 
@@ -52,6 +74,9 @@ class Own(LightningDataModule):
         }
         if self.kind == "mapping":
             return DataLoader([{"image": x, "label": y} for x, y in zip(images, labels, strict=True)], 32)
+        if self.kind in WITH_NAMES:
+            made = WITH_NAMES[self.kind]
+            return DataLoader(TensorDataset(images, labels), 32, collate_fn=lambda of: made(*default_collate(of)))
         return DataLoader(TensorDataset(*pairs[self.kind]), 32)
 
     train_dataloader = val_dataloader = part
@@ -63,10 +88,10 @@ class Own(LightningDataModule):
         return loader
 
 
-def cell(epochs=2, **arguments):
+def cell(epochs=2, model=None, **arguments):
     given = {
         "data": {"class_path": "test_foreign.Own", "init_args": arguments},
-        "model": {"network": "MLP"},
+        "model": {"network": "MLP", **(model or {})},
         "trainer": {"max_epochs": epochs, "accelerator": "cpu"},
     }
     config = cell_config(merge_config({}, given))
@@ -117,6 +142,36 @@ def test_keys_of_a_mapping_are_found_or_named():
     assert read_batch({"a": images, "b": labels}, ["a", "b"]).inputs.equal(images)
     with pytest.raises(ValueError, match=r"a dict of a, b; name the keys .* --model.batch_keys"):
         read_batch({"a": images, "b": labels})
+
+
+def test_members_of_a_dataclass_or_namedtuple_are_found_by_their_names():
+    class Unusual(NamedTuple):
+        scan: torch.Tensor
+        diagnosis: torch.Tensor
+
+    images, labels = torch.rand(4, 1, 2, 2), torch.arange(4)
+
+    assert read_batch(Pictures(labels, images)).inputs.equal(images)
+    assert read_batch(Scans(labels, images), ["scan", "diagnosis"]).labels.equal(labels)
+    assert read_batch(Unusual(labels, images), ["diagnosis", "scan"]).inputs.equal(images)
+    assert read_batch(Unusual(images, labels)).labels.equal(labels)  # by position
+    with pytest.raises(ValueError, match=r"a Scans of diagnosis, scan, weight; name the keys .* --model.batch_keys"):
+        read_batch(Scans(labels, images))
+    with pytest.raises(ValueError, match=r"no inputs in a batch that is a Pictures of label, image; name the keys"):
+        read_batch(Pictures(labels, images), ["scan", "label"])
+
+
+@pytest.mark.parametrize("engine", ["stack", "sequence"])
+@pytest.mark.parametrize("kind", WITH_NAMES)
+def test_members_with_names_are_trained_on_as_pairs_are(tmp_path, kind, engine):
+    keys = {"batch_keys": ["scan", "diagnosis"]} if kind == "dataclass" else {}
+    named = cell(kind=kind, model={"engine": engine, **keys})
+    table = run_cell(named, tmp_path / "named")
+    pairs = run_cell(cell(kind="pair", model={"engine": engine}), tmp_path / "pairs")
+
+    assert table["order_fingerprint"][0] is not None
+    for name in ("order_fingerprint", "epoch_train_loss", "epoch_val_loss", "test_loss", "test_accuracy"):
+        assert table[name].to_list() == pairs[name].to_list()
 
 
 @pytest.mark.parametrize("labels", [torch.eye(3, dtype=torch.int64), torch.arange(2), torch.rand(3)])
