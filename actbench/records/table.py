@@ -59,9 +59,11 @@ COLUMNS = {
     "test_ece": Column(pl.Float64, "expected calibration error on test over 15 bins, a fraction"),
     "epochs": Column(pl.Int64, "epochs that were trained"),
     "epoch_train_loss": Column(pl.List(pl.Float64), "mean loss on train while the weights change, each epoch, in nats"),
-    "epoch_val_loss": Column(pl.List(pl.Float64), "loss on val after each epoch, in nats"),
-    "epoch_val_accuracy": Column(pl.List(pl.Float64), "accuracy on val after each epoch, a fraction"),
-    "epoch_val_ece": Column(pl.List(pl.Float64), "calibration error on val after each epoch, a fraction"),
+    "epoch_val_loss": Column(pl.List(pl.Float64), "loss on val at each epoch's last validation, in nats"),
+    "epoch_val_accuracy": Column(pl.List(pl.Float64), "accuracy on val at each epoch's last validation, a fraction"),
+    "epoch_val_ece": Column(
+        pl.List(pl.Float64), "calibration error on val at each epoch's last validation, a fraction"
+    ),
     "diverged": Column(pl.Boolean, "whether a loss was NaN or infinite"),
     "diverged_epoch": Column(pl.Int64, "number of the first such epoch, from 0"),
     "classes": Column(pl.Int64, "classes that the network tells apart"),

@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from datasets import write_mnist
@@ -307,6 +308,47 @@ def test_scores_on_val_are_those_of_the_weights_that_are_scored(tmp_path, weight
         assert second[f"val_{name}"].to_list() == [epochs[scored] for epochs in expected]
         assert second[f"epoch_val_{name}"].to_list() == [[None, epochs[1], None] for epochs in expected]
     assert (weights == "best") == (second["test_loss"].to_list() != every["test_loss"].to_list())
+
+
+@pytest.mark.parametrize(
+    ("interval", "every", "validated"), [(3, 1, [9, 20, 31]), (0.5, 1, [10, 21, 32]), (15, None, [None, 15, 30])]
+)
+def test_an_epochs_scores_on_val_are_those_of_its_last_validation(tmp_path, interval, every, validated):
+    settings = {"trainer__max_epochs": 3, "trainer__limit_train_batches": 11}
+    within = {"trainer__val_check_interval": interval, "trainer__check_val_every_n_epoch": every}
+
+    table = run_cell(cell(**settings, **within), tmp_path / "within")
+
+    for epoch, step in enumerate(validated):
+        ended = step and run_cell(cell(**settings, trainer__max_steps=step), tmp_path / str(step))
+        for name in ("loss", "accuracy", "ece"):
+            scores = table[f"epoch_val_{name}"].list.get(epoch).to_list()
+            assert scores == ([None] * 3 if ended is None else ended[f"val_{name}"].to_list())
+    metrics = pl.read_csv(tmp_path / "within" / "metrics.csv")
+    assert metrics["val/loss"].to_list() == [
+        loss for losses in zip(*table["epoch_val_loss"], strict=True) for loss in losses
+    ]
+    assert table["val_loss"].to_list() != table["epoch_val_loss"].list.last().to_list()  # of the weights at the end
+
+
+def test_a_cell_that_is_interrupted_after_a_validation_within_an_epoch_keeps_its_scores(tmp_path):
+    settings = {"trainer__max_epochs": 2, "trainer__val_check_interval": 7}  # batches, of the 12 of an epoch
+    whole = run_cell(cell(**settings), tmp_path / "whole")
+
+    with pytest.raises(SystemExit):
+        run_cell(cell(**settings), tmp_path / "cell", [Signal(20)])
+
+    assert whole["epoch_val_loss"].explode().null_count() == 0
+    assert records.same_results(whole, run_cell(cell(**settings), tmp_path / "cell"))
+
+
+def test_divergence_is_seen_in_a_validation_within_an_epoch(tmp_path):
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+
+    table = run_cell(cell(trainer__val_check_interval=5, model__optimizer=optimizer), tmp_path)
+
+    assert table["diverged"].to_list() == [True] * 3
+    assert table["diverged_epoch"].to_list() == [0] * 3
 
 
 def test_without_validation_there_are_no_scores_on_val(tmp_path):

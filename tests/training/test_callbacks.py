@@ -53,7 +53,7 @@ def test_a_run_folder_holds_config_table_and_checkpoints(tmp_path):
     assert last["epoch"] == 2
 
 
-def test_scores_of_other_weights_are_not_in_an_epochs_row(tmp_path):
+def test_scores_of_an_earlier_epoch_are_not_in_an_epochs_row(tmp_path):
     folder = RunFolder()
     fit(tmp_path, folder, check_val_every_n_epoch=2)
 
@@ -61,6 +61,16 @@ def test_scores_of_other_weights_are_not_in_an_epochs_row(tmp_path):
         rows = list(csv.DictReader(file))
     assert [bool(row["val/loss"]) for row in rows] == [False, True, False]
     assert all(row["train/loss"] for row in rows)
+
+
+def test_an_epochs_row_has_the_scores_of_its_last_validation(tmp_path):
+    folder = RunFolder()
+    trainer = fit(tmp_path, folder, val_check_interval=2, limit_train_batches=3)
+
+    table = pl.read_csv(folder.path / "metrics.csv")
+    assert table["step"].to_list() == [3, 6, 9]
+    assert table["val/loss"].n_unique() == 3
+    assert table["val/loss"][-1] == trainer.callback_metrics["val/loss"].item()
 
 
 def test_each_replicates_best_weights_are_those_of_its_lowest_loss(tmp_path):

@@ -61,8 +61,8 @@ class RunFolder(Callback):
     ``metrics.csv`` (``replicates.csv`` where Lightning's CSVLogger uses that
     name) has one row of scores per epoch and replicate. Checkpoints hold these
     rows, so that a resumed run has each epoch once, whatever was written before
-    the interruption. Scores on val are given if the weights at the end of the
-    epoch were validated. ``config`` is the text of the resolved config.
+    the interruption. Scores on val are those of the last validation within the
+    epoch, if there was one. ``config`` is the text of the resolved config.
     ``logger`` names the folder if no logger of the trainer has a folder.
     """
 
@@ -73,7 +73,7 @@ class RunFolder(Callback):
         self.columns: list[str] = []  # scores in the table; empty before it is written
         # Each epoch's number, step, scores of all replicates, and which of these trained: some may have stopped.
         self.epochs: list[dict[str, Any]] = []
-        self.validated_step = -1
+        self.validated_epoch = -1  # the latest in which there was a validation
 
     @override
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
@@ -97,11 +97,12 @@ class RunFolder(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self.epochs}
+        return {"epochs": self.epochs, "validated_epoch": self.validated_epoch}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epochs = state_dict["epochs"]
+        self.validated_epoch = state_dict.get("validated_epoch", -1)  # older checkpoints lack it
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -115,15 +116,17 @@ class RunFolder(Callback):
             names = [name for name in scores if re.fullmatch(r"\w+/\w+", str(name))] if isinstance(scores, dict) else []
             expected = {"epoch": 0, "step": 0, "scores": dict.fromkeys(names, values), "trained": values.bool()}
             check_state(epoch, expected, "epochs")
+        check_state(self.validated_epoch, 0, "epochs")
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.validated_step = trainer.global_step
+        if not trainer.sanity_checking:
+            self.validated_epoch = trainer.current_epoch
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         scores = dict(sorted(pl_module.replicate_scores().items()))
-        if self.validated_step != trainer.global_step:  # scores on val belong to other weights
+        if self.validated_epoch != trainer.current_epoch:  # scores on val belong to an earlier epoch
             scores = {name: values for name, values in scores.items() if not name.startswith("val/")}
         trained = pl_module.train_loss.rows.cpu() > 0
         epoch = {"epoch": trainer.current_epoch, "step": trainer.global_step, "scores": scores, "trained": trained}
