@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from actbench.seeding import SOURCES
-from actbench.specs import NetworkSpec, UsageError, class_paths, merge_config, read_file, setting, without
+from actbench.specs import NetworkSpec, Spec, UsageError, class_paths, merge_config, read_file, setting, without
 from actbench.specs.compose import SPEC_NAMES, SPECS, nest
+from actbench.specs.values import ABSENT
 from actbench.training import checkpoints
 from actbench.training.transfer import digest_beside
+
+MOST_NAMED = 3  # arguments in the message about a contradiction
 
 
 def read_saved(command: str, ckpt_path: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +78,18 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
         if old != new:
             hint = "since another seed mixes the splits" if option == "seed_everything" else "or fit anew"
             raise UsageError(
-                f"--{option} contradicts the checkpoint, which has {old or 'none'}, not {new or 'none'}: "
+                f"--{option} contradicts the checkpoint, which has {apart(old, new)}, not {apart(new, old)}: "
                 f"leave it out, {hint}"
             )
+
+
+def apart(value: Any, other: Any) -> str:
+    """What tells an option's value from another: of a spec its class, or the first arguments that differ."""
+    if not isinstance(value, Spec):
+        return str(value or "none")
+    if not isinstance(other, Spec) or value.class_path != other.class_path:
+        return value.class_path
+    own, others = (spec.to_dict()["init_args"] for spec in (value, other))
+    names = [n for n in sorted({**own, **others}) if own.get(n, ABSENT) != others.get(n, ABSENT)]
+    words = [f"{name}={own[name]}" if name in own else f"no {name}" for name in names[:MOST_NAMED]]
+    return ", ".join([*words, *(["..."] if len(names) > MOST_NAMED else [])])

@@ -90,6 +90,12 @@ def test_the_command_line_overrides_the_checkpoints_data(actbench, fitted, check
         ("--model.activation mish", r"--model.activation contradicts.*Swish.*torch.nn.Mish"),
         ("--model.activation.init_args.beta 2", r"--model.activation contradicts.*beta=1.0.*beta=2.0"),
         ("--model.network MLP", r"--model.network contradicts.*TutorialCNN.*MLP"),
+        ("--model.optimizer SGD", r"which has torch.optim.\w+, not torch.optim.SGD: leave it out, or fit anew"),
+        ("--model.optimizer.lr 0.5", r"which has lr=0.002, not lr=0.5: leave it out, or fit anew"),
+        (
+            " ".join(f"--model.optimizer.{name}" for name in ("lr 0.5", "eps 0.1", "weight_decay 1", "amsgrad true")),
+            r"which has amsgrad=False, eps=1e-08, lr=0.002, \.\.\., not amsgrad=True, eps=0.1, lr=0.5, \.\.\.: ",
+        ),
         ("--seed_everything 6", r"--seed_everything contradicts.*has 5, not 6"),
         ("--data FakeImages --data.height 9", r"FakeImages does not fit.*\(1, 9, 8\).*\(1, 8, 8\)"),
         ("--data FakeImages --data.num_classes 4", r"FakeImages does not fit.* 4 classes.* 10"),
@@ -99,6 +105,7 @@ def test_what_contradicts_the_checkpoint_is_refused(actbench, checkpoint, option
     error = one_line_error(actbench("validate", "--ckpt_path", checkpoint, *options.split()))
 
     assert re.search(message, error)
+    assert len(error) < 170
 
 
 def test_repeating_what_the_checkpoint_says_is_no_contradiction(actbench, checkpoint):
