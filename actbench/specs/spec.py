@@ -30,6 +30,7 @@ from actbench.specs.values import (
     is_plain,
     one_line,
     parameters_of,
+    parse_values,
     public_path,
     readable_error,
     to_plain,
@@ -185,13 +186,14 @@ class Spec:
         parser, names = arguments_parser(self.cls, self.skipped)
         typed = {name: value for name, value in arguments.items() if name in names}
         try:
-            bound = vars(parser.parse_object(typed))
+            parsed, typed = parse_values(parser, typed)
         except ArgumentError as error:
             problem = readable_error(str(error)).removeprefix("--")
             raise ValueError(f"{self.kind} {self.class_path}: {problem}") from error
+        bound = vars(parsed)
         correct_arguments(self.cls, bound, typed)
         bound |= {name: value for name, value in arguments.items() if name not in typed}
-        self.raw = {"init_args": arguments}
+        self.raw = {"init_args": {**arguments, **typed}}
         defaults = {name: parameter.default for name, parameter in parameters.items()}
         # What **kwargs take has a default that no signature tells: None may differ from it.
         bound = {n: value for n, value in bound.items() if value is not None or defaults.get(n, ABSENT) is not None}

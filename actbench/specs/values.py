@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from jsonargparse import Namespace, get_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader
 
 ABSENT: Any = object()
 SHOWN = 1000  # most characters of a message, which may quote the whole input
@@ -133,6 +133,29 @@ def numbers_of(cls: type) -> Mapping[str, frozenset[type]]:
         name: frozenset(number for number in (int, float) if any(number is kind for kind in (hint, *get_args(hint))))
         for name, hint in hints.items()
     }
+
+
+def parse_values(parser: ArgumentParser, given: Any) -> tuple[Namespace, Any]:
+    """Parsed values, and the given ones, in which texts that were parsed as lists or mappings are read as in a file.
+
+    They are parsed again: in place of an element that fits no type in a union with `str`, jsonargparse takes the text
+    of the whole option.
+    """
+    parsed = parser.parse_object(read_containers(given, given))  # a copy, since the parser changes its input
+    read = read_containers(given, parsed)
+    return (parsed if read == given else parser.parse_object(read_containers(read, read))), read
+
+
+def read_containers(given: Any, parsed: Any) -> Any:
+    """Given values, in which a text at any depth that was parsed as a list or mapping is read as YAML."""
+    parsed = vars(parsed) if isinstance(parsed, Namespace) else parsed
+    if isinstance(given, str) and isinstance(parsed, Mapping | list | tuple | set | frozenset):
+        given = load_yaml(given)
+    if isinstance(given, Mapping) and isinstance(parsed, Mapping):
+        return {name: read_containers(value, parsed.get(name)) for name, value in given.items()}
+    if isinstance(given, list) and isinstance(parsed, list | tuple) and len(given) == len(parsed):
+        return [read_containers(*pair) for pair in zip(given, parsed, strict=True)]
+    return given
 
 
 def correct_parsed(node: Any, given: Any = ABSENT) -> None:

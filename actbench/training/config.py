@@ -5,7 +5,6 @@ composed into a mapping (`actbench.specs.compose`), parsed here by one parser, a
 written in one canonical form. A cell of a study is therefore a ``fit``.
 """
 
-import copy
 import difflib
 import re
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from actbench.data import ForeignData, ImageData, adopt
 from actbench.seeding import CROSSED_REPLICATES, SOURCES, Source
 from actbench.specs import UsageError, correct_parsed, import_object, readable_error, to_plain, without
 from actbench.specs.compose import SPEC_NAMES
-from actbench.specs.values import ABSENT, correct_arguments, defaults_of
+from actbench.specs.values import ABSENT, correct_arguments, defaults_of, parse_values
 from actbench.training.classifier import Classifier
 from actbench.training.lightning_alias import use_one_lightning
 
@@ -150,8 +149,7 @@ class BenchCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = Namespace()  # type: ignore[no-untyped-call]
         if self.given is not None:
-            given = with_defaults(self.given)
-            self.config = parser.parse_object(copy.deepcopy(given))  # the parser changes its input
+            self.config, given = parse_values(parser, with_defaults(self.given))
             correct_parsed(self.config, given)
             # A limit of 3 means three batches; jsonargparse may turn it into 3.0, three times all batches.
             correct_arguments(Trainer, vars(self.config.trainer), given["trainer"])

@@ -4,6 +4,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_lightning import LightningDataModule
 
 from actbench.specs import UsageError, compose, dump_yaml, merge_config
 from actbench.specs.values import load_yaml, parameters_of
@@ -66,6 +67,57 @@ def test_an_option_that_no_signature_names_has_the_type_that_it_has_in_a_file(tm
     typed, read = resolved(*words.split()), resolved("--config", str(tmp_path / "config.yaml"))
 
     assert typed["model"]["network"] == read["model"]["network"] == network
+
+
+class Mixed(LightningDataModule):
+    def __init__(
+        self,
+        numbers: list[int | str] = [],  # noqa: B006  # as users write it
+        named: dict[str, str | None] = {},  # noqa: B006
+        either: list[str | None] | list[int] = [],  # noqa: B006
+        tag: int | str = 1,
+    ):
+        super().__init__()
+
+
+def mixed(num_classes, *, numbers: list[int | str], named: dict[str, str | None], either: list[str | None] | list[int]):
+    raise NotImplementedError
+
+
+def outcome(*words):
+    """A config in canonical form, or the message that refuses it."""
+    try:
+        return resolved(*words)
+    except UsageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "section"),
+    [("data test_compose.Mixed", "data: {}"), ("model.network test_compose.mixed", "model: {{network: {}}}")],
+)
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("numbers", value) for value in ("[1, off]", "[a, 1e3]", "[1, 'off']")),
+        *(("named", value) for value in ("{a: 1}", "{a: null}")),
+        ("either", "[1]"),
+    ],
+)
+def test_a_list_on_the_command_line_is_what_it_is_in_a_file(tmp_path, words, section, argument, value):
+    key, path = words.split()
+    given = {"numbers": "[]", "named": "{}", "either": "[]", argument: value}
+    lines = ", ".join(f"{name}: {text}" for name, text in given.items())
+    file = tmp_path / "config.yaml"
+    file.write_text(section.format(f"{{class_path: {path}, init_args: {{{lines}}}}}"))
+    options = [word for name, text in given.items() for word in (f"--{key}.{name}", text)]
+
+    assert outcome(f"--{key}", path, *options) == outcome("--config", str(file))
+
+
+@pytest.mark.parametrize("text", ["off", "1e3", "[1]"])
+def test_a_text_on_the_command_line_stays_a_text_where_its_option_may_be_one(text):
+    assert resolved("--data", "test_compose.Mixed", "--data.tag", text)["data"]["init_args"]["tag"] == text
 
 
 def test_another_class_starts_with_no_arguments():
