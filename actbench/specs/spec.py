@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Mapping
 from functools import cache, partial
-from types import FunctionType, MappingProxyType
+from types import FunctionType, MappingProxyType, MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -310,7 +310,7 @@ class NetworkSpec(Spec):
 
     @classmethod
     def _split(cls, value: Any) -> tuple[Any, dict[str, Any]]:
-        return (value, {}) if isinstance(value, FunctionType) else super()._split(value)
+        return (value, {}) if isinstance(value, FunctionType | MethodType) else super()._split(value)
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
         activation = parameters_of(self.cls).get("activation")

@@ -5,9 +5,11 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import cache
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Any, get_args, get_type_hints
 
@@ -94,19 +96,29 @@ TextDumper.add_representer(str, TextDumper.represent_text)
 
 
 def import_object(path: str) -> Any:
-    """The object at a dotted path; an ImportError or AttributeError says which part was not found."""
+    """The object at a dotted path, also in a class; an ImportError or AttributeError says which part was not found."""
     module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    try:
+        holder = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if "." not in str(error.name) or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module, or one that it imports, is missing
+        holder = import_object(module)
+    return getattr(holder, name)
 
 
-def public_path(cls: type) -> str:
+def public_path(cls: Any) -> str:
     """The shortest path from which a class can be imported: ``torch.nn.SiLU``, not the module that defines it.
 
     Raises a ValueError for a class that cannot be imported, such as a class defined inside a function.
     """
+    owner = getattr(cls, "__self__", None)
+    if isinstance(owner, type):  # a class method, which may be inherited
+        return f"{public_path(owner)}.{cls.__name__}"
     for module in accumulate(cls.__module__.split("."), "{}.{}".format):
-        if getattr(sys.modules.get(module), cls.__qualname__, None) is cls:
-            return f"{module}.{cls.__qualname__}"
+        with suppress(AttributeError):
+            if attrgetter(cls.__qualname__)(sys.modules.get(module)) is cls:
+                return f"{module}.{cls.__qualname__}"
     raise ValueError(f"{cls!r} cannot be imported by name: define it at the top level of a module")
 
 

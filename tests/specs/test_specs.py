@@ -72,9 +72,48 @@ def test_class_paths_are_the_ones_that_users_write():
     assert public_path(Swish) == "actbench.activations.Swish"
 
 
+class Holder(MLP):
+    class Steep(nn.ELU):
+        class Steeper(nn.ELU):
+            pass
+
+    @classmethod
+    def narrow(cls, activation, input_shape, num_classes, width: int = 3):
+        return cls(activation, input_shape, num_classes, hidden=[width])
+
+
+class Heir(Holder):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        (ActivationSpec, "test_specs.Holder.Steep"),
+        (ActivationSpec, "test_specs.Holder.Steep.Steeper"),
+        (NetworkSpec, "test_specs.Holder.narrow"),
+        (NetworkSpec, "test_specs.Heir.narrow"),
+    ],
+)
+def test_what_a_class_holds_has_a_path(kind, path):
+    spec = kind(path)
+
+    assert spec.to_dict()["class_path"] == path
+    assert kind(spec.to_dict()) == spec == kind(spec.cls)
+
+
+@pytest.mark.parametrize("path", ["test_specs.Holder.narrow", "test_specs.Heir.narrow"])
+def test_a_class_method_makes_a_network_of_its_class(path):
+    network = NetworkSpec({"class_path": path, "init_args": {"width": 5}})(nn.ReLU, (1, 8, 8), 10)
+
+    assert type(network).__name__ == path.split(".")[1]
+    assert next(iter(network.parameters())).shape[0] == 5
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
+        ("test_specs.Holder.Missing", "cannot import activation .*has no attribute 'Missing'"),
         ("swsh", "unknown activation 'swsh'.*near it are.* swish"),
         ("torch.nn.Silu", "cannot import activation 'torch.nn.Silu'.*no attribute 'Silu'"),
         ("no_such_module.Foo", "cannot import activation 'no_such_module.Foo'.*No module named"),

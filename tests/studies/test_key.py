@@ -201,6 +201,28 @@ def test_the_users_own_code_counts(tmp_path, monkeypatch):
     assert (cell(leaky).hash != before) == KEY["code"].counts
 
 
+@pytest.mark.parametrize("network", ["Outer.Inner", "Outer.make"])
+@pytest.mark.parametrize("changed", ["nested", "base"])
+def test_the_code_of_what_a_class_holds_counts(tmp_path, monkeypatch, network, changed):
+    monkeypatch.syspath_prepend(tmp_path)
+    base, nested = (f"{name}_of_{network.partition('.')[2].lower()}_{changed}" for name in ("base", "nested"))
+    (tmp_path / f"{base}.py").write_text(
+        "from actbench.networks import MLP\nclass Base:\n"
+        "    @classmethod\n    def make(cls, activation, input_shape, num_classes):\n"
+        "        return MLP(activation, input_shape, num_classes)\n"
+    )
+    (tmp_path / f"{nested}.py").write_text(
+        f"from {base} import Base, MLP\nclass Outer(Base):\n    class Inner(MLP):\n        pass\n"
+    )
+    config = {"model": {"network": f"{nested}.{network}"}}
+    before = cell(config).hash
+
+    with (tmp_path / f"{nested if changed == 'nested' else base}.py").open("a") as file:
+        file.write("CHANGED = True\n")
+
+    assert cell(config).hash != before
+
+
 @pytest.mark.parametrize("package", ["torch", "torchvision", "pytorch-lightning"])
 def test_versions_that_change_results_count(monkeypatch, package):
     before = cell()

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import packages_distributions, version
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -235,15 +236,21 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def defining_modules(path: str) -> Iterator[str]:
-    """Modules that define a class and its base classes; none if the string is not the path of a class."""
+    """Modules that define a class, its base classes and the classes around it; none if the string names no class."""
     module, _, name = path.rpartition(".")
-    target = getattr(sys.modules.get(module), name, None)  # what a parsed config names was imported
-    if target is not None:
-        yield module
-    for cls in inspect.getmro(target) if isinstance(target, type) else (target,):
-        definer = getattr(cls, "__module__", None)
-        if isinstance(definer, str) and definer != "builtins":
-            yield definer
+    while module and module not in sys.modules:  # of a class in a class; what a parsed config names was imported
+        module, _, outer = module.rpartition(".")
+        name = f"{outer}.{name}"
+    start: Any = sys.modules.get(module)
+    _, *targets = accumulate(name.split("."), lambda holder, part: getattr(holder, part, None), initial=start)
+    if targets[-1] is None:
+        return
+    yield module
+    for target in targets:
+        for cls in inspect.getmro(target) if isinstance(target, type) else (target,):
+            definer = getattr(cls, "__module__", None)
+            if isinstance(definer, str) and definer != "builtins":
+                yield definer
 
 
 @cache
