@@ -1,6 +1,7 @@
 """What a finished cell is found again by: each row of the table, in its direction."""
 
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -199,6 +200,36 @@ def test_the_users_own_code_counts(tmp_path, monkeypatch):
     (tmp_path / "helper_of_key.py").write_text("SLOPE = 0.2\n")
 
     assert (cell(leaky).hash != before) == KEY["code"].counts
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "importlib.import_module('nets_of_calls.helper')",
+        "import_module('.helper', __package__)",
+        "importlib.import_module(package='nets_of_calls', name='.helper')",
+        "__import__('nets_of_calls.helper')",
+    ],
+)
+def test_a_module_that_a_function_imports_by_name_counts(tmp_path, monkeypatch, call):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "nets_of_calls", raising=False)
+    monkeypatch.delitem(sys.modules, "nets_of_calls.nets", raising=False)
+    folder = tmp_path / "nets_of_calls"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "helper.py").write_text("WIDTH = 8\n")
+    (folder / "nets.py").write_text(
+        "import importlib\nfrom importlib import import_module\nfrom actbench.networks import MLP\n"
+        "def make(activation, input_shape, num_classes):\n"
+        f"    {call}\n    return MLP(activation, input_shape, num_classes)\n"
+    )
+    config = {"model": {"network": "nets_of_calls.nets.make"}}
+    before = cell(config).hash
+
+    (folder / "helper.py").write_text("WIDTH = 9\n")
+
+    assert cell(config).hash != before
 
 
 @pytest.mark.parametrize("network", ["Outer.Inner", "Outer.make"])

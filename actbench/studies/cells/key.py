@@ -262,6 +262,7 @@ def installed_folders() -> tuple[Path, ...]:
 
 distributions = cache(packages_distributions)
 PACKAGE = Path(__file__).resolve().parents[2]  # actbench
+IMPORTERS = ("import_module", "__import__")  # functions whose calls count as imports where the name is written out
 
 
 def source_file(name: str) -> Path | None:
@@ -303,6 +304,12 @@ def imported_modules(name: str, file: Path) -> list[str]:
                 base = "." * node.level + (node.module or "")
                 base = importlib.util.resolve_name(base, package) if node.level else base
                 modules += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in IMPORTERS:
+                given = (*node.args, *(keyword.value for keyword in node.keywords))
+                texts = [item.value for item in given if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+                anchor = next((text for text in texts if not text.startswith(".")), package)
+                with suppress(ImportError):  # a relative name outside of packages
+                    modules += [importlib.util.resolve_name(text, anchor) for text in texts]
     module = sys.modules.get(name)
     for value in vars(module).values() if module else ():  # imported in other ways
         with suppress(Exception):  # of any kind, from an object that stands for another one
