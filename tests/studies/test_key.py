@@ -1,5 +1,6 @@
 """What a finished cell is found again by: each row of the table, in its direction."""
 
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -83,6 +84,8 @@ ELSEWHERE = {  # rows with tests of their own, below
     "a path among the arguments of another DataModule",
     "digest",
     "files",
+    "folders",
+    "a folder among the arguments of a callback",
     "model.weights",
     "code",
     "versions",
@@ -179,6 +182,93 @@ def test_a_file_that_the_network_reads_counts(tmp_path, monkeypatch, given):
     (tmp_path / "weights.txt").write_text("after")
 
     assert (cell(config).hash != before) == KEY["files"].counts
+
+
+class Folding(nn.Module):
+    def __init__(self, folder: str = "", cache_dir: str = ""):
+        super().__init__()
+
+    def forward(self, x):
+        return x.relu()
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch):
+    """A folder below the working folder that holds a file in a folder."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "conf" / "deep" / "w.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("1")
+    return tmp_path / "conf"
+
+
+def folding(folder="conf", **arguments):
+    return nest("model.activation", {"class_path": "test_key.Folding", "init_args": {"folder": folder, **arguments}})
+
+
+def pretrained(weights):
+    return nest("model.network", {"class_path": "test_key.Pretrained", "init_args": {"weights": weights}})
+
+
+@pytest.mark.parametrize("config", [folding(), pretrained("conf/deep")])
+@pytest.mark.parametrize("most", [1000, 0])
+def test_a_folder_that_the_model_reads_counts(conf, monkeypatch, config, most):
+    monkeypatch.setattr(module, "MOST_FILES", most)
+    before = cell(config)
+    assert before.hash == cell(config).hash
+
+    (conf / "deep" / "w.json").write_text("23")
+
+    same("folders", before, cell(config))
+
+
+def test_a_file_that_comes_or_goes_counts_and_its_time_does_not(conf):
+    before = cell(folding()).hash
+    os.utime(conf / "deep" / "w.json", (1, 1))
+    assert cell(folding()).hash == before
+
+    (conf / "deep" / "w.json").rename(conf / "v.json")
+
+    assert cell(folding()).hash != before
+
+
+@pytest.mark.parametrize("name", [".hidden/a", "__pycache__/a", ".a", "link/a"])
+def test_what_is_no_input_of_a_folder_does_not_count(conf, name):
+    (conf.parent / "elsewhere").mkdir()
+    (conf / "link").symlink_to(conf.parent / "elsewhere")
+    (conf / "broken").symlink_to("nowhere")
+    before = cell(folding()).hash
+
+    (conf / name).parent.mkdir(exist_ok=True)
+    (conf / name).write_text("1")
+
+    assert cell(folding()).hash == before
+
+
+@pytest.mark.parametrize("folder", ["", ".", ".."])
+def test_a_folder_that_holds_the_studies_does_not_count(conf, folder):
+    before = cell(folding(folder)).hash
+
+    (conf.parent / "studies").mkdir()
+    (conf.parent / "studies" / "records").write_text("1")
+
+    assert cell(folding(folder)).hash == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        nest("trainer.callbacks", {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "conf/deep"}}),
+        nest("trainer.default_root_dir", "conf/deep"),
+        folding("", cache_dir="conf/deep"),
+    ],
+)
+def test_a_folder_that_a_run_fills_does_not_count(conf, config):
+    before = cell(config)
+
+    (conf / "deep" / "last.ckpt").write_text("1")
+
+    same("a folder among the arguments of a callback", before, cell(config))
 
 
 def test_what_the_data_hold_counts():

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from actbench import __version__
-from actbench.data.contents import files_hash
+from actbench.data.contents import files_hash, joint_hash
 from actbench.seeding import Sharing, levels
 from actbench.specs import without
 from actbench.specs.compose import SPEC_NAMES, SPECS
@@ -30,6 +30,7 @@ from actbench.training.config import LIGHTNING_DEFAULTS, is_actbench_dataset
 from actbench.training.transfer import weights_digest
 
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short forms
+MOST_FILES, MOST_BYTES = 1000, 2**26  # of a folder whose files are read
 
 
 class Counts(NamedTuple):
@@ -64,6 +65,8 @@ KEY: Mapping[str, Counts] = {
     "data.download": Counts(False, "of our datasets: how files came there, not what they hold"),
     "a path among the arguments of another DataModule": Counts(False, "where files are, not what they hold"),
     "files": Counts(True, "content of files, such as pretrained weights, that other arguments or the user's code name"),
+    "folders": Counts(True, "content of folders that arguments of the model's classes name, except caches"),
+    "a folder among the arguments of a callback": Counts(False, "callbacks write to folders"),
     "digest": Counts(True, "content of the data: files, labels and transforms may change under the same names"),
     "code": Counts(True, "the user's own modules and all that they import from outside installed packages"),
     "versions": Counts(True, "torch, Lightning, actbench and the packages that the user's modules import"),
@@ -129,9 +132,9 @@ def factors(
         known[texts] = sources, versions
     sources, versions = known[texts]
     others = {**without(config, "data"), "model": without(model, "weights")}
-    named = frozenset((value, *sources) for value in leaves(others) if isinstance(value, str))
+    named = frozenset((name, value, *sources) for name, value in named_leaves(others) if isinstance(value, str))
     if named not in known:
-        known[named] = dict(named_files(others, sources))
+        known[named] = dict([*named_files(others, sources), *named_folders(model)])
     files = known[named]
     start = frozenset([("model.weights", model["weights"])] if "weights" in model else ())
     if start and start not in known:
@@ -184,6 +187,22 @@ def file_hash(path: str) -> str:
     return files_hash((Path(path),)).hex()[:32]
 
 
+def folder_hash(path: str) -> str:
+    """Hash of the names and contents of files at any depth of a folder; of sizes and times if there is much to read.
+
+    Hidden files and folders, compiled code and links to folders are left out.
+    """
+    files = list[Path]()
+    for folder, below, names in os.walk(path):
+        below[:] = [name for name in below if not name.startswith(".") and name != "__pycache__"]
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    stats = {file: file.stat() for file in sorted(files) if file.is_file()}
+    is_read = len(stats) <= MOST_FILES and sum(stat.st_size for stat in stats.values()) <= MOST_BYTES
+    contents = [file_hash(str(file)) if is_read else f"{at.st_size} {at.st_mtime_ns}" for file, at in stats.items()]
+    entries = [f"{file.relative_to(path)}\n{text}" for file, text in zip(stats, contents, strict=True)]
+    return joint_hash(*map(os.fsencode, entries)).hex()[:32]
+
+
 # --- code ---
 
 
@@ -219,6 +238,16 @@ def named_files(config: Mapping[str, Any], modules: Iterable[str]) -> Iterator[t
     yield from ((value, file_hash(value)) for value in leaves(waiting) if is_file(value))
 
 
+def named_folders(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Paths and hashes of folders that arguments of a model's classes name.
+
+    Caches and folders around the working folder are left out: downloads, logs and studies change them.
+    """
+    for name, value in named_leaves([model[name] for name in SPEC_NAMES]):
+        if is_folder(name, value) and "cache" not in name and not Path.cwd().is_relative_to(Path(value).resolve()):
+            yield value, folder_hash(value)
+
+
 def dotted_names(config: Mapping[str, Any]) -> Iterator[str]:
     """Strings at any depth that may name a class or a function."""
     for value in leaves(config):
@@ -228,11 +257,19 @@ def dotted_names(config: Mapping[str, Any]) -> Iterator[str]:
 
 def leaves(value: Any) -> Iterator[Any]:
     """Values at any depth that are neither mappings nor lists."""
-    if isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from leaves(item)
+    yield from (item for _, item in named_leaves(value))
+
+
+def named_leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Values at any depth that are neither mappings nor lists, each with the innermost name under which it is held."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from named_leaves(item, str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from named_leaves(item, name)
     else:
-        yield value
+        yield name, value
 
 
 def defining_modules(path: str) -> Iterator[str]:
