@@ -38,8 +38,8 @@ def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
     """Inputs and int64 labels of a batch that all replicates share: ``(x, y, ...)``, x alone, or members with names.
 
     A `Batch` is returned as it is. ``keys`` name the inputs and labels among members that have unusual names. Without
-    them, a namedtuple that has none of the usual names is read as a plain tuple. Any other batch raises DataError, in
-    one line.
+    them, a namedtuple without usual names for both is read as a plain tuple. Any other batch raises DataError, in one
+    line.
     """
     if isinstance(batch, Batch):
         return batch
@@ -47,7 +47,7 @@ def read_batch(batch: Any, keys: Sequence[str] | None = None) -> Batch:
     if named is not None:
         names: list[Sequence[str]] = [[key] for key in keys] if keys else [INPUT_KEYS, LABEL_KEYS]
         present = [next((key for key in options if key in named), None) for options in names]
-        if keys or any(present) or not isinstance(batch, tuple):
+        if keys or all(present) or not isinstance(batch, tuple):
             if present[0] is None:
                 raise DataError(f"no inputs in a batch that is a {type_name(batch)}; {BATCH_KEYS_HINT}")
             values = [named[key] for key in present if key is not None]
