@@ -104,6 +104,8 @@ def import_object(path: str) -> Any:
         if "." not in str(error.name) or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module, or one that it imports, is missing
         holder = import_object(module)
+        if not isinstance(holder, type):  # a module that a trusted one imports would be trusted by its path
+            raise
     return getattr(holder, name)
 
 

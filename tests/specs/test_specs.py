@@ -114,6 +114,7 @@ def test_a_class_method_makes_a_network_of_its_class(path):
     ("value", "message"),
     [
         ("test_specs.Holder.Missing", "cannot import activation .*has no attribute 'Missing'"),
+        ("torch.nn.functional.warnings.WarningMessage", "cannot import activation .*No module named"),
         ("swsh", "unknown activation 'swsh'.*near it are.* swish"),
         ("torch.nn.Silu", "cannot import activation 'torch.nn.Silu'.*no attribute 'Silu'"),
         ("no_such_module.Foo", "cannot import activation 'no_such_module.Foo'.*No module named"),
