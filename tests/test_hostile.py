@@ -440,6 +440,7 @@ def test_what_a_self_test_did_not_measure_is_told(tmp_path, monkeypatch, capsys)
     assert main(["report", "theirs"]) == 0
 
 
+@pytest.mark.slow
 def test_a_design_of_a_thousand_looks_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     random_study(tmp_path / "theirs", arms=2, seeds=8, replicates={"min": 2, "max": 1000, "batch": 1})

@@ -161,7 +161,7 @@ def test_members_of_a_dataclass_or_namedtuple_are_found_by_their_names():
         read_batch(Pictures(labels, images), ["scan", "label"])
 
 
-@pytest.mark.parametrize("engine", ["stack", "sequence"])
+@pytest.mark.parametrize("engine", ["stack", pytest.param("sequence", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", WITH_NAMES)
 def test_members_with_names_are_trained_on_as_pairs_are(tmp_path, kind, engine):
     keys = {"batch_keys": ["scan", "diagnosis"]} if kind == "dataclass" else {}
@@ -625,10 +625,17 @@ def trained_on(make, **rows):
     [
         lambda images: DataLoader(images, 8, shuffle=True, drop_last=True),
         lambda images: DataLoader(images, 8, sampler=WeightedRandomSampler(torch.ones(31), 31)),
-        lambda images: DataLoader(images, 8, sampler=RandomSampler(images, num_samples=20)),
-        lambda images: DataLoader(images, 8, sampler=SubsetRandomSampler(range(31)), drop_last=True),
-        lambda images: DataLoader(images, batch_sampler=Tens()),
-        lambda images: DataLoader(images, batch_size=None, sampler=BatchSampler(RandomSampler(images), 8, True)),
+        *(
+            pytest.param(make, marks=pytest.mark.slow)
+            for make in (
+                lambda images: DataLoader(images, 8, sampler=RandomSampler(images, num_samples=20)),
+                lambda images: DataLoader(images, 8, sampler=SubsetRandomSampler(range(31)), drop_last=True),
+                lambda images: DataLoader(images, batch_sampler=Tens()),
+                lambda images: DataLoader(
+                    images, batch_size=None, sampler=BatchSampler(RandomSampler(images), 8, True)
+                ),
+            )
+        ),
     ],
 )
 def test_a_changed_row_that_the_first_epoch_leaves_out_is_another_dataset(make):

@@ -39,7 +39,7 @@ def test_errors_of_a_study_keep_their_level(law, pairs, studies, arms):
 
 @LAWS
 @STUDIES
-@ARMS
+@pytest.mark.parametrize("arms", [3, *(pytest.param(arms, marks=pytest.mark.slow) for arms in (1, 10))])
 def test_errors_over_ten_looks_keep_their_level(law, studies, arms):
     rows = rates.checked(rates.error_rates, law, pairs=60, looks=10, arms=arms, studies=studies)
 

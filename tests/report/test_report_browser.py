@@ -322,7 +322,9 @@ def test_a_figure_grows_with_its_legend(visit, tmp_path, width):
             marks=pytest.mark.slow,
         ),
         pytest.param(lambda folder: study(folder, [records(a, [None] * 8) for a in ("relu", "swish")]), id="diverged"),
-        pytest.param(lambda folder: study(folder, [records("relu", [0.9]).head(0)]), id="none finished"),
+        pytest.param(
+            lambda folder: study(folder, [records("relu", [0.9]).head(0)]), id="none finished", marks=pytest.mark.slow
+        ),
         pytest.param(lambda folder: study(folder, [records("relu", [0.9] * 3)]), id="one side", marks=pytest.mark.slow),
         pytest.param(failing_study, id="failures"),
     ],

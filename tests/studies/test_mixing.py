@@ -53,7 +53,7 @@ def trained(root, callback, replicates):
     return table.sort("arm", "seed").select("arm", "seed", "test_loss", "val_loss"), lines.said
 
 
-@pytest.mark.parametrize("callback", [ClipNorm, MaxNorm])
+@pytest.mark.parametrize("callback", [MaxNorm, pytest.param(ClipNorm, marks=pytest.mark.slow)])
 def test_a_callback_that_takes_norms_sees_each_seed_alone(tmp_path, callback):
     few, said = trained(tmp_path / "a", callback, 1)
     more, said_of_more = trained(tmp_path / "b", callback, 3)

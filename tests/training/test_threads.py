@@ -138,7 +138,7 @@ def test_collections_leave_out_what_was_imported_and_find_new_garbage(monkeypatc
             frozen = gc.get_freeze_count()
             with frozen_imports():  # as in a study within another
                 pass
-            assert gc.get_freeze_count() == frozen > 10_000
+            assert abs(gc.get_freeze_count() - frozen) < 100 < frozen  # a few may have ended meanwhile
             cycle = nn.Module()
             cycle.itself, found = cycle, weakref.ref(cycle)
             del cycle
