@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import WeightAveraging
 from small_studies import Lines, study
 
 from actbench.cli.main import main
@@ -45,6 +46,11 @@ class Reads(Callback):
             parameter.grad = None
 
 
+class LateAverage(WeightAveraging):
+    def should_update(self, step_idx=None, epoch_idx=None):
+        return bool(epoch_idx)
+
+
 def trained(root, callback, replicates):
     config = study(root, replicates=replicates)
     config["trainer"]["callbacks"] = {"class_path": f"test_mixing.{callback.__name__}"}
@@ -67,8 +73,9 @@ def test_a_callback_that_takes_norms_sees_each_seed_alone(tmp_path, callback):
     assert not any(ALONE in line for line in said)  # there is no other seed
 
 
-def test_a_callback_that_changes_neither_weights_nor_gradients_leaves_seeds_together(tmp_path):
-    _, said = trained(tmp_path, Reads, 3)
+@pytest.mark.parametrize("callback", [Reads, LateAverage])
+def test_a_callback_that_mixes_nothing_leaves_seeds_together(tmp_path, callback):
+    _, said = trained(tmp_path, callback, 3)
 
     assert not any(ALONE in line for line in said)
     assert len([line for line in said if "seeds 0-2" in line]) == 2

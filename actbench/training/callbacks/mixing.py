@@ -12,7 +12,7 @@ from typing_extensions import override
 
 HOOKS = [name for name in vars(Callback) if name.startswith("on_") and "checkpoint" not in name]
 STEPWISE = ("batch", "backward", "step", "zero_grad")  # parts of the names of hooks that run at each step
-HARMLESS = ("actbench.", "pytorch_lightning.", "lightning.")  # packages whose callbacks change neither, but for pruning
+HARMLESS = ("actbench.", "pytorch_lightning.", "lightning.")  # packages whose hooks mix nothing, but for pruning
 
 
 class MixingWatch(Callback):
@@ -35,11 +35,10 @@ class MixingWatch(Callback):
         if stage != "fit" or len(pl_module.seeds) == 1:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            cls = type(callback)
-            if cls.__module__.startswith(HARMLESS) and not isinstance(callback, ModelPruning):
-                continue
             for name in HOOKS:
-                if getattr(cls, name) is not getattr(Callback, name):
+                # A subclass, as of WeightAveraging, may change nothing but when Lightning's own hook averages.
+                definer = next(cls for cls in type(callback).__mro__ if name in vars(cls))
+                if isinstance(callback, ModelPruning) or not definer.__module__.startswith(HARMLESS):
                     setattr(callback, name, self._watched(callback, name, pl_module))
 
     def _watched(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
