@@ -1,6 +1,9 @@
 """Studies that train in seconds, and what watches them."""
 
+from actbench.cli.lightning import CommandCLI
+from actbench.specs import compose
 from actbench.studies import compare, train
+from actbench.studies.cells.run import unchanged_process
 from actbench.studies.progress import Progress
 
 
@@ -37,3 +40,11 @@ class Lines(Progress):
 
     def say(self, line):
         self.said.append(line)
+
+
+def scores_of(command, *words):
+    """Every replicate's scores of a command that is run here."""
+    with unchanged_process(0):
+        cli = CommandCLI(command, compose(list(map(str, words))))
+        assert cli.execute() == 0
+    return cli.model.replicate_scores()

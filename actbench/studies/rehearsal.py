@@ -15,7 +15,7 @@ from typing_extensions import override
 from actbench.data import read_batch
 from actbench.networks import calls_activation, network_name
 from actbench.specs import one_line, without
-from actbench.studies.cells import Cell, ChosenEngine, callbacks_of, kind_of, run_cell
+from actbench.studies.cells import Cell, ChosenEngine, TrainingChoices, callbacks_of, kind_of, run_cell
 from actbench.studies.definition import StudyError
 from actbench.studies.executors import FULL
 from actbench.studies.grid import short_name
@@ -25,12 +25,7 @@ from actbench.training.callbacks import MixingWatch
 from actbench.training.classifier import Classifier
 
 
-def rehearse(
-    plan: Plan,
-    say: Callable[[str], None],
-    engines: dict[str, ChosenEngine] | None = None,
-    mixing: set[str] | None = None,
-) -> dict[str, float]:
+def rehearse(plan: Plan, say: Callable[[str], None], choices: TrainingChoices | None = None) -> dict[str, float]:
     """Train, validate and test one batch of every arm on each dataset and network of the missing cells.
 
     Args:
@@ -38,8 +33,8 @@ def rehearse(
         say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
             can train, for a network that activations are swapped into, for weights that were loaded from a file or
             scaled, for running statistics that will not settle, and for callbacks that would mix seeds.
-        engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
-        mixing: Gets the callbacks, as text, of cells of which one changes weights or gradients; see `MixingWatch`.
+        choices: Gets the engine for each kind of cell, and whether callbacks change weights or gradients; see
+            `MixingWatch`.
 
     Returns:
         Optimiser steps of an epoch by the cell's hash; NaN if the number of batches is not known.
@@ -47,7 +42,8 @@ def rehearse(
     Raises:
         StudyError: A cell cannot run.
     """
-    engines, mixing = {} if engines is None else engines, set() if mixing is None else mixing
+    choices = choices or TrainingChoices()
+    engines, mixing = choices.engines, choices.mixing
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
     say_once = without_repeats(say)  # with a tuned setting, each arm comes at several values
     one_by_one = set[str]()  # kinds of cells of which that was said
@@ -59,8 +55,9 @@ def rehearse(
         kind, network = kind_of(cell), short_name(cell.config["model"]["network"])
         watch = rehearse_cell(cell, f"{names[cell.hash]} in {network}")
         epoch_steps[cell.hash] = watch.epoch_steps
+        if len(cell.seeds) > 1:
+            mixing[callbacks_of(cell)] = mixing.get(callbacks_of(cell), False) or bool(watch.mixing)
         for name in watch.mixing:
-            mixing.add(callbacks_of(cell))
             say_once(f"{name} changes weights or gradients, so that each seed is trained alone")
         for line in watch.start:
             say_once(line)

@@ -27,7 +27,7 @@ from actbench.inference.verdict import (
 )
 from actbench.records import RecordError, check_links, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
-from actbench.studies.cells import ChosenEngine, kind_of, with_engine
+from actbench.studies.cells import ChosenEngine, TrainingChoices, callbacks_of, kind_of
 from actbench.studies.crossing import crossed_wanted
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError, large_margin
 from actbench.studies.executors import InProcess
@@ -88,8 +88,8 @@ def compare(
         context.progress.say(question_on_margin)
     for line in filter(None, (entry.parameters for entry in compared)):
         context.progress.say(line)
-    rehearse(plan, context.progress.say, context.engines, context.mixing)
-    add_recorded_engines(study, compared, context)
+    rehearse(plan, say_once, context.choices)
+    add_recorded(study, plan.wanted, context.choices, say_once)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
     folder = study.folder
@@ -101,13 +101,16 @@ def compare(
     for name in (RECORDS, TUNING, VARIANCE) if planned is not history else () if crossed else (VARIANCE,):
         (folder / name).unlink(missing_ok=True)
     replace_file(folder / "study.yaml", dump_yaml(study.to_config()).encode())
-    write_arms(study, [*everything, *crossed], context.engines)
+    write_arms(study, [*everything, *crossed], context.choices)
     try:
         with context.progress, context.executor:
             if study.grid:
                 compared = planned_cells(study, tune(study, context), known=context.known)
                 crossed = crossed_wanted(study, question, compared, say_once)
-                write_arms(study, [*(Wanted(entry, study.seeds) for entry in compared), *crossed], context.engines)
+                everything = [Wanted(entry, study.seeds) for entry in compared]
+                rehearse(make_plan(study, [*everything, *crossed]), say_once, context.choices)
+                add_recorded(study, everything, context.choices, say_once)
+                write_arms(study, [*everything, *crossed], context.choices)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
             train_crossed(study, crossed, context)
             if self_test:
@@ -127,27 +130,31 @@ def compare(
     return results
 
 
-def add_recorded_engines(study: Study, compared: Sequence[PlannedCell], context: RunContext) -> None:
-    """Train missing cells by the engine of finished ones of their kind; say so where no stack can train them."""
+def add_recorded(study: Study, wanted: Sequence[Wanted], choices: TrainingChoices, say: Callable[[str], None]) -> None:
+    """Train cells as finished ones of their kind were; say so where no stack can train the missing ones."""
     store = study_store(study)
     files = store.files()
     recorded = dict[str, str]()
-    for entry in compared:
-        kind = kind_of(entry.cell)
+    for entry, seeds in wanted:
+        callbacks, kind = callbacks_of(entry.cell), kind_of(entry.cell)
+        if entry.cell.config["trainer"].get("callbacks") and callbacks not in choices.mixing:
+            table = read_wanted(study, [Wanted(entry, seeds)], lambda line: None, change=False)
+            if len(table) > 1:  # replicates of a fit start together
+                choices.mixing[callbacks] = table["started"].n_unique() == len(table)
         if kind not in recorded and files.get(entry.cell.hash):
             with suppress(RecordError, OSError):
                 engine = store.read(files[entry.cell.hash][0])["engine"][0]
                 recorded |= {kind: engine} if engine else {}
     for kind, engine in recorded.items():
         as_before = ChosenEngine.recorded(engine, "it trained the finished arms")
-        chosen = context.engines.setdefault(kind, as_before)
+        chosen = choices.engines.setdefault(kind, as_before)
         if as_before.name == "sequence" or chosen.name == "stack" or chosen.reason == ALONE:
-            context.engines[kind] = as_before
+            choices.engines[kind] = as_before
         else:
-            context.progress.say("finished arms were trained in a stack, the others cannot be: times are not compared")
+            say("finished arms were trained in a stack, the others cannot be: times are not compared")
 
 
-def write_arms(study: Study, wanted: Sequence[Wanted], engines: Mapping[str, ChosenEngine]) -> None:
+def write_arms(study: Study, wanted: Sequence[Wanted], choices: TrainingChoices) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``, as another process may do, too."""
     folder = check_links(study.folder / "arms")
     written = set[Path]()
@@ -159,8 +166,12 @@ def write_arms(study: Study, wanted: Sequence[Wanted], engines: Mapping[str, Cho
             name = f"{name[:30]}_{entry.cell.hash}"
         path = folder / f"{name}.yaml"
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
-        comment = f"# What the study trained{scored}:\n#   python main.py fit --config {path}\n"
-        replace_file(path, (comment + dump_yaml(with_engine(replace(entry.cell, seeds=seeds), engines).fit)).encode())
+        first, *others = choices.apply(replace(entry.cell, seeds=seeds))
+        alone = f" for seed {first.seeds[0]}, alone, as a callback would mix seeds" if others else ""
+        comment = f"# What the study trained{alone}{scored}:\n#   python main.py fit --config {path}\n"
+        if others and not (first.fixed or first.crossed):
+            comment += f"# For the next seed, add --seed_everything {others[0].seeds[0]}.\n"
+        replace_file(path, (comment + dump_yaml(first.fit)).encode())
         written.add(path)
     for path in {*folder.glob("[!.]*.yaml")} - written:  # of arms that the study had before
         path.unlink(missing_ok=True)
@@ -230,7 +241,7 @@ def pilot(study: Study) -> pl.DataFrame:
     study = replace(study, mechanism=False)  # a plan needs scores alone
     context = make_context(study)
     wanted = [Wanted(entry, seeds) for entry in planned_cells(study)]
-    rehearse(make_plan(study, wanted), context.progress.say, context.engines, context.mixing)
+    rehearse(make_plan(study, wanted), context.progress.say, context.choices)
     with context.progress, context.executor:
         run_wanted(study, wanted, context, what="the pilot")
         return read_wanted(study, wanted, context.progress.say)
@@ -244,4 +255,4 @@ def make_context(study: Study, progress: Progress | None = None, work: Work | No
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return RunContext(executor, progress, work, [], PlanCache(), {}, set())
+    return RunContext(executor, progress, work, [], PlanCache(), TrainingChoices())

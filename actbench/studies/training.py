@@ -4,7 +4,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 
 from actbench.records import Store
-from actbench.studies.cells import Cell, ChosenEngine, callbacks_of, run_cell, with_engine
+from actbench.studies.cells import Cell, TrainingChoices, run_cell
 from actbench.studies.definition import Study
 from actbench.studies.executors import Executor, Failure
 from actbench.studies.grid import PlanCache, short_name
@@ -43,8 +43,7 @@ class RunContext(NamedTuple):
     work: Work
     troubles: list[str]  # cells that were tried again or failed, and why
     known: PlanCache
-    engines: dict[str, ChosenEngine]  # by the kind of cell; see `rehearse`
-    mixing: set[str]  # callbacks, as text, that would mix seeds; see `rehearse`
+    choices: TrainingChoices
 
 
 def run_wanted(
@@ -60,13 +59,9 @@ def run_wanted(
         total = sum(len(seeds) for _, seeds in wanted)
         rest = "" if plan.missing else "; nothing was missing"
         context.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
-    cells = list[Cell]()
-    for cell in plan.missing:
-        alone = callbacks_of(cell) in context.mixing
-        cells += [replace(cell, seeds=range(seed, seed + 1)) for seed in cell.seeds] if alone else [cell]
-    if context.mixing:
-        cells.sort(key=lambda cell: cell.seeds[0])  # so that arms still take turns
-    plan = plan._replace(missing=[with_engine(cell, context.engines) for cell in cells])
+    cells = chain.from_iterable(map(context.choices.apply, plan.missing))
+    # Arms also take turns where each seed is trained alone.
+    plan = plan._replace(missing=sorted(cells, key=lambda cell: cell.seeds[0]))
     failures = run_missing(study, plan, context) if plan.missing else []
     if failures:
         raise MissingError(failures, what)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning import LightningDataModule
-from small_studies import Lines, Ran, study
+from small_studies import Lines, Ran, scores_of, study
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,7 +21,6 @@ from actbench.seeding import levels
 from actbench.specs import compose, merge_config
 from actbench.studies import Study, StudyError, compare, crossed_wanted, make_question, planned_cells
 from actbench.studies.cells import Cell, cell_config, data_digest, run_cell
-from actbench.studies.cells.run import unchanged_process
 from actbench.studies.crossing import used_sources
 
 
@@ -184,13 +183,6 @@ def test_the_key_holds_the_design():
 
 
 # --- a study ---
-
-
-def scores_of(command, *words):
-    with unchanged_process(0):
-        cli = CommandCLI(command, compose(list(map(str, words))))
-        assert cli.execute() == 0
-    return cli.model.replicate_scores()
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
 """Callbacks of users that see all seeds at once, and would mix them."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import WeightAveraging
-from small_studies import Lines, study
+from small_studies import Lines, scores_of, study
 
 from actbench.cli.main import main
 from actbench.studies import MissingError, compare
@@ -51,8 +53,8 @@ class LateAverage(WeightAveraging):
         return bool(epoch_idx)
 
 
-def trained(root, callback, replicates):
-    config = study(root, replicates=replicates)
+def trained(root, callback, replicates, **section):
+    config = study(root, replicates=replicates, **section)
     config["trainer"]["callbacks"] = {"class_path": f"test_mixing.{callback.__name__}"}
     lines = Lines()
     table = compare(config, progress=lines).table
@@ -71,6 +73,34 @@ def test_a_callback_that_takes_norms_sees_each_seed_alone(tmp_path, callback):
         f"{callback.__name__} changes weights or gradients, {ALONE}"
     ]
     assert not any(ALONE in line for line in said)  # there is no other seed
+
+
+def test_the_yaml_of_an_arm_trains_what_the_study_trained_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    table, _ = trained("studies", MaxNorm, 3)
+    path = Path("studies", "s", "arms", "swish.yaml")
+    written = path.read_text()
+
+    first = scores_of("fit", "--config", path)
+    third = scores_of("fit", "--config", path, "--seed_everything", 2)
+    trained("studies", MaxNorm, 3)  # where nothing is missing
+    known = path.read_text()
+    assert main(["merge", "studies", "--root", "joined"]) == 0  # which makes one file of an arm's records
+    trained("joined", MaxNorm, 3)
+
+    losses = table.filter(arm="swish")["val_loss"].to_list()
+    assert [first["val/loss"].tolist(), third["val/loss"].tolist()] == [losses[:1], losses[2:]]
+    assert written.splitlines()[2] == "# For the next seed, add --seed_everything 1."
+    assert known == written
+    assert Path("joined", "s", "arms", "swish.yaml").read_text() == written.replace("studies/", "joined/")
+
+
+def test_seeds_of_a_tuned_study_are_trained_alone_after_tuning_with_one(tmp_path):
+    tune = {"model.optimizer.lr": [0.001, 0.01, 0.1], "replicates": 1}
+
+    _, said = trained(tmp_path, MaxNorm, 2, tune=tune)
+
+    assert [line for line in said if ALONE in line] == [f"MaxNorm changes weights or gradients, {ALONE}"]
 
 
 @pytest.mark.parametrize("callback", [Reads, LateAverage])

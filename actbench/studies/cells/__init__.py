@@ -2,6 +2,7 @@
 
 from actbench.studies.cells.cell import Cell as Cell
 from actbench.studies.cells.cell import ChosenEngine as ChosenEngine
+from actbench.studies.cells.cell import TrainingChoices as TrainingChoices
 from actbench.studies.cells.cell import build_data as build_data
 from actbench.studies.cells.cell import callbacks_of as callbacks_of
 from actbench.studies.cells.cell import cell_config as cell_config

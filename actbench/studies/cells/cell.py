@@ -1,7 +1,7 @@
 """A cell: one arm on one dataset with some seeds. One fit, one test, a record for each seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -100,6 +100,21 @@ def with_engine(cell: Cell, engines: Mapping[str, ChosenEngine]) -> Cell:
     changed = replace(cell, config=config, engine_reason=chosen.reason)
     vars(changed).update(factors=cell.factors, hash=cell.hash)
     return changed
+
+
+@dataclass(frozen=True)
+class TrainingChoices:
+    """How the cells of a study are trained, which their keys do not name; see `actbench.studies.rehearsal.rehearse`."""
+
+    engines: dict[str, ChosenEngine] = field(default_factory=dict)  # by the kind of cell
+    mixing: dict[str, bool] = field(default_factory=dict)  # by callbacks, as text: whether they would mix seeds
+
+    def apply(self, cell: Cell) -> list[Cell]:
+        """The cells that train a cell's seeds: by the engine of its kind, and alone where callbacks would mix them."""
+        cell = with_engine(cell, self.engines)
+        if not self.mixing.get(callbacks_of(cell)):
+            return [cell]
+        return [replace(cell, seeds=range(seed, seed + 1)) for seed in cell.seeds]
 
 
 def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:
