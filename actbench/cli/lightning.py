@@ -362,13 +362,10 @@ def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
     print(f"interrupted in epoch {trainer.current_epoch + 1}; to go on: {command}", file=sys.stderr)
 
 
-def report_mixing(callback: str) -> None:
+def report_mixing(reason: str) -> None:
     """Say that a callback may mix the replicates of a fit."""
-    print(
-        f"{callback} changes weights or gradients of all seeds at once: what it takes over whole tensors or over all "
-        "parameters, such as a norm, mixes the seeds; `compare` trains each alone, and so does --model.replicates 1",
-        file=sys.stderr,
-    )
+    advice = "`compare` trains each alone, and so does --model.replicates 1"
+    print(f"{reason}, which may mix them; {advice}", file=sys.stderr)
 
 
 def quieten() -> None:

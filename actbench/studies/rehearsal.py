@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import Tensor
 from typing_extensions import override
 
@@ -33,8 +34,7 @@ def rehearse(plan: Plan, say: Callable[[str], None], choices: TrainingChoices | 
         say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
             can train, for a network that activations are swapped into, for weights that were loaded from a file or
             scaled, for running statistics that will not settle, and for callbacks that would mix seeds.
-        choices: Gets the engine for each kind of cell, and whether callbacks change weights or gradients; see
-            `MixingWatch`.
+        choices: Gets the engine for each kind of cell, and whether callbacks may mix seeds; see `MixingWatch`.
 
     Returns:
         Optimiser steps of an epoch by the cell's hash; NaN if the number of batches is not known.
@@ -57,8 +57,8 @@ def rehearse(plan: Plan, say: Callable[[str], None], choices: TrainingChoices | 
         epoch_steps[cell.hash] = watch.epoch_steps
         if len(cell.seeds) > 1:
             mixing[callbacks_of(cell)] = mixing.get(callbacks_of(cell), False) or bool(watch.mixing)
-        for name in watch.mixing:
-            say_once(f"{name} changes weights or gradients, so that each seed is trained alone")
+        for reason in watch.mixing:
+            say_once(f"{reason}: each seed is trained alone")
         for line in watch.start:
             say_once(line)
         if watch.swap:
@@ -133,8 +133,17 @@ class Rehearsal(Callback):
         self.settings = cell.config["trainer"]
         self.inputs = self.outputs = torch.empty(0)
         self.epoch_steps = math.nan
-        self.mixing: list[str] = []  # callbacks that would mix seeds
+        self.mixing: list[str] = []  # callbacks that may mix seeds, with the reason
         self.start: Sequence[str] = ()  # what was loaded, scaled, and will not settle, in lines
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, (BatchSizeFinder, LearningRateFinder)):
+                raise ValueError(
+                    f"{type(callback).__name__} chooses a setting for each arm, which no record names: find it by a "
+                    "fit, and give it in the config"
+                )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -134,13 +134,13 @@ def add_recorded(study: Study, wanted: Sequence[Wanted], choices: TrainingChoice
     """Train cells as finished ones of their kind were; say so where no stack can train the missing ones."""
     store = study_store(study)
     files = store.files()
-    recorded = dict[str, str]()
+    recorded, rehearsed = dict[str, str](), {*choices.mixing}
     for entry, seeds in wanted:
         callbacks, kind = callbacks_of(entry.cell), kind_of(entry.cell)
-        if entry.cell.config["trainer"].get("callbacks") and callbacks not in choices.mixing:
+        if entry.cell.config["trainer"].get("callbacks") and callbacks not in rehearsed:
             table = read_wanted(study, [Wanted(entry, seeds)], lambda line: None, change=False)
-            if len(table) > 1:  # replicates of a fit start together
-                choices.mixing[callbacks] = table["started"].n_unique() == len(table)
+            if 1 < len(table) == table["started"].n_unique():  # replicates of a fit start together
+                choices.mixing[callbacks] = True
         if kind not in recorded and files.get(entry.cell.hash):
             with suppress(RecordError, OSError):
                 engine = store.read(files[entry.cell.hash][0])["engine"][0]

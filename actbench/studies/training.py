@@ -85,11 +85,11 @@ def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints
     return table
 
 
-def refuse_late(callback: str) -> None:
+def refuse_late(reason: str) -> None:
     """Raise a ValueError for a callback whose first change of weights or gradients the rehearsal did not see."""
     raise ValueError(
-        f"{callback} changes weights or gradients of several seeds at once, and did not in the first step: let it do "
-        "so there, too, if only by a factor of 1, and each seed is trained alone"
+        f"{reason}, and did not in the first step: let it do so there, too, if only by a factor of 1, and each seed is "
+        "trained alone"
     )
 
 

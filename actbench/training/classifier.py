@@ -282,11 +282,11 @@ class Classifier(LightningModule):
         scores = {f"{part}/{name}": values.view(len(self.seeds)) for name, values in metric.compute().items()}
         self.labels[part] = cast(Tensor, self.trainer.strategy.reduce(metric.labels, reduce_op="sum"))
         metric.reset()
+        for name, values in scores.items():
+            self._log(name, values, prog_bar=True)
         if self.trainer.sanity_checking:
             return
         self.evaluated |= scores
-        for name, values in scores.items():
-            self._log(name, values, prog_bar=True)
         if self.trainer.state.fn != TrainerFn.FITTING:
             self.ensemble.batches = [*chain.from_iterable(gather(self.ensemble.batches, self.trainer))]
             ensemble = self.ensemble.compute()

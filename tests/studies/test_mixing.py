@@ -10,9 +10,9 @@ from pytorch_lightning.callbacks import WeightAveraging
 from small_studies import Lines, scores_of, study
 
 from actbench.cli.main import main
-from actbench.studies import MissingError, compare
+from actbench.studies import MissingError, StudyError, compare
 
-ALONE = "so that each seed is trained alone"
+ALONE = "each seed is trained alone"
 
 
 class ClipNorm(Callback):
@@ -33,6 +33,21 @@ class Late(Callback):
         if trainer.current_epoch == 1:
             for parameter in pl_module.parameters():
                 parameter.data.sub_(parameter.data.mean())
+
+
+class Stops(Callback):
+    """Ends the training as soon as the loss on val, of all seeds, is below a bound."""
+
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.callback_metrics["val/loss"] < 2.24:
+            trainer.should_stop = True
+
+
+class Prints(Callback):
+    """Reads scores, and decides nothing by them."""
+
+    def on_validation_end(self, trainer, pl_module):
+        self.best = min(trainer.callback_metrics["val/loss"], getattr(self, "best", 9))
 
 
 class Reads(Callback):
@@ -61,17 +76,21 @@ def trained(root, callback, replicates, **section):
     return table.sort("arm", "seed").select("arm", "seed", "test_loss", "val_loss"), lines.said
 
 
-@pytest.mark.parametrize("callback", [MaxNorm, pytest.param(ClipNorm, marks=pytest.mark.slow)])
-def test_a_callback_that_takes_norms_sees_each_seed_alone(tmp_path, callback):
+CHANGES, SCORES = "changes weights or gradients of all seeds at once", "acts on scores, which are means over the seeds"
+
+
+@pytest.mark.parametrize(
+    ("callback", "reason"),
+    [(MaxNorm, CHANGES), (Stops, SCORES), pytest.param(ClipNorm, CHANGES, marks=pytest.mark.slow)],
+)
+def test_a_callback_that_would_mix_seeds_sees_each_alone(tmp_path, callback, reason):
     few, said = trained(tmp_path / "a", callback, 1)
     more, said_of_more = trained(tmp_path / "b", callback, 3)
     grown, _ = trained(tmp_path / "a", callback, 3)
 
     assert more.filter(pl.col("seed") == 0).equals(few)
     assert grown.equals(more)
-    assert [line for line in said_of_more if ALONE in line] == [
-        f"{callback.__name__} changes weights or gradients, {ALONE}"
-    ]
+    assert [line for line in said_of_more if ALONE in line] == [f"{callback.__name__} {reason}: {ALONE}"]
     assert not any(ALONE in line for line in said)  # there is no other seed
 
 
@@ -100,10 +119,10 @@ def test_seeds_of_a_tuned_study_are_trained_alone_after_tuning_with_one(tmp_path
 
     _, said = trained(tmp_path, MaxNorm, 2, tune=tune)
 
-    assert [line for line in said if ALONE in line] == [f"MaxNorm changes weights or gradients, {ALONE}"]
+    assert [line for line in said if ALONE in line] == [f"MaxNorm {CHANGES}: {ALONE}"]
 
 
-@pytest.mark.parametrize("callback", [Reads, LateAverage])
+@pytest.mark.parametrize("callback", [Reads, Prints, LateAverage])
 def test_a_callback_that_mixes_nothing_leaves_seeds_together(tmp_path, callback):
     _, said = trained(tmp_path, callback, 3)
 
@@ -115,9 +134,16 @@ def test_a_change_that_the_rehearsal_did_not_see_ends_the_cell(tmp_path):
     with pytest.raises(MissingError) as error:
         trained(tmp_path, Late, 3)
 
-    assert "Late changes weights or gradients of several seeds at once, and did not in the first step" in str(
-        error.value.failures
-    )
+    assert f"Late {CHANGES}, and did not in the first step" in str(error.value.failures)
+
+
+@pytest.mark.parametrize("finder", ["BatchSizeFinder", "LearningRateFinder"])
+def test_callbacks_that_choose_a_setting_for_each_arm_are_refused(tmp_path, finder):
+    config = study(tmp_path)
+    config["trainer"]["callbacks"] = finder
+
+    with pytest.raises(StudyError, match=f"{finder} chooses a setting for each arm"):
+        compare(config)
 
 
 @pytest.mark.parametrize(("replicates", "said"), [("1", False), ("3", True)])
@@ -128,7 +154,7 @@ def test_a_fit_of_several_seeds_says_that_a_callback_may_mix_them(tmp_path, monk
     fit = ["fit", *words.split(), "--trainer.callbacks", "test_mixing.ClipNorm", "--model.replicates", replicates]
     assert main(fit) == 0
 
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ClipNorm changes")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"ClipNorm {CHANGES}")]
     assert len(lines) == said
     assert all("--model.replicates 1" in line for line in lines)
 
