@@ -204,8 +204,8 @@ def shape_figures(results: StudyResults) -> list[Figure]:
     least = listed([f"{arms[label]} {y:z.3g}" for label, y, _ in ends])
     steepest = listed([f"{arms[label]} {slope:z.3g}" for label, _, slope in ends])
     for name, column, title, axis, finding in (
-        ("shapes-function", "y", "Function", "f(x)", f"Least value: {least}."),
-        ("shapes-slope", "slope", "Derivative", "f′(x)", f"Steepest slope: {steepest}."),
+        ("shapes-function", "y", "Function", "f(x)", f"Least of the values drawn: {least}."),
+        ("shapes-slope", "slope", "Derivative", "f′(x)", f"Steepest of the slopes drawn: {steepest}."),
     ):
         data = rows.with_columns(y=column, seed=pl.when("learned").then("seed")).drop("slope")
         chart, params = shapes_chart(name, axis, bool(learned), results), arm_params(results)
