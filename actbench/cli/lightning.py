@@ -48,6 +48,7 @@ from actbench.training.callbacks import (
     BestCheckpoint,
     EpochLines,
     Interruption,
+    KeyedHooks,
     LastCheckpoint,
     MixingWatch,
     ReplicateBar,
@@ -154,7 +155,8 @@ class CommandCLI(BenchCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         logger = self._run_logger()
         config_text = f"# {library_versions()}\n{dump_yaml(self.canonical)}"  # a fit of it starts afresh
-        callbacks += [RunFolder(config_text, logger), Interruption(report_interruption), MixingWatch(report_mixing)]
+        callbacks += [RunFolder(config_text, logger), Interruption(report_interruption)]
+        callbacks += [KeyedHooks(), MixingWatch(report_mixing)]
         if config.enable_checkpointing is not False:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
         if plain_lines:

@@ -57,8 +57,9 @@ def rehearse(plan: Plan, say: Callable[[str], None], choices: TrainingChoices | 
         epoch_steps[cell.hash] = watch.epoch_steps
         if len(cell.seeds) > 1:
             mixing[callbacks_of(cell)] = mixing.get(callbacks_of(cell), False) or bool(watch.mixing)
-        for reason in watch.mixing:
-            say_once(f"{reason}: each seed is trained alone")
+        shared = ["ReduceLROnPlateau sets one rate for all seeds of a fit"] if cell.shares_rate else []
+        for reason in (*shared, *watch.mixing):
+            say_once(f"{reason}, so each seed is trained alone")
         for line in watch.start:
             say_once(line)
         if watch.swap:
@@ -117,7 +118,8 @@ def shortened(cell: Cell) -> Cell:
     trainer |= {"limit_test_batches": 1, "num_sanity_val_steps": 0}
     if trainer.get("limit_val_batches") != 0:
         trainer["limit_val_batches"] = 1
-    return replace(cell, config={**cell.config, "trainer": trainer}, seeds=cell.seeds[:2])
+    seeds = cell.seeds[: 1 if cell.shares_rate else 2]
+    return replace(cell, config={**cell.config, "trainer": trainer}, seeds=seeds)
 
 
 class Rehearsal(Callback):

@@ -113,6 +113,7 @@ def compare(
                 write_arms(study, [*everything, *crossed], context.choices)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
             train_crossed(study, crossed, context)
+            write_arms(study, [*everything, *crossed], context.choices)  # some may have been trained seed by seed
             if self_test:
                 results = load_results(folder)
                 baselines = [each for each in wanted if each.entry.arm == question.baseline]
@@ -136,11 +137,10 @@ def add_recorded(study: Study, wanted: Sequence[Wanted], choices: TrainingChoice
     files = store.files()
     recorded, rehearsed = dict[str, str](), {*choices.mixing}
     for entry, seeds in wanted:
-        callbacks, kind = callbacks_of(entry.cell), kind_of(entry.cell)
-        if entry.cell.config["trainer"].get("callbacks") and callbacks not in rehearsed:
-            table = read_wanted(study, [Wanted(entry, seeds)], lambda line: None, change=False)
-            if 1 < len(table) == table["started"].n_unique():  # replicates of a fit start together
-                choices.mixing[callbacks] = True
+        kind = kind_of(entry.cell)
+        given = entry.cell.config["trainer"].get("callbacks") and not entry.cell.shares_rate
+        if given and callbacks_of(entry.cell) not in rehearsed:
+            choices.note(entry.cell, read_wanted(study, [Wanted(entry, seeds)], lambda line: None, change=False))
         if kind not in recorded and files.get(entry.cell.hash):
             with suppress(RecordError, OSError):
                 engine = store.read(files[entry.cell.hash][0])["engine"][0]
@@ -167,7 +167,7 @@ def write_arms(study: Study, wanted: Sequence[Wanted], choices: TrainingChoices)
         path = folder / f"{name}.yaml"
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
         first, *others = choices.apply(replace(entry.cell, seeds=seeds))
-        alone = f" for seed {first.seeds[0]}, alone, as a callback would mix seeds" if others else ""
+        alone = f" for seed {first.seeds[0]}, alone, as several would mix" if others else ""
         comment = f"# What the study trained{alone}{scored}:\n#   python main.py fit --config {path}\n"
         if others and not (first.fixed or first.crossed):
             comment += f"# For the next seed, add --seed_everything {others[0].seeds[0]}.\n"

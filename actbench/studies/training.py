@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 from filelock import FileLock, Timeout
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 
 from actbench.records import Store
@@ -67,30 +67,50 @@ def run_wanted(
         raise MissingError(failures, what)
 
 
+class SeedsMixedError(Exception):
+    """A callback may have mixed the seeds of a cell."""
+
+
 def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints: str | None = None) -> pl.DataFrame:
-    """Run a cell in its folder, which is removed afterwards; copy its checkpoint to ``checkpoints`` while it runs."""
+    """Run a cell in its folder, which is removed afterwards; copy its checkpoint to ``checkpoints`` while it runs.
+
+    Where a callback turns out to change what all seeds share, each is trained alone, from its start.
+    """
     cell, folder = task
-    copy = CheckpointCopy(f"{checkpoints.rstrip('/')}/{folder.parent.name}/{folder.name}.ckpt") if checkpoints else None
-    name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seed_span}"
+    name = short_name(cell.config["model"]["activation"])
 
-    def show_epoch(trainer: Trainer, _: LightningModule) -> None:
-        if progress:
-            progress.epoch(name, trainer.current_epoch + 1, trainer.max_epochs)
+    def copy_of(place: Path) -> CheckpointCopy | None:
+        url = f"{str(checkpoints).rstrip('/')}/{folder.parent.name}/{place.name}.ckpt"
+        return CheckpointCopy(url) if checkpoints else None
 
-    added = [LambdaCallback(on_train_epoch_end=show_epoch), MixingWatch(refuse_late)]
-    table = run_cell(cell, folder, added, copy=copy)
-    shutil.rmtree(folder, ignore_errors=True)
-    if copy:
-        copy.remove()
+    def run(part: Cell, place: Path, *callbacks: Callback) -> pl.DataFrame:
+        def show_epoch(trainer: Trainer, _: LightningModule) -> None:
+            if progress:
+                progress.epoch(f"{name} seeds {part.seed_span}", trainer.current_epoch + 1, trainer.max_epochs)
+
+        shown = LambdaCallback(on_train_epoch_end=show_epoch)
+        table = run_cell(part, place, [shown, *callbacks], copy=copy_of(place))
+        remove(place)
+        return table
+
+    def remove(place: Path) -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        if copy := copy_of(place):
+            copy.remove()
+
+    def stop(reason: str) -> None:
+        raise SeedsMixedError(reason)
+
+    alone = folder / "alone"
+    if not alone.exists():
+        try:
+            return run(cell, folder, MixingWatch(stop))
+        except SeedsMixedError:
+            remove(folder)
+            alone.mkdir(parents=True)
+    table = pl.concat([run(part, alone / f"{folder.name}_{part.seeds[0]}") for part in cell.one_by_one()])
+    remove(folder)
     return table
-
-
-def refuse_late(reason: str) -> None:
-    """Raise a ValueError for a callback whose first change of weights or gradients the rehearsal did not see."""
-    raise ValueError(
-        f"{reason}, and did not in the first step: let it do so there, too, if only by a factor of 1, and each seed is "
-        "trained alone"
-    )
 
 
 def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
@@ -134,6 +154,7 @@ def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
                     Path(locks[folder.name].lock_file).unlink(missing_ok=True)
                 accuracy: Any = result["val_accuracy"].mean()
                 line += "" if accuracy is None else f": val accuracy {accuracy:.4f}"
+                line += context.choices.note(cell, result)
             locks.pop(folder.name).release()
             progress.running(len(locks), context.executor.where())
             progress.end_cell(line, len(cell.seeds))

@@ -27,7 +27,6 @@ from actbench.studies.run import write_arms
 from actbench.training.preflight import planned_epochs
 
 ONE_CYCLE = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.1, "total_steps": 8}}
-PLATEAU = {"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
 
 
 class Untrainable(torch.nn.Module):
@@ -167,7 +166,6 @@ def test_arguments_under_network_hold_for_each_network_that_takes_them(tmp_path,
         ({"trainer": {"limit_test_batches": 0}}, {}, "limit_test_batches is 0, and every seed is scored on test"),
         ({"trainer": {"max_steps": 0}}, {}, "max_steps is 0, and a cell needs at least one epoch or step"),
         ({"trainer": {"max_epochs": -1}}, {}, "nothing else ends the training"),
-        ({"model": {"lr_scheduler": PLATEAU}}, {}, "ReduceLROnPlateau lowers one rate for all replicates"),
         ({"data": {"class_path": "FakeImages", "init_args": {"rows": 12}}}, {}, "12 images are too few"),
         ({"data": "test_study_files.Broken"}, {}, "dataset Broken: no server"),
         ({}, {"activations": ["test_study_files.Untrainable"]}, "Untrainable in MLP: no gradient, please"),

@@ -515,6 +515,26 @@ def test_a_setting_of_the_optimizer_reaches_all_replicates():
     assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
 
 
+@pytest.mark.parametrize("replicates", [1, 2])
+def test_what_changes_after_the_backward_pass_counts_in_that_step(replicates):
+    engine = sequence(Flat, range(replicates)).double()
+    optimizer = engine.make_optimizer(OptimizerSpec(SGD))
+    train(engine, optimizer, range(1))
+    before = [parameter.clone() for parameter in engine.parameters()]
+
+    def closure():
+        for parameter in engine.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.param_groups[0].update(lr=0.5, weight_decay=0.0)
+        for kept in optimizer.state.values():
+            kept["momentum_buffer"].zero_()
+
+    optimizer.step(closure)
+
+    assert len(optimizer.state) == len(before) > 0
+    assert all(torch.allclose(new, old - 0.5) for new, old in zip(engine.parameters(), before, strict=True))
+
+
 def test_a_group_of_parameters_that_is_added_is_trained():
     engine = sequence(Flat).double()
     optimizer = engine.make_optimizer(OptimizerSpec(SGD))

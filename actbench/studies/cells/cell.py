@@ -6,12 +6,14 @@ from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import polars as pl
 from pytorch_lightning.utilities import rank_zero_warn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actbench import records
 from actbench.data import ForeignData
 from actbench.seeding import SOURCES, Sharing
-from actbench.specs import without
+from actbench.specs import SchedulerSpec, without
 from actbench.studies.cells.key import factors
 from actbench.training.config import BenchCLI
 
@@ -40,6 +42,22 @@ class Cell:
         vary = {"vary": [source for source in SOURCES if source in self.vary]} if alike and self.fixed else {}
         crossed = {"crossed": [*self.crossed]} if alike and self.crossed else {}
         return {"seed_everything": self.seeds[0], **vary, **crossed, **self.config, "model": model}
+
+    def with_seeds(self, seeds: range) -> "Cell":
+        """The cell with other seeds, on which its key does not depend."""
+        changed = replace(self, seeds=seeds)
+        vars(changed).update(factors=self.factors, hash=self.hash)
+        return changed
+
+    def one_by_one(self) -> list["Cell"]:
+        """A cell for each seed."""
+        return [self.with_seeds(range(seed, seed + 1)) for seed in self.seeds]
+
+    @property
+    def shares_rate(self) -> bool:
+        """Whether the schedule sets the learning rate by scores, and so for one seed only."""
+        schedule = self.config["model"].get("lr_scheduler")
+        return schedule is not None and issubclass(SchedulerSpec(schedule).cls, ReduceLROnPlateau)
 
     @property
     def seed_span(self) -> str:
@@ -107,14 +125,19 @@ class TrainingChoices:
     """How the cells of a study are trained, which their keys do not name; see `actbench.studies.rehearsal.rehearse`."""
 
     engines: dict[str, ChosenEngine] = field(default_factory=dict)  # by the kind of cell
-    mixing: dict[str, bool] = field(default_factory=dict)  # by callbacks, as text: whether they would mix seeds
+    mixing: dict[str, bool] = field(default_factory=dict)  # by callbacks, as text: whether they may mix seeds
 
     def apply(self, cell: Cell) -> list[Cell]:
-        """The cells that train a cell's seeds: by the engine of its kind, and alone where callbacks would mix them."""
+        """The cells that train a cell's seeds: by the engine of its kind, and one by one where they could mix."""
         cell = with_engine(cell, self.engines)
-        if not self.mixing.get(callbacks_of(cell)):
-            return [cell]
-        return [replace(cell, seeds=range(seed, seed + 1)) for seed in cell.seeds]
+        return cell.one_by_one() if cell.shares_rate or self.mixing.get(callbacks_of(cell)) else [cell]
+
+    def note(self, cell: Cell, table: pl.DataFrame) -> str:
+        """Note if a cell's seeds were trained one by one, as its records show; returns this in words, for a line."""
+        if not 1 < len(table) == table["started"].n_unique():  # replicates of a fit start together
+            return ""
+        self.mixing[callbacks_of(cell)] = True
+        return "; a callback would have mixed the seeds, so each was trained alone"
 
 
 def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from actbench.training.callbacks.checkpoints import LastCheckpoint as LastCheckp
 from actbench.training.callbacks.folder import ReplicateRuns as ReplicateRuns
 from actbench.training.callbacks.folder import RunFolder as RunFolder
 from actbench.training.callbacks.folder import RunLogger as RunLogger
+from actbench.training.callbacks.hooks import KeyedHooks as KeyedHooks
 from actbench.training.callbacks.mixing import MixingWatch as MixingWatch
 from actbench.training.callbacks.progress import EpochLines as EpochLines
 from actbench.training.callbacks.progress import ReplicateBar as ReplicateBar

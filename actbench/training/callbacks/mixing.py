@@ -1,35 +1,33 @@
-"""Callbacks of others that treat several replicates as one."""
+"""Callbacks of users that treat several replicates as one."""
 
 from collections.abc import Callable, Iterator
 from functools import wraps
-from inspect import unwrap
-from itertools import zip_longest
-from types import CodeType, FunctionType
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelPruning
-from torch import Tensor
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
-HOOKS = [name for name in vars(Callback) if name.startswith("on_") and "checkpoint" not in name]
+from actbench.training.callbacks.hooks import users_hooks
+
 STEPWISE = ("batch", "backward", "step", "zero_grad")  # parts of the names of hooks that run at each step
-HARMLESS = ("actbench.", "pytorch_lightning.", "lightning.")  # packages whose hooks mix nothing, but for pruning
-SCORES = {"callback_metrics", "logged_metrics", "progress_bar_metrics"}  # attributes of the Trainer
-DECISIONS = {"should_stop", "param_groups"}  # what a callback sets for all replicates
+BEFORE_STEP = ("on_after_backward", "on_before_optimizer_step")  # hooks after which gradients are used
+MODULE_HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
+State = dict[tuple[str, Any], Any]
 
 
 class MixingWatch(Callback):
     """Finds callbacks that may mix the replicates of a fit.
 
-    Callbacks see weights and gradients of all replicates at once. What they take
-    over whole tensors or over all parameters, such as a norm, a mean or a rank,
-    mixes the replicates. What they do to single elements does not, but cannot be
-    told from it. Scores that they read are means over the replicates: where their
-    code also sets the learning rate, or the end of the training, it does so for all.
+    Callbacks see all replicates at once: their weights, gradients and batches and
+    their optimiser. Scores that callbacks read are means over replicates. Where a
+    hook changes something, a norm, a mean or a score may have had a part in
+    it. What it does to single elements or by the epoch mixes
+    nothing, but cannot be told from that.
 
     Args:
-        tell: Called with a clause for each such callback, before the training or after its first change.
+        tell: Called with a clause for each such callback after its first change.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -38,62 +36,69 @@ class MixingWatch(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        if stage != "fit" or len(pl_module.seeds) == 1:
-            return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            names = {*names_in_code(callback)}
-            if names & SCORES and names & DECISIONS:
-                self._tell(type(callback), "acts on scores, which are means over the seeds")
-            for name in HOOKS:
-                # A subclass, as of WeightAveraging, may change nothing but when Lightning's own hook averages.
-                classes = (cls for cls in type(callback).__mro__ if name in vars(cls))
-                definer = vars(callback).get(name) or next(classes)  # a function, as of LambdaCallback, or a class
-                if isinstance(callback, ModelPruning) or not definer.__module__.startswith(HARMLESS):
-                    setattr(callback, name, self._watched(callback, name, pl_module))
+        if stage == "fit" and len(pl_module.seeds) > 1:
+            for callback, name in [*users_hooks(trainer.callbacks)]:  # type: ignore[attr-defined]
+                setattr(callback, name, self._watched(type(callback), name, getattr(callback, name)))
 
-    def _watched(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
+    def _watched(self, cls: type, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         """A hook that tells if it changes anything; at each step after the first, by torch's own count of changes."""
-        hook, cls, deep = getattr(callback, name), type(callback), True
+        deep = True
 
         @wraps(hook)
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def watched(trainer: Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal deep
             if cls in self.told:
-                return hook(*args, **kwargs)
-            before = [(tensor, tensor._version, tensor.clone() if deep else None) for tensor in changeable(module)]
+                return hook(trainer, pl_module, *args, **kwargs)
+            inputs = tree_leaves((args, kwargs))
+            before = {
+                key: (value, value._version, value.clone() if deep else None) if isinstance(value, Tensor) else value
+                for key, value in visible_state(trainer, pl_module, inputs, deep=deep)
+            }
+            result = hook(trainer, pl_module, *args, **kwargs)
+            after = dict(visible_state(trainer, pl_module, inputs, deep=deep))
+            gone = before.keys() - after.keys() if name in BEFORE_STEP else ()
+            changed = [key for key, value in after.items() if key not in before or has_changed(before[key], value)]
+            if what := next((what for what, _ in (*changed, *gone)), None):
+                self.told.add(cls)
+                self.tell(f"{cls.__name__} changes {what} of all seeds at once")
             deep = not any(part in name for part in STEPWISE)
-            result = hook(*args, **kwargs)
-            if any(has_changed(*pair) for pair in zip_longest(before, changeable(module))):
-                self._tell(cls, "changes weights or gradients of all seeds at once")
             return result
 
         return watched
 
-    def _tell(self, cls: type, clause: str) -> None:
-        self.told.add(cls)
-        self.tell(f"{cls.__name__} {clause}")
+
+def visible_state(
+    trainer: Trainer, module: nn.Module, inputs: list[Any], *, deep: bool
+) -> Iterator[tuple[tuple[str, Any], Any]]:
+    """What a hook can change, by what it is and an index: tensors and plain values."""
+    yield ("the end of the training", 0), trainer.should_stop
+    tensors = [*module.parameters(), *module.buffers()]
+    yield from ((("weights", index), tensor.detach()) for index, tensor in enumerate(tensors))
+    yield from ((("gradients", index), tensor.grad) for index, tensor in enumerate(tensors) if tensor.grad is not None)
+    yield from ((("a batch", index), value) for index, value in enumerate(inputs) if isinstance(value, Tensor))
+    yield from ((("the optimizer", index), value) for index, value in optimizer_state(trainer))
+    if deep:
+        for name in MODULE_HOOKS:
+            yield ("torch's hooks", name), sum(len(getattr(child, name)) for child in module.modules())
+    for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        yield ("torch's hooks", name), sum(len(getattr(tensor, name) or ()) for tensor in tensors)
 
 
-def names_in_code(callback: Callback) -> Iterator[str]:
-    """Names of attributes and globals in the functions and methods of a user's callback."""
-    owners = [callback, *(cls for cls in type(callback).__mro__[:-1] if not cls.__module__.startswith(HARMLESS))]
-    functions = (getattr(value, "__func__", value) for owner in owners for value in vars(owner).values())
-    codes: list[Any] = [unwrap(value).__code__ for value in functions if isinstance(value, FunctionType)]
-    for code in codes:
-        yield from code.co_names
-        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+def optimizer_state(trainer: Trainer) -> Iterator[tuple[Any, Any]]:
+    """Settings of groups of parameters, and what an optimizer keeps for each parameter, with an index."""
+    for optimizer in trainer.optimizers:
+        for index, group in enumerate(optimizer.param_groups):
+            yield from (((index, name), value) for name, value in group.items() if name != "params")
+        for parameter, state in optimizer.state.items():
+            yield from (((id(parameter), name), value) for name, value in state.items())
 
 
-def changeable(module: LightningModule) -> Iterator[Tensor]:
-    """Weights, statistics and gradients."""
-    yield from (tensor.detach() for tensor in (*module.parameters(), *module.buffers()))
-    yield from (parameter.grad for parameter in module.parameters() if parameter.grad is not None)
-
-
-def has_changed(before: tuple[Tensor, int, Tensor | None] | None, after: Tensor | None) -> bool:
-    """Whether a tensor was replaced or changed; one that is gone, as a gradient that is not wanted, was not."""
-    if before is None or after is None:
-        return before is None
+def has_changed(before: Any, after: Any) -> bool:
+    """Whether a value is another one, or a tensor was replaced or changed."""
+    if not isinstance(after, Tensor):
+        return bool(before is not after and before != after)
+    if not isinstance(before, tuple):
+        return True
     tensor, version, values = before
     same = tensor.data_ptr() == after.data_ptr() and after._version == version
     return not same or (values is not None and not bool(((values == after) | values.isnan()).all()))

@@ -1,5 +1,6 @@
 """Optimisers of replicates: one for each as one optimiser, and what a stack's optimiser must be."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
@@ -47,15 +48,31 @@ class ReplicateOptimizers(Optimizer):
         self.engine = engine
         self.handed_on = [settings(group) for group in self.param_groups]
 
+    @property
+    def state(self) -> Any:
+        """What is kept for each parameter, such as a momentum; a callback may change it."""
+        if len(self.optimizers) == 1:
+            return self.optimizers[0].state
+        return {parameter: kept for optimizer in self.optimizers for parameter, kept in optimizer.state.items()}
+
+    @state.setter
+    def state(self, state: Mapping[Tensor, Any]) -> None:
+        for optimizer in self.optimizers:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            kept = {parameter: state[parameter] for parameter in parameters if parameter in state}
+            optimizer.state = defaultdict(dict, kept)
+
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        self._hand_on_settings()
+        def compute_loss() -> Any:
+            loss = closure() if closure is not None else None
+            self._hand_on_settings()  # that a hook may have changed after the backward pass
+            return loss
+
         if len(self.optimizers) == 1 and closure is not None:
-            return self.optimizers[0].step(closure)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+            return self.optimizers[0].step(compute_loss)
+        with torch.enable_grad():
+            loss = compute_loss()
         for index, optimizer in enumerate(self.optimizers):
             if index not in self.engine.stopped:
                 optimizer.step()
