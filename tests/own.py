@@ -1,12 +1,13 @@
 """A file as users write one: the folder of each test of `test_user_inputs` has a copy."""
 
 import math
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import Callback, LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -53,6 +54,33 @@ class Folder(Data):
 
     def rows(self, inputs, labels):
         return TensorDataset(inputs, (labels + int((self.root / "shift").read_text())) % 3)
+
+
+@dataclass
+class Scale:
+    by: float = 1.0
+
+
+@dataclass
+class Options:
+    scale: Scale = field(default_factory=Scale)
+    parts: list[str] = field(default_factory=lambda: ["a"])
+
+
+HALF = Options(Scale(0.5), ["b"])
+
+
+class Scaled(Data):
+    def __init__(self, options: Options = HALF, more: Options | None = None):
+        super().__init__()
+        with Path("given").open("a") as file:
+            print(options, more, file=file)
+
+
+class Watch(Callback):
+    def __init__(self, options: Options = HALF, more: Options | None = None):
+        with Path("given").open("a") as file:
+            print(options, more, file=file)
 
 
 class Index(Data):

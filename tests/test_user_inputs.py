@@ -253,6 +253,24 @@ def test_an_enum_and_a_tuple_come_back_from_a_checkpoint_and_in_a_study(done, tm
     assert of_arm(records(tmp_path), "relu", "val_loss") == near([expected] * 3)
 
 
+@pytest.mark.parametrize("more", [None, pytest.param("{scale: {by: 5}, parts: [x, y]}", marks=pytest.mark.slow)])
+def test_a_dataclass_reaches_data_and_callbacks_as_it_is_given_or_as_python_has_it(done, tmp_path, more):
+    given = ["--data", "own.Scaled", "--trainer.callbacks", "own.Watch", "--trainer.max_epochs", 1, *SGD]
+    if more:
+        given += ["--data.more", more, "--trainer.callbacks.more", more]
+
+    done("fit", *given)
+    done("validate", "--ckpt_path", checkpoint(tmp_path), "--trust", "own")
+    done("compare", *given, *STUDY)
+    done("fit", "--config", "studies/study/arms/relu.yaml")
+
+    alone = yaml.safe_load((tmp_path / "studies/study/arms/relu.yaml").read_text())
+    default = "Options(scale=Scale(by=0.5), parts=['b'])"
+    received = "Options(scale=Scale(by=5.0), parts=['x', 'y'])" if more else None
+    assert {*(tmp_path / "given").read_text().splitlines()} == {f"{default} {received}"}
+    assert alone["data"]["init_args"]["options"] == {"scale": {"by": 0.5}, "parts": ["b"]}
+
+
 def test_an_enum_and_a_tuple_can_be_given(done, tmp_path, own):
     options = ["--model.network.hidden", "[8, 8]", "--model.network.pool", "MEAN", "--trainer.max_epochs", 2]
 

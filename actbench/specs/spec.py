@@ -86,7 +86,8 @@ class Spec:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Build a fresh object."""
         arguments = dict(self.init_args)
-        if any(isinstance(value, Namespace | list) for value in arguments.values()):  # which may hold classes
+        holders = Namespace | list | tuple | dict  # of classes, perhaps
+        if any(isinstance(value, holders) for value in arguments.values()):
             parser, names = arguments_parser(self.cls, self.skipped)
             named = Namespace({name: value for name, value in arguments.items() if name in names})  # type: ignore[no-untyped-call]
             arguments |= vars(parser.instantiate_classes(named))
@@ -113,7 +114,7 @@ class Spec:
     @classmethod
     def _split(cls, value: Any) -> tuple[Any, dict[str, Any]]:
         if isinstance(value, Spec):
-            return value.cls, dict(value.init_args)
+            return value.cls, dict(value.to_dict().get("init_args", {}))
         if isinstance(value, partial) and not value.args:
             return value.func, dict(value.keywords)
         if isinstance(value, Mapping):
@@ -182,8 +183,8 @@ class Spec:
             raise ValueError(f"{self.kind} {self.class_path}: {problem} in init_args; accepted: {accepted}")
         names = arguments_parser(self.cls, self.given)[1]
         # What **kwargs are passed on to keeps its own defaults.
-        self.skipped = (*self.given, *sorted(names - parameters.keys() - arguments.keys()))
-        parser, names = arguments_parser(self.cls, self.skipped)
+        skipped = (*self.given, *sorted(names - parameters.keys() - arguments.keys()))
+        parser, names = arguments_parser(self.cls, skipped)
         typed = {name: value for name, value in arguments.items() if name in names}
         try:
             parsed, typed = parse_values(parser, typed)
@@ -200,6 +201,8 @@ class Spec:
         for name, value in bound.items():
             if not is_plain(value) and not is_plain(arguments.get(name)):
                 raise ValueError(f"{self.kind} {self.class_path}: {name}: {value!r} is not a plain value")
+        # If parsed, a dataclass that is left to the class would be built from the dataclass's own defaults.
+        self.skipped = (*skipped, *sorted(names & parameters.keys() - bound.keys()))
         return bound
 
     def _prove(self) -> None:

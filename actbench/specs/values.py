@@ -1,5 +1,6 @@
 """Values of a config: YAML, the parameters of classes, and the canonical form that YAML and checkpoints hold."""
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -11,7 +12,7 @@ from functools import cache
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import PurePath
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader
@@ -133,20 +134,18 @@ def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
 @cache
 def defaults_of(cls: type) -> Mapping[str, Any]:
     """Defaults of a class's parameters; `inspect.Parameter.empty` for a parameter without one."""
-    return {name: parameter.default for name, parameter in parameters_of(cls).items()}
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    made = {field.name: field.default_factory() for field in fields if callable(field.default_factory)}
+    return {name: made.get(name, parameter.default) for name, parameter in parameters_of(cls).items()}
 
 
 @cache
-def numbers_of(cls: type) -> Mapping[str, frozenset[type]]:
-    """For each parameter of a class, whichever of int and float its annotation allows."""
+def hints_of(cls: type) -> Mapping[str, Any]:
+    """Types of a class's parameters, as annotated."""
     try:
-        hints = get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
+        return get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
     except Exception:  # annotations may use names that only type checkers import
-        hints = {name: parameter.annotation for name, parameter in parameters_of(cls).items()}
-    return {
-        name: frozenset(number for number in (int, float) if any(number is kind for kind in (hint, *get_args(hint))))
-        for name, hint in hints.items()
-    }
+        return {name: parameter.annotation for name, parameter in parameters_of(cls).items()}
 
 
 def parse_values(parser: ArgumentParser, given: Any) -> tuple[Namespace, Any]:
@@ -166,10 +165,17 @@ def read_containers(given: Any, parsed: Any) -> Any:
     if isinstance(given, str) and isinstance(parsed, Mapping | list | tuple | set | frozenset):
         given = load_yaml(given)
     if isinstance(given, Mapping) and isinstance(parsed, Mapping):
+        if "class_path" in parsed and as_arguments(given) is given:
+            return read_containers(given, parsed.get("init_args"))
         return {name: read_containers(value, parsed.get(name)) for name, value in given.items()}
     if isinstance(given, list) and isinstance(parsed, list | tuple) and len(given) == len(parsed):
         return [read_containers(*pair) for pair in zip(given, parsed, strict=True)]
     return given
+
+
+def as_arguments(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a given class, which may be given without naming the class."""
+    return (given.get("init_args") or {}) if {"class_path", "init_args"} & given.keys() else given
 
 
 def correct_parsed(node: Any, given: Any = ABSENT) -> None:
@@ -177,7 +183,8 @@ def correct_parsed(node: Any, given: Any = ABSENT) -> None:
 
     A given whole number stays whole where ``float | int`` allows it. A default of
     1 for a float becomes 1.0, as when it is read again. Defaults that no config
-    can hold, such as objects, are left to the class.
+    can hold, such as objects, are left to the class, except for dataclasses that
+    their fields make again.
     """
     if isinstance(node, list):
         same_length = isinstance(given, list) and len(given) == len(node)
@@ -187,7 +194,7 @@ def correct_parsed(node: Any, given: Any = ABSENT) -> None:
         given = given if isinstance(given, Mapping) else {}
         path, arguments = vars(node).get("class_path"), vars(node).get("init_args")
         if isinstance(path, str) and isinstance(arguments, Namespace):
-            correct_arguments(import_object(path), vars(arguments), given.get("init_args") or {})
+            correct_arguments(import_object(path), vars(arguments), as_arguments(given))
         else:
             for name, value in vars(node).items():
                 correct_parsed(value, given.get(name, ABSENT))
@@ -196,16 +203,32 @@ def correct_parsed(node: Any, given: Any = ABSENT) -> None:
 def correct_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Correct the parsed arguments of one class, in place; see `correct_parsed`."""
     for name, value in list(arguments.items()):
-        default = defaults_of(cls).get(name)
-        if name not in given and default is not inspect.Parameter.empty and not is_plain(default):
+        default, hint, before = defaults_of(cls).get(name), hints_of(cls).get(name), given.get(name, ABSENT)
+        # If absent, jsonargparse builds it from the dataclass's own defaults, unlike in a union.
+        grouped = dataclasses.is_dataclass(get_origin(hint) or hint) and dataclasses.is_dataclass(default)
+        plain = default is inspect.Parameter.empty or is_plain(default)
+        if before is ABSENT and not plain and not (grouped and makes(vars(value), default)):
             del arguments[name]
             continue
-        raw = given.get(name, value)
+        raw = value if before is ABSENT else before
         raw = load_yaml(raw) if isinstance(raw, str) and not isinstance(value, str) else raw
-        allowed = numbers_of(cls).get(name)
+        allowed = [number for number in (int, float) if any(number is kind for kind in (hint, *get_args(hint)))]
         if allowed and type(raw) is int and type(value) in (int, float):
             arguments[name] = raw if int in allowed else float(raw)
-        correct_parsed(value, given.get(name, ABSENT))
+        if grouped and (before is ABSENT or isinstance(before, Mapping)):
+            fields = vars(default) if before is ABSENT else {**vars(value), **before}
+            correct_arguments(type(default), vars(value), fields)
+        else:
+            correct_parsed(value, before)
+
+
+def makes(fields: Mapping[str, Any], default: Any) -> bool:
+    """Whether parsed fields of a dataclass make its instance that is the default of an argument.
+
+    They do not make one of a subclass, nor one whose ``__post_init__`` changes a field each time.
+    """
+    given = {field.name: getattr(default, field.name) for field in dataclasses.fields(default) if field.init}
+    return given.keys() == fields.keys() and vars(type(default)(**given)) == vars(default)
 
 
 def is_plain(value: Any) -> bool:
@@ -220,7 +243,8 @@ def is_plain(value: Any) -> bool:
 def to_plain(value: Any, given: Any = ABSENT) -> Any:
     """A parsed value as YAML and checkpoints hold it: tuples as lists, enum members by name, paths as strings.
 
-    Arguments of a class that are None and default to None are left out.
+    Arguments of a class that are None and default to None are left out, and so are
+    fields of a dataclass that no config can hold, unless they are given.
 
     Args:
         value: The value, parsed or given in Python.
@@ -229,12 +253,14 @@ def to_plain(value: Any, given: Any = ABSENT) -> Any:
     Raises:
         ValueError: No config can hold the value.
     """
+    filled = isinstance(value, Namespace) and (given is ABSENT or isinstance(given, Mapping))  # with defaults
     value = vars(value) if isinstance(value, Namespace) else value
     if isinstance(value, Mapping):
         before = given if isinstance(given, Mapping) else {}
         if isinstance(value.get("class_path"), str):
             return written_class(value, before)
-        return {name: to_plain(item, before.get(name, ABSENT)) for name, item in value.items()}
+        kept = [name for name in value if not filled or name in before or is_plain(value[name])]
+        return {name: to_plain(value[name], before.get(name, ABSENT)) for name in kept}
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value) if isinstance(value, set | frozenset) else list(value)
         givens = given if isinstance(given, list) and len(given) == len(items) else [ABSENT] * len(items)
@@ -262,7 +288,8 @@ def written_class(items: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     except (ImportError, AttributeError, TypeError, ValueError):  # a bare name, which is resolved elsewhere
         form, defaults = {"class_path": items["class_path"]}, {}
     for key in ("init_args", "dict_kwargs"):
-        arguments, before, kept = items.get(key) or {}, given.get(key) or {}, {}
+        arguments, kept = items.get(key) or {}, {}
+        before = as_arguments(given) if key == "init_args" else given.get(key) or {}
         for name, value in (vars(arguments) if isinstance(arguments, Namespace) else arguments).items():
             if value is None and defaults.get(name, ABSENT) is None:
                 continue

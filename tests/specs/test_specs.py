@@ -1,4 +1,6 @@
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -289,3 +291,72 @@ def test_an_activation_may_have_a_parameter_for_each_channel(activation):
 def test_a_function_is_no_activation_and_is_named():
     with pytest.raises(ValueError, match=r"functional\.silu .*but a function: write a torch\.nn\.Module"):
         ActivationSpec("torch.nn.functional.silu")
+
+
+@dataclass
+class Inner:
+    a: float = 1.0
+    b: float | int = 7
+
+
+@dataclass
+class Options:
+    inner: Inner = field(default_factory=Inner)
+    scale: float = 1.0
+    names: list[str] = field(default_factory=lambda: ["a"])
+    fn: Callable = torch.relu
+
+
+@dataclass
+class Doubled:
+    scale: float = 1.0
+
+    def __post_init__(self):
+        self.scale *= 2
+
+
+class Gain:
+    def __init__(self, gain: float = 1.0, options: Options = Options(Inner(5), 6)):  # noqa: B008  # as users write
+        self.gain, self.options = gain, options
+
+
+GAIN = Gain(3.0)
+
+
+class Configured(nn.ReLU):
+    def __init__(
+        self,
+        options: Options = Options(Inner(5, 2), 6, ["b"], torch.tanh),  # noqa: B008
+        doubled: Doubled = Doubled(3.0),  # noqa: B008
+        perhaps: Options | None = None,
+        several: dict[str, Options] | None = None,
+        gain: Gain = GAIN,
+    ):
+        super().__init__()
+        self.received = [options, doubled, perhaps, several, gain.gain, gain.options]
+
+
+LEFT = [Options(Inner(5, 2), 6, ["b"], torch.tanh), Doubled(3.0), None, None, 3.0, Options(Inner(5), 6)]
+
+
+@pytest.mark.parametrize(
+    ("given", "received"),
+    [
+        ({}, {}),
+        ({"options": {"scale": 9}}, {0: Options(Inner(5, 2), 9, ["b"], torch.tanh)}),
+        ({"options": {"inner": {"a": 9}}}, {0: Options(Inner(9, 2), 6, ["b"], torch.tanh)}),
+        ({"perhaps": {"inner": {"a": 9}, "names": ["x", "y"]}}, {2: Options(Inner(9), 1, ["x", "y"])}),
+        ({"options": {"inner": {"b": 3}}}, {0: Options(Inner(5, 3), 6, ["b"], torch.tanh)}),
+        ({"perhaps": {"names": "[x, y]"}}, {2: Options(names=["x", "y"])}),
+        ({"several": {"one": {"inner": {"a": 9}}}}, {3: {"one": Options(Inner(9))}}),
+        ({"gain": {"class_path": "test_specs.Gain"}}, {4: 1.0}),
+        ({"gain": {"gain": 2, "options": {"scale": 9}}}, {4: 2.0, 5: Options(Inner(5), 9)}),
+    ],
+)
+def test_a_dataclass_receives_what_is_given_and_else_the_default_of_python(given, received):
+    spec = ActivationSpec({"class_path": "test_specs.Configured", "init_args": given})
+
+    again = ActivationSpec(spec.to_dict())
+
+    assert spec().received == again().received == [received.get(n, default) for n, default in enumerate(LEFT)]
+    assert again.to_dict() == ActivationSpec(spec).to_dict() == spec.to_dict()
