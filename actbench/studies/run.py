@@ -80,16 +80,15 @@ def compare(
     question = make_question(study, compared)
     # What makes no sense is refused before anything is written.
     everything = [Wanted(entry, study.seeds) for entry in compared]
-    say_once = without_repeats(context.progress.say)
-    crossed = crossed_wanted(study, question, compared, say_once)
+    crossed = crossed_wanted(study, question, compared, context.say_once)
     first = wanted_at(study, study.grid.values, context) if study.grid else [*everything, *crossed]
     plan = make_plan(study, first)
     if question_on_margin := large_margin(study.margin):
         context.progress.say(question_on_margin)
     for line in filter(None, (entry.parameters for entry in compared)):
         context.progress.say(line)
-    rehearse(plan, say_once, context.choices)
-    add_recorded(study, plan.wanted, context.choices, say_once)
+    rehearse(plan, context.say_once, context.choices)
+    add_recorded(study, plan.wanted, context)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
     folder = study.folder
@@ -106,10 +105,10 @@ def compare(
         with context.progress, context.executor:
             if study.grid:
                 compared = planned_cells(study, tune(study, context), known=context.known)
-                crossed = crossed_wanted(study, question, compared, say_once)
+                crossed = crossed_wanted(study, question, compared, context.say_once)
                 everything = [Wanted(entry, study.seeds) for entry in compared]
-                rehearse(make_plan(study, [*everything, *crossed]), say_once, context.choices)
-                add_recorded(study, everything, context.choices, say_once)
+                rehearse(make_plan(study, [*everything, *crossed]), context.say_once, context.choices)
+                add_recorded(study, everything, context)
                 write_arms(study, [*everything, *crossed], context.choices)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
             train_crossed(study, crossed, context)
@@ -131,9 +130,9 @@ def compare(
     return results
 
 
-def add_recorded(study: Study, wanted: Sequence[Wanted], choices: TrainingChoices, say: Callable[[str], None]) -> None:
+def add_recorded(study: Study, wanted: Sequence[Wanted], context: RunContext) -> None:
     """Train cells as finished ones of their kind were; say so where no stack can train the missing ones."""
-    store = study_store(study)
+    store, choices = study_store(study), context.choices
     files = store.files()
     recorded, rehearsed = dict[str, str](), {*choices.mixing}
     for entry, seeds in wanted:
@@ -151,7 +150,7 @@ def add_recorded(study: Study, wanted: Sequence[Wanted], choices: TrainingChoice
         if as_before.name == "sequence" or chosen.name == "stack" or chosen.reason == ALONE:
             choices.engines[kind] = as_before
         else:
-            say("finished arms were trained in a stack, the others cannot be: times are not compared")
+            context.say_once("finished arms were trained in a stack, the others cannot be: times are not compared")
 
 
 def write_arms(study: Study, wanted: Sequence[Wanted], choices: TrainingChoices) -> None:
@@ -241,7 +240,7 @@ def pilot(study: Study) -> pl.DataFrame:
     study = replace(study, mechanism=False)  # a plan needs scores alone
     context = make_context(study)
     wanted = [Wanted(entry, seeds) for entry in planned_cells(study)]
-    rehearse(make_plan(study, wanted), context.progress.say, context.choices)
+    rehearse(make_plan(study, wanted), context.say_once, context.choices)
     with context.progress, context.executor:
         run_wanted(study, wanted, context, what="the pilot")
         return read_wanted(study, wanted, context.progress.say)
@@ -255,4 +254,4 @@ def make_context(study: Study, progress: Progress | None = None, work: Work | No
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return RunContext(executor, progress, work, [], PlanCache(), TrainingChoices())
+    return RunContext(executor, progress, work, [], PlanCache(), TrainingChoices(), without_repeats(progress.say))

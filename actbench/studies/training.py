@@ -44,6 +44,7 @@ class RunContext(NamedTuple):
     troubles: list[str]  # cells that were tried again or failed, and why
     known: PlanCache
     choices: TrainingChoices
+    say_once: Callable[[str], None]  # says no line again
 
 
 def run_wanted(

@@ -578,7 +578,7 @@ def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
     config["trainer"]["limit_val_batches"] = 0
     lines = Lines()
 
-    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train, [], PlanCache(), TrainingChoices()))
+    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train, [], PlanCache(), TrainingChoices(), lines.say))
 
     assert lines.said == ["1/1 FakeImages/MLP/relu seeds 0-2"]
 
