@@ -1,9 +1,11 @@
 """Callbacks of users that treat several replicates as one."""
 
-from collections.abc import Callable, Iterator
-from functools import wraps
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, wraps
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -49,13 +51,13 @@ class MixingWatch(Callback):
             nonlocal deep
             if cls in self.told:
                 return hook(trainer, pl_module, *args, **kwargs)
-            inputs = tree_leaves((args, kwargs))
+            look = partial(visible_state, trainer, pl_module, tree_leaves((args, kwargs)), deep=deep)
             before = {
-                key: (value, value._version, value.clone() if deep else None) if isinstance(value, Tensor) else value
-                for key, value in visible_state(trainer, pl_module, inputs, deep=deep)
+                key: (value, value._version, checksum(value) if deep else None) if isinstance(value, Tensor) else value
+                for key, value in look()
             }
             result = hook(trainer, pl_module, *args, **kwargs)
-            after = dict(visible_state(trainer, pl_module, inputs, deep=deep))
+            after = dict(look())
             gone = before.keys() - after.keys() if name in BEFORE_STEP else ()
             changed = [key for key, value in after.items() if key not in before or has_changed(before[key], value)]
             if what := next((what for what, _ in (*changed, *gone)), None):
@@ -68,14 +70,15 @@ class MixingWatch(Callback):
 
 
 def visible_state(
-    trainer: Trainer, module: nn.Module, inputs: list[Any], *, deep: bool
+    trainer: Trainer, module: nn.Module, inputs: Sequence[Any], *, deep: bool
 ) -> Iterator[tuple[tuple[str, Any], Any]]:
     """What a hook can change, by what it is and an index: tensors and plain values."""
     yield ("the end of the training", 0), trainer.should_stop
     tensors = [*module.parameters(), *module.buffers()]
     yield from ((("weights", index), tensor.detach()) for index, tensor in enumerate(tensors))
-    yield from ((("gradients", index), tensor.grad) for index, tensor in enumerate(tensors) if tensor.grad is not None)
-    yield from ((("a batch", index), value) for index, value in enumerate(inputs) if isinstance(value, Tensor))
+    gradients = [tensor.grad for tensor in tensors]
+    yield from ((("gradients", index), tensor) for index, tensor in enumerate(gradients) if is_dense(tensor))
+    yield from ((("a batch", index), value) for index, value in enumerate(inputs) if is_dense(value))
     yield from ((("the optimizer", index), value) for index, value in optimizer_state(trainer))
     if deep:
         for name in MODULE_HOOKS:
@@ -93,12 +96,24 @@ def optimizer_state(trainer: Trainer) -> Iterator[tuple[Any, Any]]:
             yield from (((id(parameter), name), value) for name, value in state.items())
 
 
+def is_dense(value: Any) -> bool:
+    """Whether a value is a tensor with memory of its own, unlike a sparse gradient."""
+    return isinstance(value, Tensor) and value.layout is torch.strided
+
+
 def has_changed(before: Any, after: Any) -> bool:
     """Whether a value is another one, or a tensor was replaced or changed."""
     if not isinstance(after, Tensor):
         return bool(before is not after and before != after)
     if not isinstance(before, tuple):
         return True
-    tensor, version, values = before
+    tensor, version, known = before
     same = tensor.data_ptr() == after.data_ptr() and after._version == version
-    return not same or (values is not None and not bool(((values == after) | values.isnan()).all()))
+    return not same or (known is not None and not known.allclose(checksum(after), rtol=0, atol=0, equal_nan=True))
+
+
+def checksum(tensor: Tensor) -> Float[Tensor, " 2"]:
+    """Sums that depend on each element and its index; a copy of all weights would take as much memory again."""
+    values = torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor.detach()
+    values = values.flatten().cpu().double()  # not every device has doubles
+    return torch.stack([values.sum(), values @ torch.arange(len(values), dtype=torch.double)])
