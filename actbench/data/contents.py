@@ -23,7 +23,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from actbench.data.batches import as_bytes
+from actbench.data.batches import all_finite, as_bytes
 
 MAX_HASHED = 2**29  # bytes; larger sets of files are identified by their names, sizes and times
 DEFAULT_SIZE = 32  # of batches of all rows, where a user's sampler of batches names none
@@ -62,6 +62,8 @@ def dataset_contents(dataset: Any) -> Contents | None:
         sources = (tuple(Path(file) for file, _ in files) if files else torch.as_tensor(dataset.data),)
     else:
         return None
+    if isinstance(sources[0], Tensor) and not all_finite(sources[0]):
+        return None  # which of these inputs are used, and as what, is found by reading them
     whole_numbers = not labels.is_floating_point() and not labels.is_complex() and labels.numel() == len(dataset)
     return Contents(labels.flatten().long().cpu(), sources) if whole_numbers and len(dataset) else None
 

@@ -22,6 +22,7 @@ from actbench.data.batches import (
     BATCH_KEYS_HINT,
     PARTS,
     KeyedBatches,
+    all_finite,
     as_bytes,
     combined_loaders,
     named_members,
@@ -44,6 +45,8 @@ class PartSummary(NamedTuple):
 
     shapes: Sequence[tuple[int, ...]]  # of inputs
     labels: tuple[int, int]  # least and largest
+    inputs: int  # number of inputs that were read
+    broken_inputs: int  # those with NaN or inf
     read: bytes  # hash of the batches that were read
     sources: Sequence[Tensor | tuple[Path, ...]]  # of the dataset, if only a sample of its batches was read
 
@@ -90,7 +93,7 @@ class Scout:
             return False
 
     def check(self, parts: Sequence[str] = PARTS) -> None:
-        """Raise DataError unless each part has one loader, valid labels, and inputs of one shape."""
+        """Raise DataError unless each part has one loader, valid labels, and finite inputs of one shape."""
         for part in parts:
             self.loader(part)
         for part in parts:
@@ -101,6 +104,12 @@ class Scout:
             for label in summary.labels:
                 if not 0 <= label < classes:
                     raise DataError(f"the {part} part has the label {label}, and there are {classes} classes")
+            if summary.broken_inputs:
+                count = f"{summary.broken_inputs:,} of {summary.inputs:,} inputs"
+                raise DataError(
+                    f"the {part} part of {self.name} has NaN or inf in {count}, with which no score would be right: "
+                    "leave these inputs out, or replace the values in the DataModule"
+                )
 
     def digest(self) -> str:
         """Hash of what the loaders yield in the first epoch, and of all training rows if later ones may yield others.
@@ -142,11 +151,14 @@ class Scout:
     def _summarise(self, part: str, loader: Any) -> PartSummary:
         known, title = known_contents(loader), f"the {part} part of {self.name}"
         labels, shapes = [known.labels] if known else [], dict[tuple[int, ...], None]()
-        digests = list[bytes]()
+        digests, inputs, broken_inputs = list[bytes](), 0, 0
         limit = MAX_UNSIZED + 1 if sized_len(loader) is None else None
         for batch in islice(told(self._read(part, loader), title), SAMPLED if known else limit):
             labels.append(cast(Tensor, batch.labels))
             shapes[tuple(batch.inputs.shape[1:])] = None
+            inputs += len(batch.inputs)
+            if not all_finite(batch.inputs):
+                broken_inputs += sum(not all_finite(row) for row in batch.inputs)
             digests.append(batch_digest(batch))
         rows: list[Any] = []
         if known:
@@ -169,22 +181,26 @@ class Scout:
                 )
         all_labels = torch.cat(labels)
         bounds = int(all_labels.min()), int(all_labels.max())
-        return PartSummary([*shapes], bounds, joint_hash(*digests, repr(rows).encode()), known.sources if known else ())
+        read = joint_hash(*digests, repr(rows).encode())
+        return PartSummary([*shapes], bounds, inputs, broken_inputs, read, known.sources if known else ())
 
     def _all_rows(self) -> list[bytes]:
         """Hashes of all training rows, if the first epoch may leave out some that a later one yields."""
         loader, title, digests = self.loader("train"), f"the train part of {self.name}", list[bytes]()
-        all_rows = None if known_contents(loader) else loader_of_all_rows(loader)
+        all_rows, finite = None if known_contents(loader) else loader_of_all_rows(loader), True
         if all_rows is not None:
             try:
                 with unchanged_generators(), attached_trainer(self.data, "train"):
                     for batch in told(self._read("train", all_rows), title):
                         digests.append(batch_digest(batch))
+                        finite = finite and all_finite(batch.inputs)
             except Exception as error:  # of any kind, in the user's code, for a row that may never be drawn
                 rank_zero_warn(
                     f"the rows of {title} cannot be read one after another ({type(error).__name__}): finished "
                     "replicates are found again even if rows change that the first epoch leaves out"
                 )
+        if not finite:
+            rank_zero_warn(f"{title} has NaN or inf in rows that the first epoch leaves out, and a later one may draw")
         return digests
 
     def _first_digest(self, part: str, loader: Any) -> bytes:

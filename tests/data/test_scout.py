@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
+from torchvision.datasets import VisionDataset
 
 from actbench import data
 
@@ -69,3 +70,93 @@ def test_shape_is_said_or_else_that_of_the_first_batch():
 def test_batches_that_are_not_images_and_labels_are_described(ask, batches, found):
     with pytest.raises(ValueError, match=found):
         getattr(data.adopt(Foreign(batches)), ask)
+
+
+class Broken(LightningDataModule):
+    """Thirty rows in each part, of which one part has a value in two rows of its last batch."""
+
+    def __init__(self, value=float("nan"), part="train", *, dtype=torch.float32, make=lambda rows: DataLoader(rows, 4)):
+        super().__init__()
+        self.value, self.part, self.dtype, self.make = value, part, dtype, make
+
+    def rows(self, part):
+        inputs = torch.rand(30, 5).to(self.dtype)
+        if part == self.part:
+            inputs[28:, 3] = self.value
+        return self.make(TensorDataset(inputs, torch.arange(30) % 3))
+
+    def train_dataloader(self):
+        return self.rows("train")
+
+    def val_dataloader(self):
+        return self.rows("val")
+
+    def test_dataloader(self):
+        return self.rows("test")
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("value", "dtype", "make"),
+    [
+        (float("nan"), torch.float32, lambda rows: DataLoader(rows, 4)),
+        (float("inf"), torch.float16, lambda rows: DataLoader(Subset(rows, range(30)), 4)),
+        (float("-inf"), torch.float64, lambda rows: DataLoader([*rows], 4)),
+    ],
+)
+def test_inputs_that_are_not_finite_are_refused_in_any_part(part, value, dtype, make):
+    scout = data.adopt(Broken(value, part, dtype=dtype, make=make)).scout
+
+    with pytest.raises(ValueError, match=f"the {part} part of Broken has NaN or inf in 2 of 30 inputs"):
+        scout.check()
+
+
+class InMemory(VisionDataset):
+    """Rows in memory, of which the last is not finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.data, self.targets = torch.rand(30, 5), torch.arange(30) % 3
+        self.data[29] = float("nan")
+
+    def __getitem__(self, row):
+        return self.data[row], self.targets[row]
+
+    def __len__(self):
+        return 30
+
+
+InMemory.__module__ = VisionDataset.__module__  # looks like torchvision's own
+
+
+def test_images_in_memory_that_are_not_finite_are_refused_although_few_are_read():
+    with pytest.raises(ValueError, match="the train part of Foreign has NaN or inf in 1 of 30 inputs"):
+        data.adopt(Foreign(DataLoader(InMemory(), 4))).scout.check(["train"])
+
+
+class Repaired(Broken):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0].nan_to_num(), batch[1]
+
+
+@pytest.mark.parametrize(
+    "datamodule",
+    [
+        Broken(make=lambda rows: DataLoader(Subset(rows, range(28)), 4)),
+        Repaired(),
+        Broken(value=torch.finfo(torch.float16).max, dtype=torch.float16),
+    ],
+)
+def test_only_what_the_network_gets_has_to_be_finite(datamodule):
+    data.adopt(datamodule).scout.check()
+
+
+def test_a_row_that_is_not_finite_is_told_if_the_first_epoch_leaves_it_out():
+    def make(rows):
+        return DataLoader(rows, 4, sampler=WeightedRandomSampler(torch.arange(30) < 28, 30))
+
+    scout = data.adopt(Broken(make=make)).scout
+    scout.check(["train"])
+
+    with pytest.warns(UserWarning, match="train part of Broken has NaN or inf in rows that the first epoch leaves out"):
+        scout.digest()
