@@ -86,7 +86,8 @@ class Scout:
     def has_labels(self, part: str) -> bool:
         """Whether a part's batches have labels, which a test part needs only where it is scored."""
         with unchanged_generators():
-            batch = next(iter(self.loader(part)), None)
+            loader = self._given_loader(part)
+            batch = None if loader is None else next(iter(loader), None)
         try:
             return read_batch(batch, self.data.keys).labels is not None
         except DataError:
@@ -123,15 +124,9 @@ class Scout:
 
     def loader(self, part: str) -> Any:
         """The loader of a part; DataError if there is none, or more than one."""
-        name = f"{part}_dataloader"
-        with unchanged_generators(), attached_trainer(self.data, part):
-            self.data.prepare_data()
-            if name not in vars(self.data):
-                raise DataError(f"{self.name} has no {name}, which is needed")
-            self.data.setup("test" if part == "test" else "fit")
-            loader = unwrapped_loader(getattr(self.data.inner, name)())
-        if loaders := combined_loaders(loader):
-            raise DataError(f"{name} of {self.name} gives {len(loaders)} loaders, and one is needed")
+        loader = self._given_loader(part)
+        if loader is None:
+            raise DataError(f"{self.name} has no {part}_dataloader, which is needed")
         return loader
 
     def summary(self, part: str) -> PartSummary:
@@ -147,6 +142,18 @@ class Scout:
         loader = self.loader(part)
         with attached_trainer(self.data, part):
             yield from self._read(part, loader)
+
+    def _given_loader(self, part: str) -> Any:
+        """The loader of a part; None if its method is missing or returns None."""
+        name, loader = f"{part}_dataloader", None
+        with unchanged_generators(), attached_trainer(self.data, part):
+            self.data.prepare_data()
+            if name in vars(self.data):
+                self.data.setup("test" if part == "test" else "fit")
+                loader = unwrapped_loader(getattr(self.data.inner, name)())
+        if loaders := combined_loaders(loader):
+            raise DataError(f"{name} of {self.name} gives {len(loaders)} loaders, and one is needed")
+        return loader
 
     def _summarise(self, part: str, loader: Any) -> PartSummary:
         known, title = known_contents(loader), f"the {part} part of {self.name}"

@@ -45,6 +45,16 @@ def test_a_part_without_a_loader_is_named():
         ForeignData(NoTest()).scout.check()
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_loader_that_is_none_counts_as_missing(part):
+    own = ForeignData(Own())
+    setattr(own.inner, f"{part}_dataloader", lambda: None)
+
+    assert not own.scout.has_labels(part)
+    with pytest.raises(ValueError, match=f"Own has no {part}_dataloader, which is needed"):
+        own.scout.check()
+
+
 def test_keys_of_a_mapping_are_found_or_named():
     images, labels = torch.rand(4, 1, 2, 2), torch.arange(4)
 
