@@ -188,3 +188,11 @@ class Keep(nn.Module):
     def forward(self, x):
         self.last = torch.relu(x)
         return self.last
+
+
+class Folding(nn.Module):
+    def __init__(self, folder: str = "", cache_dir: str = ""):
+        super().__init__()
+
+    def forward(self, x):
+        return x.relu()

@@ -136,7 +136,7 @@ class Trial:
             "candidate": self.name,
             "class_path": named["class_path"],
             "source": source_of(cls),
-            "source_digest": fingerprint([named, self.sources, dict(named_files(named, self.sources))]),
+            "source_digest": fingerprint([named, self.sources, named_files(named, self.sources)]),
         }
 
     def examine(self) -> dict[str, Any]:

@@ -184,12 +184,89 @@ def test_a_file_that_the_network_reads_counts(tmp_path, monkeypatch, given):
     assert (cell(config).hash != before) == KEY["files"].counts
 
 
-class Folding(nn.Module):
-    def __init__(self, folder: str = "", cache_dir: str = ""):
-        super().__init__()
+READ = {  # how a module in a package reads a file, and which
+    "(HERE / 'a.txt').read_text()": "pack_of_key/a.txt",
+    "open(os.path.join(os.path.dirname(__file__), 'a.txt'))": "pack_of_key/a.txt",
+    "open(f'{HERE}/conf/a.txt')": "pack_of_key/conf/a.txt",
+    "(HERE.parent / 'conf' / 'a.txt').read_text()": "conf/a.txt",
+    "(HERE / '..' / 'conf' / 'deep' / 'a.txt').read_text()": "conf/deep/a.txt",
+    "HERE.parent.parent.joinpath('conf', 'a.txt').read_text()": "../conf/a.txt",
+    "importlib.resources.files('pack_of_key.data').joinpath('a.txt').read_text()": "pack_of_key/data/a.txt",
+    "(HERE / NAME).read_text()": "pack_of_key/named.txt",
+    "(HERE / self.name).read_text()": "pack_of_key/given.txt",
+    "(Path('conf') / 'a.txt').read_text()": "../../work/conf/a.txt",
+}
 
-    def forward(self, x):
-        return x.relu()
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Writes a package of an activation, in ``src`` beside ``work``, the working folder; returns the former."""
+
+    def make(call, where="project"):
+        src = tmp_path / where / "src"
+        folder = src / "pack_of_key"
+        (folder / "data").mkdir(parents=True)
+        (tmp_path / "work").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "work")
+        (folder / "__init__.py").touch()
+        (folder / "data" / "__init__.py").touch()
+        (folder / "names.py").write_text("NAME = 'named.txt'\n")
+        (folder / "act.py").write_text(
+            "import importlib.resources\nimport os\nfrom pathlib import Path\nfrom torch import nn\n"
+            "from .names import NAME\nHERE = Path(__file__).parent\n"
+            "class Act(nn.Module):\n    def __init__(self, name: str = ''):\n        super().__init__()\n"
+            f"    def read(self):\n        return {call}\n    def forward(self, x):\n        return x.relu()\n"
+        )
+        for name in [name for name in sys.modules if name.partition(".")[0] == "pack_of_key"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(src)
+        return src
+
+    return make
+
+
+ACT = {"model": {"activation": {"class_path": "pack_of_key.act.Act", "init_args": {"name": "given.txt"}}}}
+
+
+@pytest.mark.parametrize(("call", "path"), READ.items())
+def test_a_file_that_code_reads_in_or_around_its_folder_counts(package, call, path):
+    file = package(call) / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("before")
+    before = cell(ACT).hash
+
+    file.write_text("after")
+
+    assert cell(ACT).hash != before
+
+
+def test_the_content_of_a_file_beside_the_code_counts_and_not_its_place(package, monkeypatch):
+    hashes = set()
+    for where in ("here", "there"):
+        src = package("[HERE / 'a.txt', HERE / 'conf' / 'a.txt', HERE.parent / 'a.txt']", where)
+        (src / "pack_of_key" / "conf").mkdir()
+        for number, folder in enumerate(("pack_of_key", "pack_of_key/conf", ".")):
+            (src / folder / "a.txt").write_text(str(number))
+        hashes.add(cell(ACT).hash)
+        for folder in (src, src / "pack_of_key"):
+            monkeypatch.chdir(folder)
+            hashes.add(cell(ACT).hash)
+
+    assert len(hashes) == 1
+    (src / "a.txt").write_text("0")
+    assert cell(ACT).hash not in hashes
+
+
+def test_folders_that_link_in_circles_are_searched_once(package):
+    src = package("HERE / 'conf' / 'deep' / 'a.txt'")
+    (src / "conf").mkdir()
+    (src / "conf" / "deep").symlink_to(src / "conf")
+    (src / "conf" / "a.txt").write_text("before")
+    before = cell(ACT).hash
+
+    (src / "conf" / "a.txt").write_text("after")
+
+    assert cell(ACT).hash != before
 
 
 @pytest.fixture
@@ -202,8 +279,8 @@ def conf(tmp_path, monkeypatch):
     return tmp_path / "conf"
 
 
-def folding(folder="conf", **arguments):
-    return nest("model.activation", {"class_path": "test_key.Folding", "init_args": {"folder": folder, **arguments}})
+def folding(folder="conf", **arguments):  # its class lies where no text names files of these tests
+    return nest("model.activation", {"class_path": "own.Folding", "init_args": {"folder": folder, **arguments}})
 
 
 def pretrained(weights):

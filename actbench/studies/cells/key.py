@@ -15,7 +15,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.metadata import packages_distributions, version
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -134,7 +134,7 @@ def factors(
     others = {**without(config, "data"), "model": without(model, "weights")}
     named = frozenset((name, value, *sources) for name, value in named_leaves(others) if isinstance(value, str))
     if named not in known:
-        known[named] = dict([*named_files(others, sources), *named_folders(model)])
+        known[named] = {**named_files(others, sources), **dict(named_folders(model))}
     files = known[named]
     start = frozenset([("model.weights", model["weights"])] if "weights" in model else ())
     if start and start not in known:
@@ -228,14 +228,44 @@ def user_code(config: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
     return sources, packages
 
 
-def named_files(config: Mapping[str, Any], modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Paths and hashes of files, such as pretrained weights, that a config or a string in the user's modules names."""
-    waiting: list[Any] = [config]
+def named_files(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, str]:
+    """Names and hashes of files, such as pretrained weights, that a config or a text in the user's modules names.
+
+    Names are sought in the working folder. Texts of the modules and arguments of the model are also sought in the
+    folders of the modules and around them, one by one and joined, as in ``HERE.parent / "conf" / "act.json"``.
+    """
+    code: set[Any] = set()
+    folders = set[Path]()
     for name in modules:
         file = source_file(name)
         if file is not None and file.suffix == ".py":
-            waiting += [node.value for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Constant)]
-    yield from ((value, file_hash(value)) for value in leaves(waiting) if is_file(value))
+            code |= {node.value for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Constant)}
+            folders |= {*file.parents[: name.count(".") + 2]}  # up to the one around the folder of top-level modules
+    found = {value: {file_hash(value)} for value in (*leaves(config), *code) if is_file(value)}
+    known = {Path(value).resolve() for value in found}
+    packages = {name.replace(".", os.sep) for name in dotted_names({"code": [*code]})}  # that hold files as resources
+    texts = code | packages | {*leaves(without(config, "trainer"))}  # to whose files callbacks write
+    for name, path in joined_files([*sorted(folders), Path.cwd()], texts):
+        if path.resolve() not in known:
+            known.add(path.resolve())
+            found.setdefault(name, set()).add(file_hash(str(path)))
+    return {name: "".join(sorted(hashes)) for name, hashes in found.items()}  # several folders may hold a name
+
+
+def joined_files(folders: Iterable[Path], texts: Iterable[Any]) -> Iterator[tuple[str, Path]]:
+    """Files in and below some folders whose paths can be joined from texts, each with its name and path."""
+    parts = [PurePath(text).parts for text in texts if isinstance(text, str) and "\n" not in text]
+    pieces = {PurePath(*(part for part in path if part not in (os.sep, ".."))) for path in parts} - {PurePath()}
+    waiting = [(folder.resolve(), PurePath()) for folder in dict.fromkeys(folders)]
+    known = {folder for folder, _ in waiting}  # links may lead in circles
+    for folder, name in waiting:
+        for piece in sorted(pieces):
+            path = folder / piece
+            if is_file(str(path)):
+                yield str(name / piece), path
+            elif os.path.isdir(path) and path.resolve() not in known:  # noqa: PTH112  # never an error
+                known.add(path.resolve())
+                waiting.append((path, name / piece))
 
 
 def named_folders(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
