@@ -195,8 +195,9 @@ class CommandCLI(BenchCLI):
                 raise
             except Exception as error:  # of many kinds
                 if path and is_restore_error(error):
-                    kind = type(error).__name__
-                    raise checkpoints.CheckpointError(f"{path} is damaged: {kind}: {one_line(error)}") from error
+                    kind = f"{type(error).__name__}: "
+                    reason = kind + one_line(error).removeprefix(kind)
+                    raise checkpoints.CheckpointError(f"{path} is damaged: {reason}") from error
                 raise
             if self.trainer.received_sigterm:
                 return 143

@@ -23,8 +23,10 @@ VALUES = 100_000  # most values of a config; nobody writes as many
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message with its line breaks and indentation removed."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's message with its line breaks and indentation removed, after its type if it is a key or a word."""
+    text, name = " ".join(str(error).split()), type(error).__name__
+    bare = isinstance(error, KeyError) or " " not in text
+    return f"{name}: {text}".removesuffix(": ") if bare else text
 
 
 def readable_error(message: str) -> str:

@@ -324,7 +324,7 @@ def named_digest(dataset: str, config: Mapping[str, Any], digests: dict[str, str
     try:
         return data_digest(config, digests)
     except Exception as error:  # of any kind, in a DataModule that is not ours
-        raise ValueError(f"dataset {dataset}: {readable_error(str(error))}") from error
+        raise ValueError(f"dataset {dataset}: {readable_error(one_line(error))}") from error
 
 
 def own_value(config: Mapping[str, Any], key: str) -> float:

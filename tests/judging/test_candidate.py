@@ -174,7 +174,7 @@ def test_what_a_reader_should_know_is_noted(name, notes, found):
     [
         ("WrongShape", r"not an activation: it maps an input of shape \(2, 4, 2, 3\) to \(2, 24\)"),
         ("GivesNaN", "it gives NaN for inputs from -12 to 12"),
-        ("Fails", r"candidates.Fails\(\): 'nothing"),
+        ("Fails", r"candidates.Fails\(\): KeyError: 'nothing"),
         ("ReadsFiles", "while it computes, it does something else: open /etc/hostname"),
         ("LooksAtFrames", "while it computes, it does something else: sys._getframe"),
         ("LooksAtObjects", "while it computes, it does something else: gc.get_objects"),

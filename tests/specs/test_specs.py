@@ -8,7 +8,7 @@ from torch import nn
 
 from actbench.activations import Swish
 from actbench.networks import MLP
-from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, public_path
+from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line, public_path
 
 PARTIAL = functools.partial(torch.relu)
 INSTANCE = nn.ReLU()
@@ -360,3 +360,18 @@ def test_a_dataclass_receives_what_is_given_and_else_the_default_of_python(given
 
     assert spec().received == again().received == [received.get(n, default) for n, default in enumerate(LEFT)]
     assert again.to_dict() == ActivationSpec(spec).to_dict() == spec.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("val/loss"), "KeyError: 'val/loss'"),
+        (KeyError("no such arm"), "KeyError: 'no such arm'"),
+        (IndexError(3), "IndexError: 3"),
+        (ValueError("early"), "ValueError: early"),
+        (AssertionError(), "AssertionError"),
+        (ValueError("a value\n  is wrong"), "a value is wrong"),
+    ],
+)
+def test_the_line_of_an_error_names_its_type_where_the_message_says_little(error, line):
+    assert one_line(error) == line
