@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from actbench.specs import merge_config, nest
 from actbench.studies.cells import Cell, cell_config, data_digest
 from actbench.studies.cells import key as module
+from actbench.studies.cells.cell import TrainingChoices, callbacks_of
 from actbench.studies.cells.key import KEY
 
 CALLBACK = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
@@ -255,6 +257,29 @@ def test_the_content_of_a_file_beside_the_code_counts_and_not_its_place(package,
     assert len(hashes) == 1
     (src / "a.txt").write_text("0")
     assert cell(ACT).hash not in hashes
+
+
+def test_what_a_study_writes_does_not_count(package):
+    package("Path('studies') / 'mine' / 'arms' / 'act.yaml'")
+    arms = Path("studies", "mine", "arms")
+    arms.mkdir(parents=True)
+    (arms.parent / "study.yaml").write_text("name: mine")
+    before = cell(ACT).hash
+
+    (arms / "act.yaml").write_text("model: MLP")
+
+    assert cell(ACT).hash == before
+
+
+def test_seeds_that_are_trained_alone_have_the_key_that_was_planned(package):
+    src = package("(HERE / 'a.txt').read_text()")
+    planned = cell(ACT)
+    assert planned.hash
+    (src / "pack_of_key" / "a.txt").write_text("written by training")
+
+    alone = TrainingChoices(mixing={callbacks_of(planned): True}).apply(planned)
+
+    assert [(each.seeds, each.hash) for each in alone] == [(range(n, n + 1), planned.hash) for n in range(2)]
 
 
 def test_folders_that_link_in_circles_are_searched_once(package):

@@ -253,7 +253,10 @@ def named_files(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, 
 
 
 def joined_files(folders: Iterable[Path], texts: Iterable[Any]) -> Iterator[tuple[str, Path]]:
-    """Files in and below some folders whose paths can be joined from texts, each with its name and path."""
+    """Files in and below some folders whose paths can be joined from texts, each with its name and path.
+
+    Folders of studies are left out: each run writes there.
+    """
     parts = [PurePath(text).parts for text in texts if isinstance(text, str) and "\n" not in text]
     pieces = {PurePath(*(part for part in path if part not in (os.sep, ".."))) for path in parts} - {PurePath()}
     waiting = [(folder.resolve(), PurePath()) for folder in dict.fromkeys(folders)]
@@ -262,7 +265,8 @@ def joined_files(folders: Iterable[Path], texts: Iterable[Any]) -> Iterator[tupl
         for piece in sorted(pieces):
             path = folder / piece
             if is_file(str(path)):
-                yield str(name / piece), path
+                if not any((above / "study.yaml").is_file() and (above / "arms").is_dir() for above in path.parents):
+                    yield str(name / piece), path
             elif os.path.isdir(path) and path.resolve() not in known:  # noqa: PTH112  # never an error
                 known.add(path.resolve())
                 waiting.append((path, name / piece))
