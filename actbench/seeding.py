@@ -136,6 +136,14 @@ def global_stream(seed: int, purpose: Purpose, *index: int, device: torch.device
         SPARE.append(spare)
 
 
+def seed_globally(seed: int, purpose: Purpose, *index: int) -> None:
+    """Set the global generators of torch, NumPy and Python to the start of one stream; see `stream_seed`."""
+    key = stream_seed(seed, purpose, *index) % 2**32
+    random.seed(key)
+    np.random.seed(key)  # noqa: NPY002  # users' code draws from it
+    torch.manual_seed(key)
+
+
 @contextmanager
 def unchanged_generators() -> Iterator[None]:
     """Restore the global generators of Python, NumPy and torch afterwards, even after an error."""

@@ -32,7 +32,7 @@ from actbench.studies import (
     study_parser,
     test_images,
 )
-from actbench.studies.cells import TrainingChoices
+from actbench.studies.cells import ChosenEngine, trained_cells
 from actbench.studies.executors import ExecutorError
 from actbench.studies.forecast import forecast
 
@@ -91,9 +91,9 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
     crossed = crossed_wanted(study, question, compared, print)
     plan = make_plan(study, [*wanted, *crossed])
     if plan.missing:  # any error is reported before anything else is printed
-        choices = TrainingChoices()
-        epoch_steps = rehearse(plan, print, choices)
-        plan = plan._replace(missing=[each for cell in plan.missing for each in choices.apply(cell)])
+        engines = dict[str, ChosenEngine]()
+        epoch_steps = rehearse(plan, print, engines)
+        plan = plan._replace(missing=[each for cell in plan.missing for each in trained_cells(cell, engines)])
         table = read_wanted(study, wanted, print, change=False)
         costs = forecast(plan.missing, table, epoch_steps)
     else:  # the study's own file of records, which is quicker to read than many cells

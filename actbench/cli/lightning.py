@@ -16,7 +16,7 @@ from typing import Any
 import jsonargparse
 from jsonargparse import ArgumentError
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_only
@@ -48,12 +48,11 @@ from actbench.training.callbacks import (
     BestCheckpoint,
     EpochLines,
     Interruption,
-    KeyedHooks,
     LastCheckpoint,
-    MixingWatch,
     ReplicateBar,
     RunFolder,
     RunLogger,
+    mixes_seeds,
 )
 from actbench.training.config import BenchCLI, library_versions
 from actbench.training.engines import EngineError
@@ -151,12 +150,12 @@ class CommandCLI(BenchCLI):
         if self.command != "fit":
             return super().instantiate_trainer(logger=config.logger or False, **kwargs)
         callbacks = self.own_callbacks()
+        report_mixing(callbacks, self.canonical["model"].get("replicates", 1))
         if plain_lines:  # a bar is for a terminal
             callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         logger = self._run_logger()
         config_text = f"# {library_versions()}\n{dump_yaml(self.canonical)}"  # a fit of it starts afresh
         callbacks += [RunFolder(config_text, logger), Interruption(report_interruption)]
-        callbacks += [KeyedHooks(), MixingWatch(report_mixing)]
         if config.enable_checkpointing is not False:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
         if plain_lines:
@@ -365,10 +364,12 @@ def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
     print(f"interrupted in epoch {trainer.current_epoch + 1}; to go on: {command}", file=sys.stderr)
 
 
-def report_mixing(reason: str) -> None:
-    """Say that a callback may mix the replicates of a fit."""
+def report_mixing(callbacks: Sequence[Callback], replicates: int) -> None:
+    """Say which callbacks may mix the seeds of a fit of several."""
     advice = "`compare` trains each alone, and so does --model.replicates 1"
-    print(f"{reason}, which may mix them; {advice}", file=sys.stderr)
+    for cls in dict.fromkeys(map(type, callbacks)):
+        if replicates > 1 and mixes_seeds(cls):
+            print(f"{cls.__name__} sees all seeds at once, and may mix them: {advice}", file=sys.stderr)
 
 
 def quieten() -> None:

@@ -1,19 +1,17 @@
 """Batches of the user's own loaders: read in many forms, and drawn from keyed streams."""
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from actbench.data.images import DataError
 from actbench.data.rows import Batch
-from actbench.seeding import Purpose, stream_seed
+from actbench.seeding import seed_globally, stream_seed
 
 SEED = 0  # keys everything that replicates share
 PARTS = ("train", "val", "test")
@@ -99,14 +97,6 @@ def all_finite(values: Tensor) -> bool:
     return not floating or all(bound.isfinite() for bound in values.aminmax())
 
 
-def seed_globally(purpose: Purpose, *index: int) -> None:
-    """Seed the global generators of Python, NumPy and torch from a stream that all replicates share."""
-    seed = stream_seed(SEED, purpose, *index) % 2**32
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - users' code draws from it
-    torch.manual_seed(seed)
-
-
 class KeyedBatches:
     """A loader whose batches depend on the epoch only, and which can resume in the middle of an epoch.
 
@@ -149,7 +139,7 @@ class KeyedBatches:
         self.seed(epoch)
         iterator = iter(self.loader)
         while True:
-            seed_globally("order", epoch, self.batches, *self.index)
+            seed_globally(SEED, "order", epoch, self.batches, *self.index)
             try:
                 batch = next(iterator)
             except StopIteration:
@@ -168,7 +158,7 @@ class KeyedBatches:
 
     def seed(self, epoch: int) -> None:
         """Seed the global generators, and those of the loader and its samplers, for an epoch."""
-        seed_globally("order", epoch, *self.index)
+        seed_globally(SEED, "order", epoch, *self.index)
         samplers = [getattr(self.loader, name, None) for name in ("sampler", "batch_sampler")]
         samplers.append(getattr(samplers[1], "sampler", None))
         for holder in (self.loader, *samplers):

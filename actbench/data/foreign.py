@@ -8,9 +8,10 @@ import torch
 from pytorch_lightning import LightningDataModule
 from typing_extensions import override
 
-from actbench.data.batches import PARTS, KeyedBatches, combined_loaders, seed_globally, unwrapped_loader
+from actbench.data.batches import PARTS, SEED, KeyedBatches, combined_loaders, unwrapped_loader
 from actbench.data.images import DataError, ImageData
 from actbench.data.scout import Scout
+from actbench.seeding import seed_globally
 
 
 def adopt(
@@ -75,7 +76,7 @@ class ForeignData(LightningDataModule):
             vars(self).pop("scout", None)  # frees all that it has read
         if stage not in self.prepared:
             self.prepared.add(stage)
-            seed_globally("split")
+            seed_globally(SEED, "split")
             self.inner.setup(stage)
 
     @override
@@ -91,9 +92,9 @@ class ForeignData(LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         trainer = self.trainer
         if trainer and trainer.training:  # batches are fetched ahead, so the generator's state is not this batch's
-            seed_globally("augmentation", trainer.current_epoch, trainer.fit_loop.batch_idx)
+            seed_globally(SEED, "augmentation", trainer.current_epoch, trainer.fit_loop.batch_idx)
         else:
-            seed_globally("augmentation")
+            seed_globally(SEED, "augmentation")
         return self.inner.on_before_batch_transfer(batch, dataloader_idx)
 
     @override

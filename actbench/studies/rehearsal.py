@@ -1,6 +1,7 @@
 """Rehearsing a study: one batch of each arm through training, validation and test before anything is trained."""
 
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,17 +17,18 @@ from typing_extensions import override
 from actbench.data import read_batch
 from actbench.networks import calls_activation, network_name
 from actbench.specs import one_line, without
-from actbench.studies.cells import Cell, ChosenEngine, TrainingChoices, callbacks_of, kind_of, run_cell
+from actbench.studies.cells import Cell, ChosenEngine, kind_of, run_cell
 from actbench.studies.definition import StudyError
 from actbench.studies.executors import FULL
 from actbench.studies.grid import short_name
 from actbench.studies.plan import Plan
 from actbench.training import preflight
-from actbench.training.callbacks import MixingWatch
 from actbench.training.classifier import Classifier
 
 
-def rehearse(plan: Plan, say: Callable[[str], None], choices: TrainingChoices | None = None) -> dict[str, float]:
+def rehearse(
+    plan: Plan, say: Callable[[str], None], engines: dict[str, ChosenEngine] | None = None
+) -> dict[str, float]:
     """Train, validate and test one batch of every arm on each dataset and network of the missing cells.
 
     Args:
@@ -34,7 +36,7 @@ def rehearse(plan: Plan, say: Callable[[str], None], choices: TrainingChoices | 
         say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
             can train, for a network that activations are swapped into, for weights that were loaded from a file or
             scaled, for running statistics that will not settle, and for callbacks that would mix seeds.
-        choices: Gets the engine for each kind of cell, and whether callbacks may mix seeds; see `MixingWatch`.
+        engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
 
     Returns:
         Optimiser steps of an epoch by the cell's hash; NaN if the number of batches is not known.
@@ -42,8 +44,7 @@ def rehearse(plan: Plan, say: Callable[[str], None], choices: TrainingChoices | 
     Raises:
         StudyError: A cell cannot run.
     """
-    choices = choices or TrainingChoices()
-    engines, mixing = choices.engines, choices.mixing
+    engines = {} if engines is None else engines
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
     say_once = without_repeats(say)  # with a tuned setting, each arm comes at several values
     one_by_one = set[str]()  # kinds of cells of which that was said
@@ -55,10 +56,7 @@ def rehearse(plan: Plan, say: Callable[[str], None], choices: TrainingChoices | 
         kind, network = kind_of(cell), short_name(cell.config["model"]["network"])
         watch = rehearse_cell(cell, f"{names[cell.hash]} in {network}")
         epoch_steps[cell.hash] = watch.epoch_steps
-        if len(cell.seeds) > 1:
-            mixing[callbacks_of(cell)] = mixing.get(callbacks_of(cell), False) or bool(watch.mixing)
-        shared = ["ReduceLROnPlateau sets one rate for all seeds of a fit"] if cell.shares_rate else []
-        for reason in (*shared, *watch.mixing):
+        for reason in cell.mixing if len(cell.seeds) > 1 else ():
             say_once(f"{reason}, so each seed is trained alone")
         for line in watch.start:
             say_once(line)
@@ -82,11 +80,15 @@ def rehearse_cell(cell: Cell, title: str) -> "Rehearsal":
     watch = Rehearsal(cell)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run_cell(shortened(cell), Path(folder, "rehearsal"), [watch, MixingWatch(watch.mixing.append)])
+            run_cell(shortened(cell), Path(folder, "rehearsal"), [watch])
     except Exception as error:  # of any kind, in the user's code
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        hint = "; a study has no logger, so leave it out there" if "has no logger" in str(error) else ""
+        hint = (
+            "; a study has no logger, so leave it out there"
+            if re.search("has no logger|logger=False", str(error))
+            else ""
+        )
         raise StudyError(f"{title}: {one_line(error)}{hint}") from error
     return watch
 
@@ -118,7 +120,7 @@ def shortened(cell: Cell) -> Cell:
     trainer |= {"limit_test_batches": 1, "num_sanity_val_steps": 0}
     if trainer.get("limit_val_batches") != 0:
         trainer["limit_val_batches"] = 1
-    seeds = cell.seeds[: 1 if cell.shares_rate else 2]
+    seeds = cell.seeds[: 1 if cell.mixing else 2]
     return replace(cell, config={**cell.config, "trainer": trainer}, seeds=seeds)
 
 
@@ -135,7 +137,6 @@ class Rehearsal(Callback):
         self.settings = cell.config["trainer"]
         self.inputs = self.outputs = torch.empty(0)
         self.epoch_steps = math.nan
-        self.mixing: list[str] = []  # callbacks that may mix seeds, with the reason
         self.start: Sequence[str] = ()  # what was loaded, scaled, and will not settle, in lines
 
     @override

@@ -27,7 +27,7 @@ from actbench.inference.verdict import (
 )
 from actbench.records import RecordError, check_links, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
-from actbench.studies.cells import ChosenEngine, TrainingChoices, callbacks_of, kind_of
+from actbench.studies.cells import ChosenEngine, kind_of, trained_cells
 from actbench.studies.crossing import crossed_wanted
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError, large_margin
 from actbench.studies.executors import InProcess
@@ -87,7 +87,7 @@ def compare(
         context.progress.say(question_on_margin)
     for line in filter(None, (entry.parameters for entry in compared)):
         context.progress.say(line)
-    rehearse(plan, context.say_once, context.choices)
+    rehearse(plan, context.say_once, context.engines)
     add_recorded(study, plan.wanted, context)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
@@ -100,19 +100,18 @@ def compare(
     for name in (RECORDS, TUNING, VARIANCE) if planned is not history else () if crossed else (VARIANCE,):
         (folder / name).unlink(missing_ok=True)
     replace_file(folder / "study.yaml", dump_yaml(study.to_config()).encode())
-    write_arms(study, [*everything, *crossed], context.choices)
+    write_arms(study, [*everything, *crossed], context.engines)
     try:
         with context.progress, context.executor:
             if study.grid:
                 compared = planned_cells(study, tune(study, context), known=context.known)
                 crossed = crossed_wanted(study, question, compared, context.say_once)
                 everything = [Wanted(entry, study.seeds) for entry in compared]
-                rehearse(make_plan(study, [*everything, *crossed]), context.say_once, context.choices)
+                rehearse(make_plan(study, [*everything, *crossed]), context.say_once, context.engines)
                 add_recorded(study, everything, context)
-                write_arms(study, [*everything, *crossed], context.choices)
+                write_arms(study, [*everything, *crossed], context.engines)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
             train_crossed(study, crossed, context)
-            write_arms(study, [*everything, *crossed], context.choices)  # some may have been trained seed by seed
             if self_test:
                 results = load_results(folder)
                 baselines = [each for each in wanted if each.entry.arm == question.baseline]
@@ -132,28 +131,25 @@ def compare(
 
 def add_recorded(study: Study, wanted: Sequence[Wanted], context: RunContext) -> None:
     """Train cells as finished ones of their kind were; say so where no stack can train the missing ones."""
-    store, choices = study_store(study), context.choices
+    store = study_store(study)
     files = store.files()
-    recorded, rehearsed = dict[str, str](), {*choices.mixing}
-    for entry, seeds in wanted:
+    recorded = dict[str, str]()
+    for entry, _ in wanted:
         kind = kind_of(entry.cell)
-        given = entry.cell.config["trainer"].get("callbacks") and not entry.cell.shares_rate
-        if given and callbacks_of(entry.cell) not in rehearsed:
-            choices.note(entry.cell, read_wanted(study, [Wanted(entry, seeds)], lambda line: None, change=False))
         if kind not in recorded and files.get(entry.cell.hash):
             with suppress(RecordError, OSError):
                 engine = store.read(files[entry.cell.hash][0])["engine"][0]
                 recorded |= {kind: engine} if engine else {}
     for kind, engine in recorded.items():
         as_before = ChosenEngine.recorded(engine, "it trained the finished arms")
-        chosen = choices.engines.setdefault(kind, as_before)
+        chosen = context.engines.setdefault(kind, as_before)
         if as_before.name == "sequence" or chosen.name == "stack" or chosen.reason == ALONE:
-            choices.engines[kind] = as_before
+            context.engines[kind] = as_before
         else:
             context.say_once("finished arms were trained in a stack, the others cannot be: times are not compared")
 
 
-def write_arms(study: Study, wanted: Sequence[Wanted], choices: TrainingChoices) -> None:
+def write_arms(study: Study, wanted: Sequence[Wanted], engines: Mapping[str, ChosenEngine]) -> None:
     """Write the config of each arm's fit to the study's folder, ``arms/NAME.yaml``, as another process may do, too."""
     folder = check_links(study.folder / "arms")
     written = set[Path]()
@@ -165,8 +161,8 @@ def write_arms(study: Study, wanted: Sequence[Wanted], choices: TrainingChoices)
             name = f"{name[:30]}_{entry.cell.hash}"
         path = folder / f"{name}.yaml"
         scored = "; it scored best.ckpt" if study.weights == "best" else ""
-        first, *others = choices.apply(replace(entry.cell, seeds=seeds))
-        alone = f" for seed {first.seeds[0]}, alone, as several would mix" if others else ""
+        first, *others = trained_cells(replace(entry.cell, seeds=seeds), engines)
+        alone = f" for seed {first.seeds[0]}, alone, as several might mix" if others else ""
         comment = f"# What the study trained{alone}{scored}:\n#   python main.py fit --config {path}\n"
         if others and not (first.fixed or first.crossed):
             comment += f"# For the next seed, add --seed_everything {others[0].seeds[0]}.\n"
@@ -240,7 +236,7 @@ def pilot(study: Study) -> pl.DataFrame:
     study = replace(study, mechanism=False)  # a plan needs scores alone
     context = make_context(study)
     wanted = [Wanted(entry, seeds) for entry in planned_cells(study)]
-    rehearse(make_plan(study, wanted), context.say_once, context.choices)
+    rehearse(make_plan(study, wanted), context.say_once, context.engines)
     with context.progress, context.executor:
         run_wanted(study, wanted, context, what="the pilot")
         return read_wanted(study, wanted, context.progress.say)
@@ -254,4 +250,4 @@ def make_context(study: Study, progress: Progress | None = None, work: Work | No
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return RunContext(executor, progress, work, [], PlanCache(), TrainingChoices(), without_repeats(progress.say))
+    return RunContext(executor, progress, work, [], PlanCache(), {}, without_repeats(progress.say))

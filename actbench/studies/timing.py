@@ -284,7 +284,7 @@ def time_study(study: Study, question: Question, wanted: Sequence[Wanted], conte
         context.progress.say(f"timing {base.entry.label} and the other arms, for at most {study.timing_s:g} s")
         try:
             with unchanged_process(SEED):
-                for row in time_panel(base, arms, context.choices.engines, seconds=study.timing_s, alpha=study.alpha):
+                for row in time_panel(base, arms, context.engines, seconds=study.timing_s, alpha=study.alpha):
                     rows.append(row)
                     Timings(rows, kept, study.target).write(study.folder)
                     context.progress.say(timing_line(row, study.alpha))

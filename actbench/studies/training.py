@@ -4,23 +4,22 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 from filelock import FileLock, Timeout
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 
 from actbench.records import Store
-from actbench.studies.cells import Cell, TrainingChoices, run_cell
+from actbench.studies.cells import Cell, ChosenEngine, run_cell, trained_cells
 from actbench.studies.definition import Study
 from actbench.studies.executors import Executor, Failure
 from actbench.studies.grid import PlanCache, short_name
 from actbench.studies.plan import Plan, Wanted, make_plan, read_wanted, study_store
 from actbench.studies.progress import Progress
-from actbench.training.callbacks import CheckpointCopy, MixingWatch
+from actbench.training.callbacks import CheckpointCopy
 
 Work = Callable[[tuple[Cell, Path]], pl.DataFrame]
 SHOWN = 300  # most characters of a failure's message
@@ -43,7 +42,7 @@ class RunContext(NamedTuple):
     work: Work
     troubles: list[str]  # cells that were tried again or failed, and why
     known: PlanCache
-    choices: TrainingChoices
+    engines: dict[str, ChosenEngine]  # by the kind of cell; see `rehearse`
     say_once: Callable[[str], None]  # says no line again
 
 
@@ -60,57 +59,28 @@ def run_wanted(
         total = sum(len(seeds) for _, seeds in wanted)
         rest = "" if plan.missing else "; nothing was missing"
         context.progress.say(f"{plan.cached:,} of {total:,} replicates cached{rest}")
-    cells = chain.from_iterable(map(context.choices.apply, plan.missing))
-    # Arms also take turns where each seed is trained alone.
-    plan = plan._replace(missing=sorted(cells, key=lambda cell: cell.seeds[0]))
+    cells = [each for cell in plan.missing for each in trained_cells(cell, context.engines)]
+    cells.sort(key=lambda cell: cell.seeds[0])  # so that arms also take turns where each seed is trained alone
+    plan = plan._replace(missing=cells)
     failures = run_missing(study, plan, context) if plan.missing else []
     if failures:
         raise MissingError(failures, what)
 
 
-class SeedsMixedError(Exception):
-    """A callback may have mixed the seeds of a cell."""
-
-
 def train(task: tuple[Cell, Path], progress: Progress | None = None, checkpoints: str | None = None) -> pl.DataFrame:
-    """Run a cell in its folder, which is removed afterwards; copy its checkpoint to ``checkpoints`` while it runs.
-
-    Where a callback turns out to change what all seeds share, each is trained alone, from its start.
-    """
+    """Run a cell in its folder, which is removed afterwards; copy its checkpoint to ``checkpoints`` while it runs."""
     cell, folder = task
-    name = short_name(cell.config["model"]["activation"])
+    copy = CheckpointCopy(f"{checkpoints.rstrip('/')}/{folder.parent.name}/{folder.name}.ckpt") if checkpoints else None
+    name = f"{short_name(cell.config['model']['activation'])} seeds {cell.seed_span}"
 
-    def copy_of(place: Path) -> CheckpointCopy | None:
-        url = f"{str(checkpoints).rstrip('/')}/{folder.parent.name}/{place.name}.ckpt"
-        return CheckpointCopy(url) if checkpoints else None
+    def show_epoch(trainer: Trainer, _: LightningModule) -> None:
+        if progress:
+            progress.epoch(name, trainer.current_epoch + 1, trainer.max_epochs)
 
-    def run(part: Cell, place: Path, *callbacks: Callback) -> pl.DataFrame:
-        def show_epoch(trainer: Trainer, _: LightningModule) -> None:
-            if progress:
-                progress.epoch(f"{name} seeds {part.seed_span}", trainer.current_epoch + 1, trainer.max_epochs)
-
-        shown = LambdaCallback(on_train_epoch_end=show_epoch)
-        table = run_cell(part, place, [shown, *callbacks], copy=copy_of(place))
-        remove(place)
-        return table
-
-    def remove(place: Path) -> None:
-        shutil.rmtree(place, ignore_errors=True)
-        if copy := copy_of(place):
-            copy.remove()
-
-    def stop(reason: str) -> None:
-        raise SeedsMixedError(reason)
-
-    alone = folder / "alone"
-    if not alone.exists():
-        try:
-            return run(cell, folder, MixingWatch(stop))
-        except SeedsMixedError:
-            remove(folder)
-            alone.mkdir(parents=True)
-    table = pl.concat([run(part, alone / f"{folder.name}_{part.seeds[0]}") for part in cell.one_by_one()])
-    remove(folder)
+    table = run_cell(cell, folder, [LambdaCallback(on_train_epoch_end=show_epoch)], copy=copy)
+    shutil.rmtree(folder, ignore_errors=True)
+    if copy:
+        copy.remove()
     return table
 
 
@@ -155,7 +125,6 @@ def run_missing(study: Study, plan: Plan, context: RunContext) -> list[str]:
                     Path(locks[folder.name].lock_file).unlink(missing_ok=True)
                 accuracy: Any = result["val_accuracy"].mean()
                 line += "" if accuracy is None else f": val accuracy {accuracy:.4f}"
-                line += context.choices.note(cell, result)
             locks.pop(folder.name).release()
             progress.running(len(locks), context.executor.where())
             progress.end_cell(line, len(cell.seeds))

@@ -45,7 +45,7 @@ def wanted_at(study: Study, values: Sequence[float], context: RunContext) -> lis
 def can_train(study: Study, value: float, context: RunContext) -> bool:
     """Whether every arm can train at a value of the tuned setting, as SGD cannot at a momentum of 1.1."""
     try:
-        rehearse(make_plan(study, wanted_at(study, [value], context)), context.say_once, context.choices)
+        rehearse(make_plan(study, wanted_at(study, [value], context)), context.say_once, context.engines)
     except StudyError:
         return False
     return True

@@ -24,6 +24,7 @@ from actbench.seeding import CROSSED_REPLICATES, SOURCES, Source
 from actbench.specs import UsageError, correct_parsed, import_object, readable_error, to_plain, without
 from actbench.specs.compose import SPEC_NAMES
 from actbench.specs.values import ABSENT, correct_arguments, defaults_of, parse_values
+from actbench.training.callbacks import KeyedDraws, is_users
 from actbench.training.classifier import Classifier
 from actbench.training.lightning_alias import use_one_lightning
 
@@ -193,9 +194,10 @@ class BenchCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def own_callbacks(self) -> list[Callback]:
-        """Callbacks from the config."""
-        callbacks = self.config_init.trainer.callbacks or []
-        return [*callbacks] if isinstance(callbacks, list) else [callbacks]
+        """Callbacks from the config, after one that keys what they draw if a user has written any."""
+        given = self.config_init.trainer.callbacks or []
+        callbacks = [*given] if isinstance(given, list) else [given]
+        return [KeyedDraws(), *callbacks] if any(is_users(type(callback)) for callback in callbacks) else callbacks
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from actbench.specs import merge_config, nest
 from actbench.studies.cells import Cell, cell_config, data_digest
 from actbench.studies.cells import key as module
-from actbench.studies.cells.cell import TrainingChoices, callbacks_of
 from actbench.studies.cells.key import KEY
 
 CALLBACK = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
@@ -277,7 +276,7 @@ def test_seeds_that_are_trained_alone_have_the_key_that_was_planned(package):
     assert planned.hash
     (src / "pack_of_key" / "a.txt").write_text("written by training")
 
-    alone = TrainingChoices(mixing={callbacks_of(planned): True}).apply(planned)
+    alone = planned.one_by_one()
 
     assert [(each.seeds, each.hash) for each in alone] == [(range(n, n + 1), planned.hash) for n in range(2)]
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping
 from small_studies import Lines, scores_of, study
 
 from actbench.cli.main import main
@@ -22,129 +22,56 @@ class ClipNorm(Callback):
         torch.nn.utils.clip_grad_norm_(pl_module.parameters(), 0.05)
 
 
-class MaxNorm(Callback):
-    """Past autograd, as much code does it, which torch does not count as a change."""
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        for parameter in pl_module.parameters():
-            parameter.data.mul_(min(1.0, 0.5 / parameter.data.norm().item()))
-
-
 class Late(Callback):
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == 1:
-            for parameter in pl_module.parameters():
-                parameter.data.sub_(parameter.data.mean())
+    """Past autograd, as much code does it, which torch does not count as a change, and after the first epoch."""
 
-
-class RateByGradients(Callback):
-    """Changes neither weights nor gradients."""
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        norm = max(parameter.grad.abs().max().item() for parameter in pl_module.parameters())
-        optimizer.param_groups[0]["lr"] = 0.01 / (1 + norm)
-
-
-class Moments(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        for state in trainer.optimizers[0].state.values():
-            state["exp_avg"].div_(state["exp_avg"].norm())
+        if trainer.current_epoch:
+            for parameter in pl_module.parameters():
+                parameter.data.mul_(min(1.0, 0.5 / parameter.data.norm().item()))
 
 
-class CentresBatch(Callback):
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        batch[0].sub_(batch[0].mean())
-
-
-class HooksGradients(Callback):
-    def on_train_start(self, trainer, pl_module):
-        for parameter in pl_module.parameters():
-            parameter.register_hook(lambda gradient: gradient / gradient.norm())
-
-
-class SkipsSteps(Callback):
-    def on_after_backward(self, trainer, pl_module):
-        for parameter in pl_module.parameters():
-            if parameter.grad.norm() < 0.1:
-                parameter.grad = None
-
-
-class Stops(Callback):
-    """Ends the training as soon as the loss on val, of all seeds, is below a bound."""
-
-    def on_validation_end(self, trainer, pl_module):
-        if trainer.callback_metrics["val/loss"] < 2.2935:
-            trainer.should_stop = True
+class StopsEarly(EarlyStopping):
+    """Has no hook of its own."""
 
 
 class Reads(Callback):
-    """Changes neither weights nor gradients, but what reads them and the scores."""
+    mixes_seeds = False
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         self.norm = sum(parameter.grad.norm() for parameter in pl_module.parameters())
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        for parameter in pl_module.parameters():
-            parameter.grad = None
 
     def on_validation_end(self, trainer, pl_module):
         self.best = min(trainer.callback_metrics["val/loss"], getattr(self, "best", 9))
 
 
-class LateAverage(WeightAveraging):
-    def should_update(self, step_idx=None, epoch_idx=None):
-        return bool(epoch_idx)
-
-
-def trained(root, callback, replicates, **section):
+def trained(root, callback, replicates, arguments=None, **section):
     config = study(root, replicates=replicates, **section)
-    config["trainer"]["callbacks"] = {"class_path": f"test_mixing.{callback.__name__}"}
+    path = f"{callback.__module__}.{callback.__name__}"
+    config["trainer"]["callbacks"] = {"class_path": path, "init_args": arguments or {}}
     lines = Lines()
     table = compare(config, progress=lines).table
     return table.sort("arm", "seed").select("arm", "seed", "test_loss", "val_loss"), lines.said
 
 
+STOPS = {"monitor": "val/loss", "patience": 9, "stopping_threshold": 2.2935}
+
+
 @pytest.mark.parametrize(
-    ("callback", "changed"),
-    [
-        (MaxNorm, "weights"),
-        (RateByGradients, "the optimizer"),
-        (HooksGradients, "torch's hooks"),
-        pytest.param(ClipNorm, "gradients", marks=pytest.mark.slow),
-        pytest.param(SkipsSteps, "gradients", marks=pytest.mark.slow),
-        pytest.param(Moments, "the optimizer", marks=pytest.mark.slow),
-        pytest.param(CentresBatch, "a batch", marks=pytest.mark.slow),
-    ],
+    ("callback", "arguments"),
+    [(Late, {}), (StopsEarly, STOPS), pytest.param(ClipNorm, {}, marks=pytest.mark.slow)],
 )
-def test_a_callback_that_may_mix_seeds_sees_each_alone(tmp_path, callback, changed):
-    few, said = trained(tmp_path / "a", callback, 1)
-    more, said_of_more = trained(tmp_path / "b", callback, 3)
-    grown, _ = trained(tmp_path / "a", callback, 3)
+def test_a_callback_that_may_mix_seeds_sees_each_alone(tmp_path, callback, arguments):
+    few, said = trained(tmp_path / "a", callback, 1, arguments)
+    more, said_of_more = trained(tmp_path / "b", callback, 3, arguments)
+    grown, _ = trained(tmp_path / "a", callback, 3, arguments)
 
     assert more.filter(pl.col("seed") == 0).equals(few)
     assert grown.equals(more)
     assert [line for line in said_of_more if ALONE in line] == [
-        f"{callback.__name__} changes {changed} of all seeds at once, so {ALONE}"
+        f"{callback.__name__} sees all seeds of a fit at once, so {ALONE}"
     ]
     assert not any(ALONE in line for line in said)  # there is no other seed
-
-
-@pytest.mark.parametrize("callback", [Late, pytest.param(Stops, marks=pytest.mark.slow)])
-def test_a_change_that_the_rehearsal_did_not_see_trains_each_seed_alone(tmp_path, monkeypatch, capsys, callback):
-    monkeypatch.chdir(tmp_path)
-    few, _ = trained("a", callback, 1)
-    more, said = trained("studies", callback, 3)
-    ran = [line for line in said if "seeds 0-2" in line]
-
-    scores_of("fit", "--config", "studies/s/arms/relu.yaml")
-    (last,) = Path("lightning_logs").glob("*/checkpoints/last.ckpt")
-    again = scores_of("test", "--ckpt_path", last, "--trust", "test_mixing")
-
-    assert more.filter(pl.col("seed") == 0).equals(few)
-    assert again["test/loss"].tolist() == few.filter(arm="relu")["test_loss"].to_list()
-    assert len(ran) == 2
-    assert all("a callback would have mixed the seeds, so each was trained alone" in line for line in ran)
-    assert trained("studies", callback, 4)[0].filter(pl.col("seed") < 3).equals(more)
 
 
 def test_a_plateau_is_that_of_each_seed(tmp_path):
@@ -165,16 +92,16 @@ def test_a_plateau_is_that_of_each_seed(tmp_path):
 
 def test_the_yaml_of_an_arm_trains_what_the_study_trained_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    table, _ = trained("studies", MaxNorm, 3)
+    table, _ = trained("studies", ClipNorm, 3)
     path = Path("studies", "s", "arms", "swish.yaml")
     written = path.read_text()
 
     first = scores_of("fit", "--config", path)
     third = scores_of("fit", "--config", path, "--seed_everything", 2)
-    trained("studies", MaxNorm, 3)  # where nothing is missing
+    trained("studies", ClipNorm, 3)  # where nothing is missing
     known = path.read_text()
     assert main(["merge", "studies", "--root", "joined"]) == 0  # which makes one file of an arm's records
-    trained("joined", MaxNorm, 3)
+    trained("joined", ClipNorm, 3)
 
     losses = table.filter(arm="swish")["val_loss"].to_list()
     assert [first["val/loss"].tolist(), third["val/loss"].tolist()] == [losses[:1], losses[2:]]
@@ -186,14 +113,14 @@ def test_the_yaml_of_an_arm_trains_what_the_study_trained_alone(tmp_path, monkey
 def test_seeds_of_a_tuned_study_are_trained_alone_after_tuning_with_one(tmp_path):
     tune = {"model.optimizer.lr": [0.001, 0.01, 0.1], "replicates": 1}
 
-    _, said = trained(tmp_path, MaxNorm, 2, tune=tune)
+    _, said = trained(tmp_path, ClipNorm, 2, tune=tune)
 
-    assert [line for line in said if ALONE in line] == [f"MaxNorm changes weights of all seeds at once, so {ALONE}"]
+    assert [line for line in said if ALONE in line] == [f"ClipNorm sees all seeds of a fit at once, so {ALONE}"]
 
 
-@pytest.mark.parametrize("callback", [Reads, LateAverage])
-def test_a_callback_that_mixes_nothing_leaves_seeds_together(tmp_path, callback):
-    _, said = trained(tmp_path, callback, 3)
+@pytest.mark.parametrize(("callback", "arguments"), [(Reads, {}), (EarlyStopping, STOPS)])
+def test_a_callback_that_mixes_nothing_leaves_seeds_together(tmp_path, callback, arguments):
+    _, said = trained(tmp_path, callback, 3, arguments)
 
     assert not any(ALONE in line for line in said)
     assert len([line for line in said if "seeds 0-2" in line]) == 2
@@ -217,9 +144,7 @@ def test_a_fit_of_several_seeds_says_that_a_callback_may_mix_them(tmp_path, monk
     assert main(fit) == 0
 
     lines = [
-        line
-        for line in capsys.readouterr().err.splitlines()
-        if line.startswith("ClipNorm changes gradients of all seeds")
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("ClipNorm sees all seeds at once")
     ]
     assert len(lines) == said
     assert all("--model.replicates 1" in line for line in lines)

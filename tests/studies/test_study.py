@@ -30,7 +30,6 @@ from actbench.studies import (
     rehearse,
     train,
 )
-from actbench.studies.cells import TrainingChoices
 from actbench.studies.executors import Failure, InProcess, LocalProcesses
 from actbench.studies.forecast import forecast
 from actbench.studies.grid import PlanCache
@@ -578,7 +577,7 @@ def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
     config["trainer"]["limit_val_batches"] = 0
     lines = Lines()
 
-    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train, [], PlanCache(), TrainingChoices(), lines.say))
+    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train, [], PlanCache(), {}, lines.say))
 
     assert lines.said == ["1/1 FakeImages/MLP/relu seeds 0-2"]
 

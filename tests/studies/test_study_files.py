@@ -21,7 +21,7 @@ from actbench.records import Store
 from actbench.report.tables import tables
 from actbench.specs import compose
 from actbench.studies import Study, Wanted, arms, compare, make_plan, planned_cells, read_wanted, rehearse
-from actbench.studies.cells import Cell, TrainingChoices, cell_config
+from actbench.studies.cells import Cell, cell_config
 from actbench.studies.forecast import forecast
 from actbench.studies.run import write_arms
 from actbench.training.preflight import planned_epochs
@@ -98,11 +98,11 @@ def test_names_tell_arms_apart_by_arguments_and_by_settings():
 
 def test_files_of_arms_are_those_of_the_plan_whoever_else_writes_them(tmp_path):
     before, after = (Study.of(study(tmp_path, activations=names)) for names in (["relu", "mish"], ["relu", "swish"]))
-    write_arms(before, [Wanted(entry, before.seeds) for entry in planned_cells(before)], TrainingChoices())
+    write_arms(before, [Wanted(entry, before.seeds) for entry in planned_cells(before)], {})
     wanted = [Wanted(entry, after.seeds) for entry in planned_cells(after)]
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: write_arms(after, wanted, TrainingChoices()), range(40)))
+        list(pool.map(lambda _: write_arms(after, wanted, {}), range(40)))
 
     assert sorted(path.name for path in (after.folder / "arms").iterdir()) == ["relu.yaml", "swish.yaml"]
 

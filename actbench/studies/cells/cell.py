@@ -1,20 +1,20 @@
 """A cell: one arm on one dataset with some seeds. One fit, one test, a record for each seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import polars as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actbench import records
 from actbench.data import ForeignData
 from actbench.seeding import SOURCES, Sharing
-from actbench.specs import SchedulerSpec, without
+from actbench.specs import SchedulerSpec, import_object, without
 from actbench.studies.cells.key import factors
+from actbench.training.callbacks import mixes_seeds
 from actbench.training.config import BenchCLI
 
 # Settings of the Trainer that a study chooses itself.
@@ -53,11 +53,16 @@ class Cell:
         """A cell for each seed."""
         return [self.with_seeds(range(seed, seed + 1)) for seed in self.seeds]
 
-    @property
-    def shares_rate(self) -> bool:
-        """Whether the schedule sets the learning rate by scores, and so for one seed only."""
+    @cached_property
+    def mixing(self) -> list[str]:
+        """What may mix the seeds of a fit, in words; such a cell's seeds are trained one by one."""
+        given = self.config["trainer"].get("callbacks") or []
+        classes = [import_object(callback["class_path"]) for callback in given]
+        found = [f"{cls.__name__} sees all seeds of a fit at once" for cls in classes if mixes_seeds(cls)]
         schedule = self.config["model"].get("lr_scheduler")
-        return schedule is not None and issubclass(SchedulerSpec(schedule).cls, ReduceLROnPlateau)
+        if schedule is not None and issubclass(SchedulerSpec(schedule).cls, ReduceLROnPlateau):
+            found.append("ReduceLROnPlateau sets one rate for all seeds of a fit")
+        return found
 
     @property
     def seed_span(self) -> str:
@@ -90,11 +95,6 @@ def kind_of(cell: Cell) -> str:
     return records.json_text([cell.config["data"], cell.digest, cell.config["model"]["network"]])
 
 
-def callbacks_of(cell: Cell) -> str:
-    """The callbacks in a cell's config, as JSON."""
-    return records.json_text(cell.config["trainer"].get("callbacks"))
-
-
 class ChosenEngine(NamedTuple):
     """The engine of a kind of cell, why it was chosen, and whether its steps are compiled."""
 
@@ -120,24 +120,10 @@ def with_engine(cell: Cell, engines: Mapping[str, ChosenEngine]) -> Cell:
     return changed
 
 
-@dataclass(frozen=True)
-class TrainingChoices:
-    """How the cells of a study are trained, which their keys do not name; see `actbench.studies.rehearsal.rehearse`."""
-
-    engines: dict[str, ChosenEngine] = field(default_factory=dict)  # by the kind of cell
-    mixing: dict[str, bool] = field(default_factory=dict)  # by callbacks, as text: whether they may mix seeds
-
-    def apply(self, cell: Cell) -> list[Cell]:
-        """The cells that train a cell's seeds: by the engine of its kind, and one by one where they could mix."""
-        cell = with_engine(cell, self.engines)
-        return cell.one_by_one() if cell.shares_rate or self.mixing.get(callbacks_of(cell)) else [cell]
-
-    def note(self, cell: Cell, table: pl.DataFrame) -> str:
-        """Note if a cell's seeds were trained one by one, as its records show; returns this in words, for a line."""
-        if not 1 < len(table) == table["started"].n_unique():  # replicates of a fit start together
-            return ""
-        self.mixing[callbacks_of(cell)] = True
-        return "; a callback would have mixed the seeds, so each was trained alone"
+def trained_cells(cell: Cell, engines: Mapping[str, ChosenEngine]) -> list[Cell]:
+    """The cells that train a cell's seeds: by the engine of its kind, and one by one where a fit may mix them."""
+    cell = with_engine(cell, engines)
+    return cell.one_by_one() if cell.mixing else [cell]
 
 
 def cell_config(given: Mapping[str, Any]) -> dict[str, Any]:

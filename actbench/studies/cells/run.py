@@ -29,7 +29,6 @@ from actbench.training.callbacks import (
     BestCheckpoint,
     CheckpointCopy,
     Interruption,
-    KeyedHooks,
     LastCheckpoint,
     RunFolder,
     RunLogger,
@@ -137,7 +136,7 @@ def run_cell(
         run = RunFolder(logger=RunLogger(folder.parent, name="", version=folder.name))
         best = [BestCheckpoint()] if cell.weights == "best" else []
         interruption = Interruption(lambda path, _: None)
-        added = [run, *best, LastCheckpoint(copy=copy), interruption, measured, KeyedHooks(), *callbacks]
+        added = [run, *best, LastCheckpoint(copy=copy), interruption, measured, *callbacks]
         cli = CellCLI(cell, folder / "callbacks", added)
         trainer, classifier, datamodule = cli.trainer, cli.model, cli.datamodule
         if classifier.start.digest != cell.factors.get("initial_weights"):

@@ -6,9 +6,10 @@ from actbench.training.callbacks.checkpoints import LastCheckpoint as LastCheckp
 from actbench.training.callbacks.folder import ReplicateRuns as ReplicateRuns
 from actbench.training.callbacks.folder import RunFolder as RunFolder
 from actbench.training.callbacks.folder import RunLogger as RunLogger
-from actbench.training.callbacks.hooks import KeyedHooks as KeyedHooks
-from actbench.training.callbacks.mixing import MixingWatch as MixingWatch
 from actbench.training.callbacks.progress import EpochLines as EpochLines
 from actbench.training.callbacks.progress import ReplicateBar as ReplicateBar
 from actbench.training.callbacks.stopping import Interruption as Interruption
 from actbench.training.callbacks.stopping import for_replicates as for_replicates
+from actbench.training.callbacks.users import KeyedDraws as KeyedDraws
+from actbench.training.callbacks.users import is_users as is_users
+from actbench.training.callbacks.users import mixes_seeds as mixes_seeds
