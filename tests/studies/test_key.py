@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import Callback, LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -268,6 +268,21 @@ def test_what_a_study_writes_does_not_count(package):
     (arms / "act.yaml").write_text("model: MLP")
 
     assert cell(ACT).hash == before
+
+
+class Watches(Callback):
+    """A callback of a user's."""
+
+
+class Harmless(Watches):
+    mixes_seeds = False
+
+
+@pytest.mark.parametrize(("callback", "alone"), [("Watches", True), ("Harmless", False)])
+def test_results_with_callbacks_that_may_mix_seeds_are_those_of_seeds_that_were_trained_alone(callback, alone):
+    given = {"trainer": {"callbacks": [{"class_path": f"test_key.{callback}"}]}}
+
+    assert ("seeds" in cell(given).factors) == alone
 
 
 def test_seeds_that_are_trained_alone_have_the_key_that_was_planned(package):

@@ -1,4 +1,4 @@
-"""Callbacks of users that see all seeds at once, and would mix them."""
+"""Callbacks and schedules that see all seeds at once, and may mix them."""
 
 import random
 from pathlib import Path
@@ -59,7 +59,7 @@ STOPS = {"monitor": "val/loss", "patience": 9, "stopping_threshold": 2.2935}
 
 @pytest.mark.parametrize(
     ("callback", "arguments"),
-    [(Late, {}), (StopsEarly, STOPS), pytest.param(ClipNorm, {}, marks=pytest.mark.slow)],
+    [(StopsEarly, STOPS), *(pytest.param(each, {}, marks=pytest.mark.slow) for each in (Late, ClipNorm))],
 )
 def test_a_callback_that_may_mix_seeds_sees_each_alone(tmp_path, callback, arguments):
     few, said = trained(tmp_path / "a", callback, 1, arguments)
@@ -98,24 +98,10 @@ def test_the_yaml_of_an_arm_trains_what_the_study_trained_alone(tmp_path, monkey
 
     first = scores_of("fit", "--config", path)
     third = scores_of("fit", "--config", path, "--seed_everything", 2)
-    trained("studies", ClipNorm, 3)  # where nothing is missing
-    known = path.read_text()
-    assert main(["merge", "studies", "--root", "joined"]) == 0  # which makes one file of an arm's records
-    trained("joined", ClipNorm, 3)
 
     losses = table.filter(arm="swish")["val_loss"].to_list()
     assert [first["val/loss"].tolist(), third["val/loss"].tolist()] == [losses[:1], losses[2:]]
     assert written.splitlines()[2] == "# For the next seed, add --seed_everything 1."
-    assert known == written
-    assert Path("joined", "s", "arms", "swish.yaml").read_text() == written.replace("studies/", "joined/")
-
-
-def test_seeds_of_a_tuned_study_are_trained_alone_after_tuning_with_one(tmp_path):
-    tune = {"model.optimizer.lr": [0.001, 0.01, 0.1], "replicates": 1}
-
-    _, said = trained(tmp_path, ClipNorm, 2, tune=tune)
-
-    assert [line for line in said if ALONE in line] == [f"ClipNorm sees all seeds of a fit at once, so {ALONE}"]
 
 
 @pytest.mark.parametrize(("callback", "arguments"), [(Reads, {}), (EarlyStopping, STOPS)])

@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from actbench import records
 from actbench.data import ForeignData
 from actbench.seeding import SOURCES, Sharing
-from actbench.specs import SchedulerSpec, import_object, without
+from actbench.specs import SchedulerSpec, without
 from actbench.studies.cells.key import factors
-from actbench.training.callbacks import mixes_seeds
+from actbench.training.callbacks import mixing_callbacks
 from actbench.training.config import BenchCLI
 
 # Settings of the Trainer that a study chooses itself.
@@ -56,9 +56,8 @@ class Cell:
     @cached_property
     def mixing(self) -> list[str]:
         """What may mix the seeds of a fit, in words; such a cell's seeds are trained one by one."""
-        given = self.config["trainer"].get("callbacks") or []
-        classes = [import_object(callback["class_path"]) for callback in given]
-        found = [f"{cls.__name__} sees all seeds of a fit at once" for cls in classes if mixes_seeds(cls)]
+        classes = mixing_callbacks(self.config["trainer"])
+        found = [f"{cls.__name__} sees all seeds of a fit at once" for cls in classes]
         schedule = self.config["model"].get("lr_scheduler")
         if schedule is not None and issubclass(SchedulerSpec(schedule).cls, ReduceLROnPlateau):
             found.append("ReduceLROnPlateau sets one rate for all seeds of a fit")

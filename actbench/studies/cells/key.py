@@ -25,6 +25,7 @@ from actbench.data.contents import files_hash, joint_hash
 from actbench.seeding import Sharing, levels
 from actbench.specs import without
 from actbench.specs.compose import SPEC_NAMES, SPECS
+from actbench.training.callbacks import mixing_callbacks
 from actbench.training.checkpoints import is_default
 from actbench.training.config import LIGHTNING_DEFAULTS, is_actbench_dataset
 from actbench.training.transfer import weights_digest
@@ -143,6 +144,7 @@ def factors(
         "data": without_paths(config["data"]),
         **{name: model[name] for name in SPEC_NAMES},
         "callbacks": callbacks,
+        **({"seeds": "one by one"} if mixing_callbacks(config["trainer"]) else {}),  # earlier records mixed them
         **({"initial_weights": known[start]} if start else {}),
         **{name: model[name] for name in ("batch_keys", "freeze", "init", "sites") if name in model},
         "trainer": settings,

@@ -13,3 +13,4 @@ from actbench.training.callbacks.stopping import for_replicates as for_replicate
 from actbench.training.callbacks.users import KeyedDraws as KeyedDraws
 from actbench.training.callbacks.users import is_users as is_users
 from actbench.training.callbacks.users import mixes_seeds as mixes_seeds
+from actbench.training.callbacks.users import mixing_callbacks as mixing_callbacks

@@ -1,5 +1,6 @@
 """Callbacks that users have written."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
@@ -7,6 +8,7 @@ from pytorch_lightning.callbacks import LambdaCallback, ModelPruning
 from typing_extensions import override
 
 from actbench.seeding import seed_globally
+from actbench.specs import import_object
 
 CALLBACKS = (-1,)  # tells their streams from the network's own, which have no negative index
 LIBRARIES = ("actbench.", "pytorch_lightning.", "lightning.")
@@ -25,6 +27,12 @@ def mixes_seeds(cls: type) -> bool:
     then mixes the seeds. Every class of a user's is taken to do so, unless it says ``mixes_seeds = False``.
     """
     return is_users(cls) and bool(getattr(cls, "mixes_seeds", True))
+
+
+def mixing_callbacks(trainer: Mapping[str, Any]) -> list[type]:
+    """The classes of callbacks in a config's section `trainer` that may mix seeds."""
+    classes = [import_object(callback["class_path"]) for callback in trainer.get("callbacks") or []]
+    return [cls for cls in classes if mixes_seeds(cls)]
 
 
 class KeyedDraws(Callback):
