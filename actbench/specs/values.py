@@ -212,6 +212,11 @@ def correct_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, 
         if before is ABSENT and not plain and not (grouped and makes(vars(value), default)):
             del arguments[name]
             continue
+        if grouped and isinstance(before, Mapping) and vars(value).keys() - before and not makes(vars(value), default):
+            others = ", ".join(sorted(vars(value).keys() - before))
+            raise ValueError(
+                f"{name}: fields of {default!r}, the default, do not make it again: give all of them, also {others}"
+            )
         raw = value if before is ABSENT else before
         raw = load_yaml(raw) if isinstance(raw, str) and not isinstance(value, str) else raw
         allowed = [number for number in (int, float) if any(number is kind for kind in (hint, *get_args(hint)))]

@@ -362,6 +362,21 @@ def test_a_dataclass_receives_what_is_given_and_else_the_default_of_python(given
     assert again.to_dict() == ActivationSpec(spec).to_dict() == spec.to_dict()
 
 
+@dataclass
+class DoubledWithMore(Doubled):
+    more: float = 1.0
+
+
+class Partly(nn.ReLU):
+    def __init__(self, doubled: DoubledWithMore = DoubledWithMore(3.0)):  # noqa: B008
+        super().__init__()
+
+
+def test_a_part_of_a_dataclass_whose_fields_do_not_make_its_default_again_is_refused():
+    with pytest.raises(ValueError, match=r"scale=6.*do not make it again: give all of them, also scale"):
+        ActivationSpec({"class_path": "test_specs.Partly", "init_args": {"doubled": {"more": 2}}})
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
