@@ -152,7 +152,7 @@ def test_a_datamodule_of_ones_own_trains_beyond_the_first_steps_as_in_torch(done
 
 
 @pytest.mark.parametrize(
-    "data", ["Named", "Signals", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Index", "Int32", "Table"))]
+    "data", ["Named", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Signals", "Index", "Int32", "Table"))]
 )
 def test_batches_of_many_kinds_are_trained_as_in_torch(done, tmp_path, own, data):
     given = ["--data", f"own.{data}", "--model.network", "own.Net", "--trainer.max_epochs", 2, *SGD]
@@ -307,7 +307,7 @@ def test_a_module_that_keeps_its_output_is_trained_as_in_torch(done, tmp_path, o
     assert printed(tested, "test/loss") == near(expected.test)
 
 
-@pytest.mark.parametrize("network", ["OwnPReLU", "TwoPlaces"])
+@pytest.mark.parametrize("network", ["OwnPReLU", pytest.param("TwoPlaces", marks=pytest.mark.slow)])
 def test_parameters_of_the_network_are_not_the_activations(done, tmp_path, own, network):
     given = ["--data", "own.Data", "--model.network", f"own.{network}", "--trainer.max_epochs", 2, *SGD]
 

@@ -241,7 +241,7 @@ def test_what_a_batch_sampler_of_the_users_makes_is_not_foreseen(tmp_path):
     assert fit(tmp_path, data, network=PAIRS, max_epochs=1).global_step == 2
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("part", [pytest.param("val", marks=pytest.mark.slow), "test"])
 def test_a_last_batch_that_cannot_be_scored_is_refused_before_a_study(part, tmp_path):
     def settings(**sizes):
         data = {"class_path": "test_preflight.Parts", "init_args": sizes}

@@ -227,7 +227,10 @@ def test_after_a_whole_run_accuracies_are_distributed_as_those_of_plain_loops(tm
 @pytest.mark.parametrize(
     ("network", "threads"),
     # Two threads wait for one another where the suite's processes share the cores.
-    [(MLP, 1), (TutorialCNN, 1), *(pytest.param(each, 2, marks=pytest.mark.slow) for each in (MLP, TutorialCNN))],
+    [
+        (MLP, 1),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((TutorialCNN, 1), (MLP, 2), (TutorialCNN, 2))),
+    ],
 )
 def test_a_replicate_is_the_same_bit_for_bit_in_any_company(network, threads):
     torch.set_num_threads(threads)
