@@ -192,7 +192,7 @@ class Spec:
             problem = readable_error(str(error)).removeprefix("--")
             raise ValueError(f"{self.kind} {self.class_path}: {problem}") from error
         bound = vars(parsed)
-        correct_arguments(self.cls, bound, typed)
+        correct_arguments(self.cls, bound, typed, skips=True)
         bound |= {name: value for name, value in arguments.items() if name not in typed}
         self.raw = {"init_args": {**arguments, **typed}}
         defaults = {name: parameter.default for name, parameter in parameters.items()}

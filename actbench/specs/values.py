@@ -202,14 +202,19 @@ def correct_parsed(node: Any, given: Any = ABSENT) -> None:
                 correct_parsed(value, given.get(name, ABSENT))
 
 
-def correct_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Correct the parsed arguments of one class, in place; see `correct_parsed`."""
+def correct_arguments(cls: type, arguments: dict[str, Any], given: Mapping[str, Any], *, skips: bool = False) -> None:
+    """Correct the parsed arguments of one class, in place; see `correct_parsed`.
+
+    With ``skips``, the class is built without those that are deleted; jsonargparse builds a dataclass anyway.
+    """
     for name, value in list(arguments.items()):
         default, hint, before = defaults_of(cls).get(name), hints_of(cls).get(name), given.get(name, ABSENT)
         # If absent, jsonargparse builds it from the dataclass's own defaults, unlike in a union.
         grouped = dataclasses.is_dataclass(get_origin(hint) or hint) and dataclasses.is_dataclass(default)
         plain = default is inspect.Parameter.empty or is_plain(default)
         if before is ABSENT and not plain and not (grouped and makes(vars(value), default)):
+            if grouped and not skips:
+                raise ValueError(f"{name}: fields of {default!r}, the default, do not make it again: give all of them")
             del arguments[name]
             continue
         if grouped and isinstance(before, Mapping) and vars(value).keys() - before and not makes(vars(value), default):

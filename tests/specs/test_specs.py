@@ -377,6 +377,23 @@ def test_a_part_of_a_dataclass_whose_fields_do_not_make_its_default_again_is_ref
         ActivationSpec({"class_path": "test_specs.Partly", "init_args": {"doubled": {"more": 2}}})
 
 
+class HoldsDoubled:
+    def __init__(self, doubled: Doubled = Doubled(3.0)):  # noqa: B008
+        self.doubled = doubled
+
+
+class Held(nn.ReLU):
+    def __init__(self, holder: HoldsDoubled | None = None):
+        super().__init__()
+
+
+def test_a_default_that_jsonargparse_cannot_make_again_is_refused():
+    with pytest.raises(ValueError, match=r"doubled: fields of Doubled\(scale=6.0\).*give all of them"):
+        ActivationSpec(
+            {"class_path": "test_specs.Held", "init_args": {"holder": {"class_path": "test_specs.HoldsDoubled"}}}
+        )
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
