@@ -84,11 +84,8 @@ def rehearse_cell(cell: Cell, title: str) -> "Rehearsal":
     except Exception as error:  # of any kind, in the user's code
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        hint = (
-            "; a study has no logger, so leave it out there"
-            if re.search("has no logger|logger=False", str(error))
-            else ""
-        )
+        needs_logger = re.search("has no logger|logger=False", str(error))
+        hint = "; a study has no logger, so leave it out there" if needs_logger else ""
         raise StudyError(f"{title}: {one_line(error)}{hint}") from error
     return watch
 

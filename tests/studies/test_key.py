@@ -195,20 +195,20 @@ READ = {  # how a module in a package reads a file, and which
     "importlib.resources.files('pack_of_key.data').joinpath('a.txt').read_text()": "pack_of_key/data/a.txt",
     "(HERE / NAME).read_text()": "pack_of_key/named.txt",
     "(HERE / self.name).read_text()": "pack_of_key/given.txt",
-    "(Path('conf') / 'a.txt').read_text()": "../../work/conf/a.txt",
+    "(Path('conf') / 'a.txt').read_text()": "../../cwd/conf/a.txt",
 }
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Writes a package of an activation, in ``src`` beside ``work``, the working folder; returns the former."""
+    """Writes a package of an activation, in ``src`` beside ``cwd``, the working folder; returns the former."""
 
     def make(call, where="project"):
         src = tmp_path / where / "src"
         folder = src / "pack_of_key"
         (folder / "data").mkdir(parents=True)
-        (tmp_path / "work").mkdir(exist_ok=True)
-        monkeypatch.chdir(tmp_path / "work")
+        (tmp_path / "cwd").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "cwd")
         (folder / "__init__.py").touch()
         (folder / "data" / "__init__.py").touch()
         (folder / "names.py").write_text("NAME = 'named.txt'\n")
