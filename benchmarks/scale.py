@@ -129,7 +129,7 @@ def many(folder: Path, count: int) -> dict[str, Any]:
     plan = Plan(wanted, 0, [cell for turn in zip(*missing, strict=True) for cell in turn])
     clock("plan_s")
     with Ray(workers=2) as executor:
-        failures = run_missing(asked, plan, RunContext(executor, Silence(), synthetic, [], {}))
+        failures = run_missing(asked, plan, RunContext(executor, Silence(), synthetic))
     clock("run_s")
     measured |= {"failures": len(failures), "run_mb": peak_mb()}
     measured |= reading("apart", asked, wanted, clock)

@@ -35,6 +35,7 @@ from actbench.studies import (
 from actbench.studies.cells import ChosenEngine, trained_cells
 from actbench.studies.executors import ExecutorError
 from actbench.studies.forecast import forecast
+from actbench.studies.progress import without_repeats
 
 
 def run_compare(options: Sequence[str]) -> int:
@@ -92,7 +93,7 @@ def print_plan(study: Study, *, with_pilot: bool) -> None:
     plan = make_plan(study, [*wanted, *crossed])
     if plan.missing:  # any error is reported before anything else is printed
         engines = dict[str, ChosenEngine]()
-        epoch_steps = rehearse(plan, print, engines)
+        epoch_steps = rehearse(plan, without_repeats(print), engines)
         plan = plan._replace(missing=[each for cell in plan.missing for each in trained_cells(cell, engines)])
         table = read_wanted(study, wanted, print, change=False)
         costs = forecast(plan.missing, table, epoch_steps)

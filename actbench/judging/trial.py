@@ -45,7 +45,7 @@ from actbench.studies import (
 from actbench.studies.cells.key import named_files, user_code
 from actbench.studies.executors import ExecutorError
 from actbench.studies.grid import arguments_of, full_name, short_name
-from actbench.studies.progress import Progress
+from actbench.studies.progress import Progress, without_repeats
 
 ELSEWHERE = (  # settings of a study on which no verdict depends
     *("name", "root", "workers", "executor", "checkpoints", "records", "timing_s", "target", "mechanism"),
@@ -187,7 +187,7 @@ class Trial:
 
     def _rehearse(self, study: Study, arm: str) -> None:
         entries = [entry for entry in planned_cells(study) if entry.arm == arm]
-        rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in entries]), self._say)
+        rehearse(make_plan(study, [Wanted(entry, study.seeds) for entry in entries]), without_repeats(self._say))
 
     def _is_baseline(self, found: Examination) -> bool:
         """Whether the baseline is the same function, with the same settings."""

@@ -1,6 +1,7 @@
 """Progress of a running study: lines in a file or a pipe, bars in a terminal."""
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Self
 
@@ -8,6 +9,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from typing_extensions import override
+
+
+def without_repeats(say: Callable[[str], None]) -> Callable[[str], None]:
+    """A function that says each line once."""
+    lines = set[str]()
+
+    def say_new(line: str) -> None:
+        if line not in lines:
+            lines.add(line)
+            say(line)
+
+    return say_new
 
 
 class Progress(AbstractContextManager["Progress"]):

@@ -27,28 +27,32 @@ from actbench.training.classifier import Classifier
 
 
 def rehearse(
-    plan: Plan, say: Callable[[str], None], engines: dict[str, ChosenEngine] | None = None
+    plan: Plan,
+    say: Callable[[str], None],
+    engines: dict[str, ChosenEngine] | None = None,
+    epoch_steps: dict[str, float] | None = None,
 ) -> dict[str, float]:
     """Train, validate and test one batch of every arm on each dataset and network of the missing cells.
 
     Args:
         plan: What a study wants.
-        say: Gets a line for any two arms whose activations give the same outputs, bit for bit, for arms that no stack
-            can train, for a network that activations are swapped into, for weights that were loaded from a file or
-            scaled, for running statistics that will not settle, and for callbacks that would mix seeds.
+        say: Gets lines, some of them for each arm again: of any two arms whose activations give the same outputs, bit
+            for bit, of arms that no stack can train, of a network that activations are swapped into, of weights that
+            were loaded from a file or scaled, of running statistics that will not settle, and of callbacks that would
+            mix seeds.
         engines: Gets the engine for each kind of cell; see `actbench.studies.cells.kind_of`.
+        epoch_steps: What earlier rehearsals returned: cells in it are not rehearsed again.
 
     Returns:
-        Optimiser steps of an epoch by the cell's hash; NaN if the number of batches is not known.
+        Optimiser steps of an epoch by the cell's hash, added to ``epoch_steps``; NaN if the number of batches is not
+        known.
 
     Raises:
         StudyError: A cell cannot run.
     """
     engines = {} if engines is None else engines
+    epoch_steps = {} if epoch_steps is None else epoch_steps
     names = {entry.cell.hash: entry.arm for entry, _ in plan.wanted}
-    say_once = without_repeats(say)  # with a tuned setting, each arm comes at several values
-    one_by_one = set[str]()  # kinds of cells of which that was said
-    epoch_steps = dict[str, float]()
     rehearsed = dict[str, list[tuple[Cell, Tensor]]]()  # cells and outputs, by data and network
     for cell in plan.missing:
         if cell.hash in epoch_steps:
@@ -57,20 +61,18 @@ def rehearse(
         watch = rehearse_cell(cell, f"{names[cell.hash]} in {network}")
         epoch_steps[cell.hash] = watch.epoch_steps
         for reason in cell.mixing if len(cell.seeds) > 1 else ():
-            say_once(f"{reason}, so each seed is trained alone")
+            say(f"{reason}, so each seed is trained alone")
         for line in watch.start:
-            say_once(line)
+            say(line)
         if watch.swap:
-            say_once(f"{network}: {watch.swap}")
+            say(f"{network}: {watch.swap}")
         engines.setdefault(kind, watch.engine)
         if engines[kind].name != watch.engine.name:
             engines[kind] = next(each for each in (engines[kind], watch.engine) if each.name == "sequence")
-            if kind not in one_by_one:
-                one_by_one.add(kind)
-                say(f"{network}: all arms are trained one after another, because {engines[kind].reason}")
+            say(f"{network}: all arms are trained one after another, because {engines[kind].reason}")
         alike = rehearsed.setdefault(kind, [])
         for twin in same_outputs(alike, cell, watch.outputs):
-            say_once(f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}")
+            say(f"{names[twin.hash]} and {names[cell.hash]} give the same outputs bit for bit in {network}")
         alike.append((cell, watch.outputs))
     return epoch_steps
 
@@ -88,18 +90,6 @@ def rehearse_cell(cell: Cell, title: str) -> "Rehearsal":
         hint = "; a study has no logger, so leave it out there" if needs_logger else ""
         raise StudyError(f"{title}: {one_line(error)}{hint}") from error
     return watch
-
-
-def without_repeats(say: Callable[[str], None]) -> Callable[[str], None]:
-    """A function that says each line once."""
-    lines = set[str]()
-
-    def say_new(line: str) -> None:
-        if line not in lines:
-            lines.add(line)
-            say(line)
-
-    return say_new
 
 
 def same_outputs(rehearsed: Sequence[tuple[Cell, Tensor]], cell: Cell, outputs: Tensor) -> Iterator[Cell]:

@@ -31,10 +31,9 @@ from actbench.studies.cells import ChosenEngine, kind_of, trained_cells
 from actbench.studies.crossing import crossed_wanted
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError, large_margin
 from actbench.studies.executors import InProcess
-from actbench.studies.grid import PlanCache, PlannedCell, planned_cells
+from actbench.studies.grid import PlannedCell, planned_cells
 from actbench.studies.plan import Wanted, make_plan, make_question, read_wanted, study_store
 from actbench.studies.progress import Bars, Progress
-from actbench.studies.rehearsal import rehearse, without_repeats
 from actbench.studies.self_test import LEAST, certify
 from actbench.studies.timing import time_study
 from actbench.studies.training import RunContext, Work, run_wanted, train
@@ -87,7 +86,7 @@ def compare(
         context.progress.say(question_on_margin)
     for line in filter(None, (entry.parameters for entry in compared)):
         context.progress.say(line)
-    rehearse(plan, context.say_once, context.engines)
+    context.rehearse(plan)
     add_recorded(study, plan.wanted, context)
     if self_test and question.most < LEAST:
         raise StudyError(f"--self_test splits the baseline's seeds in two, and needs {LEAST} at least")
@@ -107,7 +106,7 @@ def compare(
                 compared = planned_cells(study, tune(study, context), known=context.known)
                 crossed = crossed_wanted(study, question, compared, context.say_once)
                 everything = [Wanted(entry, study.seeds) for entry in compared]
-                rehearse(make_plan(study, [*everything, *crossed]), context.say_once, context.engines)
+                context.rehearse(make_plan(study, [*everything, *crossed]))
                 add_recorded(study, everything, context)
                 write_arms(study, [*everything, *crossed], context.engines)
             wanted = train_until_clear(study, question, compared, context=context, show=show)
@@ -236,7 +235,7 @@ def pilot(study: Study) -> pl.DataFrame:
     study = replace(study, mechanism=False)  # a plan needs scores alone
     context = make_context(study)
     wanted = [Wanted(entry, seeds) for entry in planned_cells(study)]
-    rehearse(make_plan(study, wanted), context.say_once, context.engines)
+    context.rehearse(make_plan(study, wanted))
     with context.progress, context.executor:
         run_wanted(study, wanted, context, what="the pilot")
         return read_wanted(study, wanted, context.progress.say)
@@ -250,4 +249,4 @@ def make_context(study: Study, progress: Progress | None = None, work: Work | No
         work = partial(train, checkpoints=study.checkpoints)
         if isinstance(executor, InProcess):
             work = partial(work, progress=progress)
-    return RunContext(executor, progress, work, [], PlanCache(), {}, without_repeats(progress.say))
+    return RunContext(executor, progress, work)

@@ -4,8 +4,10 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 from filelock import FileLock, Timeout
@@ -18,7 +20,8 @@ from actbench.studies.definition import Study
 from actbench.studies.executors import Executor, Failure
 from actbench.studies.grid import PlanCache, short_name
 from actbench.studies.plan import Plan, Wanted, make_plan, read_wanted, study_store
-from actbench.studies.progress import Progress
+from actbench.studies.progress import Progress, without_repeats
+from actbench.studies.rehearsal import rehearse
 from actbench.training.callbacks import CheckpointCopy
 
 Work = Callable[[tuple[Cell, Path]], pl.DataFrame]
@@ -34,16 +37,26 @@ class MissingError(RuntimeError):
         self.failures = failures
 
 
-class RunContext(NamedTuple):
+@dataclass(frozen=True)
+class RunContext:
     """The executor, progress and shared state of a running study."""
 
     executor: Executor
     progress: Progress
     work: Work
-    troubles: list[str]  # cells that were tried again or failed, and why
-    known: PlanCache
-    engines: dict[str, ChosenEngine]  # by the kind of cell; see `rehearse`
-    say_once: Callable[[str], None]  # says no line again
+    troubles: list[str] = field(default_factory=list)  # cells that were tried again or failed, and why
+    known: PlanCache = field(default_factory=PlanCache)
+    engines: dict[str, ChosenEngine] = field(default_factory=dict)  # by the kind of cell; see `rehearse`
+    epoch_steps: dict[str, float] = field(default_factory=dict)  # by the hash of each rehearsed cell
+
+    @cached_property
+    def say_once(self) -> Callable[[str], None]:
+        """Says each line once."""
+        return without_repeats(self.progress.say)
+
+    def rehearse(self, plan: Plan) -> None:
+        """Rehearse the missing cells of a plan that were not rehearsed before; see `rehearse`."""
+        rehearse(plan, self.say_once, self.engines, self.epoch_steps)
 
 
 def run_wanted(

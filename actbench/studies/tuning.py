@@ -8,7 +8,6 @@ from actbench.records import write_records
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError
 from actbench.studies.grid import planned_cells
 from actbench.studies.plan import Wanted, make_plan, read_wanted
-from actbench.studies.rehearsal import rehearse
 from actbench.studies.training import RunContext, run_wanted
 
 
@@ -45,7 +44,7 @@ def wanted_at(study: Study, values: Sequence[float], context: RunContext) -> lis
 def can_train(study: Study, value: float, context: RunContext) -> bool:
     """Whether every arm can train at a value of the tuned setting, as SGD cannot at a momentum of 1.1."""
     try:
-        rehearse(make_plan(study, wanted_at(study, [value], context)), context.say_once, context.engines)
+        context.rehearse(make_plan(study, wanted_at(study, [value], context)))
     except StudyError:
         return False
     return True

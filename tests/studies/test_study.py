@@ -32,7 +32,6 @@ from actbench.studies import (
 )
 from actbench.studies.executors import Failure, InProcess, LocalProcesses
 from actbench.studies.forecast import forecast
-from actbench.studies.grid import PlanCache
 from actbench.studies.plan import Wanted
 from actbench.studies.progress import Bars
 from actbench.studies.training import RunContext, run_wanted
@@ -577,7 +576,7 @@ def test_a_study_without_validation_says_so_without_a_traceback(tmp_path):
     config["trainer"]["limit_val_batches"] = 0
     lines = Lines()
 
-    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train, [], PlanCache(), {}, lines.say))
+    run_wanted(*wanted_of(config), RunContext(InProcess(), lines, train))
 
     assert lines.said == ["1/1 FakeImages/MLP/relu seeds 0-2"]
 

@@ -14,7 +14,8 @@ from actbench.cli import main
 from actbench.inference.stats import detectable
 from actbench.inference.verdict import History, load_results, schema, simulate_splits
 from actbench.records import read_records
-from actbench.studies import Study, StudyError, compare, large_margin, planned_cells, self_test
+from actbench.studies import Study, StudyError, compare, large_margin, planned_cells, rehearsal, self_test
+from actbench.studies.rehearsal import rehearse_cell
 
 LOOKS = {"min": 4, "max": 12, "batch": 4}
 
@@ -154,8 +155,19 @@ def test_a_look_under_another_studys_name_is_a_look(tmp_path):
 TUNE = {"model.optimizer.lr": [1e-4, 1e-3, 3e-3], "replicates": 2}
 
 
-def test_each_arm_is_compared_at_its_own_best_value(tmp_path):
+def test_each_arm_is_compared_at_its_own_best_value(tmp_path, monkeypatch):
+    rehearsed = []
+
+    def rehearse_once(cell, title):
+        assert cell.hash not in rehearsed
+        rehearsed.append(cell.hash)
+        return rehearse_cell(cell, title)
+
+    monkeypatch.setattr(rehearsal, "rehearse_cell", rehearse_once)
+
     results, _, said = run(tmp_path, tune=TUNE)
+
+    assert len(rehearsed) == len(set(read_records(tmp_path / "s" / "tuning.parquet")["cell"]))
 
     tuned = read_records(tmp_path / "s" / "tuning.parquet")
     for arm in ("relu", "swish"):
