@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Mapping
 from functools import cache, partial
-from types import FunctionType, MappingProxyType, MethodType
+from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -309,7 +309,10 @@ class NetworkSpec(Spec):
     def _check_kind(cls, target: Any) -> None:
         named = callable(target) and hasattr(target, "__qualname__")
         if not named or (isinstance(target, type) and not issubclass(target, cls.base)):
-            raise ValueError(f"network {target!r} is neither a subclass of torch.nn.Module nor a function")
+            what, advice = repr(target), ""
+            if isinstance(target, ModuleType):
+                what, advice = target.__name__, ", but a module: name what makes the network in it"
+            raise ValueError(f"network {what} is neither a subclass of torch.nn.Module nor a function{advice}")
 
     @classmethod
     def _split(cls, value: Any) -> tuple[Any, dict[str, Any]]:
@@ -351,7 +354,8 @@ def accepted_names(target: Any) -> frozenset[str]:
 def near_paths(path: str) -> list[str]:
     """Paths of a module's public objects whose names resemble that at the end of a dotted path."""
     module, _, name = path.rpartition(".")
-    public = [other for other in dir(sys.modules.get(module)) if not other.startswith("_")]
+    found = vars(sys.modules.get(module, ModuleType("none"))).items()
+    public = [other for other, value in found if not other.startswith("_") and not isinstance(value, ModuleType)]
     return [f"{module}.{other}" for other in difflib.get_close_matches(name, public, n=3, cutoff=0.6)]
 
 
