@@ -211,19 +211,9 @@ def start(tmp_path, forked) -> Iterator[Callable[..., Command]]:
 
 
 @pytest.fixture
-def actbench(tmp_path, start) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs ``python main.py ...`` as a process in an empty folder, and returns it when it has ended.
-
-    With an environment, the process has imported nothing before.
-    """
-
-    def run(*args: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        if environment is None:
-            return start(*args).ended()
-        words, variables = [sys.executable, str(ROOT / "main.py"), *map(str, args)], chosen_by_itself() | environment
-        return subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S)
-
-    return run
+def actbench(start) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``python main.py ...`` as a process in an empty folder, and returns it when it has ended."""
+    return lambda *args: start(*args).ended()
 
 
 def chosen_by_itself() -> dict[str, str]:

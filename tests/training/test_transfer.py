@@ -1,8 +1,5 @@
 """Trainings that start from a file's weights, or train some parameters only: as by hand in plain torch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hostile import FIT
@@ -198,15 +195,13 @@ CONVNET = [*FIT, "--data.rows", "60", "--model.network", "ConvNet", "--trainer.m
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, ended_in):
     """The folder in which a fit from weights has run, and whose weights are gone."""
     folder = tmp_path_factory.mktemp("transfer")
     network = build_network(ConvNet, nn.ReLU, input_shape=SHAPE, num_classes=7, seed=9)
     saved(folder, network.state_dict())
     words = ["--model.weights", "w.pt", "--model.freeze", "stages.0.*", "--model.replicates", "2"]
-    command = [sys.executable, "-m", "actbench", "fit", *CONVNET, *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = ended_in(folder, "fit", *CONVNET, *words)
     assert "not loaded, because the head is for 10 classes: 2 (head.weight, head.bias)" in done.stdout + done.stderr
     (folder / "w.pt").rename(folder / "moved.pt")
     return folder / "lightning_logs" / "version_0"
