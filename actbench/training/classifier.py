@@ -20,7 +20,7 @@ from actbench.data.images import check_at_least, check_replicates
 from actbench.networks import Init, SwapCertificate, build_network, common_certificate, freeze_parameters
 from actbench.specs import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, one_line
 from actbench.training import checkpoints, device, preflight, transfer
-from actbench.training.callbacks import for_replicates
+from actbench.training.callbacks import LogScores, for_replicates
 from actbench.training.engines import make_engine
 from actbench.training.mechanism import Mechanism
 from actbench.training.metrics import Ensemble, MeanLoss, Scores, at_least_single, gather, summary_statistics
@@ -191,6 +191,8 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
         callbacks[:] = map(for_replicates, callbacks)
+        if not any(isinstance(callback, LogScores) for callback in callbacks):
+            callbacks.insert(0, LogScores())
         if self.normalization and stage != "fit":
             preflight.restore_normalization(self.trainer, self)
         self.ensemble = Ensemble(self.global_rank)
@@ -268,16 +270,8 @@ class Classifier(LightningModule):
             if self.trainer.state.fn != TrainerFn.FITTING:  # a fit has no use for the ensemble
                 self.ensemble.update(logits, labels, rows)
 
-    @override
-    def on_validation_epoch_end(self) -> None:
-        self._log_scores("val")
-
-    @override
-    def on_test_epoch_end(self) -> None:
-        self._log_scores("test")
-
-    def _log_scores(self, part: str) -> None:
-        """Log a part's scores, and store every replicate's."""
+    def log_scores(self, part: str) -> None:
+        """Log the scores of val or test, and store every replicate's; see `LogScores`."""
         metric = cast(Scores, self.scores[part])  # which makes a single value a scalar
         scores = {f"{part}/{name}": values.view(len(self.seeds)) for name, values in metric.compute().items()}
         self.labels[part] = cast(Tensor, self.trainer.strategy.reduce(metric.labels, reduce_op="sum"))
@@ -314,7 +308,7 @@ class Classifier(LightningModule):
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         interval = "step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch"
-        # _log_scores steps a plateau after each validation.
+        # log_scores steps a plateau after each validation.
         schedule = {"scheduler": scheduler, "interval": interval, "reduce_on_plateau": False}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -335,8 +329,8 @@ class Classifier(LightningModule):
         with self.engine.unchanged(self.stopped):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
-    @override
-    def on_train_epoch_end(self) -> None:
+    def log_train_loss(self) -> None:
+        """Log the epoch's training loss; see `LogScores`."""
         if self.train_loss.update_called:  # not in an epoch without batches
             self._log("train/loss", self.replicate_scores()["train/loss"])
 

@@ -135,6 +135,37 @@ def test_a_copy_of_a_checkpoint_is_kept_where_others_reach_it(tmp_path, folder):
     assert not copy.filesystem.exists(copy.path)
 
 
+class Reads(Callback):
+    """Keeps the scores that it finds at the end of each epoch."""
+
+    def __init__(self):
+        self.read, self.after = [], []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.read.append(("train/loss", trainer.callback_metrics.get("train/loss")))
+        self.after.append(pl_module.replicate_scores()["train/loss"].item())
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.read.append(("val/loss", trainer.callback_metrics.get("val/loss")))
+
+    def on_validation_end(self, trainer, pl_module):
+        self.after.append(trainer.callback_metrics["val/loss"].item())
+
+    def on_test_epoch_end(self, trainer, pl_module):
+        self.read.append(("test/acc", trainer.callback_metrics.get("test/acc")))
+
+
+def test_at_an_epochs_end_callbacks_read_the_scores_of_that_epoch(tmp_path):
+    reads = Reads()
+
+    trainer = fit(tmp_path, reads, max_epochs=3)
+    (scores,) = trainer.test(trainer.lightning_module, trainer.datamodule, verbose=False)
+
+    assert [name for name, _ in reads.read] == ["val/loss", *["val/loss", "train/loss"] * 3, "test/acc"]
+    assert [value.item() for _, value in reads.read] == [*reads.after, scores["test/acc"]]
+    assert len(set(reads.after)) == 7
+
+
 def test_folders_are_numbered_and_never_shared(tmp_path):
     loggers = [RunLogger(tmp_path) for _ in range(3)]
 

@@ -8,6 +8,7 @@ from actbench.training.callbacks.folder import RunFolder as RunFolder
 from actbench.training.callbacks.folder import RunLogger as RunLogger
 from actbench.training.callbacks.progress import EpochLines as EpochLines
 from actbench.training.callbacks.progress import ReplicateBar as ReplicateBar
+from actbench.training.callbacks.scores import LogScores as LogScores
 from actbench.training.callbacks.stopping import Interruption as Interruption
 from actbench.training.callbacks.stopping import for_replicates as for_replicates
 from actbench.training.callbacks.users import KeyedDraws as KeyedDraws
