@@ -16,7 +16,7 @@ from actbench import data, records
 from actbench.networks import MLP
 from actbench.seeding import SOURCES
 from actbench.specs import merge_config
-from actbench.studies.cells import Cell, cell_config, data_digest, run_cell
+from actbench.studies.cells import Cell, cell_config, data_digest, device_name, measurements, run_cell
 from actbench.studies.cells.measurements import curve
 from actbench.training.classifier import Classifier
 
@@ -492,3 +492,10 @@ def test_the_memory_of_a_fit_is_its_own(finished, tmp_path):
     again = run_cell(cell(), tmp_path / "again")
 
     assert again["peak_memory_mb"][0] < finished["peak_memory_mb"][0] + 100
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, "1 core"), (2, "2 cores")])
+def test_a_processor_is_named_by_its_cores(monkeypatch, cores, expected):
+    monkeypatch.setattr(measurements, "available_cores", lambda: cores)
+
+    assert device_name(torch.device("cpu")).endswith(f", {expected}")

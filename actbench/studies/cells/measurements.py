@@ -188,7 +188,8 @@ def device_name(device: torch.device) -> str:
     """Name of the processor or GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {available_cores()} cores"
+    cores = available_cores()
+    return f"{platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def commit() -> str | None:
