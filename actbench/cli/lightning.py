@@ -209,7 +209,10 @@ class CommandCLI(BenchCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup(self.command)
         elif isinstance(self.datamodule, data.ForeignData) and self.command != "predict":
-            splits, scout = self.datamodule.parts, self.datamodule.scout
+            scout = self.datamodule.scout
+            if self.command == "fit" and (self.trainer.limit_val_batches == 0 or scout.lacks("val")):
+                vars(self.datamodule).pop("val_dataloader", None)  # a fit does without
+            splits = self.datamodule.parts
             scored = [split for split in splits if split == "val" or (split == "test" and scout.has_labels(split))]
             scout.check({"fit": ["train", *scored], "validate": ["val"], "test": ["test"]}[self.command])
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
@@ -82,6 +82,11 @@ class Scout:
         if isinstance(classes, str):
             raise DataError(f"num_classes of {self.name} is {classes!r}, and should be a whole number")
         return len(classes) if hasattr(classes, "__len__") else int(classes)
+
+    def lacks(self, part: str) -> bool:
+        """Whether a part has no loader, or a method that returns none."""
+        loader = self._given_loader(part)
+        return loader is None or (isinstance(loader, list | tuple | Mapping) and not loader)
 
     def has_labels(self, part: str) -> bool:
         """Whether a part's batches have labels, which a test part needs only where it is scored."""

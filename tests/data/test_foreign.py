@@ -12,6 +12,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset
 
+from actbench.cli.main import main
 from actbench.data import ForeignData, read_batch
 from actbench.specs import merge_config
 from actbench.studies import compare
@@ -53,6 +54,29 @@ def test_a_loader_that_is_none_counts_as_missing(part):
     assert not own.scout.has_labels(part)
     with pytest.raises(ValueError, match=f"Own has no {part}_dataloader, which is needed"):
         own.scout.check()
+
+
+class NoneInVal(Own):
+    def val_dataloader(self):
+        return None
+
+
+class NothingInVal(Own):
+    def val_dataloader(self):
+        return []
+
+
+@pytest.mark.parametrize("cls", [NoneInVal, NothingInVal])
+def test_a_fit_does_without_val_where_there_is_none(tmp_path, monkeypatch, cls):
+    monkeypatch.chdir(tmp_path)
+    words = f"--data test_foreign.{cls.__name__} --model.network MLP --trainer.max_epochs 1 --trainer.accelerator cpu"
+
+    with pytest.warns(UserWarning, match="have no `val_dataloader`"):
+        assert main(["fit", *words.split()]) == 0
+
+    folder = tmp_path / "lightning_logs" / "version_0"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert "val/loss" not in (folder / "metrics.csv").read_text()
 
 
 def test_keys_of_a_mapping_are_found_or_named():
