@@ -27,8 +27,8 @@ def leaky(x, slope):
 
 
 def changed(step):
-    """A slope that another step has; it changes every twelfth step, when the steps of before have been recorded."""
-    return 1 - step // 12 / 4
+    """A slope that another step has; it changes every eighth step, when the steps of before have been recorded."""
+    return 1 - step // 8 / 4
 
 
 class ClassAttribute(nn.Module):
@@ -198,7 +198,7 @@ class OtherForward(nn.Module):
     @classmethod
     def disturb(cls, network, step):
         for module in network.modules():
-            if isinstance(module, cls) and step == 12:
+            if isinstance(module, cls) and step == 8:
                 module.forward = lambda x: leaky(x, 0.5)
 
 
@@ -222,7 +222,7 @@ class Hooked(nn.Module):
     @classmethod
     def disturb(cls, network, step):
         for module in network.modules():
-            if isinstance(module, cls) and step == 12:
+            if isinstance(module, cls) and step == 8:
                 module.register_forward_hook(lambda module, inputs, output: output * 0.5)
 
 
@@ -234,11 +234,11 @@ class HookedEverywhere(nn.Module):
 
     @classmethod
     def disturb(cls, network, step):
-        if step == 12:
+        if step == 8:
             HookedEverywhere.handle = register_module_forward_hook(
                 lambda module, inputs, output: output * 0.5 if isinstance(module, HookedEverywhere) else None
             )
-        elif step == 24:
+        elif step == 16:
             HookedEverywhere.handle.remove()
 
 
@@ -273,7 +273,7 @@ class SignOfZero(nn.Module):
 
     @classmethod
     def disturb(cls, network, step):
-        cls.zero = -0.0 if step >= 12 else 0.0
+        cls.zero = -0.0 if step >= 8 else 0.0
 
 
 class Gradient(torch.autograd.Function):
@@ -313,7 +313,7 @@ class OtherSubmodule(nn.Module):
     @classmethod
     def disturb(cls, network, step):
         for module in network.modules():
-            if isinstance(module, cls) and step == 12:
+            if isinstance(module, cls) and step == 8:
                 module.inner = nn.Sigmoid()
 
 
@@ -325,7 +325,7 @@ class ByName(nn.Module):
 
     @classmethod
     def disturb(cls, network, step):
-        cls.function = "sigmoid" if step >= 12 else "tanh"
+        cls.function = "sigmoid" if step >= 8 else "tanh"
 
 
 class ByAttributeGetter(nn.Module):

@@ -24,7 +24,7 @@ def networks(activation, count=3, network=MLP):
     return [build_network(network, activation, input_shape=SHAPE, num_classes=3, seed=seed) for seed in range(count)]
 
 
-def trained(activation, steps=40):
+def trained(activation, steps=26):
     """A stack that is trained for some steps while its activation is disturbed; its losses, and the recordings."""
     engine = Stack(networks(activation), range(3), input_shape=SHAPE, width=None)
     optimizer = torch.optim.SGD(engine.parameters(), lr=0.1)
@@ -55,7 +55,7 @@ def test_what_is_replayed_is_what_would_run(activation, monkeypatch):
     assert not none
     assert recordings, "it was never replayed"
     assert torch.equal(losses, expected)
-    assert len(losses.unique()) > 100
+    assert len(losses.unique()) > 65
 
 
 @pytest.mark.parametrize("activation", SLOW, ids=lambda cls: cls.__name__)
