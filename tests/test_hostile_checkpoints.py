@@ -66,7 +66,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[pytest.mark.slow] if what.endswith("elsewhere") else []) for what in HOSTILE]
+)
 def test_a_checkpoint_that_would_take_all_memory_or_time_is_refused_in_a_line(
     honest_checkpoint, tmp_path, capsys, what
 ):

@@ -311,7 +311,12 @@ def test_scores_on_val_are_those_of_the_weights_that_are_scored(tmp_path, weight
 
 
 @pytest.mark.parametrize(
-    ("interval", "every", "validated"), [(3, 1, [9, 20, 31]), (0.5, 1, [10, 21, 32]), (15, None, [None, 15, 30])]
+    ("interval", "every", "validated"),
+    [
+        pytest.param(3, 1, [9, 20, 31], marks=pytest.mark.slow),
+        (0.5, 1, [10, 21, 32]),
+        (15, None, [None, 15, 30]),
+    ],
 )
 def test_an_epochs_scores_on_val_are_those_of_its_last_validation(tmp_path, interval, every, validated):
     settings = {"trainer__max_epochs": 3, "trainer__limit_train_batches": 11}

@@ -238,7 +238,7 @@ def test_a_forecast_counts_the_steps_that_limits_leave():
 @pytest.mark.parametrize(
     ("trainer", "steps"),
     [
-        ({"max_epochs": 2}, 24),  # 4 batches of 64, 3 replicates
+        pytest.param({"max_epochs": 2}, 24, marks=pytest.mark.slow),  # 4 batches of 64, 3 replicates
         ({"max_epochs": -1, "max_steps": 6}, 18),
         ({"max_epochs": 2, "limit_train_batches": 3, "accumulate_grad_batches": 2}, 12),
     ],

@@ -419,7 +419,7 @@ def test_a_foreign_datamodules_batches_are_shared_by_all_replicates(tmp_path, en
     ("limits", "steps"),  # four steps an epoch
     [({"min_epochs": 4}, 16), ({"min_steps": 14}, 14), ({"min_epochs": 3, "min_steps": 3}, 12)],
 )
-@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("clip", [1.0, pytest.param(None, marks=pytest.mark.slow)])
 def test_no_replicate_stops_before_the_least_epochs_and_steps(tmp_path, limits, steps, clip):
     def fit(*callbacks, **options):
         model, data = stacked(2)

@@ -63,7 +63,7 @@ class Watch(Callback):
 @pytest.mark.parametrize(
     ("engine", "replicates", "options"),
     [
-        ("stack", 3, {}),
+        pytest.param("stack", 3, {}, marks=pytest.mark.slow),
         ("stack", 3, {"gradient_clip_val": 1.0}),
         ("sequence", 3, {}),
         ("sequence", 1, {}),

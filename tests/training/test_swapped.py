@@ -147,8 +147,15 @@ def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path, engine):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("engine", ["sequence", "stack"])
-@pytest.mark.parametrize("name", ["net.pt2", "net.onnx"])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("net.pt2", "sequence"),
+        ("net.onnx", "stack"),
+        pytest.param("net.pt2", "stack", marks=pytest.mark.slow),
+        pytest.param("net.onnx", "sequence", marks=pytest.mark.slow),
+    ],
+)
 def test_a_swapped_replicate_is_exported(tmp_path, engine, name):
     model = classifier(replicates=2, engine=engine, activation="swish").eval()
 
