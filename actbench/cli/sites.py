@@ -27,7 +27,7 @@ columns:
   role      hidden   flows into a layer with weights
             glu      multiplies a second branch
             gate     is bounded and multiplies another tensor, as in squeeze-and-excite
-            scale    becomes a denominator, a root or the argument of a logarithm
+            scale    becomes a denominator, a root or the argument of a logarithm, perhaps in a sum
             softmax  makes the weights of a sum
             head     no layer with weights follows
             recurrent  inside of a fused recurrent layer

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from actbench.data.files import FileData
 from actbench.data.image_folder import ImageFolder
-from actbench.data.images import DataError, ImageData, LabelledImages, check_at_least
+from actbench.data.images import HELD_OUT, DataError, ImageData, LabelledImages, check_at_least
 from actbench.data.sequences import MNIST1D
 
 
@@ -66,8 +66,8 @@ class FakeImages(ImageData):
         width: int = 8,
         num_classes: int = 10,
         batch_size: int = 64,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
+        val_fraction: float = HELD_OUT,
+        test_fraction: float = HELD_OUT,
         seed: int = 0,
         replicates: int = 1,
         drop_last: bool = False,

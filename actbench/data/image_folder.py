@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from actbench.data.decoding import Decoded, decoded_pictures
 from actbench.data.folders import PictureFolder, scan_pictures, scan_unlabelled
-from actbench.data.images import DataError, ImageData, LabelledImages, Part, check_at_least
+from actbench.data.images import HELD_OUT, DataError, ImageData, LabelledImages, Part, check_at_least
 from actbench.data.pictures import PictureError, picture_size
 from actbench.data.rows import Batch
 from actbench.data.scaling import Normalization
@@ -76,8 +76,8 @@ class ImageFolder(ImageData):
         skip_damaged: bool = False,
         cache: str | None = None,
         batch_size: int = 64,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
+        val_fraction: float = HELD_OUT,
+        test_fraction: float = HELD_OUT,
         seed: int = 0,
         replicates: int = 1,
         drop_last: bool = False,
@@ -225,6 +225,10 @@ class ImageFolder(ImageData):
                 f"there is no folder test, so test_fraction {self.fractions['test_fraction']} of train is held out for "
                 "testing; call the folder val test to have it scored instead"
             )
+        for part, official in {"val": self.official_val, "test": self.official_test}.items():
+            option, value = f"{part}_fraction", self.hparams[f"{part}_fraction"]
+            if official and value != HELD_OUT:
+                lines.append(f"{option} {value} has no effect, because there is a folder {part}")
         part_of = [part for part, (pictures, _) in self.found.parts.items() for _ in pictures]
         split = "all" in self.found.parts
         across = [pair for pair in decoded.equal if split or part_of[pair[0]] != part_of[pair[1]]]

@@ -18,6 +18,7 @@ from actbench.data.scaling import Normalization, Scales, scales
 from actbench.seeding import stream
 
 MAX_REPLICATES = 100_000  # of a run
+HELD_OUT = 0.15  # default share of the images that is held out for validation, and as many for testing
 SCORED_ROWS = 1000  # in a batch that is only scored, whose size changes the speed but not the score
 SCORED_IMAGES = 30_000  # in such a batch, over all replicates
 
@@ -86,8 +87,8 @@ class ImageData(LightningDataModule, ABC):
     def __init__(
         self,
         batch_size: int = 64,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
+        val_fraction: float = HELD_OUT,
+        test_fraction: float = HELD_OUT,
         seed: int = 0,
         replicates: int = 1,
         drop_last: bool = False,

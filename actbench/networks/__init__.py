@@ -11,7 +11,6 @@ activations are intercepted while it runs (`SwappedNetwork`).
 
 from actbench.networks.build import Activation as Activation
 from actbench.networks.build import build_network as build_network
-from actbench.networks.build import calls_activation as calls_activation
 from actbench.networks.build import common_certificate as common_certificate
 from actbench.networks.build import compared_modules as compared_modules
 from actbench.networks.build import list_sites as list_sites

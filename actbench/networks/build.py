@@ -1,12 +1,11 @@
 """A network built around an activation, with the initial weights of a seed."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
@@ -54,7 +53,7 @@ def build_network(
         ValueError: The network does not map such inputs to one logit per class, never calls ``activation``, or, as
             SwapError, no activation can be swapped into it.
     """
-    numbers, shape = count(), tuple(input_shape)
+    numbers, shape, called = count(), tuple(input_shape), list[nn.Module]()
     name = getattr(getattr(network, "cls", network), "__name__", type(network).__name__)
     foreign = getattr(network, "foreign", False)
     if not foreign and sites != "hidden":
@@ -75,8 +74,9 @@ def build_network(
             if foreign:
                 check_kind(built)
             lazy = any(map(is_lazy, (*built.parameters(), *built.buffers())))  # its first call makes its parameters
-            with torch.no_grad():
+            with torch.no_grad(), compared_calls(called):
                 logits = (built if lazy else copy_network(built)).eval()(torch.zeros(2, *shape))
+        used = foreign or called or uses_activation(network, activation, shape, num_classes)
     except SwapError:
         raise
     except OSError as error:
@@ -92,8 +92,8 @@ def build_network(
         plan, certificate = proved_swap(network, built, shape, sites)
         modules = [activation_at_site() for site in certificate.sites if site.swapped]
         return SwappedNetwork(built, modules, plan, certificate).train()
-    if next(numbers) == 0:
-        raise ValueError(f"{name} never calls its argument activation: it is the same network for every activation")
+    if not used:
+        raise ValueError(f"{name} never calls its activation, so it is the same network for every activation")
     return built.train()
 
 
@@ -204,14 +204,36 @@ def compared_modules(network: nn.Module) -> Iterator[nn.Module]:
     return (module for module in network.modules() if hasattr(module, MARK))
 
 
-def calls_activation(network: nn.Module, inputs: Float[Tensor, "batch ..."]) -> bool:
-    """Whether a plain network in training calls any module made by its activation's factory."""
-    called: list[bool] = []
+@contextmanager
+def compared_calls(called: list[nn.Module]) -> Iterator[None]:
+    """Add the modules made by an activation's factory that are called meanwhile."""
     # A hook on all modules, because a network may hold an activation in a plain list.
-    hook = register_module_forward_pre_hook(lambda module, _: called.append(hasattr(module, MARK)))
+    hook = register_module_forward_pre_hook(lambda module, _: called.extend([module] * hasattr(module, MARK)))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=()):
-            copy.deepcopy(network).train()(inputs)
+        yield
     finally:
         hook.remove()
+
+
+def uses_activation(
+    network: Callable[..., nn.Module], activation: Activation, input_shape: tuple[int, ...], num_classes: int
+) -> bool:
+    """Whether a network, built once more, runs its activation in training, or by ``forward`` alone, without hooks."""
+    called = list[bool]()
+
+    def watched() -> nn.Module:
+        module = activation()
+        forward = module.forward
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            called.append(True)
+            return forward(*args, **kwargs)
+
+        module.forward = run
+        return module
+
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        built = network(activation=watched, input_shape=input_shape, num_classes=num_classes)
+        for mode in (False, True):
+            built.train(mode)(torch.zeros(2, *input_shape))
     return any(called)

@@ -14,8 +14,8 @@ Role = Literal["hidden", "glu", "gate", "scale", "softmax", "head", "recurrent",
 hidden: it flows into a layer with weights. glu: it multiplies a second branch;
 if it is bounded, one that is itself a gate, as the tanh of an LSTM or of WaveNet
 does. gate: it is bounded and multiplies another tensor, or shifts the input of a
-softmax. scale: it becomes a denominator, a root, or the argument of a logarithm.
-softmax: it makes weights of a sum. head: no layer with weights follows.
+softmax. scale: it, or a sum of it, becomes a denominator, a root, or the argument
+of a logarithm. softmax: it makes weights of a sum. head: no layer with weights follows.
 recurrent: it is inside of a fused recurrent layer. other: a nonlinear map of
 elements that is not known to be an activation, on the way to a layer with
 weights, such as ``sin(x)`` or ``x ** 2``; it is swapped where a pattern names it.
@@ -51,11 +51,11 @@ PRODUCTS = bare_names("mul multiply addcmul addcdiv lerp")
 MULTIPLIED = bare_names("matmul mm bmm mv addmm addbmm baddbmm einsum tensordot")  # also of computed values
 ROOTS = bare_names("sqrt rsqrt reciprocal log log1p log2 log10")
 DIVISIONS = bare_names("div divide true_divide")
-KEEPS_SIGN = DIVISIONS | bare_names(
+KEEPS_SIGN = DIVISIONS | bare_names(  # element by element
     "add sub mul multiply view reshape flatten unflatten squeeze unsqueeze expand expand_as transpose permute "
     "contiguous to float double getitem chunk split unbind index_select repeat clone"
 )
-"""Functions through which a value that must be positive is followed; sums over elements make another value."""
+JOINS = MULTIPLIED | bare_names("sum mean cumsum amax")  # of positive elements are positive, too
 
 
 class Flow:
@@ -195,18 +195,27 @@ class Flow:
         }
 
     def is_scale(self, output: Value, *, clamp: bool, through: frozenset[str] = frozenset()) -> bool:
-        """Whether a value becomes, by elements, a denominator, a root, a logarithm's argument or a standard deviation.
+        """Whether a value, or a sum of it, becomes a denominator, a root, a logarithm's argument or a deviation.
 
-        A clamp at 0 is no activation either where it becomes a power or a factor. The value is also followed
-        ``through`` functions of these names.
+        It has to be positive for that, unlike one of which squares are summed. A clamp at 0 is no activation either
+        where it becomes, by elements, a power or a factor. The value is also followed ``through`` functions of these
+        names.
         """
+        by_elements = clamp and self.becomes_scale(output, KEEPS_SIGN | through, clamp=True)
+        return by_elements or self.becomes_scale(output, KEEPS_SIGN | JOINS | through, clamp=False)
+
+    def becomes_scale(self, output: Value, through: frozenset[str], *, clamp: bool) -> bool:
+        """Whether a call uses as a scale what functions of these names make of a value; see `is_scale`."""
         seen, waiting = {output}, [output]
         while waiting:
             value = waiting.pop()
             for call in self.readers[value]:
                 if self.scales(call, value, clamp=clamp):
                     return True
-                if call.base in KEEPS_SIGN | through:
+                arguments = [*values_in([*call.args, *call.kwargs.values()])]
+                squares = call.base in PRODUCTS | MULTIPLIED and arguments.count(value) > 1
+                weighted = call.base in MULTIPLIED and any(self.trace.kinds[each] == "parameter" for each in arguments)
+                if call.base in through and not squares and not weighted:
                     new = set(call.outputs) - seen
                     seen |= new
                     waiting += new

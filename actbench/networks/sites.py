@@ -154,7 +154,7 @@ def is_measured(value: Value, flow: Flow) -> bool:
     """Whether a value is part of a normalisation: what is summed up to a scale, or becomes one, or a factor of more."""
     tensors = flow.trace.tensors
     return (
-        flow.is_scale(value, clamp=False, through=CLAMPS | {"mean", "sum"})
+        flow.is_scale(value, clamp=False, through=CLAMPS)
         or flow.only_scales(value)
         or all(
             call.base in PRODUCTS and tensors[call.outputs[0]].numel() > tensors[value].numel()

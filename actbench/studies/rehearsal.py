@@ -15,7 +15,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from actbench.data import read_batch
-from actbench.networks import calls_activation, network_name
 from actbench.specs import one_line, without
 from actbench.studies.cells import Cell, ChosenEngine, kind_of, run_cell
 from actbench.studies.definition import StudyError
@@ -114,9 +113,8 @@ def shortened(cell: Cell) -> Cell:
 class Rehearsal(Callback):
     """Checks that a cell would run to its end, and keeps its first outputs.
 
-    Raises a ValueError for a network that never calls its activation, and
-    Lightning's MisconfigurationException for a schedule that does not fit the
-    cell's length.
+    Raises Lightning's MisconfigurationException for a schedule that does not fit
+    the cell's length.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -141,12 +139,6 @@ class Rehearsal(Callback):
         self.start = classifier.start.report
         self.engine = ChosenEngine(classifier.engine.name, str(classifier.engine_reason))
         self.swap = classifier.swap.text if classifier.swap else ""
-        network = classifier.engine.replicate(0)
-        zeros = torch.zeros(2, *classifier.input_shape, device=classifier.device).to(classifier.dtype)
-        if not calls_activation(network, zeros):
-            raise ValueError(
-                f"{network_name(network)} never calls its activation, so it is the same network for all arms"
-            )
         max_epochs = self.settings.get("max_epochs")
         preflight.check_plateau(trainer, max_epochs, self.settings.get("check_val_every_n_epoch", 1))
 

@@ -212,6 +212,16 @@ def test_a_missing_test_is_split_off_train_and_said(tmp_path, rng):
     assert [datamodule.parts[part].table for part in ("train", "val", "test")] == [0, 1, 0]
 
 
+def test_a_fraction_that_has_no_effect_is_said(tmp_path, rng):
+    for part in ("train", "val", "test"):
+        write_pictures(tmp_path / part, rng, count=4)
+
+    given, default = (read(tmp_path, **options).findings for options in ({"val_fraction": 0.3}, {}))
+
+    assert given == ["val_fraction 0.3 has no effect, because there is a folder val"]
+    assert default == []
+
+
 def no_folder(root, rng):
     root.rmdir()
 

@@ -14,7 +14,6 @@ from actbench.networks import (
     ResNet20,
     TutorialCNN,
     build_network,
-    calls_activation,
     compared_modules,
 )
 from actbench.studies.cells.measurements import initial_weights
@@ -164,19 +163,31 @@ class Hidden(nn.Module):
         return self.activations[0](self.linear(inputs.flatten(1)))
 
 
-def test_a_network_that_makes_no_activation_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"^Deaf never calls its argument activation"):
-        build_network(partial_class(Deaf, makes=False), nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+class InTraining(Hidden):
+    """Calls its activation in training alone."""
+
+    def forward(self, inputs):
+        return super().forward(inputs) if self.training else self.linear(inputs.flatten(1))
 
 
-@pytest.mark.parametrize(("network", "calls"), [(MLP, True), (ConvNet, True), (Hidden, True), (Deaf, False)])
-def test_whether_a_network_calls_the_activation_that_it_makes(network, calls):
-    network = partial_class(Deaf, makes=True) if network is Deaf else network
-    built = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
-    before = {name: value.clone() for name, value in built.state_dict().items()}
+class Direct(Hidden):
+    """Calls the method of its activation, past all hooks."""
 
-    assert calls_activation(built, torch.rand(4, 1, 8, 8)) is calls
-    assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
+    def forward(self, inputs):
+        return self.activations[0].forward(self.linear(inputs.flatten(1)))
+
+
+@pytest.mark.parametrize("makes", [False, True])
+def test_a_network_that_calls_no_activation_is_refused_by_name(makes):
+    with pytest.raises(ValueError, match=r"^Deaf never calls its activation"):
+        build_network(partial_class(Deaf, makes=makes), nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+
+@pytest.mark.parametrize("network", [Hidden, InTraining, Direct])
+def test_a_network_may_call_its_activation_in_any_way(network):
+    built = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0).train()
+
+    assert (built(torch.randn(9, 1, 8, 8)) >= 0).all()
 
 
 def partial_class(cls, **arguments):

@@ -292,6 +292,10 @@ SCALES = {
     "denominator": lambda net, x: net.b(x) / (F.softplus(net.c(x)) + 1e-3),
     "reciprocal": lambda net, x: net.b(x) * (1 / (F.softplus(net.c(x)) + 1e-3)),
     "logarithm": lambda net, x: net.b(torch.log(F.softplus(net.c(x)) + 1e-3)),
+    "denominator of a sum": lambda net, x: net.b(x) / (F.relu(net.c(x)).sum(-1, keepdim=True) + 1e-3),
+    "root of a mean": lambda net, x: net.b(x) * torch.rsqrt(F.softplus(net.c(x)).mean(-1, keepdim=True)),
+    "denominator of a product": lambda net, x: net.b(x) / (F.relu(net.c(x)) @ net.d(x).mT).sum(-1, keepdim=True),
+    "its own sum": lambda net, x: net.b((y := F.softplus(net.c(x))) / y.sum(-1, keepdim=True)),
     "elu + 1": lambda net, x: net.b(x) / (F.elu(net.c(x)) + 1.1),
     "standard deviation of noise": lambda net, x: net.b(x) + (s := F.softplus(net.c(x))) * torch.randn_like(s),
 }
@@ -312,3 +316,11 @@ def test_an_activation_that_is_normalized_afterwards_is_hidden():
         return (x - x.mean(-1, keepdim=True)) / (variance(x) + 1e-5).sqrt()
 
     assert roles(network(middle)) == (["relu", "softplus"], ["hidden", "hidden"])
+
+
+def test_an_activation_whose_squares_are_summed_is_hidden():
+    def middle(net, x):
+        x = F.softplus(net.b(x))
+        return net.c(x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5))
+
+    assert roles(network(middle)) == (["relu", "softplus"], ["hidden", "glu"])

@@ -62,6 +62,15 @@ def test_all_seeds_start_from_the_weights_of_a_file(tmp_path, engine, what):
         assert_same(plain(model, index), expected.state_dict())
 
 
+def test_averages_beside_the_weights_are_said_to_be_unused(tmp_path):
+    content = {"model_ema": small(classes=7).state_dict(), "model": {"state_dict": small().state_dict()}, "epoch": 3}
+
+    model = classifier(saved(tmp_path, content))
+
+    assert_same(plain(model), small().state_dict())
+    assert model.start.report[0].endswith("w.pt: not used, because the file has model: 1 (model_ema)")
+
+
 def test_torchs_older_format_is_read(tmp_path):
     path = saved(tmp_path, small().state_dict(), _use_new_zipfile_serialization=False)
 

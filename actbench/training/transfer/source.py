@@ -25,6 +25,7 @@ class Source(NamedTuple):
     """What the file says of the versions of modules, by their paths with a dot at the end."""
     seeds: range | None = None  # of replicates, for which each tensor has a leading axis
     activation: str | None = None  # class path, if it is known
+    report: Sequence[str] = ()  # what else the file holds, in lines
 
     def state_of(self, seed: int, path: str | Path) -> Mapping[str, Any]:
         """The state dict for a seed; a ValueError if the file has none."""
@@ -49,11 +50,16 @@ def read_weights(path: str | Path) -> Source:
     description = content.get(checkpoints.KEY) if isinstance(content, Mapping) else None
     if description is not None:
         return of_checkpoint(content.get("state_dict"), description, path)
+    report = list[str]()
     while isinstance(content, Mapping) and (inner := wrapped_states(content)):
-        if len(inner) > 1:
-            names = first_names([*map(str, inner)])
+        name, *others = sorted(inner, key=lambda each: WRAPPERS.index(each) if each in WRAPPERS else len(WRAPPERS))
+        listed = first_names([*map(str, others)])
+        if others and name not in WRAPPERS:
+            names = f"{first_names([str(name)])}, {listed}"
             raise checkpoints.CheckpointError(f"{path} holds several state dicts, under {names}: save one alone")
-        (content,) = inner.values()
+        if others:
+            report.append(f"{path}: not used, because the file has {name}: {len(others)} ({listed})")
+        content = inner[name]
     if not isinstance(content, Mapping) or not tensors(content):
         raise checkpoints.CheckpointError(f"{path} holds no state dict, alone or under {', '.join(WRAPPERS)}")
     extra = {name: value for name, value in content.items() if is_extra_state(name)}
@@ -61,16 +67,18 @@ def read_weights(path: str | Path) -> Source:
     return Source(
         {name.replace("_orig_mod.", ""): value for name, value in (tensors(content) | extra).items()},
         {path.replace("_orig_mod.", ""): value for path, value in versions(content).items()},
+        report=report,
     )
 
 
 def wrapped_states(content: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What a file's content holds under the usual key of a state dict; if there is none, all mappings with tensors."""
-    usual = {name: content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)}
-    for name in usual:
-        return {name: usual[name]}
-    mappings = {name: value for name, value in content.items() if isinstance(value, Mapping) and tensors(value)}
-    return {name: value for name, value in mappings.items() if not is_extra_state(name)}
+    """The mappings in a file's content that have tensors, or a usual key of a state dict."""
+    mappings = {name: value for name, value in content.items() if isinstance(value, Mapping)}
+    return {
+        name: value
+        for name, value in mappings.items()
+        if name in WRAPPERS or (tensors(value) and not is_extra_state(name))
+    }
 
 
 def is_extra_state(name: object) -> bool:

@@ -95,6 +95,7 @@ def load_weights(
         state = source.state_of(source_seed(seed, "init"), path)
         fitting = Fitting(network, load_activation=load_activation, num_classes=num_classes)
         report = load_state(state, source, path, fitting=fitting, idle=idle)
+    report = [*source.report, *report]
     for line in report:
         rank_zero_info(line)
     return Start(digest, report=report)
