@@ -218,7 +218,7 @@ def compared_calls(called: list[nn.Module]) -> Iterator[None]:
 def uses_activation(
     network: Callable[..., nn.Module], activation: Activation, input_shape: tuple[int, ...], num_classes: int
 ) -> bool:
-    """Whether a network, built once more, runs its activation in training, or by ``forward`` alone, without hooks."""
+    """Whether a network, built once more, runs its activation in training, on other images, or past all hooks."""
     called = list[bool]()
 
     def watched() -> nn.Module:
@@ -235,5 +235,5 @@ def uses_activation(
     with torch.no_grad(), torch.random.fork_rng(devices=()):
         built = network(activation=watched, input_shape=input_shape, num_classes=num_classes)
         for mode in (False, True):
-            built.train(mode)(torch.zeros(2, *input_shape))
+            built.train(mode)(torch.rand(2, *input_shape))
     return any(called)

@@ -177,13 +177,20 @@ class Direct(Hidden):
         return self.activations[0].forward(self.linear(inputs.flatten(1)))
 
 
+class OnLight(Hidden):
+    """Calls its activation where an image is not black."""
+
+    def forward(self, inputs):
+        return super().forward(inputs) if inputs.any() else self.linear(inputs.flatten(1))
+
+
 @pytest.mark.parametrize("makes", [False, True])
 def test_a_network_that_calls_no_activation_is_refused_by_name(makes):
     with pytest.raises(ValueError, match=r"^Deaf never calls its activation"):
         build_network(partial_class(Deaf, makes=makes), nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
 
 
-@pytest.mark.parametrize("network", [Hidden, InTraining, Direct])
+@pytest.mark.parametrize("network", [Hidden, InTraining, Direct, OnLight])
 def test_a_network_may_call_its_activation_in_any_way(network):
     built = build_network(network, nn.ReLU, input_shape=(1, 8, 8), num_classes=10, seed=0).train()
 
