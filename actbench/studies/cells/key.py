@@ -291,21 +291,23 @@ def dotted_names(config: Mapping[str, Any]) -> Iterator[str]:
             yield value
 
 
-def leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> list[Any]:
     """Values at any depth that are neither mappings nor lists."""
-    yield from (item for _, item in named_leaves(value))
+    return [item for _, item in named_leaves(value)]
 
 
-def named_leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def named_leaves(value: Any) -> list[tuple[str, Any]]:
     """Values at any depth that are neither mappings nor lists, each with the innermost name under which it is held."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from named_leaves(item, str(key))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from named_leaves(item, name)
-    else:
-        yield name, value
+    found, waiting = list[tuple[str, Any]](), [("", value)]
+    while waiting:  # without recursion, since a plan may have ten thousand configs
+        name, item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [(str(key), each) for key, each in item.items()]
+        elif isinstance(item, list | tuple):
+            waiting += [(name, each) for each in item]
+        else:
+            found.append((name, item))
+    return found
 
 
 def defining_modules(path: str) -> Iterator[str]:
