@@ -6,6 +6,7 @@ from statistics import median
 
 import pytest
 import yaml
+from command_output import table
 from conftest import ROOT
 from datasets import write_dataset
 from PIL import Image
@@ -107,6 +108,6 @@ def test_digits_swish_reaches_its_accuracy(actbench, tmp_path):
             == 0
         )
         result = actbench("test", "--ckpt_path", f"lightning_logs/version_{seed}/checkpoints/last.ckpt")
-        accuracies.append(float(re.search(r"test/acc\s+│\s+(\S+)", result.stdout)[1]))
+        accuracies.append(table(result.stdout)["test/acc"])
 
     assert median(accuracies) >= 0.96
