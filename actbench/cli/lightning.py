@@ -359,8 +359,9 @@ def report_scores(scores: Mapping[str, Tensor], seeds: Sequence[int], metrics: M
 
 def report_interruption(checkpoint: Path | None, trainer: Trainer) -> None:
     """Print the command that resumes an interrupted fit."""
-    if checkpoint is None:
-        print("interrupted; checkpoints are off, so nothing was saved", file=sys.stderr)
+    if checkpoint is None or not checkpoint.is_file():
+        reason = "checkpoints are off, so nothing was saved" if checkpoint is None else "no epoch was saved yet"
+        print(f"interrupted; {reason}", file=sys.stderr)
         return
     config = shown_path(checkpoint.parent.parent / "config.yaml")
     command = f"{shown_program()} fit --config {config} --ckpt_path {shown_path(checkpoint)}"

@@ -1,5 +1,6 @@
 """Batches of the user's own loaders: read in many forms, and drawn from keyed streams."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
@@ -119,7 +120,7 @@ class KeyedBatches:
         self.epoch = 0
         self.batches = 0  # handed out in this epoch
         self.resumed = False
-        self.order = ""  # chained hash of the first epoch's batches
+        self.orders = deque([(0, "")], maxlen=8)  # numbers of batches of the first epoch, with a chained hash of them
 
     def __getattr__(self, name: str) -> Any:
         if name == "loader":
@@ -150,11 +151,17 @@ class KeyedBatches:
                     self._chain(batch)
                 yield batch
 
+    @property
+    def order(self) -> str:
+        """Fingerprint of the batches of the first epoch that were handed out."""
+        return self.orders[-1][1]
+
     def _chain(self, batch: Any) -> None:
         """Add a batch's labels, and a sample of its inputs, to the fingerprint of the order."""
         inputs, labels, _ = read_batch(batch, self.data.keys)
         sample = inputs.flatten()[:: max(1, inputs.numel() // 1024)]
-        self.order = sha256(self.order.encode() + as_bytes(labels) + as_bytes(sample)).hexdigest()[:32]
+        order = sha256(self.order.encode() + as_bytes(labels) + as_bytes(sample)).hexdigest()[:32]
+        self.orders.append((self.batches, order))
 
     def seed(self, epoch: int) -> None:
         """Seed the global generators, and those of the loader and its samplers, for an epoch."""
@@ -168,13 +175,17 @@ class KeyedBatches:
                 generator.manual_seed(stream_seed(seed, "order", epoch, *self.index))
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the epoch."""
-        return {"epoch": self.epoch, "batches": self.batches, "order": self.order}
+        """The position in the epoch. Of a loader without a length, Lightning has fetched a batch ahead."""
+        batches = self.batches
+        if self.trainer and not self.index and self.trainer.current_epoch == self.epoch:
+            batches = min(batches, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+        order = next((order for number, order in reversed(self.orders) if number <= batches), self.order)
+        return {"epoch": self.epoch, "batches": batches, "order": order if self.epoch == 0 else self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start the next iteration at this position, if it runs over the same epoch."""
         self.epoch, self.batches, self.resumed = state["epoch"], state["batches"], True
-        self.order = state.get("order", "")
+        self.orders.append((self.batches, state.get("order", "")))
 
 
 def combined_loaders(loader: Any) -> list[Any]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from own_data import WITH_NAMES, Own, Pictures, Scans, cell
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.utilities import CombinedLoader
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from actbench.cli.main import main
 from actbench.data import ForeignData, read_batch
@@ -368,3 +368,46 @@ def test_a_fit_with_persistent_workers_resumes_bit_for_bit(tmp_path):
 
     assert whole.keys() >= {"val/loss"}
     torch.testing.assert_close(fit(3, tmp_path / "1.ckpt"), whole, rtol=0, atol=0)
+
+
+class Rows(IterableDataset):
+    """A stream, which has no length."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __iter__(self):
+        return iter(self.dataset)
+
+
+class Streamed(Own):
+    def train_dataloader(self):
+        return DataLoader(Rows(self.part().dataset), 8)
+
+
+class SaveAt(Callback):
+    """Saves a checkpoint after a batch, by its number over all epochs."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("step", [5, 17])  # in the first epoch, and in the second
+def test_a_fit_on_a_stream_resumes_within_an_epoch_bit_for_bit(tmp_path, step):
+    def fit(*callbacks, ckpt_path=None):
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        trainer = Trainer(accelerator="cpu", max_epochs=3, callbacks=[*callbacks], **quiet)
+        model, datamodule = Classifier("relu", "MLP", input_shape=(1, 8, 8), num_classes=3), ForeignData(Streamed())
+        trainer.fit(model, datamodule, ckpt_path=ckpt_path)
+        return {**model.state_dict(), **trainer.callback_metrics}, datamodule.order, trainer.global_step
+
+    whole = fit(SaveAt(step, tmp_path / "middle.ckpt"))
+
+    resumed = fit(ckpt_path=tmp_path / "middle.ckpt")
+
+    torch.testing.assert_close(resumed[0], whole[0], rtol=0, atol=0)
+    assert resumed[1:] == whole[1:]

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -174,27 +175,64 @@ def test_folders_are_numbered_and_never_shared(tmp_path):
 
 @pytest.mark.parametrize(
     ("hook", "step"),
-    [("on_train_batch_end", 10), ("on_validation_end", 12), ("on_train_epoch_end", 12), ("on_train_epoch_start", 13)],
+    [("on_train_batch_end", 10), ("on_validation_end", 12), ("on_train_epoch_end", 12), ("on_train_batch_start", 13)],
 )
 def test_wherever_a_signal_comes_the_run_is_saved_and_goes_on(tmp_path, hook, step):
     class Signal(Callback):
         pass
 
     def send(self, trainer, *_):
-        if trainer.global_step >= 10 and trainer.current_epoch == (4 if hook == "on_train_epoch_start" else 3):
+        if trainer.global_step >= 10 and trainer.current_epoch == (4 if hook == "on_train_batch_start" else 3):
             os.kill(os.getpid(), signal.SIGINT)
 
     setattr(Signal, hook, send)
     reports = []
     callbacks = [Signal(), Interruption(lambda path, trainer: reports.append(path)), BestCheckpoint(), LastCheckpoint()]
-    if hook == "on_train_epoch_start":  # Interruption has already checked
-        callbacks.append(callbacks.pop(0))
     with pytest.raises(SystemExit, match="130"):
         fit(tmp_path, *callbacks, max_epochs=6)
     assert torch.load(reports[0], weights_only=True)["global_step"] == step
 
     whole, resumed = (fit(tmp_path, BestCheckpoint(), max_epochs=6, ckpt_path=path) for path in (None, reports[0]))
     ours, theirs = (trainer.lightning_module.state_dict() for trainer in (resumed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class Shout(Callback):
+    """Acts at the start of each epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.factor = 1 + trainer.current_epoch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        trainer.optimizers[0].param_groups[0]["lr"] = 0.001 * self.factor
+
+
+@pytest.mark.filterwarnings("ignore:When using `Trainer.accumulate_grad_batches")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: StochasticWeightAveraging(0.05, swa_epoch_start=1, annealing_epochs=2),
+        lambda: GradientAccumulationScheduler({0: 1, 2: 2, 4: 1}),
+        Shout,
+    ],
+    ids=["SWA", "accumulation", "own"],
+)
+def test_what_acts_at_the_start_of_an_epoch_resumes_there(tmp_path, make):
+    class Signal(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.current_epoch == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    reports = []
+    interruption = Interruption(lambda path, trainer: reports.append(path))
+    with pytest.raises(SystemExit, match="130"):
+        fit(tmp_path, make(), Signal(), interruption, LastCheckpoint(seconds=0), max_epochs=6)
+    assert torch.load(reports[0], weights_only=True)["epoch"] == 2
+
+    options = {"max_epochs": 6, "enable_checkpointing": False}
+    whole, resumed = (fit(tmp_path, make(), ckpt_path=path, **options) for path in (None, reports[0]))
+    ours, theirs = (trainer.lightning_module.state_dict() for trainer in (resumed, whole))
+    assert resumed.global_step == whole.global_step
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -130,12 +130,25 @@ def for_replicates(callback: Callback) -> Callback:
     return replacement
 
 
+EPOCH_STARTS = (
+    "actbench.",
+    *(f"pytorch_lightning.callbacks.{name}" for name in ("callback", "lr_monitor", "progress")),
+)
+"""Modules whose callbacks need no start of an epoch."""
+
+
+def needs_epoch_starts(callbacks: Sequence[Callback]) -> bool:
+    """Whether a callback acts at the start of an epoch, where Lightning calls none in a fit that resumes within it."""
+    return any(not callback.on_train_epoch_start.__module__.startswith(EPOCH_STARTS) for callback in callbacks)
+
+
 class Interruption(Callback):
     """Ends a fit on Ctrl-C or SIGTERM after a whole batch, from which a run resumes exactly.
 
     Saves ``last.ckpt``, calls ``report`` with its path (None if checkpoints are
     off) and the trainer, and raises SystemExit with status 130 or 143. A second
-    signal ends the process at once.
+    signal ends the process at once. With a callback that acts at the start of an
+    epoch, ``last.ckpt`` stays that of the end of an epoch, if one was written.
     """
 
     def __init__(self, report: Callable[[Path | None, Trainer], None]) -> None:
@@ -166,7 +179,7 @@ class Interruption(Callback):
         if done % trainer.accumulate_grad_batches or validates or not self._received(trainer):
             return
         last = self._last_checkpoint(trainer)
-        if last:
+        if last and not needs_epoch_starts(trainer.callbacks):  # type: ignore[attr-defined]
             last.save(trainer, pl_module)
         self._stop(last, trainer)
 
