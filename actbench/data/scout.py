@@ -89,10 +89,15 @@ class Scout:
         return loader is None or (isinstance(loader, list | tuple | Mapping) and not loader)
 
     def has_labels(self, part: str) -> bool:
-        """Whether a part's batches have labels, which a test part needs only where it is scored."""
-        with unchanged_generators():
-            loader = self._given_loader(part)
-            batch = None if loader is None else next(iter(loader), None)
+        """Whether a part can be read and has labels, which a test part needs only where it is scored."""
+        try:
+            with unchanged_generators():
+                loader = self._given_loader(part)
+                batch = None if loader is None else next(iter(loader), None)
+        except DataError:
+            raise
+        except Exception:  # of any kind, in the user's code, which a fit calls for no test part
+            return False
         try:
             return read_batch(batch, self.data.keys).labels is not None
         except DataError:

@@ -344,8 +344,9 @@ class NetworkSpec(Spec):
 def accepted_names(target: Any) -> frozenset[str]:
     """Names of the arguments that a network's class or function takes, also those that it passes on."""
     parameters = parameters_of(target)
-    names = {*parameters, *arguments_parser(target, ())[1], *FORWARDED.get(public_path(target), ())}
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    passed_on = arguments_parser(target, ())[1] - parameters.keys() - {"help"}
+    names = {*parameters, *passed_on, *FORWARDED.get(public_path(target), ())}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()) and not passed_on
     if isinstance(target, type) and open_ended and not names & {*OWN_ARGUMENTS, *FOLLOWING}:
         names |= set(OWN_ARGUMENTS)  # nothing is known of what it passes on
     return frozenset(names)

@@ -79,6 +79,20 @@ def test_a_fit_does_without_val_where_there_is_none(tmp_path, monkeypatch, cls):
     assert "val/loss" not in (folder / "metrics.csv").read_text()
 
 
+class NoTestHere(Own):
+    def test_dataloader(self):
+        raise FileNotFoundError("the test files are elsewhere")
+
+
+def test_a_fit_asks_for_no_test_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "--data test_foreign.NoTestHere --model.network MLP --trainer.max_epochs 1 --trainer.accelerator cpu"
+
+    assert main(["fit", *words.split()]) == 0
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        ForeignData(NoTestHere()).scout.check()
+
+
 def test_keys_of_a_mapping_are_found_or_named():
     images, labels = torch.rand(4, 1, 2, 2), torch.arange(4)
 

@@ -183,9 +183,17 @@ def test_a_network_that_takes_an_activation_must_take_all_that_it_is_given():
         NetworkSpec(NoInputShape)
 
 
+class Wide(nn.Linear):
+    """Passes on arguments, none of which is an activation."""
+
+    def __init__(self, slope: float = 0.1, **kwargs):
+        super().__init__(**kwargs)
+
+
 @pytest.mark.parametrize(
     ("network", "taken"),
     [
+        ({"class_path": "test_specs.Wide", "init_args": {"in_features": 3, "out_features": 2}}, ()),
         ("torch.nn.Flatten", ()),
         ("torchvision.models.resnet18", ("num_classes",)),
         ({"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 7}}, ()),
