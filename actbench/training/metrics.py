@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 BINS = 15  # of confidence, for the calibration error
+SCORES = ("loss", "acc", "ece")  # of val and test
 
 
 def at_least_single(values: Tensor) -> Tensor:
@@ -94,11 +95,9 @@ class Scores(SummedMetric):
 
     @override
     def compute(self) -> dict[str, Float[Tensor, " replicates"]]:
-        return {
-            "loss": self.loss / self.rows,
-            "acc": self.correct.sum(1) / self.rows,
-            "ece": (self.correct - self.confidence).abs().sum(1) / self.rows,
-        }
+        errors = (self.correct - self.confidence).abs()
+        values = (self.loss / self.rows, self.correct.sum(1) / self.rows, errors.sum(1) / self.rows)
+        return dict(zip(SCORES, values, strict=True))
 
 
 class Ensemble:

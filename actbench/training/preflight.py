@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging, Timer
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor, nn
@@ -17,7 +23,9 @@ from torch.utils.data import BatchSampler
 from actbench.data import ImageData, RowBatches
 from actbench.networks import hold_statistics, network_name
 from actbench.specs import one_line
+from actbench.training.callbacks import is_users
 from actbench.training.checkpoints import CheckpointError
+from actbench.training.metrics import SCORES
 from actbench.training.transfer import Start
 
 UNSETTLED = 0.01  # share of initial statistics in BatchNorm's average, above which scores may be those of guessing
@@ -66,6 +74,26 @@ def check_fit(trainer: Trainer, classifier: Any) -> None:
     check_start(classifier.start)
     check_precision(trainer, len(classifier.seeds))
     check_plateau(trainer, trainer.max_epochs, trainer.check_val_every_n_epoch)
+    check_monitors(trainer, len(classifier.seeds))
+
+
+def check_monitors(trainer: Trainer, replicates: int) -> None:
+    """Refuse Lightning's callbacks that watch a score which is not logged; a user's callbacks may log any."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(is_users(type(callback)) for callback in callbacks):
+        return
+    watched = {"train/loss", *(f"val/{name}" for name in SCORES)} if trainer.enable_validation else {"train/loss"}
+    spread = {f"{name}_{statistic}" for name in watched for statistic in ("sd", "min", "max") if replicates > 1}
+    for callback in callbacks:
+        stops = isinstance(callback, EarlyStopping)
+        monitor = callback.monitor if stops or isinstance(callback, ModelCheckpoint) else None
+        if monitor is None or (stops and not callback.strict) or monitor.startswith("lr-"):
+            continue
+        if monitor not in watched | (set() if stops else {*spread, "epoch", "step"}):
+            kind = "EarlyStopping" if stops else "ModelCheckpoint"
+            raise MisconfigurationException(
+                f"{kind} watches {monitor}, which is not logged: give one of {', '.join(sorted(watched))}"
+            )
 
 
 def check_sanity(trainer: Trainer, classifier: Any) -> None:

@@ -10,7 +10,12 @@ import polars as pl
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -242,6 +247,38 @@ def test_progress_in_plain_lines_shows_the_first_and_the_last_epoch(tmp_path, ca
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["1/5", "5/5"]
     assert "val/acc" in lines[0]
+
+
+@pytest.mark.parametrize("cls", [EarlyStopping, ModelCheckpoint])
+@pytest.mark.parametrize(("monitor", "options"), [("val_loss", {}), ("val/acc", {"limit_val_batches": 0})])
+def test_a_score_that_nothing_logs_is_refused_before_the_first_step(tmp_path, cls, monitor, options):
+    with pytest.raises(MisconfigurationException, match=f"{cls.__name__} watches {monitor}, which is not logged"):
+        fit(tmp_path, cls(monitor=monitor), **options)
+
+
+class Logs(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.log("mine", float(trainer.current_epoch))
+
+
+def test_scores_of_a_fit_and_of_a_users_callback_are_watched(tmp_path):
+    watching = [ModelCheckpoint(tmp_path / "sd", monitor="val/acc_sd"), EarlyStopping("train/loss", patience=9)]
+
+    several = fit(tmp_path, *watching, replicates=2)
+    own = fit(tmp_path, Logs(), ModelCheckpoint(tmp_path / "mine", monitor="mine", mode="max"))
+
+    assert several.current_epoch == own.current_epoch == 3
+    assert own.checkpoint_callback.best_model_score == 2
+
+
+def test_the_last_epoch_of_a_fit_that_stops_early_is_shown(tmp_path, capsys):
+    stop = EarlyStopping("val/loss", patience=2, min_delta=10)
+
+    trainer = fit(tmp_path, EpochLines(seconds=1000), stop, max_epochs=9, enable_checkpointing=False)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/9", "3/9"]
+    assert f"val/loss {trainer.callback_metrics['val/loss']:.4f}" in lines[1]
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

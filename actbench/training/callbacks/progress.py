@@ -17,6 +17,7 @@ class EpochLines(Callback):
     def __init__(self, seconds: float = 10) -> None:
         self.seconds = seconds
         self.next_line = 0.0
+        self.latest = ""  # line of the latest epoch, if it was not printed
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -26,11 +27,19 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         epochs = trainer.max_epochs or -1
         progress = self.pace.after_epoch(pl_module)  # on every device, because scores may have to be synchronised
-        if not trainer.is_global_zero or (time.monotonic() < self.next_line and trainer.current_epoch + 1 != epochs):
-            return
-        self.next_line = time.monotonic() + self.seconds
         metrics = "  ".join(f"{name} {value}" for name, value in progress.items())
-        print(f"epoch {trainer.current_epoch + 1}/{epochs if epochs > 0 else '?'}  {metrics}", flush=True)
+        self.latest = f"epoch {trainer.current_epoch + 1}/{epochs if epochs > 0 else '?'}  {metrics}"
+        if time.monotonic() >= self.next_line or trainer.current_epoch + 1 == epochs:
+            self._print(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._print(trainer)  # of a fit that ended before its last epoch
+
+    def _print(self, trainer: Trainer) -> None:
+        if self.latest and trainer.is_global_zero:
+            print(self.latest, flush=True)
+        self.next_line, self.latest = time.monotonic() + self.seconds, ""
 
 
 class ReplicateBar(RichProgressBar):
