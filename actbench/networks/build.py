@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import torch
@@ -234,6 +234,9 @@ def uses_activation(
 
     with torch.no_grad(), torch.random.fork_rng(devices=()):
         built = network(activation=watched, input_shape=input_shape, num_classes=num_classes)
-        for mode in (False, True):
-            built.train(mode)(torch.rand(2, *input_shape))
+        generator = torch.Generator().manual_seed(0)
+        light = torch.rand(2, *input_shape, generator=generator)
+        noise = torch.randn(4, 2, *input_shape, generator=generator)
+        for images, mode in product((light, -light, *noise), (False, True)):
+            built.train(mode)(images)
     return any(called)

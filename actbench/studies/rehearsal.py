@@ -24,6 +24,10 @@ from actbench.studies.plan import Plan
 from actbench.training import preflight
 from actbench.training.classifier import Classifier
 
+BY_THE_CLOCK = (
+    "trainer.max_time ends each fit by the clock: arms may train for different numbers of epochs, and no run repeats"
+)
+
 
 def rehearse(
     plan: Plan,
@@ -150,7 +154,8 @@ class Rehearsal(Callback):
         classifier = cast(Classifier, pl_module)
         batches = (epochs or 0) * trainer.num_training_batches
         unsettled = preflight.unsettled_statistics(classifier.engine.replicate(0), batches) if batches else None
-        self.start = [*self.start, *filter(None, [unsettled])]
+        ends = BY_THE_CLOCK if self.settings.get("max_time") else None
+        self.start = [*self.start, *filter(None, [unsettled, ends])]
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

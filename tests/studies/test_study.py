@@ -419,3 +419,12 @@ def test_a_study_whose_records_cannot_be_read_ends_in_a_line(tmp_path):
 
     with pytest.raises(StudyError, match="none of the records that were just written can be read"):
         compare(study(tmp_path), work=impossible, progress=Lines())
+
+
+def test_a_study_that_ends_by_the_clock_says_so(tmp_path, capsys):
+    config = study(tmp_path, activations=["relu"])
+    config["trainer"]["max_time"] = "00:00:10:00"
+
+    rehearse(make_plan(Study.of(config)), print)
+
+    assert "trainer.max_time ends each fit by the clock" in capsys.readouterr().out

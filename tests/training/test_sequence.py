@@ -58,7 +58,7 @@ class OwnFunction(Flat):
     """Its activation is an autograd.Function that knows nothing of vmap."""
 
     def forward(self, images):
-        return self.last(Squash.apply(self.first(images.flatten(1))))
+        return self.last(Squash.apply(self.activation(self.first(images.flatten(1)))))
 
 
 class Checkpointed(Flat):

@@ -418,7 +418,10 @@ def test_dropout_drops_its_share_and_keeps_the_moments(dropout):
 class Refused(nn.Module):
     def __init__(self, activation, input_shape, num_classes):
         super().__init__()
-        self.linear, self.activation = nn.Linear(math.prod(input_shape), num_classes), activation()
+        self.layer, self.activation = nn.Linear(math.prod(input_shape), num_classes), activation()
+
+    def linear(self, inputs):
+        return self.layer(self.activation(inputs))
 
 
 class DataDependent(Refused):
