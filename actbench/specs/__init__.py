@@ -8,10 +8,10 @@ from actbench.specs.compose import nest as nest
 from actbench.specs.compose import read_file as read_file
 from actbench.specs.compose import setting as setting
 from actbench.specs.compose import without as without
+from actbench.specs.optimizers import OptimizerSpec as OptimizerSpec
+from actbench.specs.optimizers import SchedulerSpec as SchedulerSpec
 from actbench.specs.spec import ActivationSpec as ActivationSpec
 from actbench.specs.spec import NetworkSpec as NetworkSpec
-from actbench.specs.spec import OptimizerSpec as OptimizerSpec
-from actbench.specs.spec import SchedulerSpec as SchedulerSpec
 from actbench.specs.spec import Spec as Spec
 from actbench.specs.values import correct_parsed as correct_parsed
 from actbench.specs.values import dump_yaml as dump_yaml

@@ -16,7 +16,8 @@ from typing import Any, get_args, get_type_hints
 
 from pytorch_lightning import callbacks, loggers
 
-from actbench.specs.spec import ActivationSpec, NetworkSpec, OptimizerSpec, SchedulerSpec, Spec, arguments_parser
+from actbench.specs.optimizers import OptimizerSpec, SchedulerSpec
+from actbench.specs.spec import ActivationSpec, NetworkSpec, Spec, arguments_parser
 from actbench.specs.values import import_object, load_yaml, one_line, read_yaml
 
 SPECS: dict[str, type[Spec]] = {

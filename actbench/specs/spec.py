@@ -18,8 +18,6 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler
 
 from actbench.activations import CATALOGUE
 from actbench.networks import NETWORKS, with_new_head
@@ -358,32 +356,6 @@ def near_paths(path: str) -> list[str]:
     found = vars(sys.modules.get(module, ModuleType("none"))).items()
     public = [other for other, value in found if not other.startswith("_") and not isinstance(value, ModuleType)]
     return [f"{module}.{other}" for other in difflib.get_close_matches(name, public, n=3, cutoff=0.6)]
-
-
-class OptimizerSpec(Spec):
-    """An optimiser: a name of torch's, such as SGD, or the class path of a `torch.optim.Optimizer`, with arguments."""
-
-    kind = "optimizer"
-    base = Optimizer
-    given = ("params",)
-    names = MappingProxyType(
-        {name: vars(torch.optim)[name] for name in torch.optim.__all__ if isinstance(vars(torch.optim)[name], type)}
-    )
-
-    def _prove(self) -> None:
-        self([nn.Parameter(torch.zeros(2, 2))])
-
-
-class SchedulerSpec(Spec):
-    """A learning-rate schedule: a name of torch's, such as StepLR, or a class path, with arguments."""
-
-    kind = "lr_scheduler"
-    base = LRScheduler
-    given = ("optimizer",)
-    names = MappingProxyType({name: getattr(lr_scheduler, name) for name in lr_scheduler.__all__})
-
-    def _prove(self) -> None:
-        self(torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1, momentum=0.9))
 
 
 def normalized(name: str) -> str:

@@ -59,9 +59,9 @@ class Classifier(LightningModule):
         sites: Which calls of activations are swapped: "hidden", those that flow into a layer with weights or multiply a
             second branch; "all"; or patterns of the paths that "python main.py sites" lists.
         optimizer: Class path of a torch optimiser, with arguments.
-        lr_scheduler: Class path of a torch learning-rate schedule, with arguments. It steps once an epoch, but
-            OneCycleLR and CyclicLR step once a batch. ReduceLROnPlateau steps after each validation, by val/loss, and
-            takes one replicate only.
+        lr_scheduler: Class path of a torch learning-rate schedule, with arguments; those of SequentialLR and
+            ChainedScheduler hold a list of such schedules. It steps once an epoch, but OneCycleLR and CyclicLR step
+            once a batch. ReduceLROnPlateau steps after each validation, by val/loss, and takes one replicate only.
         replicates: Number of seeds to train together: seed, seed + 1, and so on.
         engine: How replicates are trained: "stack", all at once under vmap; "sequence", one after another as plain
             modules, which trains whatever plain torch trains; or "auto", the stack where it is proved and faster.

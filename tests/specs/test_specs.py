@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, SequentialLR
 
 from actbench.activations import Swish
 from actbench.networks import MLP
@@ -248,6 +249,38 @@ def test_schedules_are_checked_by_building_one():
     assert spec(optimizer).step_size == 3
     with pytest.raises(ValueError, match="missing step_size"):
         SchedulerSpec("torch.optim.lr_scheduler.StepLR")
+
+
+def rates(make, steps=6):
+    """Learning rates under a schedule, step by step."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, found = make(optimizer), []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_a_schedule_of_schedules_is_that_of_torch():
+    warm = {"class_path": "LinearLR", "init_args": {"start_factor": 0.1, "total_iters": 2}}
+    after = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 3}}
+    one_by_one = {"class_path": "SequentialLR", "init_args": {"schedulers": [warm, after], "milestones": [2]}}
+    at_once = {"class_path": "ChainedScheduler", "init_args": {"schedulers": [warm, after]}}
+
+    def parts(optimizer):
+        return [LinearLR(optimizer, 0.1, total_iters=2), CosineAnnealingLR(optimizer, 3)]
+
+    for given, make in [
+        (one_by_one, lambda optimizer: SequentialLR(optimizer, parts(optimizer), [2])),
+        (at_once, lambda optimizer: ChainedScheduler(parts(optimizer))),
+    ]:
+        spec = SchedulerSpec(given)
+        assert rates(spec) == rates(make)
+        assert rates(SchedulerSpec(spec.to_dict())) == rates(make)
+        assert spec == SchedulerSpec(spec.to_dict())
+    with pytest.raises(ValueError, match=r"unknown lr_scheduler 'LinerLR'.* near it are .*LinearLR"):
+        SchedulerSpec({"class_path": "SequentialLR", "init_args": {"schedulers": ["LinerLR"], "milestones": []}})
 
 
 def test_an_import_that_fails_is_not_run_again_by_the_error(tmp_path, monkeypatch):
