@@ -150,7 +150,9 @@ def test_a_users_own_classes_work_and_need_trust(actbench, tmp_path, monkeypatch
 
     error = one_line_error(actbench(*validate))
 
-    assert re.search(r"names the class 'my_acts.Foo'.*--trust my_acts", error)
+    assert re.search(r"names the class 'my_acts.Foo'.*--trust my_acts,their_pkg$", error)
+    partly = one_line_error(actbench(*validate, "--trust", "their_pkg"))
+    assert partly.endswith("add --trust their_pkg,my_acts")
     assert not (tmp_path / "imported").exists()
     expected = rows(tmp_path / "lightning_logs" / "version_0")[-1]["val/loss"]
     trusting = [actbench(*validate, "--trust", "my_acts,their_pkg"), actbench(*validate, "--config", "mine.yaml")]

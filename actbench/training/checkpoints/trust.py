@@ -67,15 +67,17 @@ def check_function(
 
 
 def check_names(names: Iterable[str], trusted: Sequence[str], path: str | Path) -> None:
-    """Raise CheckpointError for a name outside of the trusted modules."""
-    for name in names:
-        if not any(f"{name}.".startswith(f"{module}.") for module in trusted):
-            module = name.rpartition(".")[0]
-            libraries = {"", "torch", "pytorch_lightning", "lightning", *sys.stdlib_module_names}
-            advice = "" if module.partition(".")[0] in libraries else f": if you trust it, add --trust {module}"
-            raise CheckpointError(
-                f"checkpoint {path} names the class {name!r}, which would be imported and run{advice}"
-            )
+    """Raise CheckpointError for a name outside of the trusted modules; it tells how to trust all such names."""
+    unknown = [name for name in names if not any(f"{name}.".startswith(f"{module}.") for module in trusted)]
+    if unknown:
+        libraries = {"", "torch", "pytorch_lightning", "lightning", *sys.stdlib_module_names}
+        modules = [name.rpartition(".")[0] for name in unknown]
+        needed = ",".join(dict.fromkeys([*(module for module in trusted if module not in TRUSTED), *modules]))
+        harmful = any(module.partition(".")[0] in libraries for module in modules)
+        advice = "" if harmful else f": if you trust it, add --trust {needed}"
+        raise CheckpointError(
+            f"checkpoint {path} names the class {unknown[0]!r}, which would be imported and run{advice}"
+        )
 
 
 def names_in_texts(value: Any) -> Iterator[str]:
