@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+import polars as pl
+
 from actbench.inference.stats import Verdict
 from actbench.inference.verdict import StudyResults, points
 from actbench.inference.verdict.conditions import by_condition, condition_sentences
@@ -43,7 +45,18 @@ def warnings(results: StudyResults) -> list[str]:
         *(certificate_sentence(certificate) for certificate in results.certificates if not certificate.passed),
         *(condition_sentences(result)[0] for result in by_condition(results.conclusion) if result.depends),
         *(f"The winner on val depends on {tuning.setting}, on {where}; see below." for tuning in unsettled[:1]),
+        *clock_sentences(results.table),
     ]
+
+
+def clock_sentences(table: pl.DataFrame) -> list[str]:
+    """What a reader must know of fits that the clock ended, if it did."""
+    timed = table.filter(pl.col("factors").str.json_path_match("$.trainer.max_time").is_not_null())
+    if timed.is_empty():
+        return []
+    epochs = timed.group_by("arm", maintain_order=True).agg(pl.col("epochs").median()).rows()
+    trained = listed([f"{shorten(arm, SENTENCE)} {number:g}" for arm, number in epochs])
+    return [f"trainer.max_time ended fits by the clock, so no run repeats; median epochs that were trained: {trained}."]
 
 
 def verdict_sentences(results: StudyResults) -> list[tuple[Verdict, str]]:

@@ -68,6 +68,18 @@ def figure_of(figures, name):
     return next(figure for figure in figures if figure.name == name)
 
 
+def test_fits_that_the_clock_ended_are_told_first(tmp_path):
+    timed = json.dumps({"trainer": {"max_time": "00:00:00:03"}})
+    tables = [records(arm, [0.9] * 8, epochs=epochs, factors=timed) for arm, epochs in (("relu", 59), ("swish", 60))]
+
+    told = page(study(tmp_path / "timed", tables), name="a study")
+    silent = page(golden(tmp_path / "golden"), name="a study")
+
+    line = "so no run repeats; median epochs that were trained: relu 59 and swish 60."
+    assert line in told
+    assert "by the clock" not in silent
+
+
 def test_the_words_of_the_golden_study_are_as_they_were(tmp_path):
     lines = lines_of(golden(tmp_path))
 
