@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
     Timer,
 )
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
@@ -23,7 +23,7 @@ from torch.utils.data import BatchSampler
 from actbench.data import ImageData, RowBatches
 from actbench.networks import hold_statistics, network_name
 from actbench.specs import one_line
-from actbench.training.callbacks import is_users
+from actbench.training.callbacks import epoch_starters, is_users
 from actbench.training.checkpoints import CheckpointError
 from actbench.training.metrics import SCORES
 from actbench.training.transfer import Start
@@ -108,6 +108,17 @@ def check_training(trainer: Trainer, classifier: Any) -> None:
     check_schedule(trainer)
     check_last_batches(trainer, classifier)
     tell_unsettled(trainer, classifier)
+    tell_missed_start(trainer)
+
+
+def tell_missed_start(trainer: Trainer) -> None:
+    """Say which callbacks miss the start of the epoch within which a fit resumes."""
+    for callback in epoch_starters(trainer.callbacks) if trainer.fit_loop.restarted_mid_epoch else ():  # type: ignore[attr-defined]
+        name = callback.on_train_epoch_start.__qualname__.partition(".")[0]
+        rank_zero_warn(
+            f"{name} acts at the start of an epoch, and this fit resumes within one, where Lightning calls it only in "
+            "the next: scores may differ from those of an uninterrupted fit"
+        )
 
 
 def check_start(start: Start) -> None:

@@ -241,6 +241,18 @@ def test_what_acts_at_the_start_of_an_epoch_resumes_there(tmp_path, make):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_fit_that_resumes_without_the_start_of_its_epoch_says_so(tmp_path):
+    class Save(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 5:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    fit(tmp_path, Save(), StochasticWeightAveraging(0.05), enable_checkpointing=False)
+
+    with pytest.warns(UserWarning, match="StochasticWeightAveraging acts at the start .* resumes within one"):
+        fit(tmp_path, StochasticWeightAveraging(0.05), ckpt_path=tmp_path / "middle.ckpt", enable_checkpointing=False)
+
+
 def test_progress_in_plain_lines_shows_the_first_and_the_last_epoch(tmp_path, capsys):
     fit(tmp_path, EpochLines(seconds=1000), max_epochs=5, enable_checkpointing=False)
 

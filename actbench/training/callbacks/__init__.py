@@ -10,6 +10,7 @@ from actbench.training.callbacks.progress import EpochLines as EpochLines
 from actbench.training.callbacks.progress import ReplicateBar as ReplicateBar
 from actbench.training.callbacks.scores import LogScores as LogScores
 from actbench.training.callbacks.stopping import Interruption as Interruption
+from actbench.training.callbacks.stopping import epoch_starters as epoch_starters
 from actbench.training.callbacks.stopping import for_replicates as for_replicates
 from actbench.training.callbacks.users import KeyedDraws as KeyedDraws
 from actbench.training.callbacks.users import is_users as is_users

@@ -137,9 +137,9 @@ EPOCH_STARTS = (
 """Modules whose callbacks need no start of an epoch."""
 
 
-def needs_epoch_starts(callbacks: Sequence[Callback]) -> bool:
-    """Whether a callback acts at the start of an epoch, where Lightning calls none in a fit that resumes within it."""
-    return any(not callback.on_train_epoch_start.__module__.startswith(EPOCH_STARTS) for callback in callbacks)
+def epoch_starters(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Callbacks that act at the start of an epoch, where Lightning calls none in a fit that resumes within it."""
+    return [each for each in callbacks if not each.on_train_epoch_start.__module__.startswith(EPOCH_STARTS)]
 
 
 class Interruption(Callback):
@@ -179,7 +179,7 @@ class Interruption(Callback):
         if done % trainer.accumulate_grad_batches or validates or not self._received(trainer):
             return
         last = self._last_checkpoint(trainer)
-        if last and not needs_epoch_starts(trainer.callbacks):  # type: ignore[attr-defined]
+        if last and not epoch_starters(trainer.callbacks):  # type: ignore[attr-defined]
             last.save(trainer, pl_module)
         self._stop(last, trainer)
 
