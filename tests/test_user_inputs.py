@@ -473,7 +473,7 @@ def test_a_command_whose_output_nobody_reads_ends_quietly(start, args):
         ("main.py --help", {}),
         ("main.py --help", {"PYTHONUNBUFFERED": "1"}),
         ("main.py report studies/study", {}),
-        ("main.py report nowhere", {"PYTHONUNBUFFERED": "1"}),
+        pytest.param("main.py report nowhere", {"PYTHONUNBUFFERED": "1"}, marks=pytest.mark.slow),
         pytest.param("main.py report studies/study", {"PYTHONUNBUFFERED": "1"}, marks=pytest.mark.slow),
         pytest.param("main.py report nowhere", {}, marks=pytest.mark.slow),
     ],

@@ -547,7 +547,7 @@ def interrupt_slowly(pipe, number):
             pipe.send((str(error), error.killed))
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM", "SIGKILL"])
 def test_a_signal_to_the_process_that_trains_is_not_the_candidates_fault(name, forked):
     mine, theirs = forked.Pipe()
     process = forked.Process(target=interrupt_slowly, args=(theirs, signal.Signals[name]))

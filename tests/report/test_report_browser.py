@@ -66,7 +66,7 @@ def settled(page):
     page.wait_for_selector(DRAWN, state="attached")
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.slow)])
 def test_every_figure_is_drawn_from_the_records(visit, results, width):
     page = visit(results, width=width)
 
@@ -275,7 +275,7 @@ def test_intervals_of_one_epoch_stand_side_by_side(visit, tmp_path):
     assert all(height > 5 for _, height in bars)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_names_are_text_in_figures_too(visit, tmp_path, width):
     tables = [with_shapes(records(arm, [0.9, 0.91, 0.93])) for arm in NAMES]
 
@@ -321,7 +321,11 @@ def test_a_figure_grows_with_its_legend(visit, tmp_path, width):
             id="all pairs",
             marks=pytest.mark.slow,
         ),
-        pytest.param(lambda folder: study(folder, [records(a, [None] * 8) for a in ("relu", "swish")]), id="diverged"),
+        pytest.param(
+            lambda folder: study(folder, [records(a, [None] * 8) for a in ("relu", "swish")]),
+            id="diverged",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             lambda folder: study(folder, [records("relu", [0.9]).head(0)]), id="none finished", marks=pytest.mark.slow
         ),

@@ -59,7 +59,7 @@ class Watch(Callback):
             self.mode.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("stopped", [False, True], ids=["all", "one stopped"])
+@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True], ids=["all", "one stopped"])
 @pytest.mark.parametrize(
     ("engine", "replicates", "options"),
     [

@@ -320,7 +320,12 @@ class Unheard(ZeroHead):
         ("test_preflight.ZeroHead", ["relu", "swish"], []),
         ("MLP", ["relu", "test_preflight.Noisy"], []),
         ("test_preflight.Unheard", ["relu", "swish"], ["relu and swish give the same outputs bit for bit in Unheard"]),
-        ("MLP", ["relu", {"name": "fast", "activation": "relu", "model.optimizer.lr": 0.1}], []),
+        pytest.param(
+            "MLP",
+            ["relu", {"name": "fast", "activation": "relu", "model.optimizer.lr": 0.1}],
+            [],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_arms_that_give_the_same_are_told_before_training(tmp_path, capsys, network, activations, results):
