@@ -53,7 +53,7 @@ def build_network(
         ValueError: The network does not map such inputs to one logit per class, never calls ``activation``, or, as
             SwapError, no activation can be swapped into it.
     """
-    numbers, shape, called = count(), tuple(input_shape), list[nn.Module]()
+    numbers, shape = count(), tuple(input_shape)
     name = getattr(getattr(network, "cls", network), "__name__", type(network).__name__)
     foreign = getattr(network, "foreign", False)
     if not foreign and sites != "hidden":
@@ -74,9 +74,9 @@ def build_network(
             if foreign:
                 check_kind(built)
             lazy = any(map(is_lazy, (*built.parameters(), *built.buffers())))  # its first call makes its parameters
-            with torch.no_grad(), compared_calls(called):
+            with torch.no_grad(), compared_calls() as called:
                 logits = (built if lazy else copy_network(built)).eval()(torch.zeros(2, *shape))
-        used = foreign or called or uses_activation(network, activation, shape, num_classes)
+        used = foreign or any(called) or uses_activation(network, activation, shape, num_classes)
     except SwapError:
         raise
     except OSError as error:
@@ -205,12 +205,13 @@ def compared_modules(network: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def compared_calls(called: list[nn.Module]) -> Iterator[None]:
-    """Add the modules made by an activation's factory that are called meanwhile."""
+def compared_calls() -> Iterator[list[bool]]:
+    """For each call of a module meanwhile, whether an activation's factory made it."""
+    called = list[bool]()
     # A hook on all modules, because a network may hold an activation in a plain list.
-    hook = register_module_forward_pre_hook(lambda module, _: called.extend([module] * hasattr(module, MARK)))
+    hook = register_module_forward_pre_hook(lambda module, _: called.append(hasattr(module, MARK)))
     try:
-        yield
+        yield called
     finally:
         hook.remove()
 

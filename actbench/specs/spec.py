@@ -353,8 +353,10 @@ def accepted_names(target: Any) -> frozenset[str]:
 def near_paths(path: str) -> list[str]:
     """Paths of a module's public objects whose names resemble that at the end of a dotted path."""
     module, _, name = path.rpartition(".")
-    found = vars(sys.modules.get(module, ModuleType("none"))).items()
-    public = [other for other, value in found if not other.startswith("_") and not isinstance(value, ModuleType)]
+    found = vars(sys.modules[module]) if module in sys.modules else {}
+    public = [
+        other for other, value in found.items() if not other.startswith("_") and not isinstance(value, ModuleType)
+    ]
     return [f"{module}.{other}" for other in difflib.get_close_matches(name, public, n=3, cutoff=0.6)]
 
 

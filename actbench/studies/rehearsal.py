@@ -24,10 +24,6 @@ from actbench.studies.plan import Plan
 from actbench.training import preflight
 from actbench.training.classifier import Classifier
 
-BY_THE_CLOCK = (
-    "trainer.max_time ends each fit by the clock: arms may train for different numbers of epochs, and no run repeats"
-)
-
 
 def rehearse(
     plan: Plan,
@@ -65,6 +61,8 @@ def rehearse(
         epoch_steps[cell.hash] = watch.epoch_steps
         for reason in cell.mixing if len(cell.seeds) > 1 else ():
             say(f"{reason}, so each seed is trained alone")
+        if cell.config["trainer"].get("max_time"):
+            say("trainer.max_time ends fits by the clock: no run repeats, and arms may train for more or fewer epochs")
         for line in watch.start:
             say(line)
         if watch.swap:
@@ -154,8 +152,7 @@ class Rehearsal(Callback):
         classifier = cast(Classifier, pl_module)
         batches = (epochs or 0) * trainer.num_training_batches
         unsettled = preflight.unsettled_statistics(classifier.engine.replicate(0), batches) if batches else None
-        ends = BY_THE_CLOCK if self.settings.get("max_time") else None
-        self.start = [*self.start, *filter(None, [unsettled, ends])]
+        self.start = [*self.start, *filter(None, [unsettled])]
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -74,16 +74,16 @@ def check_fit(trainer: Trainer, classifier: Any) -> None:
     check_start(classifier.start)
     check_precision(trainer, len(classifier.seeds))
     check_plateau(trainer, trainer.max_epochs, trainer.check_val_every_n_epoch)
-    check_monitors(trainer, len(classifier.seeds))
+    check_monitors(trainer, classifier)
 
 
-def check_monitors(trainer: Trainer, replicates: int) -> None:
-    """Refuse Lightning's callbacks that watch a score which is not logged; a user's callbacks may log any."""
+def check_monitors(trainer: Trainer, classifier: Any) -> None:
+    """Refuse Lightning's callbacks that watch a score which is not logged; a user's classes may log any."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(is_users(type(callback)) for callback in callbacks):
+    if any(is_users(type(each)) for each in (*callbacks, classifier)):
         return
     watched = {"train/loss", *(f"val/{name}" for name in SCORES)} if trainer.enable_validation else {"train/loss"}
-    spread = {f"{name}_{statistic}" for name in watched for statistic in ("sd", "min", "max") if replicates > 1}
+    spread = {f"{name}_{statistic}" for name in watched for statistic in ("sd", "min", "max") if classifier.seeds[1:]}
     for callback in callbacks:
         stops = isinstance(callback, EarlyStopping)
         monitor = callback.monitor if stops or isinstance(callback, ModelCheckpoint) else None

@@ -427,4 +427,4 @@ def test_a_study_that_ends_by_the_clock_says_so(tmp_path, capsys):
 
     rehearse(make_plan(Study.of(config)), print)
 
-    assert "trainer.max_time ends each fit by the clock" in capsys.readouterr().out
+    assert "trainer.max_time ends fits by the clock" in capsys.readouterr().out
