@@ -1,5 +1,6 @@
 """A replayed step is the step that would have run, whatever Python the user's modules read."""
 
+import copyreg
 import runpy
 
 import pytest
@@ -143,4 +144,16 @@ def test_a_warning_of_torch_changes_nothing_that_is_guarded(monkeypatch):
 
     monkeypatch.setitem(vars(torch.nn.functional), "__warningregistry__", {})
 
+    assert python_state(network).values == before
+
+
+def test_the_first_pickled_tensor_changes_nothing_that_is_guarded():
+    network = build_network(MLP, nn.SiLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
+    if "__slotnames__" in vars(torch.Tensor):
+        del torch.Tensor.__slotnames__
+    before = python_state(network).values
+
+    copyreg._slotnames(torch.Tensor)  # which pickle and copy call
+
+    assert "__slotnames__" in vars(torch.Tensor)
     assert python_state(network).values == before

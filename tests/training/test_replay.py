@@ -114,3 +114,57 @@ def test_a_hook_that_is_added_between_steps_is_run():
 
     assert torch.allclose(trained.losses(images, labels), torch.full((4,), math.log(10)))
     assert not torch.allclose(before, torch.full((4,), math.log(10)))
+
+
+def repeated(step, values):
+    """A replay that has had a step for ten batches of the values, and its last results."""
+    played = replay.Replay(replay.python_state(nn.Module()).values)
+    results = [played(step, None, [value.clone() for value in values], nn.Module(), (), usual=True) for _ in range(10)]
+    return played, results[-1]
+
+
+def test_a_step_with_a_number_of_its_own_is_replayed():
+    def step(draw, tensors):
+        counter = torch.tensor([1.0, 2.0])
+        counter += tensors[0]
+        first, second = counter.split(1)
+        return [torch.cat([second, first, counter.view(2)]), None]
+
+    played, (result, nothing) = repeated(step, [torch.tensor([10.0, 20.0])])
+
+    assert played.recordings
+    assert played.reason is None
+    assert result.tolist() == [22, 11, 11, 22]
+    assert nothing is None
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda x: torch.from_numpy(x.numpy() * 2),  # no operation of torch
+        lambda x: x * x.sum().item(),  # the operation's number would be a constant
+    ],
+)
+def test_a_step_that_hides_operations_is_not_replayed(hidden):
+    played, (result,) = repeated(lambda draw, tensors: [hidden(tensors[0])], [torch.tensor([0.5, 1.5])])
+
+    assert not played.recordings
+    assert played.reason
+    assert result.tolist() == [1, 3]
+
+
+def test_values_that_autocast_keeps_do_not_become_constants():
+    weight = torch.randn(4, 4, requires_grad=True)
+
+    def step(draw, tensors):
+        leaf = tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            return [(torch.ones(4, 4) @ weight).detach() + torch.ones(4, 4) @ leaf.detach()]
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        played, _ = repeated(step, [torch.randn(4, 4)])
+        run = next(iter(played.recordings.values())).run
+        with torch.no_grad():
+            weight.zero_()
+
+    assert run(torch.zeros(4, 4))[0].eq(0).all()

@@ -114,7 +114,7 @@ class BandedConvolution(torch.autograd.Function):
         for row in range(weight.shape[3]):
             if row != middle:
                 out_rows, in_rows = overlap(row - middle, height, out_height, batch)
-                out[:, out_rows] += products[:, in_rows, row]
+                out[:, out_rows].add_(products[:, in_rows, row])  # += would copy the result onto itself
         return from_rows(out, replicates, out_height, batch, weight.shape[1], out_width), rows, bands
 
     @staticmethod
@@ -134,10 +134,13 @@ class BandedConvolution(torch.autograd.Function):
         _, out_channels, _, kernel_height, _ = ctx.weight_shape
         out_height, out_width = ctx.out_shape[3:]
         gradient = by_rows(gradient)
-        spread = gradient.new_zeros(replicates, height * batch, kernel_height, gradient.shape[2])
+        spread = gradient.new_empty(replicates, height * batch, kernel_height, gradient.shape[2])
         for row in range(kernel_height):
             out_rows, in_rows = overlap(row - ctx.padding[0], height, out_height, batch)
             spread[:, in_rows, row] = gradient[:, out_rows]
+            for rest in (spread[:, : in_rows.start, row], spread[:, in_rows.stop :, row]):
+                if rest.numel():  # rows of the image that meet none of the output
+                    rest.zero_()
         spread = spread.flatten(2)
 
         images_gradient = weight_gradient = bias_gradient = None

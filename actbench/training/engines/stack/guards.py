@@ -87,6 +87,7 @@ PLAIN = (
 )
 SMALL = 64  # values of a tensor or array that is compared as a whole
 PythonField = collections.namedtuple("PythonField", "name")  # for the class of its descriptors
+ADDED_BY_PYTHON = {"__warningregistry__", "__slotnames__"}  # after a warning, and when a tensor is first copied
 GLOBAL_HOOKS = [name for name in vars(torch_module) if name.startswith("_global_") and name.endswith("hooks")]
 DESCRIPTORS = types.GetSetDescriptorType | types.MemberDescriptorType | type(PythonField.name)
 METHODS = types.FunctionType | classmethod | staticmethod
@@ -110,8 +111,7 @@ def python_state(network: nn.Module) -> PythonState:
     """
     state = State({id(module) for module in network.modules()})
     for owner in (Tensor, F):  # whose functions may be replaced
-        # Python itself adds a list of the warnings that were given.
-        functions = (id(value) for name, value in vars(owner).items() if name != "__warningregistry__")
+        functions = (id(value) for name, value in vars(owner).items() if name not in ADDED_BY_PYTHON)
         state.values.append(hash(tuple(functions)))
     for name in GLOBAL_HOOKS:
         if vars(torch_module)[name]:
