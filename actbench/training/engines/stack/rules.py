@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from actbench.training.engines.draws import Draw, Draws
 from actbench.training.engines.stack.convolution import Layer, convolve, convolve_unfolded
+from actbench.training.engines.stack.linear import linear
 
 
 class Rules(Draws):
@@ -33,7 +34,7 @@ class Rules(Draws):
     ) -> Any:
         kwargs = kwargs or {}
         if func in (F.conv2d, F.linear):
-            call = self.conv2d if func is F.conv2d else func
+            call = self.conv2d if func is F.conv2d else linear
             return in_autocast_precision(call, args, kwargs)
         if func is F.batch_norm:
             return batch_norm(*args, **kwargs)

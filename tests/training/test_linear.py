@@ -1,0 +1,45 @@
+"""Linear layers of a stack against torch's own."""
+
+import pytest
+import torch
+from torch.func import vmap
+from torch.nn import functional as F
+
+from actbench.training.engines.stack.linear import StackedLinear, linear
+
+SHAPES = {"batch": (5, 4), "sequences": (2, 3, 4), "vector": (4,)}
+
+
+@pytest.mark.parametrize("stacked", [(0, 0, 0), (None, 0, 0), (0, None, None), (0, 0, None)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_values_and_gradients_are_those_of_torch(shape, stacked, biased):
+    torch.manual_seed(0)
+    sizes = [shape, (3, 4), (3,)][: 2 + biased]
+    tensors = [
+        torch.randn(*([6] if dim == 0 else []), *size, dtype=torch.float64, requires_grad=True)
+        for size, dim in zip(sizes, stacked, strict=False)
+    ]
+    dims = stacked[: len(sizes)]
+
+    ours = vmap(linear, dims)(*tensors)
+
+    theirs = vmap(F.linear, dims)(*tensors)
+    assert torch.allclose(ours, theirs, rtol=1e-12)
+    weights = torch.randn_like(ours)
+    gradients, expected = (torch.autograd.grad((out * weights).sum(), tensors) for out in (ours, theirs))
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(gradients, expected, strict=True))
+
+
+def test_gradients_of_gradients_are_right():
+    tensors = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 5, 4), (6, 3, 4), (6, 3))]
+
+    assert torch.autograd.gradgradcheck(StackedLinear.apply, tensors)
+
+
+def test_gradients_of_weights_are_in_their_layout():
+    tensors = [torch.randn(*shape, requires_grad=True) for shape in ((6, 5, 4), (6, 3, 4), (6, 3))]
+
+    vmap(linear)(*tensors).sum().backward()
+
+    assert tensors[1].grad.is_contiguous()
