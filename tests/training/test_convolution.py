@@ -18,12 +18,20 @@ from actbench.training.engines.stack.convolution import convolve
 
 @pytest.mark.parametrize(
     ("size", "kernel", "padding"),
-    [((8, 8), (3, 3), (1, 1)), ((5, 9), (3, 5), (1, 2)), ((6, 4), (2, 3), (0, 1)), ((7, 7), (7, 7), (0, 0))],
+    [
+        ((8, 8), (3, 3), (1, 1)),
+        ((5, 9), (3, 5), (1, 2)),
+        ((6, 4), (2, 3), (0, 1)),
+        ((7, 7), (7, 7), (0, 0)),
+        ((4, 5), (1, 1), (0, 0)),
+        ((4, 5), (1, 3), (0, 1)),
+    ],
 )
-def test_a_banded_convolution_is_torchs(size, kernel, padding):
+@pytest.mark.parametrize("out_channels", [5, 1])  # with fewer than the images have, the output's rows are gathered
+def test_a_banded_convolution_is_torchs(size, kernel, padding, out_channels):
     images = torch.rand(4, 2, 3, *size, dtype=torch.float64, requires_grad=True)
-    weight = torch.rand(4, 5, 3, *kernel, dtype=torch.float64, requires_grad=True)
-    bias = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(4, out_channels, 3, *kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.rand(4, out_channels, dtype=torch.float64, requires_grad=True)
     inputs = images, weight, bias
 
     ours = torch.func.vmap(lambda i, w, b: convolve(i, w, b, padding))(*inputs)

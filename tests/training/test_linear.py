@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from actbench.training.engines.stack.linear import StackedLinear, linear
 
-SHAPES = {"batch": (5, 4), "sequences": (2, 3, 4), "vector": (4,)}
+SHAPES = {"batch": (5, 4), "sequences": (2, 3, 4), "vector": (4,), "empty": (0, 4)}
 
 
 @pytest.mark.parametrize("stacked", [(0, 0, 0), (None, 0, 0), (0, None, None), (0, 0, None)], ids=str)

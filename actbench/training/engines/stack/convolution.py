@@ -12,7 +12,7 @@ On a GPU, a trial chooses for each layer between a grouped convolution and a
 product with the unfolded image.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.func import vmap
 from torch.nn.functional import conv2d, pad, unfold
+
+from actbench.training.engines.stack.linear import replicates_first
 
 Images = Float[Tensor, "replicates batch channels height width"]
 Weight = Float[Tensor, "replicates out_channels channels kernel_height kernel_width"]
@@ -87,34 +89,40 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple
 
     Height and width are padded with zeros, by less than half of the kernel.
     """
-    if bias is None:
-        bias = weight.new_zeros(weight.shape[0])
-    result: Tensor = BandedConvolution.apply(images[None], weight[None], bias[None], padding)[0]
+    row = None if bias is None else bias[None]
+    result: Tensor = BandedConvolution.apply(images[None], weight[None], row, padding)[0]
     return result.squeeze(0)  # not [0], whose gradient would be copied into zeros
 
 
 class BandedConvolution(torch.autograd.Function):
-    """Convolution of each replicate; also returns the image rows and bands that its gradient needs."""
+    """Convolution of each replicate; also returns the image rows and bands that its gradient needs.
+
+    Rows of the image and of the output meet in pairs, one for each row of the
+    kernel. The narrower of the two sides is gathered, once for each row of the
+    kernel, so that one product sums over the pairs; a product with the other side
+    leaves sums to be folded.
+    """
 
     @staticmethod
     def forward(
-        images: Images, weight: Weight, bias: Float[Tensor, "replicates out_channels"], padding: tuple[int, int]
+        images: Images, weight: Weight, bias: Float[Tensor, "replicates out_channels"] | None, padding: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         replicates, batch, _, height, width = images.shape
         out_height, out_width = (
             size + 2 * zeros - kernel + 1
             for size, zeros, kernel in zip((height, width), padding, weight.shape[-2:], strict=True)
         )
-        bands = to_bands(weight, width, out_width, padding[1])
+        gathers = gathers_images(images.shape, weight.shape, out_width)
+        pairs = overlaps(weight.shape[3], padding[0], height, out_height, batch)
+        bands = to_bands(weight, width, out_width, padding[1], gathers=gathers)
         rows = by_rows(images)
-        # Each row of the image with each row of the kernel.
-        products = torch.bmm(rows, bands).view(replicates, height * batch, weight.shape[3], -1)
-        middle = padding[0]  # the kernel's row that meets every row of the output
-        out = products[:, : out_height * batch, middle] + bias.repeat_interleave(out_width, 1)[:, None]
-        for row in range(weight.shape[3]):
-            if row != middle:
-                out_rows, in_rows = overlap(row - middle, height, out_height, batch)
-                out[:, out_rows].add_(products[:, in_rows, row])  # += would copy the result onto itself
+        if gathers:
+            rows = gather(rows, out_height * batch, pairs)
+            out = torch.bmm(rows, bands)
+        else:
+            out = fold(torch.bmm(rows, bands), out_height * batch, pairs)
+        if bias is not None:
+            out.add_(bias.repeat_interleave(out_width, 1)[:, None])
         return from_rows(out, replicates, out_height, batch, weight.shape[1], out_width), rows, bands
 
     @staticmethod
@@ -133,43 +141,79 @@ class BandedConvolution(torch.autograd.Function):
         replicates, batch, channels, height, width = ctx.images_shape
         _, out_channels, _, kernel_height, _ = ctx.weight_shape
         out_height, out_width = ctx.out_shape[3:]
+        gathers = gathers_images(ctx.images_shape, ctx.weight_shape, out_width)
+        pairs = [
+            (in_rows, out_rows)
+            for out_rows, in_rows in overlaps(kernel_height, ctx.padding[0], height, out_height, batch)
+        ]
         gradient = by_rows(gradient)
-        spread = gradient.new_empty(replicates, height * batch, kernel_height, gradient.shape[2])
-        for row in range(kernel_height):
-            out_rows, in_rows = overlap(row - ctx.padding[0], height, out_height, batch)
-            spread[:, in_rows, row] = gradient[:, out_rows]
-            for rest in (spread[:, : in_rows.start, row], spread[:, in_rows.stop :, row]):
-                if rest.numel():  # rows of the image that meet none of the output
-                    rest.zero_()
-        spread = spread.flatten(2)
+        spread = gradient if gathers else gather(gradient, height * batch, pairs)
 
         images_gradient = weight_gradient = bias_gradient = None
         if ctx.needs_input_grad[0]:
-            images_gradient = from_rows(torch.bmm(spread, bands.mT), replicates, height, batch, channels, width)
+            rows_gradient = torch.bmm(spread, bands.mT)
+            if gathers:
+                rows_gradient = fold(rows_gradient, height * batch, pairs)
+            images_gradient = from_rows(rows_gradient, replicates, height, batch, channels, width)
         if ctx.needs_input_grad[1]:
             bands_gradient = torch.bmm(rows.mT, spread)
-            weight_gradient = from_bands(bands_gradient, ctx.weight_shape, width, out_width, ctx.padding[1])
+            weight_gradient = from_bands(
+                bands_gradient, ctx.weight_shape, width, out_width, ctx.padding[1], gathers=gathers
+            )
         if ctx.needs_input_grad[2]:
             bias_gradient = gradient.sum(1).view(replicates, out_channels, out_width).sum(2)
         return images_gradient, weight_gradient, bias_gradient, None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], images: Tensor, weight: Tensor, bias: Tensor, padding: Any
+        info: Any, in_dims: tuple[int | None, ...], images: Tensor, weight: Tensor, bias: Tensor | None, padding: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        replicates = info.batch_size
-        flat = [
-            (x.expand(replicates, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
-            for x, dim in zip((images, weight, bias), in_dims[:3], strict=True)
-        ]
+        tensors = replicates_first((images, weight, bias), in_dims[:3], info.batch_size)
+        flat = (None if value is None else value.flatten(0, 1) for value in tensors)
         results = BandedConvolution.apply(*flat, padding)
-        return tuple(result.view(replicates, -1, *result.shape[1:]) for result in results), (0, 0, 0)
+        return tuple(result.view(info.batch_size, -1, *result.shape[1:]) for result in results), (0, 0, 0)
 
 
-def overlap(shift: int, height: int, out_height: int, batch: int) -> tuple[slice, slice]:
-    """Rows of the output that meet a row of the image at this shift, and those rows of the image."""
-    low, high = max(0, -shift), min(out_height, height - shift)
-    return slice(low * batch, high * batch), slice((low + shift) * batch, (high + shift) * batch)
+def gathers_images(images: Sequence[int], weight: Sequence[int], out_width: int) -> bool:
+    """Whether rows of the images are gathered, for they are no wider than those of the output."""
+    return images[2] * images[4] <= weight[1] * out_width
+
+
+def overlaps(kernel: int, padding: int, height: int, out_height: int, batch: int) -> list[tuple[slice, slice]]:
+    """For each row of the kernel, the rows of the output that meet a row of the image, and those rows of the image."""
+    pairs = []
+    for shift in range(-padding, kernel - padding):
+        low, high = max(0, -shift), min(out_height, height - shift)
+        pairs.append((slice(low * batch, high * batch), slice((low + shift) * batch, (high + shift) * batch)))
+    return pairs
+
+
+def gather(rows: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Tensor:
+    """The rows that meet each of ``size`` rows, one after another in one row; zeros where none does."""
+    if pairs == [(slice(0, size), slice(0, size))]:
+        return rows
+    gathered = rows.new_empty(len(rows), size, len(pairs), rows.shape[2])
+    for index, (targets, sources) in enumerate(pairs):
+        gathered[:, targets, index] = rows[:, sources]
+        for rest in (gathered[:, : targets.start, index], gathered[:, targets.stop :, index]):
+            if rest.numel():
+                rest.zero_()
+    return gathered.flatten(2)
+
+
+def fold(products: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Tensor:
+    """The sums over the products that belong to each of ``size`` rows: undoes `gather`."""
+    products = products.view(*products.shape[:2], len(pairs), -1)
+    whole = slice(0, size)
+    first = next((index for index, (targets, _) in enumerate(pairs) if targets == whole), None)
+    if first is None:
+        folded = products.new_zeros(len(products), size, products.shape[3])
+    else:
+        folded = products[:, pairs[first][1], first].contiguous()
+    for index, (targets, sources) in enumerate(pairs):
+        if index != first:
+            folded[:, targets].add_(products[:, sources, index])  # += would copy the result onto itself
+    return folded
 
 
 def by_rows(images: Images) -> Float[Tensor, "replicates height*batch channels*width"]:
@@ -189,25 +233,28 @@ def band(kernel: int, width: int, out_width: int, padding: int) -> Int64[Tensor,
     return torch.where((column >= 0) & (column < kernel), column, kernel)
 
 
-def to_bands(weight: Weight, width: int, out_width: int, padding: int) -> Float[Tensor, "replicates in_row out_rows"]:
-    """Matrix that maps a row of the image, (channels, width), to its contributions to the output.
+def to_bands(weight: Weight, width: int, out_width: int, padding: int, *, gathers: bool) -> Tensor:
+    """Matrix that maps rows of the image to rows of the output.
 
-    These are (kernel_height, out_channels, out_width): a row of the output for each row of the kernel.
+    A row of the image is (channels, width), gathered ones are (kernel_height,
+    channels, width); a row of the output is (out_channels, out_width), or without
+    gathering (kernel_height, out_channels, out_width).
     """
     columns = band(weight.shape[-1], width, out_width, padding).flatten()
     spread = pad(weight, (0, 1)).index_select(4, columns).view(*weight.shape[:4], width, out_width)
+    if gathers:
+        return spread.permute(0, 3, 2, 4, 1, 5).flatten(1, 3).flatten(2)
     return spread.permute(0, 2, 4, 3, 1, 5).flatten(3, 5).flatten(1, 2)
 
 
 def from_bands(
-    gradient: Float[Tensor, "replicates in_row out_rows"],
-    shape: tuple[int, ...],
-    width: int,
-    out_width: int,
-    zeros: int,
+    gradient: Tensor, shape: tuple[int, ...], width: int, out_width: int, zeros: int, *, gathers: bool
 ) -> Weight:
     """Gradient of the kernel from that of its bands, by sums along diagonals."""
     replicates, out_channels, channels, kernel_height, kernel_width = shape
-    split = gradient.view(replicates, channels, width, kernel_height, out_channels, out_width)
+    if gathers:
+        split = gradient.view(replicates, kernel_height, channels, width, out_channels, out_width).movedim(1, 3)
+    else:
+        split = gradient.view(replicates, channels, width, kernel_height, out_channels, out_width)
     sums = [split.diagonal(zeros - column, 2, 5).sum(-1) for column in range(kernel_width)]
     return torch.stack(sums, -1).permute(0, 3, 1, 2, 4)

@@ -1,5 +1,6 @@
 """Linear layers of a stack, whose gradients come in the layout of the weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,20 +35,22 @@ class StackedLinear(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> tuple[Tensor, int]:
-        stacked = [
-            value
-            if value is None
-            else value.expand(info.batch_size, *value.shape)
-            if dim is None
-            else value.movedim(dim, 0)
-            for value, dim in zip(tensors, in_dims, strict=True)
-        ]
-        return StackedLinear.apply(*stacked), 0
+        return StackedLinear.apply(*replicates_first(tensors, in_dims, info.batch_size)), 0
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`."""
-    if inputs.ndim < 2:
+    if inputs.ndim < 2 or weight.ndim != 2:
         return torch.nn.functional.linear(inputs, weight, bias)
     out: Tensor = StackedLinear.apply(inputs.flatten(0, -2), weight, bias)
-    return out.view(*inputs.shape[:-1], -1)
+    return out.view(*inputs.shape[:-1], len(weight))
+
+
+def replicates_first(
+    tensors: Sequence[Tensor | None], in_dims: Sequence[int | None], replicates: int
+) -> list[Tensor | None]:
+    """The tensors of a rule of vmap, with their replicates along the first axis; they may share one."""
+    return [
+        value if value is None else value.expand(replicates, *value.shape) if dim is None else value.movedim(dim, 0)
+        for value, dim in zip(tensors, in_dims, strict=True)
+    ]
