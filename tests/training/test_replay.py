@@ -138,6 +138,25 @@ def test_a_step_with_a_number_of_its_own_is_replayed():
     assert nothing is None
 
 
+def test_views_of_what_is_given_follow_it():
+    def step(draw, tensors):
+        given, label = tensors
+        made = given.clone()
+        last = given[1:].unsqueeze(0)
+        last.add_(1)
+        parts = made.view(4).split(2)
+        return [last.mT.squeeze(0).flatten() + label.view(2), made.T[1].detach(), parts[1].flip(0), given.detach()]
+
+    played, _ = repeated(step, [torch.zeros(2, 2), torch.zeros(2)])
+    whole, labels = torch.arange(8.0).view(4, 2), torch.tensor([10.0, 20.0, 30.0])
+
+    results = played(step, None, [whole[2:], labels[1:]], nn.Module(), (), usual=True)
+
+    assert len(played.recordings) == 1
+    assert [result.tolist() for result in results] == [[27, 38], [5, 7], [7, 6], [[4, 5], [7, 8]]]
+    assert whole.tolist() == [[0, 1], [2, 3], [4, 5], [7, 8]]
+
+
 @pytest.mark.parametrize(
     "hidden",
     [

@@ -13,16 +13,15 @@ product with the unfolded image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.func import vmap
-from torch.nn.functional import conv2d, pad, unfold
+from torch.nn.functional import conv2d, unfold
 
 from actbench.training.engines.stack.linear import replicates_first
 
@@ -113,14 +112,14 @@ class BandedConvolution(torch.autograd.Function):
             for size, zeros, kernel in zip((height, width), padding, weight.shape[-2:], strict=True)
         )
         gathers = gathers_images(images.shape, weight.shape, out_width)
-        pairs = overlaps(weight.shape[3], padding[0], height, out_height, batch)
+        pairs = meeting_rows(weight.shape[3], padding[0], height, out_height, batch)
         bands = to_bands(weight, width, out_width, padding[1], gathers=gathers)
         rows = by_rows(images)
         if gathers:
-            rows = gather(rows, out_height * batch, pairs)
+            rows = gather_rows(rows, out_height * batch, pairs)
             out = torch.bmm(rows, bands)
         else:
-            out = fold(torch.bmm(rows, bands), out_height * batch, pairs)
+            out = fold_rows(torch.bmm(rows, bands), out_height * batch, pairs)
         if bias is not None:
             out.add_(bias.repeat_interleave(out_width, 1)[:, None])
         return from_rows(out, replicates, out_height, batch, weight.shape[1], out_width), rows, bands
@@ -144,16 +143,16 @@ class BandedConvolution(torch.autograd.Function):
         gathers = gathers_images(ctx.images_shape, ctx.weight_shape, out_width)
         pairs = [
             (in_rows, out_rows)
-            for out_rows, in_rows in overlaps(kernel_height, ctx.padding[0], height, out_height, batch)
+            for out_rows, in_rows in meeting_rows(kernel_height, ctx.padding[0], height, out_height, batch)
         ]
         gradient = by_rows(gradient)
-        spread = gradient if gathers else gather(gradient, height * batch, pairs)
+        spread = gradient if gathers else gather_rows(gradient, height * batch, pairs)
 
         images_gradient = weight_gradient = bias_gradient = None
         if ctx.needs_input_grad[0]:
             rows_gradient = torch.bmm(spread, bands.mT)
             if gathers:
-                rows_gradient = fold(rows_gradient, height * batch, pairs)
+                rows_gradient = fold_rows(rows_gradient, height * batch, pairs)
             images_gradient = from_rows(rows_gradient, replicates, height, batch, channels, width)
         if ctx.needs_input_grad[1]:
             bands_gradient = torch.bmm(rows.mT, spread)
@@ -179,7 +178,7 @@ def gathers_images(images: Sequence[int], weight: Sequence[int], out_width: int)
     return images[2] * images[4] <= weight[1] * out_width
 
 
-def overlaps(kernel: int, padding: int, height: int, out_height: int, batch: int) -> list[tuple[slice, slice]]:
+def meeting_rows(kernel: int, padding: int, height: int, out_height: int, batch: int) -> list[tuple[slice, slice]]:
     """For each row of the kernel, the rows of the output that meet a row of the image, and those rows of the image."""
     pairs = []
     for shift in range(-padding, kernel - padding):
@@ -188,7 +187,7 @@ def overlaps(kernel: int, padding: int, height: int, out_height: int, batch: int
     return pairs
 
 
-def gather(rows: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Tensor:
+def gather_rows(rows: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Tensor:
     """The rows that meet each of ``size`` rows, one after another in one row; zeros where none does."""
     if pairs == [(slice(0, size), slice(0, size))]:
         return rows
@@ -201,8 +200,8 @@ def gather(rows: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Ten
     return gathered.flatten(2)
 
 
-def fold(products: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Tensor:
-    """The sums over the products that belong to each of ``size`` rows: undoes `gather`."""
+def fold_rows(products: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Tensor:
+    """The sums over the products that belong to each of ``size`` rows: undoes `gather_rows`."""
     products = products.view(*products.shape[:2], len(pairs), -1)
     whole = slice(0, size)
     first = next((index for index, (targets, _) in enumerate(pairs) if targets == whole), None)
@@ -226,35 +225,37 @@ def from_rows(rows: Tensor, replicates: int, height: int, batch: int, channels: 
     return rows.view(replicates, height, batch, channels, width).permute(0, 2, 3, 1, 4)
 
 
-@lru_cache
-def band(kernel: int, width: int, out_width: int, padding: int) -> Int64[Tensor, "width out_width"]:
-    """Column of the kernel that joins a column of the image to one of the output; ``kernel`` where none does."""
-    column = torch.arange(width)[:, None] - torch.arange(out_width) + padding
-    return torch.where((column >= 0) & (column < kernel), column, kernel)
-
-
 def to_bands(weight: Weight, width: int, out_width: int, padding: int, *, gathers: bool) -> Tensor:
-    """Matrix that maps rows of the image to rows of the output.
+    """Matrix that maps rows of the image to rows of the output; see `by_columns`."""
+    replicates, out_channels, channels, kernel_height, kernel_width = weight.shape
+    shape = (kernel_height * channels * width, out_channels * out_width)
+    if not gathers:
+        shape = (channels * width, kernel_height * out_channels * out_width)
+    bands = weight.new_zeros(replicates, *shape)
+    columns = by_columns(bands, weight.shape, width, out_width, gathers=gathers)
+    for column in range(kernel_width):
+        columns.diagonal(padding - column, 4, 5).copy_(weight[..., column, None])
+    return bands
+
+
+def from_bands(
+    gradient: Tensor, shape: tuple[int, ...], width: int, out_width: int, padding: int, *, gathers: bool
+) -> Weight:
+    """Gradient of the kernel from that of its bands, by sums along diagonals."""
+    columns = by_columns(gradient, shape, width, out_width, gathers=gathers)
+    return torch.stack([columns.diagonal(padding - column, 4, 5).sum(-1) for column in range(shape[4])], -1)
+
+
+def by_columns(bands: Tensor, shape: Sequence[int], width: int, out_width: int, *, gathers: bool) -> Tensor:
+    """Bands as (replicates, out_channels, channels, kernel_height, width, out_width), like a kernel of this shape.
 
     A row of the image is (channels, width), gathered ones are (kernel_height,
     channels, width); a row of the output is (out_channels, out_width), or without
     gathering (kernel_height, out_channels, out_width).
     """
-    columns = band(weight.shape[-1], width, out_width, padding).flatten()
-    spread = pad(weight, (0, 1)).index_select(4, columns).view(*weight.shape[:4], width, out_width)
+    replicates, out_channels, channels, kernel_height, _ = shape
     if gathers:
-        return spread.permute(0, 3, 2, 4, 1, 5).flatten(1, 3).flatten(2)
-    return spread.permute(0, 2, 4, 3, 1, 5).flatten(3, 5).flatten(1, 2)
-
-
-def from_bands(
-    gradient: Tensor, shape: tuple[int, ...], width: int, out_width: int, zeros: int, *, gathers: bool
-) -> Weight:
-    """Gradient of the kernel from that of its bands, by sums along diagonals."""
-    replicates, out_channels, channels, kernel_height, kernel_width = shape
-    if gathers:
-        split = gradient.view(replicates, kernel_height, channels, width, out_channels, out_width).movedim(1, 3)
-    else:
-        split = gradient.view(replicates, channels, width, kernel_height, out_channels, out_width)
-    sums = [split.diagonal(zeros - column, 2, 5).sum(-1) for column in range(kernel_width)]
-    return torch.stack(sums, -1).permute(0, 3, 1, 2, 4)
+        split = bands.view(replicates, kernel_height, channels, width, out_channels, out_width)
+        return split.permute(0, 4, 2, 1, 3, 5)
+    split = bands.view(replicates, channels, width, kernel_height, out_channels, out_width)
+    return split.permute(0, 4, 1, 3, 2, 5)

@@ -5,39 +5,24 @@ small network on a CPU, that takes as long as the operations themselves. On a GP
 a recorded step becomes a CUDA graph, and anywhere it may be compiled.
 """
 
-import operator
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from typing_extensions import override
 
 from actbench.specs import one_line
 from actbench.training.engines.draws import Draw
 from actbench.training.engines.stack.bytecode import Unguarded
 from actbench.training.engines.stack.compiling import CapturedStep, Results, Run, capture_on_gpu, compile_step
 from actbench.training.engines.stack.guards import PythonState, python_state
-
-Step = Callable[[Draw, Sequence[Tensor]], Results]
-"""New tensors, from random draws and from tensors, which the step may change in place."""
+from actbench.training.engines.stack.recording import Step, record
 
 KINDS = 32  # of steps that are recorded, and of those that are counted
 CALLS = 10  # of a kind of step before it is recorded; recording costs what some twenty replayed steps save
-aten = torch.ops.aten
-ALIASES = {
-    aten.alias.default,
-    aten.detach.default,
-    aten.expand.default,
-    aten.permute.default,
-    aten.view.default,
-    aten._unsafe_view.default,
-}
 
 
 class Recording(NamedTuple):
@@ -127,7 +112,7 @@ class Replay:
         try:
             if python_state(network).values != python.values:
                 raise Unguarded("its code changes values of Python")
-            graph = record(step, copies(before), drawn)
+            graph = record(step, copies(before), drawn, merges_views=not compiles)
             # Of other values than were recorded, so that none of them can have become a constant.
             stepped, others = ([v * 0.9 if v.is_floating_point() else v.clone() for v in before] for _ in range(2))
             draws = iter(drawn)
@@ -178,70 +163,3 @@ def repeat(run: Run, tensors: Sequence[Tensor], drawn: Sequence[Tensor]) -> Resu
     # Autocast has already been applied in the recording.
     with torch.no_grad(), torch.autocast(tensors[0].device.type, enabled=False):
         return run(*tensors, *drawn)
-
-
-def record(step: Step, tensors: Sequence[Tensor], drawn: Sequence[Tensor]) -> GraphModule:
-    """Operations of a step, as a function of its tensors followed by its draws."""
-    recorder, draws = Recorder([*tensors, *drawn]), iter(drawn)
-    caches = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)  # a value that was cast before is an operation, too
-    try:
-        with recorder:
-            results = step(lambda *_: next(draws), tensors)
-    finally:
-        torch.set_autocast_cache_enabled(caches)
-    return recorder.finish(results)
-
-
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down the operations on tensors that run, as a graph, which takes a hundredth of what tracing takes.
-
-    Args:
-        inputs: Tensors that the graph has as its arguments. Any other that an operation reads is a constant.
-    """
-
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.graph = Graph()
-        self.constants = nn.Module()
-        self.nodes = {id(value): self.graph.placeholder(f"value_{index}") for index, value in enumerate(inputs)}
-        self.kept = list(inputs)  # so that no other tensor has the id of one of them
-
-    @override
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is aten.as_strided.default:
-            raise ValueError("as_strided names memory addresses, which differ from call to call")
-        if func is aten.lift_fresh.default:  # a number becomes a tensor, which may be changed in place
-            func = aten.clone.default
-        result = func(*args, **(kwargs or {}))
-        if func in ALIASES and (result.shape, result.stride()) == (args[0].shape, args[0].stride()):
-            self._keep(result, self._node(args[0]))
-            return result
-        node = self.graph.call_function(func, *tree_map_only(Tensor, self._node, (args, kwargs or {})))
-        if isinstance(result, Tensor):
-            self._keep(result, node)
-        elif isinstance(result, tuple | list):
-            for index, value in enumerate(result):
-                if isinstance(value, Tensor):
-                    self._keep(value, self.graph.call_function(operator.getitem, (node, index)))
-        return result
-
-    def finish(self, results: Results) -> GraphModule:
-        """The operations as a function that returns these results."""
-        self.graph.output([None if value is None else self._node(value) for value in results])
-        self.graph.eliminate_dead_code()
-        return GraphModule(self.constants, self.graph)
-
-    def _keep(self, value: Tensor, node: Node) -> None:
-        if id(value) not in self.nodes:  # what was changed in place has a node
-            self.nodes[id(value)] = node
-            self.kept.append(value)
-
-    def _node(self, value: Tensor) -> Node:
-        if id(value) not in self.nodes:
-            name = f"constant_{len(self.kept)}"
-            self.constants.register_buffer(name, value)
-            self._keep(value, self.graph.get_attr(name))
-        return self.nodes[id(value)]
