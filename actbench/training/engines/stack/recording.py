@@ -102,9 +102,12 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         if layout(value) == layout(owner):
             return self.nodes[id(owner)]
-        if id(owner) in self.given or owner.storage_offset():
+        shape, strides, offset = layout(value)
+        if offset == owner.storage_offset():
+            return self.graph.call_function(torch.as_strided, (self.nodes[id(owner)], shape, strides))
+        if id(owner) in self.given:
             return None
-        return self.graph.call_function(torch.as_strided, (self.nodes[id(owner)], *layout(value)))
+        return self.graph.call_function(torch.as_strided, (self.nodes[id(owner)], shape, strides, offset))
 
 
 def memory(value: Tensor) -> int:
