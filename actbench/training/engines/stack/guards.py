@@ -161,6 +161,8 @@ class State:
         else:
             self.order[id(value)] = len(self.order)
             self.seen[id(value)] = value
+            if isinstance(value, nn.Module) and self.add_object(value):  # which most objects are
+                return
             for add in (self.add_collection, self.add_array, self.add_code, self.add_object):
                 if add(value):
                     return
@@ -260,16 +262,15 @@ class State:
 
     def add_class(self, cls: type, *, called: bool = False) -> None:
         """Add a class and its bases, unless they are trusted; code that names the class may have it ``called``."""
-        if package_of(type(cls)) not in (*TRUSTED, "builtins", "enum", "abc"):
+        if type(cls) is not type and package_of(type(cls)) not in (*TRUSTED, "enum", "abc"):
             raise Unguarded(f"{cls.__qualname__} has a metaclass")
         self.values.append(id(cls))
         if called and (package_of(cls) == "torch" or cls is nn.Parameter):
             raise Unguarded(f"it names {cls.__module__}.{cls.__qualname__}")
         if called and type(cls) is ABCMeta:
             raise Unguarded(f"it names {cls.__qualname__}, which other classes may register with")
-        known = {id(owner) for owner, _ in self.owners}
-        for base in cls.__mro__:
-            if package_of(base) not in (*TRUSTED, "builtins", "enum", "typing", "abc") and id(base) not in known:
+        for base in untrusted(cls.__mro__):
+            if all(owner is not base for owner, _ in self.owners):
                 self.values.append(id(base))
                 self.owners.append((base, set()))
         for name in ("__init__", "__new__", "__post_init__") if called else ():
@@ -360,6 +361,12 @@ def is_pure(value: Any) -> bool:
         return value in PURE
     except TypeError:  # it, or a part of it, has no hash
         return False
+
+
+@cache
+def untrusted(classes: tuple[type, ...]) -> tuple[type, ...]:
+    """The classes that were written by neither torch, actbench nor Python."""
+    return tuple(cls for cls in classes if package_of(cls) not in (*TRUSTED, "builtins", "enum", "typing", "abc"))
 
 
 def package_of(value: Any) -> str:

@@ -2,13 +2,15 @@
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 from typing_extensions import override
 
 from actbench.training.engines.draws import Draw
@@ -32,8 +34,20 @@ def record(step: Step, tensors: Sequence[Tensor], drawn: Sequence[Tensor], *, me
     return recorder.finish(results)
 
 
+class Memory(NamedTuple):
+    """A tensor that was the first to use some memory, and its node."""
+
+    storage: StorageWeakRef  # so that no other memory gets its address
+    node: Node
+    layout: tuple[tuple[int, ...], tuple[int, ...], int]
+    dtype: torch.dtype
+    given: bool  # to the step, or as a constant
+
+
 class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down the operations on tensors that run, in a hundredth of the time that tracing takes.
+
+    It keeps no tensors.
 
     Args:
         inputs: Tensors that the graph has as its arguments. Any other that an operation reads is a constant.
@@ -46,10 +60,10 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.merges_views = merges_views
         self.graph = Graph()
         self.constants = nn.Module()
-        self.nodes = {id(value): self.graph.placeholder(f"value_{index}") for index, value in enumerate(inputs)}
-        self.kept = list(inputs)  # so that no other tensor has the id of one of them
-        self.owners = {memory(value): value for value in inputs}  # first tensor of each memory
-        self.given = {id(value) for value in inputs}  # and constants: tensors that the step does not make
+        self.nodes = WeakTensorKeyDictionary()
+        self.memories: dict[int, Memory] = {}
+        for index, value in enumerate(inputs):
+            self._keep(value, self.graph.placeholder(f"value_{index}"), given=True)
 
     @override
     def __torch_dispatch__(
@@ -76,45 +90,35 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return GraphModule(self.constants, self.graph)
 
     def _node(self, value: Tensor) -> Node:
-        if id(value) not in self.nodes:
-            name = f"constant_{len(self.kept)}"
+        if value not in self.nodes:
+            name = f"constant_{len(self.graph.nodes)}"
             self.constants.register_buffer(name, value)
-            self.kept.append(value)
-            self.given.add(id(value))
-            self.owners.setdefault(memory(value), value)
-            self.nodes[id(value)] = self.graph.get_attr(name)
-        return self.nodes[id(value)]
+            self._keep(value, self.graph.get_attr(name), given=True)
+        node: Node = self.nodes[value]
+        return node
 
-    def _keep(self, value: Tensor, node: Node) -> None:
-        """Remember the node of a result, unless it has one because it was changed in place."""
-        if id(value) not in self.nodes:
-            self.kept.append(value)
-            self.nodes[id(value)] = self._view(value) or node
+    def _keep(self, value: Tensor, node: Node, *, given: bool = False) -> None:
+        """Remember the node of a tensor, unless it has one because it was changed in place."""
+        if value not in self.nodes:
+            self.nodes[value] = self._view(value, node, given=given)
 
-    def _view(self, value: Tensor) -> Node | None:
-        """The node of a view by the shortest way; None for any other result.
+    def _view(self, value: Tensor, node: Node, *, given: bool) -> Node:
+        """The node of a view by the shortest way, or the node at hand.
 
         A tensor that the step makes has the same layout whenever it is replayed, with its memory to itself. One that is
         given may be a part of another, at another place in each call.
         """
-        owner = self.owners.setdefault(memory(value), value)
-        if owner is value or not self.merges_views or not memory(value) or owner.dtype != value.dtype:
-            return None
-        if layout(value) == layout(owner):
-            return self.nodes[id(owner)]
-        shape, strides, offset = layout(value)
-        if offset == owner.storage_offset():
-            return self.graph.call_function(torch.as_strided, (self.nodes[id(owner)], shape, strides))
-        if id(owner) in self.given:
-            return None
-        return self.graph.call_function(torch.as_strided, (self.nodes[id(owner)], shape, strides, offset))
-
-
-def memory(value: Tensor) -> int:
-    """Which memory a tensor is a view of; 0 for a tensor without strides."""
-    return value.untyped_storage()._cdata if value.layout == torch.strided else 0
-
-
-def layout(value: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Shape, strides and offset of a tensor."""
-    return tuple(value.shape), value.stride(), int(value.storage_offset())
+        if not self.merges_views or value.layout != torch.strided:
+            return node
+        shape, strides, offset = layout = tuple(value.shape), value.stride(), int(value.storage_offset())
+        storage = StorageWeakRef(value.untyped_storage())  # type: ignore[no-untyped-call]
+        owner = self.memories.setdefault(storage.cdata, Memory(storage, node, layout, value.dtype, given))
+        if owner.node is node or owner.dtype != value.dtype:
+            return node
+        if layout == owner.layout:
+            return owner.node
+        if offset == owner.layout[2]:
+            return self.graph.call_function(torch.as_strided, (owner.node, shape, strides))
+        if owner.given:
+            return node
+        return self.graph.call_function(torch.as_strided, (owner.node, shape, strides, offset))
