@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 from actbench import data
 from actbench.training.classifier import Classifier
 from actbench.training.mechanism import Mechanism
-from actbench.training.threads import choose_threads, keep_memory
+from actbench.training.threads import choose_threads, prepare_process
 
 
 class TimedMechanism(Mechanism):
@@ -45,7 +45,7 @@ def timed_fit(activation: str, replicates: int, epochs: int, engine: Any) -> tup
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    keep_memory()
+    prepare_process()
     choose_threads(trainer, model, images)
     start = time.perf_counter()
     trainer.fit(model, images)

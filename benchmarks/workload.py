@@ -72,6 +72,11 @@ class Task:
         return {**self.of.arguments, **({"root": self.data_root} if self.of.dataset == "MNIST" else {})}
 
 
+def forget_lightning() -> None:
+    """Undo what importing Lightning sets in the environment, for an arm that would not import it."""
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # with which each step of an optimiser looks for a library
+
+
 class Part(NamedTuple):
     """Images (rows, channels, height, width), float32 in [0, 1], and their classes."""
 

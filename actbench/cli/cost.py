@@ -38,7 +38,7 @@ from actbench.studies.grid import arguments_of, distinct_names, parse_arm, short
 from actbench.training.checkpoints import trusted_names
 from actbench.training.checkpoints.trust import TRUSTED, names_in_texts
 from actbench.training.engines.stack.compiling import missing_compiler
-from actbench.training.threads import available_cores, keep_memory
+from actbench.training.threads import available_cores, prepare_process
 
 AHEAD = 4  # activations from which several processes compile at once
 NOTES = """\
@@ -175,7 +175,7 @@ def measured_cards(bench: CostBench, named: Sequence[tuple[str, Any]]) -> tuple[
     """Cards of the activations, and whether others used the machine meanwhile; None if that is not known."""
     console = Console(stderr=True)
     torch.set_num_threads(1)
-    keep_memory()
+    prepare_process()
     if bench.compiles and len(named) >= AHEAD:
         activations = [activation for _, activation in named]
         processes = ProcessPoolExecutor(available_cores(), mp_context=get_context("spawn"))

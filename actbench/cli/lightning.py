@@ -59,7 +59,7 @@ from actbench.training.engines import EngineError
 from actbench.training.mechanism import Mechanism
 from actbench.training.metrics import gather, summary_statistics
 from actbench.training.predictions import FORMATS, class_names, prediction_scores, write_predictions
-from actbench.training.threads import choose_threads, keep_memory
+from actbench.training.threads import choose_threads, prepare_process
 
 
 class CommandCLI(BenchCLI):
@@ -182,7 +182,7 @@ class CommandCLI(BenchCLI):
         """Run the command; returns the exit status."""
         with self._streams():
             self._check_data()
-            keep_memory()
+            prepare_process()
             choose_threads(self.trainer, self.model, self.datamodule)
             # The table that is printed afterwards shows more than Lightning's.
             options = {"verbose": False} if self.command in ("validate", "test") else {}

@@ -34,7 +34,7 @@ from actbench.studies.definition import Study
 from actbench.studies.plan import WIDTH, Wanted
 from actbench.studies.training import RunContext
 from actbench.training.classifier import Classifier
-from actbench.training.threads import choose_threads, keep_memory
+from actbench.training.threads import choose_threads, prepare_process
 
 TURN_S = 0.02  # seconds of steps before the other arm has its turn
 LEAST_ROUNDS, MOST_ROUNDS = 6, 1000
@@ -99,7 +99,7 @@ class TimedFit(Callback):
             sources = shared_sources(self.cell.sharing)
             with tempfile.TemporaryDirectory() as folder, sources:
                 cli = CellCLI(self.cell, Path(folder), [self])
-                keep_memory()
+                prepare_process()
                 choose_threads(cli.trainer, cli.model, cli.datamodule)
                 cli.trainer.fit(cli.model, datamodule=cli.datamodule)
             raise ValueError("training ended before it was timed")

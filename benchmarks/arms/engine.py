@@ -9,7 +9,7 @@ from actbench import data
 from actbench.training.classifier import Classifier
 from actbench.training.device import choose_engine
 from actbench.training.metrics import Scores
-from actbench.training.threads import fitting_threads, keep_memory
+from actbench.training.threads import fitting_threads, prepare_process
 from workload import Fit, Task, main
 
 
@@ -56,7 +56,7 @@ def fit(task: Task) -> Sequence[float]:
 
 def prepare(task: Task) -> Fit:
     """Let freed memory be kept, as the command does."""
-    keep_memory()
+    prepare_process()
     return Fit(lambda: fit(task))
 
 

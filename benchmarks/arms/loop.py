@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from workload import Fit, Images, Part, Task, main
+from workload import Fit, Images, Part, Task, forget_lightning, main
 
 ADAMS: dict[str, dict[str, Any]] = {"Adam": {}, "foreach Adam": {"foreach": True}, "fused Adam": {"fused": True}}
 TRIAL_STEPS = 20
@@ -78,6 +78,7 @@ def epochs(
 
 def prepare(task: Task) -> Fit:
     """Choose threads and Adam by trials."""
+    forget_lightning()
     images = Images(task)
     cores = torch.get_num_threads()
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from arms import loop
-from workload import Fit, Images, Task, main, process_peak_mb
+from workload import Fit, Images, Task, forget_lightning, main, process_peak_mb
 
 worker: dict[str, Any] = {}  # of this process: its task, images and barrier
 
 
 def start_worker(task: Task, threads: int, barrier: Any) -> None:
     """Make this process ready."""
+    forget_lightning()
     torch.set_num_threads(threads)
     worker.update(task=task, images=Images(task), barrier=barrier)
 

@@ -9,7 +9,7 @@ from skorch import NeuralNetClassifier
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 
-from workload import Fit, Images, Task, main
+from workload import Fit, Images, Task, forget_lightning, main
 
 
 def fit_replicate(task: Task, images: Images, replicate: int) -> float:
@@ -33,6 +33,7 @@ def fit_replicate(task: Task, images: Images, replicate: int) -> float:
 
 def prepare(task: Task) -> Fit:
     """Read the images."""
+    forget_lightning()
     images = Images(task)
     return Fit(lambda: [fit_replicate(task, images, replicate) for replicate in range(task.replicates)])
 

@@ -85,7 +85,7 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(cost, "missing_compiler", lambda: "there is none")
     monkeypatch.setitem(ELEMENTS, "cpu", 2**12)
     monkeypatch.setattr(timing, "BLOCK_S", 1e-4)
-    monkeypatch.setattr(cost, "keep_memory", lambda: None)  # of this process, which has other tests to run
+    monkeypatch.setattr(cost, "prepare_process", lambda: None)  # of this process, which has other tests to run
 
 
 @pytest.mark.slow  # it compiles; the others have no compiler

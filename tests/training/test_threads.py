@@ -1,3 +1,4 @@
+import ctypes
 import gc
 import os
 import platform
@@ -14,6 +15,7 @@ from torch import nn
 
 from actbench.cli import main
 from actbench.networks import MLP, TutorialCNN
+from actbench.training import threads
 from actbench.training.classifier import Classifier
 from actbench.training.engines import multiply_adds
 from actbench.training.threads import (
@@ -21,6 +23,7 @@ from actbench.training.threads import (
     choose_threads,
     frozen_imports,
     peak_memory_mb,
+    prepare_process,
     reset_peak_memory,
 )
 
@@ -66,9 +69,9 @@ def test_threads_follow_from_the_work_of_a_step(monkeypatch, batch_size, devices
 
 TOUCH = """
 import resource, sys, torch
-from actbench.training.threads import keep_memory
+from actbench.training.threads import prepare_process
 if sys.argv[1] == "kept":
-    keep_memory()
+    prepare_process()
 for _ in range(3):
     torch.ones(12_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -149,3 +152,18 @@ def test_collections_leave_out_what_was_imported_and_find_new_garbage(monkeypatc
     finally:
         if before:
             gc.freeze()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_step_looks_for_the_library_of_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning sets it
+    monkeypatch.setattr(threads.platform, "libc_ver", lambda: ("", ""))  # memory of this process stays as it is
+    prepare_process()
+    opened = []
+    monkeypatch.setattr(ctypes.CDLL, "__init__", lambda self, *args, **kwargs: opened.append(args))
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+
+    torch.optim.Adam([parameter]).step()
+
+    assert not opened

@@ -35,7 +35,7 @@ from actbench.training.callbacks import (
 )
 from actbench.training.classifier import Classifier
 from actbench.training.config import BenchCLI
-from actbench.training.threads import choose_threads, keep_memory
+from actbench.training.threads import choose_threads, prepare_process
 
 METRICS = {"accuracy": "acc", "loss": "loss", "ece": "ece"}  # the metric that is logged, by its name in columns
 FINAL_SCORES = {f"{split}_{name}": f"{split}/{metric}" for split in ("val", "test") for name, metric in METRICS.items()}
@@ -144,7 +144,7 @@ def run_cell(
                 f"model.weights: {cell.config['model']['weights']} has changed since the study was planned"
             )
         classifier.engine_reason = cell.engine_reason or classifier.engine_reason
-        keep_memory()
+        prepare_process()
         choose_threads(trainer, classifier, datamodule)
         last = folder / "checkpoints" / "last.ckpt"
         if copy:
