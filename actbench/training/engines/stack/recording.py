@@ -45,7 +45,7 @@ class Memory(NamedTuple):
 
 
 class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down the operations on tensors that run, in a hundredth of the time that tracing takes.
+    """Writes down the operations on tensors that run, in a tenth of the time that tracing takes.
 
     It keeps no tensors.
 
