@@ -124,7 +124,7 @@ class Chunk:
 
     def write_back_buffers(self) -> None:
         """Write the buffers back to the stack."""
-        if self.network.training:
+        if self.network.training and self.buffers:
             for name, buffer in self.network.named_buffers():
                 buffer[self.index] = self.buffers[name]
 

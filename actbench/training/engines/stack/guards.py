@@ -109,18 +109,20 @@ def python_state(network: nn.Module) -> PythonState:
 
     Raises Unguarded if that cannot be known.
     """
-    state = State({id(module) for module in network.modules()})
+    modules = list(network.modules())
+    state = State(set(map(id, modules)))
     for owner in (Tensor, F):  # whose functions may be replaced
-        functions = (id(value) for name, value in vars(owner).items() if name not in ADDED_BY_PYTHON)
+        functions = [id(value) for name, value in vars(owner).items() if name not in ADDED_BY_PYTHON]
         state.values.append(hash(tuple(functions)))
     for name in GLOBAL_HOOKS:
         if vars(torch_module)[name]:
             state.add(vars(torch_module)[name])
     state.add(network)
     state.follow()
-    kept = {name for module in network.modules() for name in (*module._parameters, *module._buffers)}
-    if changed := sorted(state.stores & (state.attributes | kept)):
-        raise Unguarded(f"its code changes {changed[0]} as it runs")
+    if state.stores:
+        kept = {name for module in modules for name in (*module._parameters, *module._buffers)}
+        if changed := sorted(state.stores & (state.attributes | kept)):
+            raise Unguarded(f"its code changes {changed[0]} as it runs")
     return PythonState(tuple(state.values), (*state.seen.values(), *(owner for owner, _ in state.owners)))
 
 
