@@ -49,10 +49,14 @@ class Chunk:
         first = replicates[0]
         in_order = replicates == list(range(first, first + self.size))
         self.index: slice | list[int] = slice(first, first + self.size) if in_order else replicates
-        self.parameters = {name: value.detach()[self.index] for name, value in network.named_parameters()}
-        self.buffers = {name: value.detach()[self.index] for name, value in network.named_buffers()}
+        self.parameters = {name: self._part(value) for name, value in network.named_parameters()}
+        self.buffers = {name: self._part(value) for name, value in network.named_buffers()}
         if network.training:  # a chunk may have to run again, after memory ran out
             self.buffers = {name: value.clone() for name, value in self.buffers.items()}
+
+    def _part(self, value: Tensor) -> Tensor:
+        value = value.detach()
+        return value if len(value) == self.size else value[self.index]
 
     def logits(self, images: Float[Tensor, "*replicates_batch_shape"]) -> Float[Tensor, "chunk batch classes"]:
         """Logits of each replicate for its part of the stack's images, or for the images that all share."""

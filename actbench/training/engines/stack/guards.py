@@ -237,9 +237,7 @@ class State:
     def add_object(self, value: Any) -> bool:
         """Add an object with its attributes and class; False if it may hold more than its attributes."""
         cls = type(value)
-        if isinstance(value, Enum):
-            attributes = {"value": value._value_}
-        elif isinstance(value, nn.Module):
+        if isinstance(value, nn.Module):
             if id(value) not in self.registered and any(True for _ in (*value.parameters(), *value.buffers())):
                 raise Unguarded(f"it uses a {cls.__name__} that is not one of its submodules")
             self.values.append(id(cls.forward))
@@ -250,6 +248,8 @@ class State:
             }
             for name in ("_parameters", "_buffers"):  # whose values are inputs of the step
                 self.values.append(tuple(vars(value)[name]))
+        elif isinstance(value, Enum):
+            attributes = {"value": value._value_}
         elif cls is types.SimpleNamespace or all(map(is_written_in_python, cls.__mro__)):
             slots = (name for base in cls.__mro__ for name, m in vars(base).items() if isinstance(m, DESCRIPTORS))
             attributes = {name: getattr(value, name, None) for name in slots if not is_special(name)}
