@@ -18,7 +18,6 @@ from actbench.seeding import stream
 from actbench.specs import OptimizerSpec
 from actbench.training.classifier import Classifier
 from actbench.training.engines import EngineError, Stack
-from actbench.training.engines.stack import replay
 from actbench.training.engines.stack.chunk import Chunk
 
 ACTIVATIONS = (nn.SiLU, nn.Tanh, PadeUnit)
@@ -103,10 +102,8 @@ def test_a_stack_trains_as_each_network_alone(network, shape, activation, optimi
     ],
 )
 def test_in_single_precision_a_stack_trains_as_each_network_alone(
-    network, shape, count, atol, activation, optimizer, together, monkeypatch
+    network, shape, count, atol, activation, optimizer, together
 ):
-    if count < 20:
-        monkeypatch.setattr(replay, "CALLS", 60)  # recording a deep network takes seconds
     seeds, make = range(3, 5), OPTIMIZERS[optimizer]
     steps = batches(seeds, count, batch=8, shape=shape)
 
