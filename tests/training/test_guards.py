@@ -137,6 +137,36 @@ def test_a_reason_says_what_is_read():
         python_state(networks(PythonRandom, 1)[0])
 
 
+class SignByList(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x * torch.tensor([float(value > 0) for value in x.flatten().tolist()]).view(x.shape)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (ctx.saved_tensors[0] > 0)
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return SignByList.apply(x), in_dims[0]
+
+
+class ByList(nn.Module):
+    def forward(self, x):
+        return SignByList.apply(x)
+
+
+def test_values_that_a_rule_of_vmap_reads_unseen_are_not_guarded():
+    network = build_network(MLP, ByList, input_shape=(1, 8, 8), num_classes=10, seed=0)
+
+    with pytest.raises(Unguarded, match="reads tolist, which hands values to Python unseen"):
+        python_state(network)
+
+
 def test_a_warning_of_torch_changes_nothing_that_is_guarded(monkeypatch):
     network = build_network(MLP, nn.SiLU, input_shape=(1, 8, 8), num_classes=10, seed=0)
     monkeypatch.delitem(vars(torch.nn.functional), "__warningregistry__", raising=False)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from stacks import batches, stack
+from torch import nn
 from torch.func import vmap
 from torch.nn import functional as F
 
@@ -29,6 +31,32 @@ def test_values_and_gradients_are_those_of_torch(shape, stacked, biased):
     weights = torch.randn_like(ours)
     gradients, expected = (torch.autograd.grad((out * weights).sum(), tensors) for out in (ours, theirs))
     assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 1, 1)], ids=["linear", "convolution"])
+def test_complex_weights_have_the_gradients_of_torch(shape):
+    class Complex(nn.Module):
+        def __init__(self, activation, input_shape, num_classes):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(*shape, 2))
+            self.head, self.activation = nn.Linear(3, num_classes), activation()
+
+        def forward(self, x):
+            weight, x = torch.view_as_complex(self.weight), torch.complex(x, x.flip(1))
+            x = F.linear(x.flatten(1), weight) if weight.ndim == 2 else F.conv2d(x, weight).flatten(1)
+            return self.head(self.activation(x.abs()))
+
+    trained = stack(Complex, shape=(4, 1, 1)).double()
+    images, labels = batches(range(4), 1, shape=(4, 1, 1))[0]
+
+    losses = trained.losses(images.double(), labels, scaled=False)
+    losses.sum().backward()
+
+    alone = trained.replicate(2)
+    expected = F.cross_entropy(alone(images[2].double()), labels[2])
+    expected.backward()
+    assert torch.allclose(losses[2], expected, rtol=1e-12)
+    assert torch.allclose(trained.network.weight.grad[2], alone.weight.grad, rtol=1e-9)
 
 
 def test_gradients_of_gradients_are_right():

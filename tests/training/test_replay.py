@@ -162,6 +162,9 @@ def test_views_of_what_is_given_follow_it():
     [
         lambda x: torch.from_numpy(x.numpy() * 2),  # no operation of torch
         lambda x: x * x.sum().item(),  # the operation's number would be a constant
+        lambda x: x * (2 if x.sum() > 0 else 3),
+        lambda x: x * 2 if torch.equal(x, x.abs()) else x,
+        lambda x: x[x > 0] * 2,  # of another length, maybe
     ],
 )
 def test_a_step_that_hides_operations_is_not_replayed(hidden):

@@ -80,6 +80,7 @@ REFUSED = {  # attributes, and why a stack cannot have them
         "which cannot follow each replicate's seed",
     ),
     **dict.fromkeys(("format", "format_map"), "which may read any attribute"),
+    **dict.fromkeys(("tolist", "numpy"), "which hands values to Python unseen"),
 }
 PLAIN = (
     *(bool, int, str, bytes, complex, range, type(NotImplemented), type(...)),

@@ -40,7 +40,7 @@ class StackedLinear(torch.autograd.Function):
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`."""
-    if inputs.ndim < 2 or weight.ndim != 2:
+    if inputs.ndim < 2 or weight.ndim != 2 or weight.is_complex():  # whose gradients are conjugates
         return torch.nn.functional.linear(inputs, weight, bias)
     out: Tensor = StackedLinear.apply(inputs.flatten(0, -2), weight, bias)
     return out.view(*inputs.shape[:-1], len(weight))

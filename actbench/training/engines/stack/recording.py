@@ -34,6 +34,16 @@ def record(step: Step, tensors: Sequence[Tensor], drawn: Sequence[Tensor], *, me
     return recorder.finish(results)
 
 
+def reads_values(func: Any, args: Sequence[Any]) -> bool:
+    """Whether an operation hands values of tensors to Python, or has a result whose shape depends on them."""
+    if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+        indices = args[1] if func is aten.index.Tensor else None
+        return indices is None or any(
+            isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices
+        )
+    return False
+
+
 class Memory(NamedTuple):
     """A tensor that was the first to use some memory, and its node."""
 
@@ -71,6 +81,8 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if func is aten.as_strided.default:
             raise ValueError("as_strided names memory addresses, which differ from call to call")
+        if reads_values(func, args):
+            raise ValueError("its code goes by the values of tensors, which differ from call to call")
         if func is aten.lift_fresh.default:  # a number becomes a tensor, which may be changed in place
             func = aten.clone.default
         result = func(*args, **(kwargs or {}))

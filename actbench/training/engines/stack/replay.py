@@ -113,10 +113,11 @@ class Replay:
             if python_state(network).values != python.values:
                 raise Unguarded("its code changes values of Python")
             graph = record(step, copies(before), drawn, merges_views=not compiles)
-            # Of other values than were recorded, so that none of them can have become a constant.
-            stepped, others = ([v * 0.9 if v.is_floating_point() else v.clone() for v in before] for _ in range(2))
+            # For other values than were recorded, so that none of them can have become a constant.
+            stepped, others = other_values(before), other_values(before)
             draws = iter(drawn)
             expected = step(lambda *_: next(draws), stepped)
+            versions = [value._version for value in others]
             repeated = repeat(graph, others, drawn)
             assert_close([*repeated, *others], [*expected, *stepped], rtol=0, atol=0, equal_nan=True)
         except Exception as error:  # torch cannot record every step, and some recordings give other values
@@ -124,7 +125,7 @@ class Replay:
             return results
         if len(self.recordings) == KINDS:
             del self.recordings[next(iter(self.recordings))]
-        changed = [index for index, value in enumerate(others) if value._version]
+        changed = [index for index, value in enumerate(others) if value._version > versions[index]]
         run = self._quicken(graph, [*before, *drawn], changed, results, compiles=compiles)
         self.recordings[kind] = Recording(run, requests, python)
         if compiles and run is not graph:  # no step of this kind runs in another form
@@ -156,6 +157,15 @@ class Replay:
 def copies(values: Sequence[Tensor]) -> list[Tensor]:
     """Copies of tensors, which a step may change."""
     return [value.clone() for value in values]
+
+
+def other_values(values: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors with floating-point values in another order, and smaller."""
+    others = copies(values)
+    for other, value in zip(others, values, strict=True):
+        if value.is_floating_point():
+            other.copy_(0.9 * value.flip(*range(value.ndim)))
+    return others
 
 
 def repeat(run: Run, tensors: Sequence[Tensor], drawn: Sequence[Tensor]) -> Results:

@@ -51,7 +51,7 @@ class Rules(Draws):
         groups: int = 1,
     ) -> Tensor:
         """`torch.nn.functional.conv2d`, by matrix products where that is possible."""
-        if isinstance(padding, str) or groups != 1 or input.ndim != 4:
+        if isinstance(padding, str) or groups != 1 or input.ndim != 4 or weight.is_complex():
             return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
         layer = Layer(tuple(input.shape), tuple(weight.shape), pair(stride), pair(padding), pair(dilation))
         if self.met is not None:
