@@ -157,6 +157,18 @@ def test_views_of_what_is_given_follow_it():
     assert whole.tolist() == [[0, 1], [2, 3], [4, 5], [7, 8]]
 
 
+def test_views_of_complex_numbers_are_repeated():
+    def step(draw, tensors):
+        made = torch.complex(tensors[0], tensors[0] + 1)
+        return [made.conj().imag.clone(), (made.conj() * made[0]).abs(), torch.view_as_real(made).flatten().flip(0)]
+
+    played, (imaginary, _, flat) = repeated(step, [torch.tensor([1.0, 2.0])])
+
+    assert played.recordings
+    assert imaginary.tolist() == [-2, -3]
+    assert flat.tolist() == [3, 2, 2, 1]
+
+
 @pytest.mark.parametrize(
     "hidden",
     [

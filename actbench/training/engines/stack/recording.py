@@ -125,7 +125,7 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         shape, strides, offset = layout = tuple(value.shape), value.stride(), int(value.storage_offset())
         storage = StorageWeakRef(value.untyped_storage())  # type: ignore[no-untyped-call]
         owner = self.memories.setdefault(storage.cdata, Memory(storage, node, layout, value.dtype, given))
-        if owner.node is node or owner.dtype != value.dtype:
+        if owner.node is node or owner.dtype != value.dtype or value.is_conj() or value.is_neg():
             return node
         if layout == owner.layout:
             return owner.node
