@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from stacks import batches, stack
+from stacks import OPTIMIZERS, batches, networks, stack, train, train_alone
 from torch import nn
 from torch.func import vmap
 from torch.nn import functional as F
@@ -57,6 +57,35 @@ def test_complex_weights_have_the_gradients_of_torch(shape):
     expected.backward()
     assert torch.allclose(losses[2], expected, rtol=1e-12)
     assert torch.allclose(trained.network.weight.grad[2], alone.weight.grad, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, w, b: F.linear(input=x, weight=w, bias=b[0]),
+        lambda x, w, b: F.linear(x, w, b[:1]),
+        lambda x, w, b: F.linear(x, w, b[0, 0]),
+        lambda x, w, b: F.relu_(F.linear(x, w, b[0])),
+        lambda x, w, b: F.linear(w[0], w).squeeze_(0) + F.linear(x, w),
+    ],
+)
+def test_every_form_of_the_call_trains_and_is_replayed(call, early_replay):
+    class Called(nn.Module):
+        def __init__(self, activation, input_shape, num_classes):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(64, 64) / 8), nn.Parameter(torch.randn(2, 64))
+            self.head, self.activation = nn.Linear(64, num_classes), activation()
+
+        def forward(self, x):
+            return self.head(self.activation(call(x.flatten(1), self.weight, self.bias)))
+
+    trained, steps = stack(Called), batches(range(4), 10)
+    losses, _ = train(trained, steps)
+
+    alone = networks(Called, nn.SiLU, [2])[0]
+    expected, _ = train_alone(alone, [(images[2], labels[2]) for images, labels in steps], OPTIMIZERS["Adam"])
+    assert torch.allclose(losses[2], expected, rtol=1e-3)
+    assert trained.replay.recordings
 
 
 def test_gradients_of_gradients_are_right():

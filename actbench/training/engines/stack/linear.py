@@ -38,12 +38,13 @@ class StackedLinear(torch.autograd.Function):
         return StackedLinear.apply(*replicates_first(tensors, in_dims, info.batch_size)), 0
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`."""
-    if inputs.ndim < 2 or weight.ndim != 2 or weight.is_complex():  # whose gradients are conjugates
-        return torch.nn.functional.linear(inputs, weight, bias)
-    out: Tensor = StackedLinear.apply(inputs.flatten(0, -2), weight, bias)
-    return out.view(*inputs.shape[:-1], len(weight))
+    plain = weight.ndim == 2 and (bias is None or bias.ndim == 1)
+    if input.ndim < 2 or not plain or weight.is_complex():  # whose gradients are conjugates
+        return torch.nn.functional.linear(input, weight, bias)
+    out: Tensor = StackedLinear.apply(input if input.ndim == 2 else input.flatten(0, -2), weight, bias)
+    return out if input.ndim == 2 else out.view(*input.shape[:-1], len(weight))
 
 
 def replicates_first(

@@ -83,6 +83,8 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise ValueError("as_strided names memory addresses, which differ from call to call")
         if reads_values(func, args):
             raise ValueError("its code goes by the values of tensors, which differ from call to call")
+        if torch.Tag.inplace_view in func.tags:  # the layout of a tensor that is known changes
+            self.merges_views = False
         if func is aten.lift_fresh.default:  # a number becomes a tensor, which may be changed in place
             func = aten.clone.default
         result = func(*args, **(kwargs or {}))
