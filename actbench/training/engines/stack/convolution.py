@@ -6,7 +6,8 @@ with rounding that depends on the number of replicates. Here a kernel becomes
 the banded matrix that maps a row of the image, all channels and columns, to its
 contributions to rows of the output. That takes more arithmetic, by the ratio of
 image width to kernel width, but is faster up to a width of about 16, and each
-replicate's result is bit for bit the same whatever the others are.
+replicate's result is bit for bit the same whatever the others are, but for rare
+shapes, such as kernels of one row.
 
 On a GPU, a trial chooses for each layer between a grouped convolution and a
 product with the unfolded image.
