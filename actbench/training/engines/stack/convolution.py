@@ -189,7 +189,11 @@ def meeting_rows(kernel: int, padding: int, height: int, out_height: int, batch:
 
 
 def gather_rows(rows: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Tensor:
-    """The rows that meet each of ``size`` rows, one after another in one row; zeros where none does."""
+    """The rows that meet each of ``size`` rows, one after another in one row; zeros where none does.
+
+    Maps (replicates, rows, values) to (replicates, size, pairs * values). A pair is a slice of the ``size`` rows, and
+    the slice of the rows that meet them.
+    """
     if pairs == [(slice(0, size), slice(0, size))]:
         return rows
     gathered = rows.new_empty(len(rows), size, len(pairs), rows.shape[2])
@@ -202,7 +206,10 @@ def gather_rows(rows: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -
 
 
 def fold_rows(products: Tensor, size: int, pairs: Sequence[tuple[slice, slice]]) -> Tensor:
-    """The sums over the products that belong to each of ``size`` rows: undoes `gather_rows`."""
+    """The sums over the products that belong to each of ``size`` rows: the transpose of `gather_rows`.
+
+    Maps (replicates, rows, pairs * values) to (replicates, size, values).
+    """
     products = products.view(*products.shape[:2], len(pairs), -1)
     whole = slice(0, size)
     first = next((index for index, (targets, _) in enumerate(pairs) if targets == whole), None)
