@@ -141,7 +141,14 @@ def seed_globally(seed: int, purpose: Purpose, *index: int) -> None:
     key = stream_seed(seed, purpose, *index) % 2**32
     random.seed(key)
     np.random.seed(key)  # noqa: NPY002  # users' code draws from it
-    torch.manual_seed(key)
+    # For devices that are missing, torch would write down where it was called from, which takes a millisecond.
+    (torch.manual_seed if has_accelerator() else torch.default_generator.manual_seed)(key)
+
+
+@cache
+def has_accelerator() -> bool:
+    """Whether torch has another device than the CPU here."""
+    return torch.accelerator.is_available()
 
 
 @contextmanager

@@ -230,7 +230,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = self._labelled(batch)[:2]
         rows = labels.shape[-1]
-        share: float | Tensor = 1
+        share: Tensor | None = None
         if self.trainer.world_size > 1:  # before any return, because it waits for the other devices
             # With weights of a device's rows over the mean of all, the average of gradients is that of the batch.
             share = rows / self.trainer.strategy.reduce(torch.tensor(float(rows), device=self.device), reduce_op="mean")
@@ -241,7 +241,8 @@ class Classifier(LightningModule):
         scaled = preflight.scales_loss(self.trainer)
         losses = self.engine.losses(images, labels, replicates=self.running, key=key, scaled=scaled)
         self.train_loss.update(losses.detach(), rows, self.active.to(losses.device, non_blocking=True))
-        return (losses[self.running] if self.stopped else losses).sum() * share
+        loss = (losses[self.running] if self.stopped else losses).sum()
+        return loss if share is None else loss * share
 
     @override
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

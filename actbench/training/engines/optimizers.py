@@ -16,6 +16,7 @@ from actbench.training.engines.base import EngineError
 if TYPE_CHECKING:
     from actbench.training.engines.sequence import SequenceEngine
 
+ELEMENTWISE = set[tuple[Any, str]]()  # optimisers that `check_elementwise` has passed: their classes and arguments
 BY_REPLICATE = "by_replicate"  # key of what differs between replicates, in groups of parameters and in states
 
 
@@ -174,8 +175,11 @@ def split_state(value: Any, replicate: int) -> Any:
 def check_elementwise(make: OptimizerSpec) -> None:
     """Raise EngineError for an optimiser whose step differs between a stack and a replicate alone.
 
-    The check takes a few steps each way, with gradients of very different sizes.
+    The check takes a few steps each way, with gradients of very different sizes. It is made once.
     """
+    key = (make.cls, str(make.init_args))
+    if key in ELEMENTWISE:
+        return
     generator, scale = torch.Generator().manual_seed(0), torch.tensor([1e-3, 1, 1e3])
     name = make.cls.__name__
     for shape in ((3, 4), (3, 4, 5)):
@@ -197,3 +201,4 @@ def check_elementwise(make: OptimizerSpec) -> None:
                 f"{name} cannot train stacked replicates: its step is not element by element, so that a replicate's "
                 "depends on the others"
             )
+    ELEMENTWISE.add(key)

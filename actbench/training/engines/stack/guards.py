@@ -82,10 +82,10 @@ REFUSED = {  # attributes, and why a stack cannot have them
     **dict.fromkeys(("format", "format_map"), "which may read any attribute"),
     **dict.fromkeys(("tolist", "numpy"), "which hands values to Python unseen"),
 }
-PLAIN = (
-    *(bool, int, str, bytes, complex, range, type(NotImplemented), type(...)),
+PLAIN = {
+    *(bool, int, str, bytes, complex, range, type(None), type(NotImplemented), type(...)),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
-)
+}
 SMALL = 64  # values of a tensor or array that is compared as a whole
 PythonField = collections.namedtuple("PythonField", "name")  # for the class of its descriptors
 ADDED_BY_PYTHON = {"__warningregistry__", "__slotnames__"}  # after a warning, and when a tensor is first copied
@@ -113,7 +113,9 @@ def python_state(network: nn.Module) -> PythonState:
     modules = list(network.modules())
     state = State(set(map(id, modules)))
     for owner in (Tensor, F):  # whose functions may be replaced
-        functions = [id(value) for name, value in vars(owner).items() if name not in ADDED_BY_PYTHON]
+        functions = [*map(id, vars(owner).values())]
+        for name in vars(owner).keys() & ADDED_BY_PYTHON:
+            functions.remove(id(vars(owner)[name]))
         state.values.append(hash(tuple(functions)))
     for name in GLOBAL_HOOKS:
         if vars(torch_module)[name]:
@@ -153,12 +155,12 @@ class State:
     def add(self, value: Any) -> None:
         """Add a value that code can reach, and all that can be reached through it."""
         kind = type(value)
-        if value is None or kind in PLAIN:
+        if kind in PLAIN:
             self.values.append((kind, value))
+        elif kind is tuple and all(type(item) in PLAIN for item in value):  # sizes, mostly
+            self.values.append((value, *map(type, value)))
         elif kind is float:
             self.values.append(value.hex())  # which tells -0.0 from 0.0
-        elif isinstance(value, np.generic):
-            self.values.append((kind, value.tobytes()))
         elif id(value) in self.seen:
             self.values.append(self.order[id(value)])
         else:
@@ -196,9 +198,11 @@ class State:
         return True
 
     def add_array(self, value: Any) -> bool:
-        """Add a small tensor or array with its values; False if it is none."""
+        """Add a small tensor or array, or a number of NumPy's, with its values; False if it is none."""
         if type(value) is Tensor and value.device.type == "cpu" and value.numel() <= SMALL and not value.requires_grad:
             self.values.append((value.dtype, value.shape, repr(value.tolist())))
+        elif isinstance(value, np.generic):
+            self.values.append((type(value), value.tobytes()))
         elif type(value) is np.ndarray and value.size <= SMALL and value.dtype != object:
             self.values.append((value.dtype.str, value.shape, value.tobytes()))
         elif isinstance(value, Tensor):
