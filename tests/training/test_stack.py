@@ -1,6 +1,5 @@
 """A stack of replicates, against each of them alone and in other company."""
 
-import copy
 import math
 
 import numpy as np
@@ -291,43 +290,6 @@ def test_replicates_that_take_no_part_have_no_gradient():
 
 
 # --- random numbers ---
-
-
-class Sums(nn.Module):
-    """A network whose parameters have one gradient in common, or one that is the same everywhere."""
-
-    def __init__(self, shape, classes):
-        super().__init__()
-        self.layer = nn.Linear(math.prod(shape), classes)
-        self.shift = nn.Parameter(torch.randn(classes))
-        self.row = nn.Parameter(torch.randn(1, classes))
-        self.factors = nn.Parameter(torch.randn(5))
-
-    def forward(self, images):
-        return self.layer(images.flatten(1)) * self.factors.sum() + (self.shift + self.row.view(-1) + self.layer.bias)
-
-
-@pytest.mark.parametrize("changed", ["scaled", "clipped"])
-def test_gradients_that_autograd_gives_to_several_parameters_are_changed_once(changed):
-    alone = [Sums((1, 2, 2), 3) for _ in range(2)]
-    stacked = Stack(copy.deepcopy(alone), range(2), input_shape=(1, 2, 2), width=None)
-    images, labels = torch.randn(2, 6, 1, 2, 2), torch.randint(3, (2, 6))
-
-    for _ in range(4):  # the last of them replayed
-        stacked.zero_grad()
-        losses = stacked.losses(images, labels, scaled=changed == "scaled")
-        stacked.backward((losses * 0.5).sum() if changed == "scaled" else losses.sum())
-        if changed == "clipped":
-            stacked.clip_gradients(0.1, by_value=False)
-
-    for index, network in enumerate(alone):
-        loss = F.cross_entropy(network(images[index]), labels[index])
-        (loss * 0.5 if changed == "scaled" else loss).backward()
-        if changed == "clipped":
-            nn.utils.clip_grad_norm_(network.parameters(), 0.1)
-        for name, parameter in network.named_parameters():
-            expected = stacked.network.get_parameter(name).grad[index]
-            torch.testing.assert_close(expected, parameter.grad, msg=name)
 
 
 class Dropouts(nn.Module):

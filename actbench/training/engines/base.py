@@ -143,7 +143,7 @@ class KnownGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, losses: Tensor, gradients: list[Tensor | None], scaled: bool, *parameters: Tensor) -> Tensor:
-        ctx.gradients, ctx.scaled = gradients, scaled
+        ctx.gradients, ctx.scaled = without_shared_memory(gradients), scaled
         return losses.clone()
 
     @staticmethod
@@ -155,6 +155,21 @@ class KnownGradient(torch.autograd.Function):
                     factors = factor.to(gradient.dtype)
                     gradient.mul_(factors[0] if len(factors) == 1 else factors.view(-1, *[1] * (gradient.ndim - 1)))
         return (None, None, None, *gradients)
+
+
+def without_shared_memory(gradients: list[Tensor | None]) -> list[Tensor | None]:
+    """The gradients of parameters, each in its own memory, so that one can be changed in place.
+
+    Autograd gives all terms of a sum the same gradient, or views of it.
+    """
+    known, unshared = set[int](), list[Tensor | None]()
+    for gradient in gradients:
+        if gradient is not None and gradient.layout is torch.strided:
+            memory = gradient.untyped_storage().data_ptr()
+            gradient = gradient.clone() if memory in known or 0 in gradient.stride() else gradient
+            known.add(memory)
+        unshared.append(gradient)
+    return unshared
 
 
 def multiply_adds(network: nn.Module, input_shape: Sequence[int]) -> float:

@@ -17,7 +17,15 @@ from typing_extensions import override
 from actbench.networks import SwappedNetwork, copy_network, network_name
 from actbench.seeding import global_stream, unchanged_generators
 from actbench.specs import OptimizerSpec
-from actbench.training.engines.base import Apply, Engine, EngineError, KnownGradient, optimizer_of, plain_tensor
+from actbench.training.engines.base import (
+    Apply,
+    Engine,
+    EngineError,
+    KnownGradient,
+    optimizer_of,
+    plain_tensor,
+    without_shared_memory,
+)
 from actbench.training.engines.draws import Draws, global_draws
 from actbench.training.engines.optimizers import ReplicateOptimizers
 
@@ -133,6 +141,12 @@ class SequenceEngine(Engine):
         if len(self) == 1:
             with self._backward_stream(0, loss.device):
                 loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+            # torch itself would clip and accumulate shared gradients once for each parameter.
+            parameters = list(self.parameters())
+            unshared = without_shared_memory([parameter.grad for parameter in parameters])
+            for parameter, gradient in zip(parameters, unshared, strict=True):
+                if parameter.grad is not gradient:
+                    parameter.grad = gradient
         else:
             loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 

@@ -107,8 +107,7 @@ class Stack(Engine):
                     total[chunk.index] = gradient
 
         self._by_chunks(run, images, range(len(self)) if replicates is None else replicates, key)
-        unshared = without_shared_memory([*gradients.values()])
-        result: Tensor = KnownGradient.apply(losses, unshared, scaled, *trained.values())
+        result: Tensor = KnownGradient.apply(losses, list(gradients.values()), scaled, *trained.values())
         return result
 
     @override
@@ -282,18 +281,6 @@ def replaced(network: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
     for _, module_values, name, value in entries:
         module_values[name] = parameters.get(id(value), values[id(value)])
     return network
-
-
-def without_shared_memory(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients, which are changed in place, each in its own memory: autograd gives all terms of a sum one."""
-    known, unshared = set[int](), list[Tensor | None]()
-    for gradient in gradients:
-        if gradient is not None:
-            memory = gradient.untyped_storage().data_ptr()
-            gradient = gradient.clone() if memory in known or 0 in gradient.stride() else gradient
-            known.add(memory)
-        unshared.append(gradient)
-    return unshared
 
 
 def hidden_state(network: nn.Module, input_shape: Sequence[int]) -> str | None:
