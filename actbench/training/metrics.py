@@ -14,6 +14,7 @@ from typing_extensions import override
 
 BINS = 15  # of confidence, for the calibration error
 SCORES = ("loss", "acc", "ece")  # of val and test
+SPREAD = ("sd", "min", "max")  # of a score over replicates, after its name
 
 
 def at_least_single(values: Tensor) -> Tensor:
@@ -156,6 +157,6 @@ def summary_statistics(values: Float[Tensor, " replicates"]) -> dict[str, float]
     """
     finite = values[values.isfinite()].double()
     if not len(finite):
-        return dict.fromkeys(("mean", "sd", "min", "max"), torch.nan)
+        return dict.fromkeys(("mean", *SPREAD), torch.nan)
     sd = finite.std().item() if len(finite) > 1 else 0.0
     return {"mean": finite.mean().item(), "sd": sd, "min": finite.min().item(), "max": finite.max().item()}

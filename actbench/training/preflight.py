@@ -25,7 +25,7 @@ from actbench.networks import hold_statistics, network_name
 from actbench.specs import one_line
 from actbench.training.callbacks import epoch_starters, is_users
 from actbench.training.checkpoints import CheckpointError
-from actbench.training.metrics import SCORES
+from actbench.training.metrics import SCORES, SPREAD
 from actbench.training.transfer import Start
 
 UNSETTLED = 0.01  # share of initial statistics in BatchNorm's average, above which scores may be those of guessing
@@ -83,7 +83,7 @@ def check_monitors(trainer: Trainer, classifier: Any) -> None:
     if any(is_users(type(each)) for each in (*callbacks, classifier)):
         return
     watched = {"train/loss", *(f"val/{name}" for name in SCORES)} if trainer.enable_validation else {"train/loss"}
-    spread = {f"{name}_{statistic}" for name in watched for statistic in ("sd", "min", "max") if classifier.seeds[1:]}
+    spread = {f"{name}_{statistic}" for name in watched for statistic in SPREAD if classifier.seeds[1:]}
     for callback in callbacks:
         stops = isinstance(callback, EarlyStopping)
         monitor = callback.monitor if stops or isinstance(callback, ModelCheckpoint) else None
