@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.connectors.data_connector import _resolve_overfit_batches
+from pytorch_lightning.trainer.states import RunningStage, TrainerFn
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from typing_extensions import override
 
 from actbench.data.batches import PARTS, SEED, KeyedBatches, combined_loaders, unwrapped_loader
@@ -27,8 +30,8 @@ class ForeignData(LightningDataModule):
     """A user's LightningDataModule, from `pytorch_lightning` or `lightning`, shared by all replicates.
 
     Its split does not depend on which replicates train on it, and its training
-    batches depend on the epoch only. On several devices, and under
-    ``overfit_batches``, Lightning has to see the loaders themselves.
+    batches depend on the epoch only. On several devices, Lightning has to see the
+    loaders themselves.
 
     Args:
         inner: The user's DataModule; DataError is raised for anything else.
@@ -51,7 +54,7 @@ class ForeignData(LightningDataModule):
             raise DataError(f"{type(inner).__name__} is not a LightningDataModule")
         for part in (*PARTS, "predict"):  # Lightning asks which loaders a DataModule has
             name = f"{part}_dataloader"
-            if name in vars(inner) or getattr(type(inner), name) is not getattr(base, name):
+            if getattr(inner, name) and (name in vars(inner) or getattr(type(inner), name) is not getattr(base, name)):
                 setattr(self, name, partial(self._batches, part))
         if "predict_dataloader" not in vars(self) and "test_dataloader" in vars(self):
             vars(self)["predict_dataloader"] = partial(self._batches, "test")
@@ -116,9 +119,14 @@ class ForeignData(LightningDataModule):
     def _batches(self, part: str) -> Any:
         """A part's loader for Lightning, with keyed batches where possible."""
         loader, trainer = unwrapped_loader(getattr(self.inner, f"{part}_dataloader")()), self.trainer
-        shared = not trainer or trainer.world_size > 1 or trainer.overfit_batches  # type: ignore[attr-defined]
-        if shared or isinstance(loader, list | tuple | Mapping) or combined_loaders(loader):
+        several = isinstance(loader, list | tuple | Mapping) or combined_loaders(loader)
+        if several or trainer is None or trainer.world_size > 1:
             return loader
+        if trainer.overfit_batches and trainer.state.fn == TrainerFn.FITTING:  # type: ignore[attr-defined]
+            loaders = CombinedLoader(loader)
+            stage = RunningStage.TRAINING if part == "train" else RunningStage.VALIDATING
+            _resolve_overfit_batches(loaders, stage)  # not left to Lightning, which would change no keyed loader
+            (loader,) = loaders.flattened
         keyed = KeyedBatches(loader, part, self, trainer)
         self.trained = keyed if part == "train" else self.trained
         return keyed

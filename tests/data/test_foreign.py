@@ -46,6 +46,17 @@ def test_a_part_without_a_loader_is_named():
         ForeignData(NoTest()).scout.check()
 
 
+def test_a_part_that_is_none_in_place_of_a_method_is_missing():
+    class NoTest(Own):
+        test_dataloader = None
+
+    own = ForeignData(NoTest())
+
+    assert own.parts == ["train", "val"]
+    with pytest.raises(ValueError, match="NoTest has no test_dataloader, which is needed"):
+        own.scout.check()
+
+
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_a_loader_that_is_none_counts_as_missing(part):
     own = ForeignData(Own())
@@ -368,10 +379,10 @@ class SaveAt(Callback):
             trainer.save_checkpoint(self.path)
 
 
-def fitted(inner, *callbacks, max_epochs=3, ckpt_path=None):
+def fitted(inner, *callbacks, max_epochs=3, ckpt_path=None, **settings):
     """Weights and scores of a fit on a user's DataModule, the fingerprint of its batches, and the Trainer."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    trainer = Trainer(accelerator="cpu", max_epochs=max_epochs, callbacks=[*callbacks], **quiet)
+    trainer = Trainer(accelerator="cpu", max_epochs=max_epochs, callbacks=[*callbacks], **quiet, **settings)
     model, datamodule = Classifier("relu", "MLP", input_shape=(1, 8, 8), num_classes=3), ForeignData(inner)
     trainer.fit(model, datamodule, ckpt_path=ckpt_path)
     return {**model.state_dict(), **trainer.callback_metrics}, datamodule.order, trainer
@@ -381,7 +392,7 @@ class Persistent(Own):
     """Is read by processes that live on from epoch to epoch."""
 
     def train_dataloader(self, shuffle=True):
-        return DataLoader(Grainy(), 8, shuffle, num_workers=2, persistent_workers=True)
+        return DataLoader(Grainy(), 8, shuffle=shuffle, num_workers=2, persistent_workers=True)
 
     def val_dataloader(self):
         return self.train_dataloader(shuffle=False)
@@ -396,6 +407,17 @@ def test_a_fit_with_persistent_workers_resumes_bit_for_bit(tmp_path):
 
     assert whole.keys() >= {"val/loss"}
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*num_workers", "ignore:.*overfit")
+@pytest.mark.parametrize("step", [2, 5])  # at the end of an epoch, and within one
+def test_a_fit_that_overfits_random_rows_resumes_bit_for_bit(tmp_path, step):
+    whole, order, _ = fitted(Persistent(), SaveAt(step, tmp_path / "middle.ckpt"), overfit_batches=2)
+
+    resumed, same_order, _ = fitted(Persistent(), ckpt_path=tmp_path / "middle.ckpt", overfit_batches=2)
+
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+    assert same_order == order is not None
 
 
 class Rows(IterableDataset):

@@ -301,18 +301,19 @@ class Weights(Callback):
         self.losses.append(pl_module.evaluated["val/loss"].clone())
 
 
-def test_each_replicate_stops_early_by_itself_and_keeps_its_weights(tmp_path):
+@pytest.mark.parametrize("patience", [0, 2])
+def test_each_replicate_stops_early_by_itself_and_keeps_its_weights(tmp_path, patience):
     adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03, "weight_decay": 0.1}}
     model, data = stacked(4, optimizer=adamw)
     kept = Weights()
 
-    fitted = trainer(tmp_path, max_epochs=60, callbacks=[EarlyStopping("val/loss", patience=2), kept])
+    fitted = trainer(tmp_path, max_epochs=60, callbacks=[EarlyStopping("val/loss", patience=patience), kept])
     fitted.fit(model, data)
 
     losses, stops = torch.stack(kept.losses), []
     for replicate in range(4):
         best, waited, epoch = np.inf, 0, -1
-        while waited < 2:
+        while waited < max(1, patience):
             epoch += 1
             loss = losses[epoch, replicate].item()
             best, waited = (loss, 0) if loss < best else (best, waited + 1)
@@ -325,6 +326,16 @@ def test_each_replicate_stops_early_by_itself_and_keeps_its_weights(tmp_path):
     assert len(set(stops)) > 1
     assert len(losses) == max(stops) + 1 < 60
     assert not model.active.any()
+
+
+def test_a_fit_that_ends_before_it_is_validated_needs_no_early_stop(tmp_path):
+    model, data = stacked(2)
+
+    fitted = trainer(tmp_path, max_epochs=-1, max_steps=3, callbacks=[EarlyStopping("val/loss")])
+    fitted.fit(model, data)
+
+    assert fitted.global_step == 3
+    assert model.active.all()
 
 
 def test_a_replicate_goes_on_as_if_no_other_had_stopped(tmp_path):

@@ -33,6 +33,9 @@ class ReplicateEarlyStopping(EarlyStopping):
     @override
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
         module = cast(Any, trainer.lightning_module)
+        ends = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        if self.monitor not in trainer.callback_metrics and ends:  # a fit may end before it is validated
+            return
         if trainer.fast_dev_run or not self._validate_condition_metric(trainer.callback_metrics):  # type: ignore[attr-defined]
             return
         scores = module.replicate_scores()
@@ -48,7 +51,7 @@ class ReplicateEarlyStopping(EarlyStopping):
         improved = self.monitor_op(current - self.min_delta, self.best_score)
         self.best_score = torch.where(improved, current, self.best_score)
         self.waits = torch.where(improved, 0, self.waits + 1)
-        stopped = self.waits >= self.patience
+        stopped = ~improved & (self.waits >= self.patience)
         if self.check_finite:
             stopped |= ~current.isfinite()
         if self.stopping_threshold is not None:
