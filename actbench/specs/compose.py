@@ -10,7 +10,6 @@ the types, interprets the values.
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -137,8 +136,7 @@ def merge_config(old: Any, new: Any, *, key: str = "") -> dict[str, Any]:
         if inner in GROUPS:
             result[name] = merge_config(result.get(name), value, key=inner)
         elif inner.endswith("+"):
-            lists = (result.get(name[:-1]) or [], merged_class(inner[:-1], None, value))
-            result[name[:-1]] = list(chain(*(items if isinstance(items, list) else [items] for items in lists)))
+            result[name[:-1]] = appended(inner[:-1], result.get(name[:-1]), value)
         elif inner in CLASSES:
             result[name] = merged_class(inner, result.get(name), value)
         else:
@@ -154,6 +152,18 @@ def loaded(value: Any) -> Any:
         except (ValueError, OSError) as error:
             raise UsageError(f"{value} is not YAML: {error}") from error
     return load_yaml(value) if isinstance(value, str) else value
+
+
+def appended(key: str, old: Any, new: Any) -> list[Any]:
+    """The list of a setting with one item, or several, at its end."""
+    items = [*items_of(old), *items_of(new)]
+    return [merged_class(key, None, item) for item in items] if key in CLASSES else items
+
+
+def items_of(value: Any) -> list[Any]:
+    """The items of a list, which may be YAML; any other value but null is an item itself."""
+    content = loaded(value)
+    return content if isinstance(content, list) else [] if content is None else [value]
 
 
 def merged_class(key: str, old: Any, new: Any) -> Any:
@@ -178,7 +188,7 @@ def merged_class(key: str, old: Any, new: Any) -> Any:
         arguments = dict(before.get(name) or {})
         for argument, value in (given.get(name) or {}).items():
             adds_up = is_group(key, result.get("class_path"), argument)
-            arguments[argument] = merged_value(arguments.get(argument), value, adds_up=adds_up)
+            merge_item(arguments, argument, value, adds_up=adds_up)
         if arguments:
             result[name] = arguments
     return result
@@ -212,9 +222,19 @@ def merged_value(old: Any, new: Any, *, adds_up: bool = False) -> Any:
     if is_class or (isinstance(before, str) and isinstance(new, Items)):
         return merged_class("", before, new)
     if isinstance(new, Items) or (adds_up and isinstance(new, Mapping) and isinstance(before, Mapping)):
-        before = before if isinstance(before, Mapping) else {}
-        return {**before, **{name: merged_value(before.get(name), value) for name, value in new.items()}}
+        result = dict(before) if isinstance(before, Mapping) else {}
+        for name, value in new.items():
+            merge_item(result, name, value)
+        return result
     return new
+
+
+def merge_item(items: dict[str, Any], name: str, value: Any, *, adds_up: bool = False) -> None:
+    """Merge one of a mapping's items, or of a class's arguments; see `merged_value`."""
+    if name.endswith("+"):
+        items[name[:-1]] = appended("", items.get(name[:-1]), value)
+    else:
+        items[name] = merged_value(items.get(name), value, adds_up=adds_up)
 
 
 def full_path(key: str, name: str) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning import LightningDataModule
 
-from actbench.specs import UsageError, compose, dump_yaml, merge_config
+from actbench.specs import UsageError, compose, dump_yaml, merge_config, setting
 from actbench.specs.values import load_yaml, parameters_of
 from actbench.studies.cells import cell_config
 from actbench.studies.cells.key import KEY
@@ -137,6 +137,38 @@ def test_a_callback_by_its_bare_name_takes_dotted_arguments_and_another_is_appen
     assert first["class_path"] == "pytorch_lightning.callbacks.EarlyStopping"
     assert first["init_args"]["monitor"] == "val/loss"
     assert second["class_path"] == "pytorch_lightning.callbacks.LearningRateMonitor"
+
+
+class Lists(LightningDataModule):
+    def __init__(self, names: list[str] = ["a"], sizes: list[int] | int = 3):  # noqa: B006
+        super().__init__()
+
+
+NETWORK = "--model.network MLP --model.network.hidden"
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "expected"),
+    [
+        ("--data.names [b] --data.names+ c --data.names+ [d,e]", "data.init_args.names", ["b", "c", "d", "e"]),
+        ("--data.names+ 1 --data.names+=2", "data.init_args.names", ["1", "2"]),
+        ("--data.sizes [1] --data.sizes+ 2", "data.init_args.sizes", [1, 2]),
+        ("--data.sizes 1 --data.sizes+ [2,3]", "data.init_args.sizes", [1, 2, 3]),
+        (f"{NETWORK} [8] {NETWORK}+ 4", "model.network.init_args.hidden", [8, 4]),
+        ("--model.freeze a.* --model.freeze+ b.*", "model.freeze", ["a.*", "b.*"]),
+        ("--vary [init] --vary+ order", "vary", ["init", "order"]),
+    ],
+)
+def test_what_is_appended_to_a_list_stands_after_its_items(options, key, expected):
+    assert setting(resolved("--data", "test_compose.Lists", *options.split()), key) == expected
+
+
+def test_a_file_may_append_to_a_list_of_another():
+    first = {"data": {"class_path": "test_compose.Lists", "init_args": {"names": ["b"]}}}
+
+    merged = merge_config(merge_config({}, first), {"data": {"init_args": {"names+": ["c"]}}})
+
+    assert canonical(merged)["data"]["init_args"]["names"] == ["b", "c"]
 
 
 def test_max_steps_alone_ends_a_fit():
