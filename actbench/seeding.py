@@ -141,7 +141,7 @@ def seed_globally(seed: int, purpose: Purpose, *index: int) -> None:
     key = stream_seed(seed, purpose, *index) % 2**32
     random.seed(key)
     np.random.seed(key)  # noqa: NPY002  # users' code draws from it
-    # For devices that are missing, torch would write down where it was called from, which takes a millisecond.
+    # For devices that are missing, torch would write down who called it, which takes a third of a millisecond.
     (torch.manual_seed if has_accelerator() else torch.default_generator.manual_seed)(key)
 
 
