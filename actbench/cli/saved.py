@@ -68,7 +68,7 @@ def refuse_contradictions(saved: Mapping[str, Any], config: Mapping[str, Any]) -
     values["model.freeze"] = tuple(", ".join(model.get("freeze", [])) for model in (saved["model"], config["model"]))
     start = saved["model"].get("weights")
     values["model.weights"] = start, digest_beside(config["model"].get("weights"), start)
-    for name, default in (("sites", "hidden"), ("init", "as_is")):
+    for name, default in (("sites", "hidden"), ("init", "as_is"), ("lr_interval", "none")):
         values[f"model.{name}"] = tuple(str(model.get(name, default)) for model in (saved["model"], config["model"]))
     values["model.replicates"] = saved["model"]["replicates"], config["model"]["replicates"]
     for name, every in (("vary", SOURCES), ("crossed", ())):

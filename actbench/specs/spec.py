@@ -54,7 +54,8 @@ class Spec:
 
     Args:
         value: A name, a class path, a mapping with ``class_path`` and ``init_args``, a class,
-            a `functools.partial` of a class with keyword arguments, or a spec.
+            a `functools.partial` of a class with keyword arguments, or a spec. Networks and
+            schedules may also be made by a function.
 
     Raises:
         ValueError: The class was not found, is of another kind, or does not accept the arguments.
@@ -64,6 +65,7 @@ class Spec:
     base: ClassVar[type]
     given: ClassVar[tuple[str, ...]] = ()  # constructor arguments that the caller of the spec provides
     names: ClassVar[Mapping[str, Any]]  # the class, or partial of a class, of each name
+    by_function: ClassVar[bool] = False  # whether a function may make it
 
     def __init_subclass__(cls) -> None:
         register_type(cls, serializer=cls.to_dict, type_check=isinstance)
@@ -123,7 +125,7 @@ class Spec:
             if not isinstance(arguments, Mapping):
                 raise ValueError(f"{cls.kind} {value['class_path']}: init_args is a mapping, got {arguments!r}")
             return value["class_path"], dict(arguments)
-        if isinstance(value, str | type):
+        if isinstance(value, str | type) or (cls.by_function and isinstance(value, FunctionType | MethodType)):
             return value, {}
         raise ValueError(
             f"{cls.kind} is a name, a class path, a mapping or a class, so that it can be built afresh "
@@ -267,6 +269,7 @@ class NetworkSpec(Spec):
     base = nn.Module
     given: tuple[str, ...] = OWN_ARGUMENTS  # type: ignore[misc]  # of foreign networks, those that they take
     names = NETWORKS
+    by_function = True
 
     def __init__(self, value: Any) -> None:
         target, arguments = self._split(value)
@@ -311,10 +314,6 @@ class NetworkSpec(Spec):
             if isinstance(target, ModuleType):
                 what, advice = target.__name__, ", but a module: name what makes the network in it"
             raise ValueError(f"network {what} is neither a subclass of torch.nn.Module nor a function{advice}")
-
-    @classmethod
-    def _split(cls, value: Any) -> tuple[Any, dict[str, Any]]:
-        return (value, {}) if isinstance(value, FunctionType | MethodType) else super()._split(value)
 
     def _bind(self, arguments: dict[str, Any]) -> dict[str, Any]:
         activation = parameters_of(self.cls).get("activation")

@@ -91,7 +91,8 @@ def trial(cell: Cell) -> Costs:
     trainer = {"max_epochs": -1, "max_steps": steps, **limits}
     config = {
         **cell.config,
-        "model": {**cell.config["model"], "lr_scheduler": None},  # which may depend on the number of steps
+        # A schedule may depend on the number of steps.
+        "model": {**cell.config["model"], "lr_scheduler": None, "lr_interval": None},
         "trainer": {**cell.config["trainer"], **trainer},
     }
     try:

@@ -168,7 +168,8 @@ def timed_cell(each: Wanted, replicates: int, engines: Mapping[str, ChosenEngine
     """
     cell = with_engine(each.entry.cell, engines)
     # A schedule may depend on the fit's length.
-    model = {"compile": False} | cell.config["model"] | {"lr_scheduler": None, "mechanism": False}
+    model = {"compile": False} | cell.config["model"]
+    model |= {"lr_scheduler": None, "lr_interval": None, "mechanism": False}
     trainer = {**without(cell.config["trainer"], *UNTIMED), "max_epochs": -1, "limit_val_batches": 0}
     together = 1 if model.get("engine") == "sequence" else min(WIDTH, replicates)
     return replace(cell, config={**cell.config, "model": model, "trainer": trainer}, seeds=each.seeds[:together])

@@ -59,9 +59,11 @@ class Classifier(LightningModule):
         sites: Which calls of activations are swapped: "hidden", those that flow into a layer with weights or multiply a
             second branch; "all"; or patterns of the paths that "python main.py sites" lists.
         optimizer: Class path of a torch optimiser, with arguments.
-        lr_scheduler: Class path of a torch learning-rate schedule, with arguments; those of SequentialLR and
-            ChainedScheduler hold a list of such schedules. It steps once an epoch, but OneCycleLR and CyclicLR step
-            once a batch. ReduceLROnPlateau steps after each validation, by val/loss, and takes one replicate only.
+        lr_scheduler: Path of a torch learning-rate schedule, or of a function that makes one, with arguments; those of
+            SequentialLR and ChainedScheduler hold a list of such schedules. ReduceLROnPlateau steps after each
+            validation, by val/loss, and takes one replicate only.
+        lr_interval: How often lr_scheduler steps: once an "epoch", or after each "step" of the optimiser; by default
+            once an epoch, but OneCycleLR and CyclicLR after each step.
         replicates: Number of seeds to train together: seed, seed + 1, and so on.
         engine: How replicates are trained: "stack", all at once under vmap; "sequence", one after another as plain
             modules, which trains whatever plain torch trains; or "auto", the stack where it is proved and faster.
@@ -104,6 +106,7 @@ class Classifier(LightningModule):
         sites: str | Sequence[str] = "hidden",
         init: Init = "as_is",
         mechanism: bool = False,
+        lr_interval: Literal["epoch", "step"] | None = None,
         *,
         input_shape: Sequence[int],
         num_classes: int,
@@ -121,7 +124,10 @@ class Classifier(LightningModule):
         self.input_shape = tuple(input_shape)
         self.num_classes = int(num_classes)
         self.seeds = range(int(seed), int(seed) + replicates)
-        if replicates > 1 and self.lr_scheduler and issubclass(self.lr_scheduler.cls, ReduceLROnPlateau):
+        self.lr_interval = lr_interval
+        if lr_interval and (self.lr_scheduler is None or self.lr_scheduler.waits):
+            raise ValueError("lr_interval needs an lr_scheduler other than ReduceLROnPlateau")
+        if replicates > 1 and self.lr_scheduler and self.lr_scheduler.waits:
             raise ValueError("ReduceLROnPlateau lowers one rate for all replicates; it needs replicates: 1")
 
         build = partial(build_network, self.network_spec, self.activation, num_classes=num_classes, sites=sites)
@@ -308,7 +314,7 @@ class Classifier(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        interval = "step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch"
+        interval = self.lr_interval or ("step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch")
         # log_scores steps a plateau after each validation.
         schedule = {"scheduler": scheduler, "interval": interval, "reduce_on_plateau": False}
         return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -266,7 +266,7 @@ def canonical(parsed: Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     model = {name: parsed.model[name] and parsed.model[name].to_dict() for name in SPEC_NAMES}
     names = ("replicates", "engine", "compile", "stack_width", "batch_keys", "sites", "weights", "freeze", "init")
-    options = {name: to_plain(parsed.model[name]) for name in names}
+    options = {name: to_plain(parsed.model[name]) for name in (*names, "lr_interval")}
     options["mechanism"] = parsed.model.mechanism or None
     if isinstance(options["freeze"], str):
         options["freeze"] = [options["freeze"]]

@@ -179,6 +179,7 @@ WRONG = {
     "optimizer's place": ("fit --optimizer torch.optim.SGD", r"use --model.optimizer"),
     "schedule's place": ("fit --lr_scheduler.gamma 1", r"use --model.lr_scheduler"),
     "argument without class": ("fit --model.lr_scheduler.gamma 1", r"give --model.lr_scheduler too"),
+    "interval without schedule": ("fit --model.lr_interval step", r"lr_interval needs an lr_scheduler"),
     "two seeds": ("fit --data.seed 3", r"--data.seed: a run has one seed, that of --seed_everything"),
     "seed of the model": ("fit --model.seed 3", r"unknown option --model.seed"),
     "too few images": ("fit --data FakeImages --data.rows 12", r"val part of FakeImages has no image of class"),

@@ -90,6 +90,7 @@ def test_the_command_line_overrides_the_checkpoints_data(actbench, fitted, check
         ("--model.activation mish", r"--model.activation contradicts.*Swish.*torch.nn.Mish"),
         ("--model.activation.init_args.beta 2", r"--model.activation contradicts.*beta=1.0.*beta=2.0"),
         ("--model.network MLP", r"--model.network contradicts.*TutorialCNN.*MLP"),
+        ("--model.lr_interval step", r"--model.lr_interval contradicts the checkpoint, which has none, not step"),
         ("--model.optimizer SGD", r"which has torch.optim.\w+, not torch.optim.SGD: leave it out, or fit anew"),
         ("--model.optimizer.lr 0.5", r"which has lr=0.002, not lr=0.5: leave it out, or fit anew"),
         (

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, SequentialLR
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 from actbench.activations import Swish
 from actbench.networks import MLP
@@ -281,6 +288,36 @@ def test_a_schedule_of_schedules_is_that_of_torch():
         assert spec == SchedulerSpec(spec.to_dict())
     with pytest.raises(ValueError, match=r"unknown lr_scheduler 'LinerLR'.* near it are .*LinearLR"):
         SchedulerSpec({"class_path": "SequentialLR", "init_args": {"schedulers": ["LinerLR"], "milestones": []}})
+
+
+def warmed_up(optimizer, steps: int, power: float = 1.0):
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / steps) ** power)
+
+
+def on_plateau(optimizer):
+    return ReduceLROnPlateau(optimizer)
+
+
+def no_schedule(optimizer):
+    return optimizer
+
+
+def test_a_function_makes_a_schedule():
+    spec = SchedulerSpec({"class_path": "test_specs.warmed_up", "init_args": {"steps": 4}})
+    nested = {"schedulers": [spec.to_dict(), {"class_path": "ConstantLR"}]}
+
+    assert rates(spec, 5) == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert spec.to_dict()["init_args"] == {"steps": 4, "power": 1.0}
+    assert SchedulerSpec(functools.partial(warmed_up, steps=4)) == spec
+    assert rates(SchedulerSpec({"class_path": "ChainedScheduler", "init_args": nested}), 1) == [0.25 / 3]
+    assert SchedulerSpec(on_plateau).waits
+    assert not spec.waits
+    with pytest.raises(ValueError, match=r"missing steps in init_args; accepted: steps, power"):
+        SchedulerSpec("test_specs.warmed_up")
+    with pytest.raises(ValueError, match="makes an object of type SGD, not a torch"):
+        SchedulerSpec(no_schedule)
+    with pytest.raises(ValueError, match=r"must take the argument 'optimizer'"):
+        SchedulerSpec(rates)
 
 
 def test_an_import_that_fails_is_not_run_again_by_the_error(tmp_path, monkeypatch):

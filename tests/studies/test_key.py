@@ -30,6 +30,7 @@ OTHERS = {  # rows that are settings, with a value that is not the default
     "model.batch_keys": ["a", "b"],
     "model.freeze": ["conv1.*"],
     "model.init": "gain",
+    "model.lr_interval": "step",
     "model.replicates": 7,
     "model.stack_width": 2,
     "model.engine": "sequence",

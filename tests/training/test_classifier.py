@@ -128,8 +128,10 @@ class SaveAtStep(Callback):
             trainer.save_checkpoint(self.path)
 
 
+COSINE = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 30}}
 SCHEDULES = {
     "none": None,
+    "cosine by steps": COSINE,
     "cosine": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 4}},
     "one cycle": {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.1, "total_steps": 20}},
     "plateau": {
@@ -144,7 +146,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("step", [2, 7, 13, None], ids=["first epoch", "second", "third", "end of the second"])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, schedule, step):
     def model():
-        return classifier(network=Dropout, lr_scheduler=schedule)
+        return classifier(network=Dropout, lr_scheduler=schedule, lr_interval="step" if schedule is COSINE else None)
 
     def data():
         return FakeImages(rows=350, batch_size=50)  # five steps an epoch
@@ -163,6 +165,32 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, schedule, 
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
     rates = [optimizer.param_groups[0]["lr"] for optimizer in again.optimizers]
     assert schedule is None or rates != [0.001]
+
+
+class Rates(Callback):
+    mixes_seeds = False
+
+    def __init__(self):
+        self.rates = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(("interval", "steps_between"), [(None, 5), ("epoch", 5), ("step", 1)])
+def test_a_schedule_steps_as_often_as_is_said(tmp_path, interval, steps_between):
+    schedule = {"class_path": "StepLR", "init_args": {"step_size": 1, "gamma": 0.5}}
+    model, seen = classifier(lr_scheduler=schedule, lr_interval=interval, replicates=2), Rates()
+
+    trainer(tmp_path, max_epochs=2, callbacks=[seen]).fit(model, FakeImages(rows=350, batch_size=50, replicates=2))
+
+    assert seen.rates == [0.001 * 0.5 ** (step // steps_between) for step in range(10)]  # five steps an epoch
+
+
+@pytest.mark.parametrize("schedule", [None, SCHEDULES["plateau"]], ids=["none", "plateau"])
+def test_an_interval_needs_a_schedule_that_steps_by_it(schedule):
+    with pytest.raises(ValueError, match="lr_interval needs an lr_scheduler other than ReduceLROnPlateau"):
+        classifier(lr_scheduler=schedule, lr_interval="step")
 
 
 def test_a_plateau_schedule_steps_once_an_epoch(tmp_path):

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from pytorch_lightning.utilities import rank_zero_warn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actbench import records
 from actbench.data import ForeignData
@@ -59,7 +58,7 @@ class Cell:
         classes = mixing_callbacks(self.config["trainer"])
         found = [f"{cls.__name__} sees all seeds of a fit at once" for cls in classes]
         schedule = self.config["model"].get("lr_scheduler")
-        if schedule is not None and issubclass(SchedulerSpec(schedule).cls, ReduceLROnPlateau):
+        if schedule is not None and SchedulerSpec(schedule).waits:
             found.append("ReduceLROnPlateau sets one rate for all seeds of a fit")
         return found
 

@@ -56,6 +56,7 @@ KEY: Mapping[str, Counts] = {
     "model.weights": Counts(True, "the content of the file, wherever it is"),
     "model.init": Counts(True, "the scale of the initial weights"),
     "model.freeze": Counts(True, "which parameters are trained"),
+    "model.lr_interval": Counts(True, "how often the learning rate changes"),
     **dict.fromkeys(
         ("model.replicates", "model.stack_width", "model.engine", "model.compile"),
         Counts(False, "a replicate does not depend on its company; engines agree to rounding"),
@@ -146,7 +147,7 @@ def factors(
         "callbacks": callbacks,
         **({"seeds": "one by one"} if mixing_callbacks(config["trainer"]) else {}),  # earlier records mixed them
         **({"initial_weights": known[start]} if start else {}),
-        **{name: model[name] for name in ("batch_keys", "freeze", "init", "sites") if name in model},
+        **{name: model[name] for name in ("batch_keys", "freeze", "init", "lr_interval", "sites") if name in model},
         "trainer": settings,
         "digest": digest,
         "versions": {**versions, "actbench": __version__},

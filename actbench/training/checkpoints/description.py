@@ -52,7 +52,7 @@ def describe_model(classifier: Any) -> dict[str, Any]:
     sites = None if classifier.sites == "hidden" else classifier.sites
     options = {"batch_keys": classifier.batch_keys, "sites": sites}
     options |= {"init": None if classifier.scaling.init == "as_is" else classifier.scaling.init}
-    options |= {"weights": classifier.start.digest, "freeze": classifier.frozen}
+    options |= {"weights": classifier.start.digest, "freeze": classifier.frozen, "lr_interval": classifier.lr_interval}
     mechanism = {"mechanism": True} if classifier.mechanism else {}
     return {
         "activation": classifier.activation.to_dict(),

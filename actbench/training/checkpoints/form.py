@@ -53,6 +53,7 @@ def is_description(value: Mapping[str, Any]) -> bool:
                 and set(settings) <= set(TRAINER_SETTINGS)
                 and all(map(fits_json, (settings, value["data"], value["model"])))
                 and isinstance(value["model"].get("mechanism", False), bool)
+                and value["model"].get("lr_interval") in (None, "epoch", "step")
                 and isinstance(local, list)
                 and isinstance(frozen, list)
                 and all(isinstance(name, str) for name in (*local, *frozen))
