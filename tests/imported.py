@@ -13,7 +13,7 @@ import actbench.cli.lightning
 import actbench.judging.trial  # noqa: F401
 from actbench.report import tensorboard
 from actbench.report.page import templates
-from actbench.studies.cells.key import distributions
+from actbench.studies.cells.code import distributions
 
 distributions()
 torch._dynamo.list_backends()  # imports all of them, as the first use of torch.compile does

@@ -26,7 +26,7 @@ from actbench.judging.identity import SHAPES, grid, known_values, outputs_and_sl
 from actbench.judging.ledger import same_values
 from actbench.specs import ActivationSpec, one_line
 from actbench.specs.spec import fits
-from actbench.studies.cells.key import source_file
+from actbench.studies.cells.code import source_file
 
 LONGEST = 20_000  # letters of a source that a ledger keeps
 DECLARED = "differs_in_training"  # an attribute of classes that are meant to be another function in training

@@ -42,7 +42,8 @@ from actbench.studies import (
     planned_cells,
     rehearse,
 )
-from actbench.studies.cells.key import named_files, user_code
+from actbench.studies.cells.code import user_code
+from actbench.studies.cells.key import named_files
 from actbench.studies.executors import ExecutorError
 from actbench.studies.grid import arguments_of, full_name, short_name
 from actbench.studies.progress import Progress, without_repeats

@@ -12,7 +12,7 @@ import torch
 from actbench.judging.candidate import examine_candidate, global_state
 from actbench.judging.child import RefusedError
 from actbench.judging.ledger import same_values
-from actbench.studies.cells.key import user_code
+from actbench.studies.cells.code import user_code
 
 
 def send_found(pipe, name, environment):

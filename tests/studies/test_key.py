@@ -1,10 +1,12 @@
 """What a finished cell is found again by: each row of the table, in its direction."""
 
+import linecache
 import os
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -437,6 +439,59 @@ def test_a_module_that_a_function_imports_by_name_counts(tmp_path, monkeypatch, 
     (folder / "helper.py").write_text("WIDTH = 9\n")
 
     assert cell(config).hash != before
+
+
+CELL = """from torch import nn
+class Scaled(nn.Module):
+    def forward(self, x):
+        return scale(x) * FACTOR
+def scale(x):
+    return x.relu()
+"""
+UNRELATED = "OTHER = 1\nresults = object()\n"
+
+
+def notebook(monkeypatch, *cells):
+    """The hash of a cell with an activation of a notebook that has run some cells."""
+    main = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for cell_code in cells:
+        name = f"<cell {len(linecache.cache)}>"
+        monkeypatch.setitem(linecache.cache, name, (len(cell_code), None, cell_code.splitlines(keepends=True), name))
+        exec(compile(cell_code, name, "exec"), vars(main))
+    return cell({"model": {"activation": "__main__.Scaled"}}).hash
+
+
+def test_the_code_of_a_notebook_counts(monkeypatch):
+    one, two = "FACTOR = 1.0\n", "FACTOR = 2.0\n"
+    before = notebook(monkeypatch, one, CELL)
+
+    assert notebook(monkeypatch, one, CELL) == before
+    assert notebook(monkeypatch, UNRELATED, one, CELL) == before
+    assert notebook(monkeypatch, two, CELL) != before
+    assert notebook(monkeypatch, one, CELL.replace("relu", "tanh")) != before
+    assert notebook(monkeypatch, one, CELL, two) != before
+
+
+@pytest.mark.parametrize("unknown", ["import torch\nFACTOR = torch.ones(1)\n", CELL + "class Bare(nn.ReLU): pass\n"])
+def test_what_a_notebook_does_not_tell_is_never_found_again(monkeypatch, unknown):
+    cells = ["FACTOR = 1.0\n", CELL, unknown]
+
+    assert notebook(monkeypatch, *cells) != notebook(monkeypatch, *cells)
+
+
+def test_the_code_of_a_script_counts(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    hashes = []
+    for factor in (1.0, 2.0, 1.0):
+        script.write_text(f"FACTOR = {factor}\n{CELL}")
+        main = ModuleType("__main__")
+        main.__file__ = str(script)
+        monkeypatch.setitem(sys.modules, "__main__", main)
+        exec(script.read_text(), vars(main))
+        hashes.append(cell({"model": {"activation": "__main__.Scaled"}}).hash)
+
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 @pytest.mark.parametrize("network", ["Outer.Inner", "Outer.make"])

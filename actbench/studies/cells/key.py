@@ -1,30 +1,19 @@
 """The key by which finished cells are found again: all that a cell's results follow from, and nothing else."""
 
 import ast
-import importlib
-import importlib.util
-import inspect
 import os
 import re
-import site
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from functools import cache
-from hashlib import sha256
-from importlib.metadata import packages_distributions, version
-from itertools import accumulate
+from importlib.metadata import version
 from pathlib import Path, PurePath
-from types import ModuleType
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from actbench import __version__
 from actbench.data.contents import files_hash, joint_hash
 from actbench.seeding import Sharing, levels
 from actbench.specs import without
 from actbench.specs.compose import SPEC_NAMES, SPECS
+from actbench.studies.cells.code import dotted_names, leaves, named_leaves, source_file, user_code
 from actbench.training.callbacks import mixing_callbacks
 from actbench.training.checkpoints import is_default
 from actbench.training.config import LIGHTNING_DEFAULTS, is_actbench_dataset
@@ -209,28 +198,6 @@ def folder_hash(path: str) -> str:
 # --- code ---
 
 
-def user_code(config: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
-    """Hashes of the user's own modules that a config's classes come from or import, and the packages they import.
-
-    Every string that looks like a dotted name counts, since functions and types are given by name too. Modules that
-    are imported under a name computed at run time are missed.
-    """
-    sources: dict[str, str] = {}
-    packages = {"torch", "torchvision", "pytorch-lightning"}
-    waiting = [module for path in dotted_names(config) for module in defining_modules(path)]
-    while waiting:
-        name = waiting.pop()
-        if name in sources:
-            continue
-        file, top_level = source_file(name), name.partition(".")[0]
-        if file is None:
-            packages |= set(distributions().get(top_level, []) if top_level != "actbench" else [])
-        else:
-            sources[name] = source_hash(name, file)
-            waiting += imported_modules(name, file)
-    return sources, packages
-
-
 def named_files(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, str]:
     """Names and hashes of files, such as pretrained weights, that a config or a text in the user's modules names.
 
@@ -283,111 +250,3 @@ def named_folders(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in named_leaves([model[name] for name in SPEC_NAMES]):
         if is_folder(name, value) and "cache" not in name and not Path.cwd().is_relative_to(Path(value).resolve()):
             yield value, folder_hash(value)
-
-
-def dotted_names(config: Mapping[str, Any]) -> Iterator[str]:
-    """Strings at any depth that may name a class or a function."""
-    for value in leaves(config):
-        if isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
-            yield value
-
-
-def leaves(value: Any) -> list[Any]:
-    """Values at any depth that are neither mappings nor lists."""
-    return [item for _, item in named_leaves(value)]
-
-
-def named_leaves(value: Any) -> list[tuple[str, Any]]:
-    """Values at any depth that are neither mappings nor lists, each with the innermost name under which it is held."""
-    found, waiting = list[tuple[str, Any]](), [("", value)]
-    while waiting:  # without recursion, since a plan may have ten thousand configs
-        name, item = waiting.pop()
-        if isinstance(item, dict):
-            waiting += [(str(key), each) for key, each in item.items()]
-        elif isinstance(item, list | tuple):
-            waiting += [(name, each) for each in item]
-        else:
-            found.append((name, item))
-    return found
-
-
-def defining_modules(path: str) -> Iterator[str]:
-    """Modules that define a class, its base classes and the classes around it; none if the string names no class."""
-    module, _, name = path.rpartition(".")
-    while module and module not in sys.modules:  # of a class in a class; what a parsed config names was imported
-        module, _, outer = module.rpartition(".")
-        name = f"{outer}.{name}"
-    start: Any = sys.modules.get(module)
-    _, *targets = accumulate(name.split("."), lambda holder, part: getattr(holder, part, None), initial=start)
-    if targets[-1] is None:
-        return
-    yield module
-    for target in targets:
-        for cls in inspect.getmro(target) if isinstance(target, type) else (target,):
-            definer = getattr(cls, "__module__", None)
-            if isinstance(definer, str) and definer != "builtins":
-                yield definer
-
-
-@cache
-def installed_folders() -> tuple[Path, ...]:
-    """Folders of the standard library and of installed packages."""
-    paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return tuple(Path(path).resolve() for path in (*paths, *site.getsitepackages(), site.getusersitepackages()))
-
-
-distributions = cache(packages_distributions)
-PACKAGE = Path(__file__).resolve().parents[2]  # actbench
-IMPORTERS = ("import_module", "__import__")  # functions whose calls count as imports where the name is written out
-
-
-def source_file(name: str) -> Path | None:
-    """The file of a user's own module; None for an installed module and for actbench, which count by their versions."""
-    module = sys.modules.get(name)
-    with suppress(Exception):  # of any kind, in the packages that contain the module
-        spec = getattr(module, "__spec__", None) or importlib.util.find_spec(name)
-        if module is not None and spec is None:  # a notebook, or a script that was started
-            return Path(getattr(module, "__file__", None) or "")
-        if spec is not None and spec.origin and spec.has_location:
-            file = Path(spec.origin).resolve()
-            return None if any(map(file.is_relative_to, (*installed_folders(), PACKAGE))) else file
-    return None
-
-
-def source_hash(name: str, file: Path) -> str:
-    """Hash of a module's file, or of the functions and classes of a notebook, which has no file."""
-    if file.is_file():
-        return sha256(file.read_bytes()).hexdigest()[:32]
-    text = ""
-    for value in vars(sys.modules[name]).values():
-        if getattr(value, "__module__", None) == name and (inspect.isclass(value) or inspect.isfunction(value)):
-            try:
-                text += inspect.getsource(value)
-            except (OSError, TypeError):  # source that is not known differs each time
-                text += uuid4().hex
-    return sha256(text.encode()).hexdigest()[:32]
-
-
-def imported_modules(name: str, file: Path) -> list[str]:
-    """Modules that a module imports, at its top or in a function, and the package that contains the module."""
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    modules: list[Any] = [name.rpartition(".")[0]]
-    if file.suffix == ".py":
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.Import):
-                modules += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = "." * node.level + (node.module or "")
-                base = importlib.util.resolve_name(base, package) if node.level else base
-                modules += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in IMPORTERS:
-                given = (*node.args, *(keyword.value for keyword in node.keywords))
-                texts = [item.value for item in given if isinstance(item, ast.Constant) and isinstance(item.value, str)]
-                anchor = next((text for text in texts if not text.startswith(".")), package)
-                with suppress(ImportError):  # a relative name outside of packages
-                    modules += [importlib.util.resolve_name(text, anchor) for text in texts]
-    module = sys.modules.get(name)
-    for value in vars(module).values() if module else ():  # imported in other ways
-        with suppress(Exception):  # of any kind, from an object that stands for another one
-            modules.append(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None))
-    return [path for path in modules if isinstance(path, str) and path not in ("", "builtins", "__future__")]
