@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType, MethodType
 from typing import Any, Literal, NamedTuple, cast
 
 from jsonargparse import Namespace
@@ -17,7 +17,8 @@ from actbench.inference.stats import Design
 from actbench.records import LONGEST, is_printable
 from actbench.seeding import CROSSED_REPLICATES, SOURCES, Source
 from actbench.specs import Spec, UsageError, merge_config, one_line, to_plain, without
-from actbench.specs.values import load_yaml
+from actbench.specs.compose import Items
+from actbench.specs.values import load_yaml, public_path
 from actbench.studies.executors import Executor, InProcess, LocalProcesses, Ray
 from actbench.studies.fairness import Condition, Fairness
 from actbench.training.callbacks import CheckpointCopy
@@ -42,6 +43,16 @@ class ExecutorSpec(Spec):
 
 class StudyError(ValueError):
     """A study cannot run with its settings; the message is one line."""
+
+
+def with_paths(value: Any) -> Any:
+    """A config with the paths of its classes and functions; ValueError if one cannot be imported by name."""
+    if isinstance(value, Mapping):
+        items = {name: with_paths(item) for name, item in value.items()}
+        return Items(items) if isinstance(value, Items) else items
+    if type(value) in (list, tuple):
+        return type(value)(map(with_paths, value))
+    return public_path(value) if isinstance(value, type | FunctionType | MethodType) else value
 
 
 @dataclass(frozen=True)
@@ -247,12 +258,13 @@ class Study:
     def of(cls, config: Mapping[str, Any]) -> "Study":
         """The study of a study file: ``study`` beside ``model``, ``data``, ``trainer`` and ``seed_everything``.
 
+        A class or function may stand in place of its path.
         Settings of a single fit alone, such as ``trust``, are ignored.
         ``model.replicates``, ``model.mechanism`` and ``vary`` count unless ``study`` has its own. A
         StudyError says which key is unknown, or which value makes no sense.
         """
         try:
-            config = merge_config({}, config)
+            config = merge_config({}, with_paths(config))
             if config.get("ckpt_path") not in (None, "null"):
                 raise UsageError("ckpt_path: a study trains every cell from its start; leave it out")
             section = dict(config.get("study") or {})
@@ -270,7 +282,7 @@ class Study:
                 section["replicates"] = asdict(parse_looks(section["replicates"]))
             given = {"seed_everything": config.get("seed_everything", 0), "study": copy.deepcopy(section)}
             parsed = study_parser().parse_object(given)
-        except UsageError as error:
+        except ValueError as error:
             raise StudyError(one_line(error)) from error
         values = vars(parsed.study)
         # Unparsed, because the classes that they name are parsed with the config of each cell.

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 from rich.console import Console
 from small_studies import Lines, Ran, run, study
 
-from actbench import records
+from actbench import networks, records
+from actbench.activations import Swish
 from actbench.inference.verdict import pairing_faults
 from actbench.records import Store, blocks, read_records
 from actbench.studies import (
@@ -64,9 +66,24 @@ def test_a_setting_of_an_arm_is_its_own(tmp_path):
     assert normal.cell.config["model"]["activation"] == own.cell.config["model"]["activation"]
 
 
+def test_classes_and_functions_may_stand_in_place_of_their_paths(tmp_path):
+    def cells(network, *activations):
+        config = study(tmp_path, activations=list(activations))
+        return planned_cells(Study.of({**config, "model": {"network": network}}))
+
+    given = cells(networks.MLP, torch.nn.ReLU, {"class_path": Swish, "init_args": {"beta": 2.0}})
+    written = cells("MLP", "torch.nn.ReLU", {"class_path": "Swish", "init_args": {"beta": 2.0}})
+
+    assert [entry.cell.hash for entry in given] == [entry.cell.hash for entry in written]
+    assert [entry.arm for entry in given] == ["ReLU", "Swish"]
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
+        ({"activations": ["relu", lambda x: x]}, "<lambda> at .* cannot be imported by name: define it at the top"),
+        ({"activations": ["relu", torch.nn.functional.silu]}, "but a function: write a torch.nn.Module"),
+        ({"activations": ["relu", torch.nn.ReLU()]}, r"so that it can be built afresh and written down, got ReLU\(\)"),
         ({"activations": ["relu", "relo"]}, "arm relo: .*unknown activation 'relo'"),
         ({"activations": ["relu", "relu"]}, "relu appears twice"),
         ({"activations": ["relu", "torch.nn.ReLU"]}, "Digits/MLP/relu and .*/ReLU are the same"),
