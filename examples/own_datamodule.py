@@ -16,7 +16,7 @@ class Moons(LightningDataModule):
     """Two interleaved half circles with noise: points of two features, two classes.
 
     Args:
-        points: Number of points; a fifth each is for val and test.
+        points: Number of points; val and test get a fifth each.
         noise: Standard deviation of the noise.
         batch_size: Points of an optimiser step.
     """

@@ -1,6 +1,6 @@
-"""Activations in torchvision's ResNet-18, changed for small pictures: ``python examples/small_resnet.py``.
+"""Activations in torchvision's ResNet-18, adapted to small pictures: ``python examples/small_resnet.py``.
 
-The same from the command line, on CIFAR-10 as a folder of pictures and in the project's folder:
+The same network from the command line, in the project's folder and on CIFAR-10 as a folder of pictures:
 ``python main.py compare --config configs/studies/cifar10_resnet18.yaml``.
 """
 
@@ -11,7 +11,7 @@ from actbench.studies import compare
 
 
 def resnet18(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """ResNet-18 with a first convolution of 3x3 pixels, where torchvision's has 7x7.
+    """ResNet-18 whose first convolution has 3x3 pixels, in place of torchvision's 7x7.
 
     Args:
         num_classes: Number of classes.
