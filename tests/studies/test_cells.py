@@ -1,6 +1,7 @@
 import copy
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +126,34 @@ def test_the_hash_follows_from_the_users_own_code(tmp_path, monkeypatch):
     before = cell(model__activation="my_acts.Mine").hash
 
     (tmp_path / "my_acts.py").write_text(source.format("Mine", 3))
+    monkeypatch.delitem(sys.modules, "my_acts")
     changed = cell(model__activation="my_acts.Mine").hash
     (tmp_path / "my_acts.py").write_text(source.format("Mine", 2))
+    monkeypatch.delitem(sys.modules, "my_acts")
 
     assert changed != before
     assert cell(model__activation="my_acts.Mine").hash == before
+
+
+def test_a_cell_trains_the_code_that_was_planned_or_fails(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from torch import nn\nclass Planned(nn.Module):\n    def forward(self, x):\n        return x.{}()\n"
+    (tmp_path / "planned_acts.py").write_text(code.format("relu"))
+    planned = cell(model__activation="planned_acts.Planned")
+    assert planned.hash
+
+    (tmp_path / "planned_acts.py").write_text(code.format("sigmoid"))
+
+    here = run_cell(planned, tmp_path / "here")
+    assert (
+        here["test_loss"].to_list()
+        == run_cell(cell(model__activation="relu"), tmp_path / "relu")["test_loss"].to_list()
+    )
+    monkeypatch.delitem(sys.modules, "planned_acts")  # as in a worker that starts later
+    with pytest.raises(
+        ValueError, match=r"planned_acts\.py has changed since the study was planned: start the study a"
+    ):
+        run_cell(planned, tmp_path / "elsewhere")
 
 
 def test_the_hash_follows_from_all_that_matters():

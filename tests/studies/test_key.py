@@ -1,5 +1,6 @@
 """What a finished cell is found again by: each row of the table, in its direction."""
 
+import importlib
 import linecache
 import os
 import shutil
@@ -408,7 +409,15 @@ def test_the_users_own_code_counts(tmp_path, monkeypatch):
 
     (tmp_path / "helper_of_key.py").write_text("SLOPE = 0.2\n")
 
+    with pytest.raises(ValueError, match=r"helper_of_key\.py has changed since it was imported: start Python again"):
+        assert cell(leaky).hash
+    monkeypatch.delitem(sys.modules, "helper_of_key")
+    monkeypatch.delitem(sys.modules, "acts_of_key")
     assert (cell(leaky).hash != before) == KEY["code"].counts
+    reloaded = cell(leaky).hash
+    (tmp_path / "helper_of_key.py").write_text("SLOPE = 0.3\n")
+    importlib.reload(sys.modules["helper_of_key"])
+    assert cell(leaky).hash not in (before, reloaded)
 
 
 @pytest.mark.parametrize(
@@ -512,6 +521,8 @@ def test_the_code_of_what_a_class_holds_counts(tmp_path, monkeypatch, network, c
 
     with (tmp_path / f"{nested if changed == 'nested' else base}.py").open("a") as file:
         file.write("CHANGED = True\n")
+    monkeypatch.delitem(sys.modules, nested)
+    monkeypatch.delitem(sys.modules, base)
 
     assert cell(config).hash != before
 

@@ -98,6 +98,7 @@ def installed_folders() -> tuple[Path, ...]:
 distributions = cache(packages_distributions)
 PACKAGE = Path(__file__).resolve().parents[2]  # actbench
 IMPORTERS = ("import_module", "__import__")  # functions whose calls count as imports where the name is written out
+IMPORTED: dict[str, tuple[ModuleType, Any, str]] = {}  # each module, its spec and its file's hash, when first seen
 SEEN_ELSEWHERE = (type, FunctionType, BuiltinFunctionType, ModuleType)  # in a notebook's cells, or among its imports
 CODE = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
@@ -117,9 +118,32 @@ def source_file(name: str) -> Path | None:
 
 
 def source_hash(name: str, file: Path) -> str:
-    """Hash of a module's file, or of the code of a notebook, which has no file."""
-    content = file.read_bytes() if file.is_file() else notebook_code(sys.modules[name]).encode()
-    return sha256(content).hexdigest()[:32]
+    """Hash of a module's file, or of the code of a notebook, which has no file.
+
+    Raises a ValueError if the file has changed since this process imported it, as far as that is known.
+    """
+    if not file.is_file():
+        return sha256(notebook_code(sys.modules[name]).encode()).hexdigest()[:32]
+    found = sha256(file.read_bytes()).hexdigest()[:32]
+    if name in sys.modules and imported_hash(name) not in (None, found):
+        raise ValueError(f"{file.name} has changed since it was imported: start Python again, or reload {name}")
+    if name in sys.modules:
+        IMPORTED[name] = sys.modules[name], sys.modules[name].__spec__, found
+    return found
+
+
+def imported_hash(name: str) -> str | None:
+    """Hash of the file from which this process imported a module, if it was seen then, and not reloaded."""
+    module, spec, found = IMPORTED.get(name, (None, None, None))
+    return found if module is not None and module is sys.modules.get(name) and spec is module.__spec__ else None
+
+
+def check_code(planned: Mapping[str, str]) -> None:
+    """Raise a ValueError if a module that this process has imported is not what was planned with."""
+    for name, digest in planned.items():
+        file = source_file(name)
+        if file is not None and file.is_file() and (imported_hash(name) or source_hash(name, file)) != digest:
+            raise ValueError(f"{file.name} has changed since the study was planned: start the study again")
 
 
 def notebook_code(module: ModuleType) -> str:
