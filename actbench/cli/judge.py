@@ -15,21 +15,21 @@ main.py judge CANDIDATE [--config STUDY] [--ledger FILE] [options of compare]
 EPILOG = f"""\
 CANDIDATE is a name, a class path, or a class path with arguments in YAML, and comes first.
 
-The study's file says what it is compared with, on what, and by which rule: see main.py compare --help. Of
-its arms, only the baseline is trained. Any option of compare may follow, such as --study.replicates.
+The study's file names the baseline, the data and the rule: see main.py compare --help. Of its arms, only the baseline
+is trained. Any option of compare may follow, such as --study.replicates.
 
-One line of JSON is printed: the verdict, the difference of test accuracy with its interval, how often candidate and
+One line of JSON is printed: the verdict, the difference in test accuracy with its interval, how often candidate and
 baseline failed to train, the time of a training step over the baseline's, the level that was spent and what is left,
-how many candidates were judged before, notes, and the path of the page. What goes on is said on standard error.
+how many candidates were judged before, notes, and the path of the page. Progress goes to standard error.
 
 The ledger holds every candidate that was ever judged in the series, and controls the error over all of them. Each is
-trained with seeds that nobody has seen before. The same candidate again, under this name or another, is answered from
-the ledger. One that was interrupted goes on.
+trained with seeds that nobody has seen before. If the same candidate comes again, under this name or another, it is
+answered from the ledger. An interrupted candidate resumes.
 
 exit status:
 {chr(10).join(f"  {status:>2}  {verdict}" for verdict, status in EXIT_STATUS.items())}, or wrong input
    {FAULT}  a fault that is not the candidate's; the same command tries again
- 130  interrupted; the same command goes on
+ 130  interrupted; the same command resumes
 
 examples:
   python main.py judge my_acts.Candidate --config configs/studies/judge.yaml --ledger ledger.json
@@ -53,7 +53,7 @@ def run_judge(options: Sequence[str]) -> int:
     parser.add_argument(
         "--limit_s",
         type=float,
-        help="Most seconds of training, after which the candidate is undecided; with more time, it goes on.",
+        help="Most seconds of training, after which the candidate is undecided; it resumes if given more time.",
     )
     parser.add_argument("--list", action="store_true", help="Print the ledger as a table, and write it as a page.")
     first = options[0] if options and not options[0].startswith("-") else None

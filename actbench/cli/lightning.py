@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from actbench import data
 from actbench.cli.console import table_console
-from actbench.cli.main import fail, shown_path, shown_program
+from actbench.cli.main import COMMANDS, fail, shown_path, shown_program
 from actbench.cli.saved import as_config, data_setting, read_saved, refuse_contradictions
 from actbench.networks import SwapError
 from actbench.records import RANK, STATISTICS, Statistic, check_links
@@ -288,7 +288,7 @@ def show_help(parser: LightningArgumentParser, command: str, options: Sequence[s
     """Print the help of a command or class (``--data.help NAME``) if an option asks for it; returns whether it does."""
     for index, option in enumerate(options):
         if option == "-h" or option.partition("=")[0].endswith((".help", "--help")):
-            parser.prog = f"main.py {command}"
+            parser.prog, parser.description = f"main.py {command}", COMMANDS[command]
             takes_value = option.endswith(".help")
             with suppress(SystemExit):  # raised after printing
                 parser.parse_args(list(options[index : index + 1 + takes_value]))

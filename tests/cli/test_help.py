@@ -29,6 +29,7 @@ def test_fit_help_lists_our_options_before_the_trainers(actbench):
 
     places = [text.index(option) for option in ("--model.activation ", "--data ", "--trainer.accelerator ")]
     assert places == sorted(places)
+    assert f"\n{COMMANDS['fit']}\n" in text
     assert len(text.splitlines()) < 600
 
 
