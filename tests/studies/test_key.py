@@ -503,6 +503,36 @@ def test_the_code_of_a_script_counts(tmp_path, monkeypatch):
     assert hashes[0] == hashes[2] != hashes[1]
 
 
+def test_a_package_that_is_only_named_counts_and_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "named_only").mkdir()
+    (tmp_path / "named_only" / "__init__.py").write_text("raise SystemExit('it was run')\n")
+    (tmp_path / "named_only" / "part.py").write_text("SLOPE = 0.1\n")
+    (tmp_path / "acts_that_name.py").write_text(
+        "from torch import nn\nclass Late(nn.ReLU):\n    def extra(self):\n        import named_only.part\n"
+    )
+    config = {"model": {"activation": "acts_that_name.Late"}}
+    before = cell(config).hash
+
+    (tmp_path / "named_only" / "part.py").write_text("SLOPE = 0.2\n")
+
+    assert cell(config).hash != before
+    assert "named_only" not in sys.modules
+
+
+def test_a_package_that_is_installed_anywhere_counts_by_its_version(tmp_path, monkeypatch):
+    folder = tmp_path / "apps" / "site-packages"
+    folder.mkdir(parents=True)
+    monkeypatch.syspath_prepend(folder)
+    (folder / "acts_of_others.py").write_text("from torch import nn\nclass Other(nn.ReLU): pass\n")
+    config = {"model": {"activation": "acts_of_others.Other"}}
+    before = cell(config).hash
+
+    (folder / "acts_of_others.py").write_text("from torch import nn\nclass Other(nn.Tanh): pass\n")
+
+    assert cell(config).hash == before
+
+
 @pytest.mark.parametrize("network", ["Outer.Inner", "Outer.make"])
 @pytest.mark.parametrize("changed", ["nested", "base"])
 def test_the_code_of_what_a_class_holds_counts(tmp_path, monkeypatch, network, changed):

@@ -1,7 +1,6 @@
 """The code of the user's own that results follow from: modules and notebooks, and the packages that these import."""
 
 import ast
-import importlib
 import importlib.util
 import inspect
 import linecache
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import packages_distributions
 from itertools import accumulate
 from pathlib import Path
@@ -97,6 +97,7 @@ def installed_folders() -> tuple[Path, ...]:
 
 distributions = cache(packages_distributions)
 PACKAGE = Path(__file__).resolve().parents[2]  # actbench
+INSTALLED = {"site-packages", "dist-packages"}  # names of folders that hold packages, wherever these are
 IMPORTERS = ("import_module", "__import__")  # functions whose calls count as imports where the name is written out
 IMPORTED: dict[str, tuple[ModuleType, Any, str]] = {}  # each module, its spec and its file's hash, when first seen
 SEEN_ELSEWHERE = (type, FunctionType, BuiltinFunctionType, ModuleType)  # in a notebook's cells, or among its imports
@@ -110,11 +111,22 @@ def source_file(name: str) -> Path | None:
         spec = getattr(module, "__spec__", None)
         if name == "__main__" and spec is None:  # a notebook, or a script that was started
             return Path(getattr(module, "__file__", None) or "")
-        spec = spec or importlib.util.find_spec(name)
+        spec = spec or unimported_spec(name)
         if spec is not None and spec.origin and spec.has_location:
             file = Path(spec.origin).resolve()
-            return None if any(map(file.is_relative_to, (*installed_folders(), PACKAGE))) else file
+            installed = any(map(file.is_relative_to, (*installed_folders(), PACKAGE))) or INSTALLED & {*file.parts}
+            return None if installed else file
     return None
+
+
+def unimported_spec(name: str) -> ModuleSpec | None:
+    """The spec of a module, found without running the packages that contain it; None if there is no such module."""
+    top, *rest = accumulate(name.split("."), "{}.{}".format)
+    spec = importlib.util.find_spec(top)
+    for path in rest:
+        folders = spec and spec.submodule_search_locations
+        spec = PathFinder.find_spec(path, folders) if folders else None
+    return spec
 
 
 def source_hash(name: str, file: Path) -> str:
