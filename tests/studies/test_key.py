@@ -420,6 +420,23 @@ def test_the_users_own_code_counts(tmp_path, monkeypatch):
     assert cell(leaky).hash not in (before, reloaded)
 
 
+def test_a_module_that_changed_before_anybody_asked_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "acts_edited_early.py"
+    file.write_text("from torch import nn\nclass Early(nn.ReLU): pass\n")
+    early = importlib.import_module("acts_edited_early")
+    config = {"model": {"activation": "acts_edited_early.Early"}}
+
+    file.write_text("from torch import nn\nclass Early(nn.Hardtanh): pass\n")
+
+    with pytest.raises(ValueError, match=r"acts_edited_early\.py has changed since it was imported"):
+        assert cell(config).hash
+    assert cell(config | {"model": {"activation": "relu"}}).hash
+    importlib.reload(early)
+    assert cell(config).hash
+
+
 @pytest.mark.parametrize(
     "call",
     [

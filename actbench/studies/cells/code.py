@@ -4,14 +4,16 @@ import ast
 import importlib.util
 import inspect
 import linecache
+import os
 import site
+import struct
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import packages_distributions
 from itertools import accumulate
 from pathlib import Path
@@ -137,11 +139,26 @@ def source_hash(name: str, file: Path) -> str:
     if not file.is_file():
         return sha256(notebook_code(sys.modules[name]).encode()).hexdigest()[:32]
     found = sha256(file.read_bytes()).hexdigest()[:32]
-    if name in sys.modules and imported_hash(name) not in (None, found):
+    module = sys.modules.get(name)
+    if module is None:
+        return found
+    known = imported_hash(name)
+    if known != found if known else compiled_otherwise(module, file):
         raise ValueError(f"{file.name} has changed since it was imported: start Python again, or reload {name}")
-    if name in sys.modules:
-        IMPORTED[name] = sys.modules[name], sys.modules[name].__spec__, found
+    IMPORTED[name] = module, module.__spec__, found
     return found
+
+
+def compiled_otherwise(module: ModuleType, file: Path) -> bool:
+    """Whether the compiled code that Python wrote when it imported a module is that of another version of the file."""
+    cached = Path(getattr(module, "__cached__", None) or "")
+    if type(module.__loader__) is not SourceFileLoader or sys.dont_write_bytecode or not cached.is_file():
+        return False
+    magic, flags, version = struct.unpack("4s4s8s", cached.read_bytes()[:16].ljust(16))
+    stat = file.stat()
+    current = struct.pack("<2L", *(int(each) & 0xFFFFFFFF for each in (stat.st_mtime, stat.st_size)))
+    by_time = magic == importlib.util.MAGIC_NUMBER and flags == bytes(4)  # and size, as is the default
+    return by_time and version != current and os.access(cached.parent, os.W_OK)
 
 
 def imported_hash(name: str) -> str | None:
