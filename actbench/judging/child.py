@@ -59,7 +59,8 @@ class Child(AbstractContextManager["Child"]):
     def __init__(self, candidate: Any, given: Any) -> None:
         self.busy = False
         self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=answer_requests, args=(theirs, candidate, given))
+        start_method = multiprocessing.get_start_method(allow_none=True)  # that of a DataLoader's workers, too
+        self.process = CONTEXT.Process(target=answer_requests, args=(theirs, candidate, given, start_method))
         self.process.start()
         theirs.close()
 
@@ -101,8 +102,9 @@ class Child(AbstractContextManager["Child"]):
         return content
 
 
-def answer_requests(pipe: Any, candidate: Any, given: Any) -> None:
+def answer_requests(pipe: Any, candidate: Any, given: Any, start_method: str | None) -> None:
     """Answer the requests that come through a pipe until it is closed; what is printed goes to standard error."""
+    multiprocessing.set_start_method(start_method, force=True)
     parent = multiprocessing.parent_process()
 
     def end_with_caller() -> None:

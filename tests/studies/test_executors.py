@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from actbench.studies.executors import Failure, InProcess, LocalProcesses, local
 from actbench.studies.executors.base import Death
@@ -53,6 +54,21 @@ def in_a_child(seconds):
     return child.exitcode
 
 
+class Unpicklable:
+    def __init__(self):
+        self.transform = lambda number: 2 * number
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.transform(index)
+
+
+def loaded(workers):
+    return [int(number) for number in DataLoader(Unpicklable(), batch_size=None, num_workers=workers)]
+
+
 def die(_):
     os.kill(os.getpid(), 9)
 
@@ -64,6 +80,10 @@ def test_every_task_has_its_result_or_its_error(executor):
     assert (results[1], results[3]) == (1, 9)
     assert isinstance(results[-2], Failure)
     assert str(results[-2]) == "ValueError: -2 is negative"
+
+
+def test_a_dataloader_starts_its_workers_as_in_this_process():
+    assert [*LocalProcesses(1).run(loaded, [0, 1])] == [(0, [0, 2, 4]), (1, [0, 2, 4])]
 
 
 @pytest.mark.slow  # processes that import torch anew

@@ -98,7 +98,7 @@ class LocalProcesses(Workers):
 
     def _new_process(self) -> Any:
         pipe, worker_pipe = CONTEXT.Pipe()
-        process = CONTEXT.Process(target=serve, args=(worker_pipe,))
+        process = CONTEXT.Process(target=serve, args=(worker_pipe, multiprocessing.get_start_method(allow_none=True)))
         threads = str(max(1, available_cores() // self.workers))
         # Inherited, because a worker may import torch before any line of ours runs.
         with patch.dict(os.environ, {"OMP_NUM_THREADS": threads} | os.environ):
@@ -114,8 +114,12 @@ class LocalProcesses(Workers):
         return int(process.exitcode)
 
 
-def serve(pipe: Any) -> None:
-    """Run the tasks that come through a pipe until it is closed; end at once if the parent process is killed."""
+def serve(pipe: Any, start_method: str | None) -> None:
+    """Run the tasks that come through a pipe until it is closed; end at once if the parent process is killed.
+
+    Children of this process, such as a DataLoader's workers, start as the parent's would.
+    """
+    multiprocessing.set_start_method(start_method, force=True)
     threading.Thread(target=end_with_parent, daemon=True).start()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # as in the parent: no character may make a task fail
