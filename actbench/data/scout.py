@@ -14,6 +14,7 @@ from uuid import uuid4
 import torch
 from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import Trainer
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -263,7 +264,8 @@ def attached_trainer(datamodule: Any, part: str) -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+        alone: list[Any] = [LightningEnvironment()]  # also where SLURM has started several processes
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, plugins=alone)
     finally:
         logger.disabled = before
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)  # which a Trainer sets

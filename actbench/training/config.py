@@ -21,7 +21,7 @@ from typing_extensions import override
 from actbench import __version__, data
 from actbench.data import ForeignData, ImageData, adopt
 from actbench.seeding import CROSSED_REPLICATES, SOURCES, Source
-from actbench.specs import UsageError, correct_parsed, import_object, readable_error, to_plain, without
+from actbench.specs import UsageError, correct_parsed, import_object, one_line, readable_error, to_plain, without
 from actbench.specs.compose import SPEC_NAMES
 from actbench.specs.values import ABSENT, correct_arguments, defaults_of, parse_values
 from actbench.training.callbacks import KeyedDraws, is_users
@@ -191,7 +191,10 @@ class BenchCLI(LightningCLI):
             num_classes=int(self.datamodule.num_classes),
             seed=self.config.seed_everything,
         )
-        self.trainer = self.instantiate_trainer()
+        try:
+            self.trainer = self.instantiate_trainer()
+        except RuntimeError as error:  # settings of a cluster that Lightning does not take
+            raise UsageError(one_line(error)) from error
 
     def own_callbacks(self) -> list[Callback]:
         """Callbacks from the config, after one that keys what they draw if a user has written any."""

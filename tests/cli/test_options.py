@@ -201,6 +201,14 @@ WRONG = {
 }
 
 
+def test_what_lightning_does_not_take_of_a_cluster_is_one_line(capsys, monkeypatch):
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "job"}.items():
+        monkeypatch.setenv(name, value)
+
+    assert main(["fit", "--data", "FakeImages"]) == 2
+    assert re.fullmatch(r"error: You set `--ntasks=4` in your SLURM bash script.*\n", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(("command", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_input_is_one_line_and_writes_nothing(actbench, checkpoint, tmp_path, command, message):
     files = {

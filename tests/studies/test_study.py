@@ -133,6 +133,19 @@ def test_blocks_stay_as_they_are_when_some_are_finished(removed):
 # --- running one ---
 
 
+@pytest.mark.parametrize("data", [{}, {"data": {"class_path": "own_data.Own"}}], ids=["ours", "foreign"])
+def test_a_cell_trains_alone_in_a_job_of_several_tasks(tmp_path, monkeypatch, data):
+    def losses(name):
+        return compare({**study(tmp_path / name, replicates=2), **data}, progress=Lines()).table["test_loss"].to_list()
+
+    expected = losses("alone")
+    job = {"JOB_ID": 1, "JOB_NAME": "job", "NTASKS": 2, "PROCID": 1, "LOCALID": 0, "NODEID": 1}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+
+    assert losses("job") == expected
+
+
 def test_what_is_finished_is_never_done_twice(tmp_path):
     six, ran, _ = run(tmp_path, replicates=6)
     assert ran == [("ReLU", list(range(6))), ("Swish", list(range(6)))]

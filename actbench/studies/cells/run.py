@@ -16,6 +16,7 @@ import polars as pl
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar, WeightAveraging
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
@@ -108,8 +109,13 @@ class CellCLI(BenchCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = [callback for callback in self.own_callbacks() if not isinstance(callback, ProgressBar)]
+        plugins = self.config_init.trainer.plugins or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            plugins.append(LightningEnvironment())  # alone, also where SLURM has started several processes
         return super().instantiate_trainer(
             callbacks=[*given, *self.callbacks],
+            plugins=plugins,
             logger=False,
             default_root_dir=str(self.folder),
             enable_progress_bar=False,
