@@ -90,7 +90,7 @@ class Spec:
         if any(isinstance(value, holders) for value in arguments.values()):
             parser, names = arguments_parser(self.cls, self.skipped)
             named = Namespace({name: value for name, value in arguments.items() if name in names})  # type: ignore[no-untyped-call]
-            arguments |= vars(parser.instantiate_classes(named))
+            arguments |= vars(parser.instantiate(named))
         return self.cls(*args, **kwargs, **arguments)
 
     def to_dict(self) -> dict[str, Any]:
