@@ -170,7 +170,7 @@ class BenchCLI(LightningCLI):
             config.data.init_args.replicates = config.model.replicates
 
         def instantiate() -> Any:
-            return self.parser.instantiate_classes(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
+            return self.parser.instantiate(Namespace(data=config.data.clone())).data  # type: ignore[no-untyped-call]
 
         keys = config.model.batch_keys
         datamodule = adopt(instantiate(), keys=keys, remake=lambda: ForeignData(instantiate(), keys=keys))
@@ -184,7 +184,7 @@ class BenchCLI(LightningCLI):
         self.datamodule = self.build_data()
         rest = self.config.clone()
         del rest["data"]
-        self.config_init = self.parser.instantiate_classes(rest)
+        self.config_init = self.parser.instantiate(rest)
         self.model = Classifier(
             **vars(self.config_init.model),
             input_shape=tuple(self.datamodule.input_shape),
