@@ -263,6 +263,9 @@ def test_a_fit_is_the_unit_of_memory():
     assert costs.memory.p == 0.5  # both signs of two differences, of four
     assert costs.memory.effect == pytest.approx(np.mean(logs) / np.std(logs, ddof=1))
 
+    late = paired_cost(table, Comparison("Digits", "MLP", "swish", "relu"), alpha=1e-6)  # as of a late candidate
+    assert all(map(math.isnan, late.memory.ratio[1:]))
+
 
 def test_busy_fits_do_not_count_where_others_are_quiet():
     table = pl.concat(

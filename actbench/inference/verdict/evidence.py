@@ -1,6 +1,5 @@
 """From records to paired differences, to memory, and to means by epoch."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ GUESS = {
     "test_ece": pl.lit(None, dtype=pl.Float64),
 }
 ENDLESS = 1e100  # a loss of a replicate that is about to diverge, whose square may overflow
+LARGEST_LOG = 100  # of a ratio whose interval says anything
 LOWER_IS_BETTER = ("test_loss", "test_ece")
 CONDITIONS = (  # of a fit, without which its costs say nothing of its activation
     *("engine", "replicates_together", "device", "threads"),
@@ -40,7 +40,7 @@ class Ratio(NamedTuple):
     """An arm's cost divided by its baseline's, over paired fits; above 1, the arm costs more.
 
     ``ratio`` is the geometric mean, with Student's t interval of the
-    logarithms; its bounds are NaN for a single fit. ``p`` is the sign-flip
+    logarithms; its bounds are NaN for a single fit, or if they say nothing. ``p`` is the sign-flip
     test's, outside the family, and ``effect`` is in standard deviations of the
     logarithm.
     """
@@ -111,8 +111,10 @@ def paired_cost(records: pl.DataFrame, comparison: Comparison, *, alpha: float) 
     logs = np.log(ratios.filter(ratios.is_finite() & (ratios > 0)).to_numpy())
     if not len(logs):
         return None
-    interval = map(math.exp, mean_with_bounds(logs, level=1 - alpha))
-    return Cost(len(logs), Ratio(Interval(*interval), sign_flip(logs), effect_size(logs)))
+    mean, *bounds = mean_with_bounds(logs, level=1 - alpha)
+    if max(map(abs, bounds)) > LARGEST_LOG:  # of two fits, at the level of a late candidate
+        bounds = [np.nan, np.nan]
+    return Cost(len(logs), Ratio(Interval(*np.exp([mean, *bounds]).tolist()), sign_flip(logs), effect_size(logs)))
 
 
 def epoch_matrix(column: pl.Series) -> Float[np.ndarray, "seeds epochs"]:
