@@ -505,7 +505,7 @@ def test_results_show_themselves_in_a_notebook(tmp_path):
 
     shown = results._repr_html_()
 
-    assert str(results) == "\n".join(results.sentences)
+    assert str(results) == repr(results) == "\n".join(results.sentences)
     assert "&lt;b&gt;relu&lt;/b&gt;" in shown
     assert "<b>" not in shown
     (image,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', shown)

@@ -40,7 +40,7 @@ VARIANCE = "variance.parquet"  # records of crossed seeds
 
 
 class StudyResults(NamedTuple):
-    """What the records of a study say. Printed, they are the verdicts in words; in a notebook, with a figure."""
+    """What the records of a study say. Shown, they are the verdicts in words; in a notebook, with a figure."""
 
     table: pl.DataFrame
     question: Question
@@ -58,7 +58,7 @@ class StudyResults(NamedTuple):
         """The records, with a column ``failed`` that says which replicates failed to train."""
         return mark_failures(self.table, self.question)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(self.sentences)
 
     def _repr_html_(self) -> str:
