@@ -28,6 +28,7 @@ from actbench.inference.verdict import (
 from actbench.records import RecordError, check_links, replace_file, write_records
 from actbench.specs import dump_yaml, one_line
 from actbench.studies.cells import ChosenEngine, kind_of, trained_cells
+from actbench.studies.cells.code import check_current
 from actbench.studies.crossing import crossed_wanted
 from actbench.studies.definition import FIRST_OTHER_SEED, Study, StudyError, large_margin
 from actbench.studies.executors import InProcess
@@ -70,12 +71,14 @@ def compare(
 
     Raises:
         StudyError: A setting of the study makes no sense, or a dataset was not found.
+        UsageError: A module of the user's was edited after its import.
         ExecutorError: The cluster was not found, or cannot run any cell.
         MissingError: Cells have failed.
     """
     study = study if isinstance(study, Study) else Study.of(study)
     context = make_context(study, progress, work)
     compared = planned_cells(study, known=context.known)
+    check_current({name for entry in compared for name in entry.cell.factors.get("code", {})})
     question = make_question(study, compared)
     # What makes no sense is refused before anything is written.
     everything = [Wanted(entry, study.seeds) for entry in compared]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from actbench.specs import merge_config, nest
 from actbench.studies.cells import Cell, cell_config, data_digest
 from actbench.studies.cells import key as module
+from actbench.studies.cells.code import check_current
 from actbench.studies.cells.key import KEY
 
 CALLBACK = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
@@ -409,8 +410,9 @@ def test_the_users_own_code_counts(tmp_path, monkeypatch):
 
     (tmp_path / "helper_of_key.py").write_text("SLOPE = 0.2\n")
 
+    assert cell(leaky).hash == before  # as a study that runs meanwhile goes on
     with pytest.raises(ValueError, match=r"helper_of_key\.py has changed since it was imported: start Python again"):
-        assert cell(leaky).hash
+        check_current(cell(leaky).factors["code"])
     monkeypatch.delitem(sys.modules, "helper_of_key")
     monkeypatch.delitem(sys.modules, "acts_of_key")
     assert (cell(leaky).hash != before) == KEY["code"].counts
@@ -418,6 +420,7 @@ def test_the_users_own_code_counts(tmp_path, monkeypatch):
     (tmp_path / "helper_of_key.py").write_text("SLOPE = 0.3\n")
     importlib.reload(sys.modules["helper_of_key"])
     assert cell(leaky).hash not in (before, reloaded)
+    check_current(cell(leaky).factors["code"])
 
 
 def test_a_module_that_changed_before_anybody_asked_is_refused(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from actbench import networks, records
 from actbench.activations import Swish
 from actbench.inference.verdict import pairing_faults
 from actbench.records import Store, blocks, read_records
+from actbench.specs import UsageError
 from actbench.studies import (
     MissingError,
     Study,
@@ -131,6 +132,26 @@ def test_blocks_stay_as_they_are_when_some_are_finished(removed):
 
 
 # --- running one ---
+
+
+def test_a_module_may_be_edited_during_a_study_and_not_between_two(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from torch import nn\nclass Scaled(nn.Module):\n    def forward(self, x):\n        return {} * x.relu()\n"
+    file = tmp_path / "acts_of_study.py"
+    file.write_text(code.format(2))
+    config = study(tmp_path, activations=["relu", "acts_of_study.Scaled"], replicates={"min": 6, "max": 12, "batch": 6})
+    alphas = {"alpha": 1e-9}  # never decided, so that there are two looks
+
+    def edit(results):
+        file.write_text(code.format(3))
+
+    config["study"] |= alphas
+    first = compare(config, progress=Lines(), show=edit).table
+
+    assert len(first) == 24
+    assert first["cell"].n_unique() == 2
+    with pytest.raises(UsageError, match=r"acts_of_study\.py has changed since it was imported"):
+        compare(config, progress=Lines())
 
 
 @pytest.mark.parametrize("data", [{}, {"data": {"class_path": "own_data.Own"}}], ids=["ours", "foreign"])

@@ -9,7 +9,7 @@ import site
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -21,6 +21,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 from uuid import uuid4
 
+from actbench.specs import UsageError
 from actbench.specs.values import is_plain
 
 
@@ -102,6 +103,7 @@ PACKAGE = Path(__file__).resolve().parents[2]  # actbench
 INSTALLED = {"site-packages", "dist-packages"}  # names of folders that hold packages, wherever these are
 IMPORTERS = ("import_module", "__import__")  # functions whose calls count as imports where the name is written out
 IMPORTED: dict[str, tuple[ModuleType, Any, str]] = {}  # each module, its spec and its file's hash, when first seen
+CHANGED = "{} has changed since it was imported: start Python again, or reload {}"
 SEEN_ELSEWHERE = (type, FunctionType, BuiltinFunctionType, ModuleType)  # in a notebook's cells, or among its imports
 CODE = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
@@ -132,21 +134,34 @@ def unimported_spec(name: str) -> ModuleSpec | None:
 
 
 def source_hash(name: str, file: Path) -> str:
-    """Hash of a module's file, or of the code of a notebook, which has no file.
+    """Hash of a module's file as this process imported it, or of the code of a notebook, which has no file.
 
-    Raises a ValueError if the file has changed since this process imported it, as far as that is known.
+    Raises a ValueError if Python has compiled another version of the file.
     """
     if not file.is_file():
         return sha256(notebook_code(sys.modules[name]).encode()).hexdigest()[:32]
-    found = sha256(file.read_bytes()).hexdigest()[:32]
     module = sys.modules.get(name)
-    if module is None:
-        return found
-    known = imported_hash(name)
-    if known != found if known else compiled_otherwise(module, file):
-        raise ValueError(f"{file.name} has changed since it was imported: start Python again, or reload {name}")
-    IMPORTED[name] = module, module.__spec__, found
+    *known, found = IMPORTED.get(name, ("",))
+    if module is None or known != [module, module.__spec__]:  # not seen since it was imported, or loaded again
+        found = file_digest(file)
+        if module is not None:
+            if compiled_otherwise(module, file):
+                raise ValueError(CHANGED.format(file.name, name))
+            IMPORTED[name] = module, module.__spec__, found
     return found
+
+
+def file_digest(file: Path) -> str:
+    """Hash of a module's file as it is now."""
+    return sha256(file.read_bytes()).hexdigest()[:32]
+
+
+def check_current(modules: Iterable[str]) -> None:
+    """Raise a UsageError if the file of a module has changed since this process imported it, as in a notebook."""
+    for name in modules:
+        file = source_file(name)
+        if file is not None and file.is_file() and source_hash(name, file) != file_digest(file):
+            raise UsageError(CHANGED.format(file.name, name))
 
 
 def compiled_otherwise(module: ModuleType, file: Path) -> bool:
@@ -161,17 +176,11 @@ def compiled_otherwise(module: ModuleType, file: Path) -> bool:
     return by_time and version != current and os.access(cached.parent, os.W_OK)
 
 
-def imported_hash(name: str) -> str | None:
-    """Hash of the file from which this process imported a module, if it was seen then, and not reloaded."""
-    module, spec, found = IMPORTED.get(name, (None, None, None))
-    return found if module is not None and module is sys.modules.get(name) and spec is module.__spec__ else None
-
-
-def check_code(planned: Mapping[str, str]) -> None:
+def check_planned(planned: Mapping[str, str]) -> None:
     """Raise a ValueError if a module that this process has imported is not what was planned with."""
     for name, digest in planned.items():
         file = source_file(name)
-        if file is not None and file.is_file() and (imported_hash(name) or source_hash(name, file)) != digest:
+        if file is not None and file.is_file() and source_hash(name, file) != digest:
             raise ValueError(f"{file.name} has changed since the study was planned: start the study again")
 
 

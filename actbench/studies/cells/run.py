@@ -24,7 +24,7 @@ from actbench import records
 from actbench.data import SEED
 from actbench.seeding import shared_sources, unchanged_generators
 from actbench.studies.cells.cell import Cell
-from actbench.studies.cells.code import check_code
+from actbench.studies.cells.code import check_planned
 from actbench.studies.cells.measurements import Measurements, curves
 from actbench.training import checkpoints
 from actbench.training.callbacks import (
@@ -150,7 +150,7 @@ def run_cell(
             raise ValueError(
                 f"model.weights: {cell.config['model']['weights']} has changed since the study was planned"
             )
-        check_code(cell.factors.get("code", {}))
+        check_planned(cell.factors.get("code", {}))
         classifier.engine_reason = cell.engine_reason or classifier.engine_reason
         prepare_process()
         choose_threads(trainer, classifier, datamodule)
