@@ -16,7 +16,10 @@ from actbench.specs.values import import_object, parameters_of
 from actbench.training.checkpoints.form import CheckpointError
 
 # Words of annotations for which the parser never imports what a text names.
-TEXTUAL = {"str", "Path", "pathlib", "int", "float", "bool", "None", "Optional", "typing", "list", "tuple", "Sequence"}
+TEXTUAL = {
+    *("str", "Path", "pathlib", "_local"),  # pathlib._local.Path in Python 3.13
+    *("int", "float", "bool", "None", "Optional", "typing", "list", "tuple", "Sequence"),
+}
 TRUSTED = ("actbench", "torch.nn", "torch.optim", "torchvision")
 
 

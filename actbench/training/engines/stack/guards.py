@@ -348,7 +348,7 @@ def called_by_itself(cls: type) -> set[str]:
             names |= plain | (members.keys() & vars(base).keys())
     if issubclass(cls, nn.Module):
         names |= members.keys() & READ_BY_TORCH
-    return names - {"__init__", "extra_repr", "reset_parameters"}
+    return names - {"__init__", "__replace__", "extra_repr", "reset_parameters"}  # called by no forward pass alone
 
 
 def is_special(name: str) -> bool:
