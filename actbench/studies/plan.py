@@ -12,6 +12,7 @@ import polars as pl
 from actbench.data import ImageData
 from actbench.inference.verdict import PlannedArm, Question
 from actbench.records import MEASURED, NAMES, RecordError, Store, blocks, files_by_seed
+from actbench.specs import one_line
 from actbench.studies.cells import Cell, build_data
 from actbench.studies.definition import Looks, Study, StudyError
 from actbench.studies.grid import PlannedCell, make_cells, planned_cells
@@ -76,24 +77,27 @@ def usable_seeds(store: Store, files: Mapping[int, Path]) -> set[int]:
 def make_question(study: Study, compared: Sequence[PlannedCell]) -> Question:
     """The question that a study puts to the records of its `planned_cells`, whose tuned setting has its config's value.
 
-    Raises a StudyError if the baseline is not among the arms.
+    Raises a StudyError if the baseline is not among the arms, or the study is larger or stricter than any can be.
     """
     planned = [PlannedArm(*entry.key, entry.cell.hash) for entry in compared]
     names = list(dict.fromkeys(arm.arm for arm in planned))
     baseline = names[0] if study.baseline is None else str(study.baseline)
     if baseline not in names:
         raise StudyError(f"study.baseline: {baseline} is not among the arms {', '.join(names)}")
-    return Question(
-        asked=planned,
-        baseline=baseline,
-        seed=study.seed,
-        replicates=asdict(study.replicates) if isinstance(study.replicates, Looks) else study.replicates,
-        comparisons=study.comparisons,
-        alpha=study.alpha,
-        margin=study.margin,
-        tune=study.tune,
-        conditions=[condition.name for condition in study.conditions[1:]],
-    )
+    try:
+        return Question(
+            asked=planned,
+            baseline=baseline,
+            seed=study.seed,
+            replicates=asdict(study.replicates) if isinstance(study.replicates, Looks) else study.replicates,
+            comparisons=study.comparisons,
+            alpha=study.alpha,
+            margin=study.margin,
+            tune=study.tune,
+            conditions=[condition.name for condition in study.conditions[1:]],
+        )
+    except ValueError as error:
+        raise StudyError(f"study: {one_line(error)}") from error
 
 
 def study_store(study: Study) -> Store:

@@ -108,6 +108,8 @@ def test_classes_and_functions_may_stand_in_place_of_their_paths(tmp_path):
         ({"checkpoints": "nowhere://x"}, "study.checkpoints: Protocol not known: nowhere"),
         ({"weights": "first"}, "--study.weights: .*last.*best"),
         ({"name": "../x"}, "the name of a folder"),
+        ({"alpha": 1e-12}, "study: alpha must be at least 1e-09, got 1e-12"),
+        ({"replicates": 10**8}, "study: a study has at most .* replicates, got 100,000,000"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_refused_before_anything_is_written(tmp_path, section, message):
