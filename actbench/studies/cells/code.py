@@ -141,8 +141,9 @@ def source_hash(name: str, file: Path) -> str:
     if not file.is_file():
         return sha256(notebook_code(sys.modules[name]).encode()).hexdigest()[:32]
     module = sys.modules.get(name)
-    *known, found = IMPORTED.get(name, ("",))
-    if module is None or known != [module, module.__spec__]:  # not seen since it was imported, or loaded again
+    known, spec, found = IMPORTED.get(name, (None, None, ""))
+    # Not seen since it was imported, or loaded again, which makes another spec, though an equal one.
+    if module is None or known is not module or spec is not module.__spec__:
         found = file_digest(file)
         if module is not None:
             if compiled_otherwise(module, file):
